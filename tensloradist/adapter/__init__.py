@@ -1,0 +1,7 @@
+"""The adapter family: `Adapter` from a specification and a shape, and its life on a model (attach, save, load, merge)."""
+
+from tensloradist.adapter.attachment import attach, attached_adapter, detach
+from tensloradist.adapter.checkpoint import load, save
+from tensloradist.adapter.core import Adapter, AdapterTensor
+
+__all__ = ["Adapter", "AdapterTensor", "attach", "attached_adapter", "detach", "load", "save"]

@@ -1,0 +1,162 @@
+"""Attaching an adapter to a model: freezing the backbone, wrapping its attention projections, merging, detaching.
+
+The wrapped projections need this forward pass's pairs before they run. Modules that contain all of them (the model,
+its encoder) compute the pairs on entry, the outermost one entered doing it, so that `model(x)`, `model.vit(x)` and
+timm's `forward_features` all work, and a layer recomputed by activation checkpointing finds the pairs it had.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tensloradist.adapter.core import Adapter
+from tensloradist.adapter.projection import AdaptedLinear
+from tensloradist.backbones import Family, Site, family_of
+from tensloradist.errors import UserError
+from tensloradist.spec import AdapterSpec
+
+ADAPTER_NAME = "tensor_adapter"  # the name under which the adapter becomes a submodule of its model
+
+
+def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> Adapter:
+    """Freeze the backbone, wrap its attention projections, and leave the classification head trainable.
+
+    The adapter becomes the submodule `model.tensor_adapter`, in float32 whatever the backbone's precision (float64 for
+    a float64 backbone), on the backbone's device. Outputs are unchanged until it is trained.
+
+    Args:
+        model: a transformers or timm model of a registered family.
+        seed: of the adapter's initial values; the head is left as it is.
+
+    Raises:
+        UserError: no registered family fits the model, it has an adapter already, or the adapter can't be expressed.
+    """
+    if attached_adapter(model) is not None:
+        raise UserError("The model has an adapter already; detach it first")
+    family = family_of(model)
+    shape = family.shape(model, spec.projections)
+    sites = [site for site in family.sites(model) if set(site.projections) & set(spec.projections)]
+    first = model.get_submodule(sites[0].path)
+    weight = first.weight
+    if not isinstance(weight, torch.Tensor):
+        raise UserError(f"{sites[0].path}: a {type(first).__name__} without a weight tensor cannot be adapted")
+    with torch.device(weight.device if weight.is_meta else "cpu"):
+        adapter = Adapter(spec, shape, seed, torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    adapter.to(weight.device)
+    adapter.attachment = Attachment(model, adapter, family, sites)
+    return adapter
+
+
+def attached_adapter(model: nn.Module) -> Adapter | None:
+    """The adapter of the model, or None."""
+    adapter = getattr(model, ADAPTER_NAME, None)
+    return adapter if isinstance(adapter, Adapter) else None
+
+
+def detach(model: nn.Module) -> None:
+    """Take the model's adapter off. Raises UserError if it has none."""
+    adapter = attached_adapter(model)
+    if adapter is None:
+        raise UserError("The model has no adapter to detach")
+    adapter.detach()
+
+
+class Attachment:
+    """What ties one adapter to one model. Not a module: it owns no parameters."""
+
+    def __init__(self, model: nn.Module, adapter: Adapter, family: Family, sites: list[Site]) -> None:
+        self.model, self.adapter, self.family = model, adapter, family
+        self.head_paths = family.head(model)
+        self.was_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+        self._freeze()
+        self.wrapped = {site.path: self._wrap(site) for site in sites}
+        self._originals: dict[str, torch.Tensor] = {}
+        self._depth = 0
+        model.add_module(ADAPTER_NAME, adapter)
+        self._hooks = self._hook_containers()
+
+    def _freeze(self) -> None:
+        self.model.requires_grad_(False)
+        for path in self.head_paths:
+            self.model.get_submodule(path).requires_grad_(True)
+
+    def _wrap(self, site: Site) -> AdaptedLinear:
+        base = self.model.get_submodule(site.path)
+        if not isinstance(base, nn.Linear):
+            raise UserError(f"{site.path}: expected a linear layer to wrap, found {type(base).__name__}")
+        shape = self.adapter.shape
+        adapted = tuple(p if p in shape.projections else None for p in site.projections)
+        widths = tuple(shape.widths(p)[1] for p in site.projections)
+        if sum(widths) != base.out_features:
+            raise UserError(f"{site.path}: {base.out_features} output features, but {list(site.projections)} need "
+                            f"{sum(widths)}")
+        wrapped = AdaptedLinear(base, self.adapter, adapted, widths, site.layer).train(base.training)
+        _replace(self.model, site.path, wrapped)
+        return wrapped
+
+    def _hook_containers(self) -> list[Any]:
+        hooks = []
+        for path, module in self.model.named_modules():
+            prefix = f"{path}." if path else ""
+            if all(wrapped.startswith(prefix) for wrapped in self.wrapped):
+                hooks.append(module.register_forward_pre_hook(self._enter))
+                hooks.append(module.register_forward_hook(self._leave, always_call=True))
+        return hooks
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        if self._depth == 0 and not self.is_merged:
+            self.adapter()
+        self._depth += 1
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._depth -= 1
+
+    @property
+    def is_merged(self) -> bool:
+        return bool(self._originals)
+
+    def head_state(self) -> dict[str, torch.Tensor]:
+        """The classification head's parameters and buffers, by their full names in the model."""
+        state = {}
+        for path in self.head_paths:
+            for name, value in self.model.get_submodule(path).state_dict().items():
+                state[f"{path}.{name}"] = value
+        return state
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        if self.is_merged:
+            raise UserError("The adapter is merged already")
+        for path, wrapped in self.wrapped.items():
+            weight = wrapped.base.weight
+            # Subtracting the update again would leave rounding errors: the original is kept, off the accelerator.
+            self._originals[path] = weight.detach().to("cpu", copy=True)
+            weight.copy_(weight.double() + wrapped.dense_update())
+            wrapped.merged = True
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        if not self.is_merged:
+            raise UserError("The adapter is not merged")
+        for path, original in self._originals.items():
+            self.wrapped[path].base.weight.copy_(original)
+            self.wrapped[path].merged = False
+        self._originals = {}
+
+    def detach(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        for path, wrapped in self.wrapped.items():
+            _replace(self.model, path, wrapped.base)
+        delattr(self.model, ADAPTER_NAME)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self.was_trainable[name])
+        self.adapter.attachment = None
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)

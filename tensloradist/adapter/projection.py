@@ -1,0 +1,89 @@
+"""Wrapped projections: the frozen linear layer with the adapter's low-rank update added to its output.
+
+One class serves separate and fused (concatenated q, k, v) layers. A wrapped projection holds the adapter as a plain
+reference, not as a submodule: the shared parameters belong to the adapter alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from tensloradist.adapter.core import Adapter
+
+
+class AdaptedLinear(nn.Module):
+    """y = base(x) + scale · dropout(x) A B, for each projection that the linear layer computes.
+
+    Args:
+        base: the frozen layer; its weight is (sum of output features, input features).
+        adapter: where the pairs come from.
+        projections: in the order of the layer's outputs, with None for one that is not adapted.
+        widths: output features of each.
+        layer: the layer's index.
+    """
+
+    def __init__(
+        self, base: nn.Linear, adapter: Adapter, projections: tuple[str | None, ...], widths: tuple[int, ...], layer: int
+    ) -> None:
+        super().__init__()
+        self.base = base
+        object.__setattr__(self, "adapter", adapter)  # a plain reference
+        self.projections, self.widths, self.layer = projections, widths, layer
+        self.scale, self.dropout = adapter.spec.scale, adapter.spec.dropout
+        self.merged = False
+
+    # Some models read these of the layer they own (its dtype, or its bias to reset it).
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
+    def in_features(self) -> int:
+        return self.base.in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.base.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        if self.merged:
+            return y
+        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        if len(self.projections) == 1:
+            return self._add(y, x, self.projections[0])
+        parts = y.split(self.widths, dim=-1)
+        return torch.cat([self._add(part, x, p) for part, p in zip(parts, self.projections, strict=True)], dim=-1)
+
+    def _add(self, y: Tensor, x: Tensor, projection: str | None) -> Tensor:
+        if projection is None:
+            return y
+        left, right = self.adapter.current_pair(projection, self.layer)
+        if not torch.is_autocast_enabled(x.device.type) and left.dtype != x.dtype:
+            left, right = left.to(x.dtype), right.to(x.dtype)
+        hidden = (x @ left).flatten(0, -2)
+        return torch.addmm(y.flatten(0, -2), hidden, right, alpha=self.scale).view(y.shape)
+
+    @torch.no_grad()
+    def dense_update(self) -> Tensor:
+        """The update in the weight's own layout (output, input features), float64."""
+        parts = []
+        for projection, width in zip(self.projections, self.widths, strict=True):
+            if projection is None:
+                parts.append(torch.zeros(width, self.in_features, dtype=torch.float64, device=self.weight.device))
+            else:
+                left, right = self.adapter.pair(projection, self.layer)
+                parts.append(self.scale * (left.double() @ right.double()).mT)
+        return torch.cat(parts)
+
+    def extra_repr(self) -> str:
+        return f"projections={self.projections}, layer={self.layer}, scale={self.scale}, merged={self.merged}"

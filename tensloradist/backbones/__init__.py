@@ -1,0 +1,111 @@
+"""Backbones: pretrained, frozen models; where their attention projections and classification heads are.
+
+`load`, `empty` and `fingerprint` go to the source that a spec names. Importing this package imports no torch.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from tensloradist.backbones.base import (
+    FAMILIES,
+    QKV,
+    SOURCES,
+    Family,
+    Site,
+    Source,
+    family_of,
+    linear_layers,
+    register,
+)
+from tensloradist.backbones.digits_vit import DIGITS_VIT
+from tensloradist.backbones.head import initialize_head
+from tensloradist.backbones.timm_ import TIMM, TIMM_FAMILY
+from tensloradist.backbones.transformers_ import TRANSFORMERS, TRANSFORMERS_FAMILIES
+from tensloradist.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tensloradist.modes import AttentionShape
+    from tensloradist.spec import BackboneSpec
+
+register(*TRANSFORMERS_FAMILIES, TIMM_FAMILY, TRANSFORMERS, TIMM, DIGITS_VIT)
+
+
+def source_of(spec: BackboneSpec) -> Source:
+    """The registered source of the spec. Raises UserError for an unknown one."""
+    if spec.source not in SOURCES:
+        raise unknown("backbone source", spec.source, SOURCES)
+    return SOURCES[spec.source]
+
+
+def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
+    """The pretrained model with a head of `num_labels` outputs: float32, on the CPU, eval mode.
+
+    The head's values are not meant to be used: `initialize_head` draws them for a seed.
+
+    Raises:
+        UserError: nothing to load there, other weights than the spec's fingerprint says, or not a pretrained backbone.
+    """
+    source = source_of(spec)
+    if spec.fingerprint is not None:
+        found = source.fingerprint(spec)
+        if found != spec.fingerprint:
+            raise UserError(f"backbone.name: {spec.name} has changed since the run was planned: its fingerprint is "
+                            f"{found}, not {spec.fingerprint}")
+    return source.load(spec, num_labels)
+
+
+def empty(spec: BackboneSpec, num_labels: int) -> nn.Module:
+    """The model without weights, on torch's meta device; each call gives another copy."""
+    return copy.deepcopy(_empty(source_of(spec), spec, num_labels))
+
+
+@lru_cache(maxsize=64)
+def _empty(source: Source, spec: BackboneSpec, num_labels: int) -> nn.Module:
+    return source.empty(spec, num_labels)
+
+
+def shape_of(spec: BackboneSpec, projections: tuple[str, ...] = QKV) -> AttentionShape:
+    """The sizes of the backbone's attention projections, without its weights; remembered for each spec."""
+    return _shape(source_of(spec), spec, tuple(projections))
+
+
+@lru_cache(maxsize=1024)
+def _shape(source: Source, spec: BackboneSpec, projections: tuple[str, ...]) -> AttentionShape:
+    model = _empty(source, spec, 2)
+    return family_of(model).shape(model, projections)
+
+
+def kind(spec: BackboneSpec) -> str:
+    """ "image" or "text"."""
+    return source_of(spec).kind(spec)
+
+
+def fingerprint(spec: BackboneSpec) -> str:
+    """What identifies the pretrained weights, whatever the path. Raises UserError if they are not found."""
+    return source_of(spec).fingerprint(spec)
+
+
+def label(spec: BackboneSpec) -> str:
+    """A short name for tables."""
+    return source_of(spec).label(spec)
+
+
+def fetch(spec: BackboneSpec) -> list[str]:
+    """Make the backbone available offline; returns what was done, one line each."""
+    return source_of(spec).fetch(spec)
+
+
+def missing(spec: BackboneSpec) -> list[str]:
+    """What `load` would have to download, one line each."""
+    return source_of(spec).missing(spec)
+
+
+__all__ = [
+    "FAMILIES", "QKV", "SOURCES", "Family", "Site", "Source", "empty", "family_of", "fetch", "fingerprint",
+    "initialize_head", "kind", "label", "linear_layers", "load", "missing", "register", "shape_of", "source_of",
+]

@@ -1,0 +1,201 @@
+"""What a backbone is to this project: a family (where its attention projections and its head are) and a source.
+
+Families and sources are plain dictionaries that plugins may write into. Nothing here loads a model or imports
+transformers or timm, so that adapters alone need no more than torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tensloradist.errors import UserError
+from tensloradist.modes import AttentionShape
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tensloradist.spec import BackboneSpec
+
+QKV = ("query", "key", "value")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One linear layer of the model that computes attention projections.
+
+    Attributes:
+        layer: index of the attention layer, from 0.
+        projections: what the layer computes; several are fused, concatenated along its output features.
+        path: name of the `nn.Linear` in the model.
+    """
+
+    layer: int
+    projections: tuple[str, ...]
+    path: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to find the attention projections, the classification head and the logits in models of one kind.
+
+    Attributes:
+        name: key in `FAMILIES`.
+        matches: whether a model belongs to the family.
+        sites: every linear layer with projections, attention_output included, ordered by layer. Raises UserError
+            where the model's attention cannot be adapted.
+        heads: (query heads, key/value heads) of one attention layer.
+        head: paths of the modules that make up the classification head, which is trained with the adapter. A
+            pretrained pooler is not part of it.
+        logits: (n, num_labels) from the model, or a wrapper with the same forward, and a batch of inputs.
+        example: a tiny randomly initialised model and a batch of inputs, for the conformance tests.
+        unused_weights: patterns (re.search) of checkpoint weights that the classifier rightly leaves out, such as
+            the head of the pretraining objective.
+    """
+
+    name: str
+    matches: Callable[[nn.Module], bool]
+    sites: Callable[[nn.Module], list[Site]]
+    heads: Callable[[nn.Module], tuple[int, int]]
+    head: Callable[[nn.Module], tuple[str, ...]]
+    logits: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+    example: Callable[[], tuple[nn.Module, dict[str, Tensor]]]
+    unused_weights: tuple[str, ...] = field(default=())
+
+    def shape(self, model: nn.Module, projections: tuple[str, ...] = QKV) -> AttentionShape:
+        """The sizes of the model's attention projections, checked against every one of its linear layers.
+
+        Raises:
+            UserError: the model lacks one of the projections, or its layers differ in width.
+        """
+        sites = self.sites(model)
+        missing = sorted(set(projections) - {p for site in sites for p in site.projections})
+        if missing or not sites:
+            absent = ", ".join(missing) or "attention projections"
+            raise UserError(f"This {self.name} model has no {absent}. Its linear layers are: {linear_layers(model)}")
+        heads, kv_heads = self.heads(model)
+        first = next(site for site in sites if "query" in site.projections)
+        linear: Any = model.get_submodule(first.path)
+        head_dim = linear.out_features // (heads + 2 * kv_heads if len(first.projections) == 3 else heads)
+        shape = AttentionShape(
+            d_in=linear.in_features, d_out=heads * head_dim, heads=heads, layers=1 + max(site.layer for site in sites),
+            projections=tuple(projections), kv_heads=None if kv_heads == heads else kv_heads,
+        )
+        for site in sites:
+            if set(site.projections) & set(projections):
+                _check_widths(site, model.get_submodule(site.path), shape)
+        return shape
+
+
+def _check_widths(site: Site, linear: Any, shape: AttentionShape) -> None:
+    width_in, _ = shape.widths(site.projections[0])
+    width_out = sum(shape.widths(projection)[1] for projection in site.projections)
+    if (linear.in_features, linear.out_features) != (width_in, width_out):
+        raise UserError(f"{site.path}: {linear.in_features} to {linear.out_features} features, where {width_in} to "
+                        f"{width_out} follows from the other layers: attention layers of unequal width cannot share an "
+                        "adapter")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pretrained backbones come from.
+
+    Attributes:
+        name: key in `SOURCES`, and `backbone.source` in a spec.
+        kind: "image" or "text": what the backbone reads. It may need the model's configuration, not its weights.
+        load: the pretrained model with a classification head of num_labels outputs; float32, on the CPU, eval mode.
+        empty: the same model on torch's meta device, from the configuration only; not shared with another caller.
+        fingerprint: what identifies the pretrained weights: a hash of local files, or name@commit of the Hub.
+        label: a short name for tables.
+        fetch: make everything that `load` needs available offline; returns what it did, one line each.
+        missing: what `load` would still have to download, one line each.
+    """
+
+    name: str
+    kind: Callable[[BackboneSpec], str]
+    load: Callable[[BackboneSpec, int], nn.Module]
+    empty: Callable[[BackboneSpec, int], nn.Module]
+    fingerprint: Callable[[BackboneSpec], str]
+    label: Callable[[BackboneSpec], str]
+    fetch: Callable[[BackboneSpec], list[str]] = lambda spec: []
+    missing: Callable[[BackboneSpec], list[str]] = lambda spec: []
+
+
+FAMILIES: dict[str, Family] = {}
+SOURCES: dict[str, Source] = {}
+
+
+def register(*entries: Family | Source) -> None:
+    """Put entries into the registry of their kind, under their names."""
+    for entry in entries:
+        if isinstance(entry, Family):
+            FAMILIES[entry.name] = entry
+        else:
+            SOURCES[entry.name] = entry
+
+
+def family_of(model: nn.Module) -> Family:
+    """The registered family of the model.
+
+    Raises:
+        UserError: none fits; the message lists the model's linear layers.
+    """
+    for family in FAMILIES.values():
+        if family.matches(model):
+            return family
+    raise UserError(
+        f"No attention projections found in {type(model).__name__}: it fits none of the backbone families "
+        f"{', '.join(sorted(FAMILIES))}. Its linear layers are: {linear_layers(model)}. A plugin can add a "
+        "family"
+    )
+
+
+def linear_layers(model: nn.Module) -> str:
+    """The names of the model's linear layers, with numbers collapsed and counted: `layers.*.mlp.fc1 (12)`."""
+    from torch import nn
+
+    counts: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            collapsed = re.sub(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)", "*", name) or "(the model itself)"
+            counts[collapsed] = counts.get(collapsed, 0) + 1
+    return ", ".join(name if count == 1 else f"{name} ({count})" for name, count in counts.items()) or "none"
+
+
+def check_loaded(
+    where: str, model: nn.Module, missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str] = ()
+) -> None:
+    """Refuse a checkpoint that leaves anything but the classification head untrained, or that holds other weights.
+
+    Args:
+        where: the checkpoint, for the message.
+        missing: parameters of the model that the checkpoint lacks.
+        unexpected: weights of the checkpoint that the model has no place for.
+        reshaped: parameters whose shape differs in the checkpoint.
+
+    Raises:
+        UserError: names the weights.
+    """
+    family = family_of(model)
+    heads = tuple(f"{path}." for path in family.head(model))
+    absent = sorted(name for name in missing if not name.startswith(heads))
+    other = sorted(name for name in reshaped if not name.startswith(heads))
+    # What the head replaces: the checkpoint's own classifier, be it of another structure.
+    roots = tuple(f"{path.split('.')[0]}." for path in family.head(model))
+    surplus = sorted(name for name in unexpected
+                     if not name.startswith(roots) and not any(re.search(p, name) for p in family.unused_weights))
+    problems = [f"{what}: {_some(names)}" for what, names in (
+        ("would be newly initialised, because the checkpoint lacks them", absent),
+        ("have another shape in the checkpoint", other),
+        ("are in the checkpoint but not in the model", surplus),
+    ) if names]
+    if problems:
+        raise UserError(f"{where}: not the weights of a pretrained {type(model).__name__}. Weights that "
+                        + "; weights that ".join(problems))
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,315 @@
+"""transformers: ViT and DeiT, BERT, RoBERTa and DistilBERT classifiers, from a Hub name or a local folder.
+
+Loading is the library's own; what is checked is that nothing but the classification head is left untrained. The
+module names are those of transformers 5.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tensloradist.backbones import hub
+from tensloradist.backbones.base import Family, Site, Source, check_loaded
+from tensloradist.errors import UserError
+from tensloradist.fingerprint import hash_path
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tensloradist.spec import BackboneSpec
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Where one architecture keeps things: patterns and paths below its attention modules."""
+
+    model_types: tuple[str, ...]
+    attention: str  # pattern of an attention module's path, with the layer as its group
+    projections: tuple[tuple[str, str], ...]
+    head: tuple[str, ...]
+    config: str
+    model: str
+    sizes: tuple[tuple[str, int], ...]
+    unused_weights: tuple[str, ...]
+
+
+_BERT_PROJECTIONS = (("query", "self.query"), ("key", "self.key"), ("value", "self.value"),
+                     ("attention_output", "output.dense"))
+_VIT_PROJECTIONS = (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("attention_output", "o_proj"))
+_TINY_TEXT = (("hidden_size", 24), ("num_hidden_layers", 2), ("num_attention_heads", 3), ("intermediate_size", 32),
+              ("vocab_size", 50), ("max_position_embeddings", 40))
+_TINY_IMAGE = (("hidden_size", 24), ("num_hidden_layers", 2), ("num_attention_heads", 3), ("intermediate_size", 32),
+               ("image_size", 16), ("patch_size", 8))
+
+_ARCHITECTURES = {
+    "vit": _Names(
+        ("vit",), r"layers\.(\d+)\.attention", _VIT_PROJECTIONS, ("classifier",),
+        "ViTConfig", "ViTForImageClassification", _TINY_IMAGE, (r"(^|\.)pooler\.", r"^decoder\."),
+    ),
+    "deit": _Names(
+        ("deit",), r"layers\.(\d+)\.attention", _VIT_PROJECTIONS,
+        ("classifier", "cls_classifier", "distillation_classifier"),
+        "DeiTConfig", "DeiTForImageClassificationWithTeacher", _TINY_IMAGE, (r"(^|\.)pooler\.", r"^decoder\."),
+    ),
+    "bert": _Names(
+        ("bert",), r"encoder\.layer\.(\d+)\.attention", _BERT_PROJECTIONS, ("classifier",),
+        "BertConfig", "BertForSequenceClassification", _TINY_TEXT, (r"^cls\.", r"position_ids$"),
+    ),
+    "roberta": _Names(
+        ("roberta", "xlm-roberta", "camembert"), r"encoder\.layer\.(\d+)\.attention", _BERT_PROJECTIONS,
+        ("classifier.dense", "classifier.out_proj"),
+        "RobertaConfig", "RobertaForSequenceClassification", _TINY_TEXT,
+        (r"^lm_head\.", r"(^|\.)pooler\.", r"position_ids$"),
+    ),
+    "distilbert": _Names(
+        ("distilbert",), r"transformer\.layer\.(\d+)\.attention",
+        (("query", "q_lin"), ("key", "k_lin"), ("value", "v_lin"), ("attention_output", "out_lin")),
+        ("pre_classifier", "classifier"), "DistilBertConfig", "DistilBertForSequenceClassification",
+        (("dim", 24), ("n_layers", 2), ("n_heads", 3), ("hidden_dim", 32), ("vocab_size", 50),
+         ("max_position_embeddings", 40)),
+        (r"^vocab_", r"position_ids$"),
+    ),
+}
+
+
+def _family(name: str, names: _Names) -> Family:
+    attention = re.compile(rf"(?:^|\.){names.attention}$")
+
+    def matches(model: nn.Module) -> bool:
+        return getattr(getattr(model, "config", None), "model_type", None) in names.model_types and bool(sites(model))
+
+    def sites(model: nn.Module) -> list[Site]:
+        found = []
+        for path, module in model.named_modules():
+            match = attention.search(path)
+            if match:
+                below = {child for child, _ in module.named_modules()}
+                found += [Site(int(match.group(1)), (projection,), f"{path}.{child}")
+                          for projection, child in names.projections if child in below]
+        return found
+
+    def heads(model: nn.Module) -> tuple[int, int]:
+        config: Any = model.config
+        return config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+    def head(model: nn.Module) -> tuple[str, ...]:
+        present = {path for path, module in model.named_modules() if any(True for _ in module.parameters())}
+        return tuple(path for path in names.head if path in present)
+
+    def example() -> tuple[nn.Module, dict[str, Tensor]]:
+        return _tiny(names)
+
+    return Family(name, matches, sites, heads, head, _logits, example, names.unused_weights)
+
+
+def _logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    logits: Tensor = model(**inputs).logits
+    return logits
+
+
+def _tiny(names: _Names) -> tuple[nn.Module, dict[str, Tensor]]:
+    import torch
+    import transformers
+
+    from tensloradist._torchvision import declare_missing_operators
+
+    declare_missing_operators()  # before transformers imports its image classes
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = getattr(transformers, names.config)(num_labels=4, **dict(names.sizes))
+        model = getattr(transformers, names.model)(config).eval()
+        if "image_size" in dict(names.sizes):
+            return model, {"pixel_values": torch.randn(2, 3, 16, 16)}
+        ids = torch.randint(5, 50, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    return model, {"input_ids": ids, "attention_mask": mask}
+
+
+TRANSFORMERS_FAMILIES = tuple(_family(name, names) for name, names in _ARCHITECTURES.items())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no reports below the level of an error from transformers; what was set is set again."""
+    import huggingface_hub.utils
+    import transformers.utils.logging
+
+    logging: Any = transformers.utils.logging
+    hub_bars: Any = huggingface_hub.utils  # transformers switches these, too
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_bar = not hub_bars.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+        (hub_bars.enable_progress_bars if hub_bar else hub_bars.disable_progress_bars)()
+
+
+def is_local(name: str) -> bool:
+    """Whether a name means a path: a model's folder is there, or nothing on the Hub could be called so."""
+    return (name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+            or (Path(name) / "config.json").is_file())
+
+
+def local_folder(name: str) -> Path:
+    """The local folder of a model. Raises UserError if it, its configuration or its safetensors weights are missing."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"backbone.name: no folder {name}; give a local model folder or a Hub name")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"backbone.name: {name} has no config.json, so it is not a model folder")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"backbone.name: {name} has no *.safetensors; pickled weights are not loaded")
+    return folder
+
+
+_PREPROCESSING = ("config.json", "preprocessor_config.json", "special_tokens_map.json", "added_tokens.json",
+                  "merges.txt")
+
+
+def determines_result(file: str) -> bool:
+    """Whether a file of a model's folder takes part in a run: configuration, preprocessing and tokenizer, weights."""
+    return "/" not in file and (file in _PREPROCESSING or file.startswith(("tokenizer", "vocab."))
+                                or file.endswith((".safetensors", ".safetensors.index.json")))
+
+
+def commit(spec: BackboneSpec) -> str:
+    """The commit of a Hub backbone: the one that its fingerprint pins, else what the revision means now."""
+    return hub.split_fingerprint(spec.fingerprint, spec.name) or hub.commit_of(spec.name, spec.revision)
+
+
+def fingerprint(spec: BackboneSpec) -> str:
+    """Hash of a local folder's configuration, preprocessing and weights, or `name@commit` of the Hub."""
+    if is_local(spec.name):
+        return hash_path(local_folder(spec.name), determines_result)
+    return f"{spec.name}@{commit(spec)}"
+
+
+def label(spec: BackboneSpec) -> str:
+    return spec.name.rstrip("/").rsplit("/", 1)[-1]
+
+
+def fetch(spec: BackboneSpec) -> list[str]:
+    if is_local(spec.name):
+        return []
+    return [f"{spec.name}@{commit(spec)} → {hub.snapshot(spec.name, commit(spec))}"]
+
+
+def missing(spec: BackboneSpec) -> list[str]:
+    if is_local(spec.name) or hub.cached_snapshot(spec.name, commit(spec)):
+        return []
+    return [f"{spec.name}@{commit(spec)} (run `tensloradist fetch`)"]
+
+
+def config_folder(spec: BackboneSpec) -> Path:
+    """A local folder with the configuration, and perhaps without the weights."""
+    return local_folder(spec.name) if is_local(spec.name) else hub.config_folder(spec.name, commit(spec))
+
+
+def weights_folder(spec: BackboneSpec) -> Path:
+    """A local folder with the configuration and the weights, downloaded if need be."""
+    return local_folder(spec.name) if is_local(spec.name) else hub.snapshot(spec.name, commit(spec))
+
+
+@lru_cache(maxsize=64)
+def _read_config(folder: Path, modified_ns: int) -> Any:
+    from transformers import AutoConfig
+
+    with quiet():
+        try:
+            return AutoConfig.from_pretrained(str(folder))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder / 'config.json'}: transformers cannot read it ({str(error).splitlines()[0]})"
+                            ) from error
+
+
+def _config(spec: BackboneSpec) -> Any:
+    folder = config_folder(spec)
+    return _read_config(folder, (folder / "config.json").stat().st_mtime_ns)
+
+
+def kind(spec: BackboneSpec) -> str:
+    """ "image" or "text", by the library's own table of classifiers. Raises UserError if the model is neither."""
+    return _kind_of_config(spec, _config(spec))
+
+
+def _kind_of_config(spec: BackboneSpec, config: Any) -> str:
+    from transformers.models.auto import modeling_auto as auto
+
+    for found, names in (("image", auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES),
+                         ("text", auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)):
+        if config.model_type in names:
+            return found
+    raise UserError(f"backbone.name: {spec.name} is of type {config.model_type!r}, for which transformers has neither "
+                    "an image nor a text classifier")
+
+
+def _classifier(spec: BackboneSpec, config: Any) -> Any:
+    from tensloradist._torchvision import declare_missing_operators
+
+    declare_missing_operators()  # before transformers imports its image classes
+    import transformers
+
+    if _kind_of_config(spec, config) == "image":
+        return transformers.AutoModelForImageClassification
+    return transformers.AutoModelForSequenceClassification
+
+
+def _with_labels(config: Any, num_labels: int) -> Any:
+    config = copy.deepcopy(config)
+    if config.num_labels != num_labels:
+        config.num_labels = num_labels  # replaces the label names, too
+    return config
+
+
+def empty(spec: BackboneSpec, num_labels: int) -> nn.Module:
+    import torch
+
+    config = _with_labels(_config(spec), num_labels)
+    auto = _classifier(spec, config)
+    with quiet(), torch.device("meta"):
+        model: nn.Module = auto.from_config(config, dtype=torch.float32)
+    return model.eval()
+
+
+def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
+    """`from_pretrained` in float32 with the library's default attention; a classifier of another size is replaced.
+
+    Raises:
+        UserError: the weights are unreadable, or anything but the head would be newly initialised.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    folder = weights_folder(spec)
+    config = _with_labels(_config(spec), num_labels)
+    auto = _classifier(spec, config)
+    # New heads draw from torch's global generator; what comes after loading must not depend on that.
+    with quiet(), torch.random.fork_rng(devices=[]):
+        try:
+            model, info = auto.from_pretrained(
+                str(folder), config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
+                ignore_mismatched_sizes=True, output_loading_info=True,
+            )
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(f"{folder}: transformers cannot load the weights ({str(error).splitlines()[0]})") from error
+    check_loaded(spec.name, model, info["missing_keys"], info["unexpected_keys"],
+                 (key[0] for key in info["mismatched_keys"]))
+    pretrained: nn.Module = model.eval()
+    return pretrained
+
+
+TRANSFORMERS = Source("transformers", kind, load, empty, fingerprint, label, fetch, missing)

@@ -1,0 +1,171 @@
+"""Reading specifications: YAML with line numbers in its errors, dotted overrides, and paths.
+
+`load_run_spec` reads one run; a sweep uses the same pieces. Nothing is looked up here but whether a path exists.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tensloradist.errors import UserError
+from tensloradist.spec import RunSpec
+from tensloradist.validation import validate
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-3 is a number (to YAML 1.1 it is a text), and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                problem = f"the key {key.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = copy.deepcopy(yaml.SafeLoader.yaml_implicit_resolvers)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text. Raises UserError with the line and column of a mistake."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        raise UserError(f"{where}{place}: not valid YAML ({reason})") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{where}: not valid YAML ({error})") from error
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: the file is missing, unreadable, broken (with the line), empty, or no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(f"{path}: cannot be read ({reason})") from error
+    data = parse_yaml(text, str(path))
+    if data is None:
+        raise UserError(f"{path}: the file is empty; it should hold fields such as `backbone:` and `task:`")
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a {type(data).__name__} ({str(data)[:60]!r}) where a mapping of fields is expected")
+    return data
+
+
+def expand_path(text: str, base: Path, where: str) -> str:
+    """`$VAR`, `${VAR}` and `~` replaced, and a relative path that exists below `base` made absolute.
+
+    What is neither absolute, nor begins with `./` or `../`, nor exists below `base` is left as it is: it may be a name
+    on the Hub.
+
+    Raises:
+        UserError: a variable that is not set.
+    """
+    def value_of(match: re.Match[str]) -> str:
+        variable = match.group(1) or match.group(2)
+        if variable not in os.environ:
+            raise UserError(f"{where}: {text!r} uses ${variable}, which is not set; set the environment variable or "
+                            "write the path")
+        return os.environ[variable]
+
+    expanded = os.path.expanduser(re.sub(r"\$(?:\{(\w+)\}|(\w+))", value_of, text))
+    candidate = Path(os.path.normpath(base.absolute() / expanded))
+    if os.path.isabs(expanded) or expanded.startswith(("./", "../")) or expanded in (".", "..") or candidate.exists():
+        return str(candidate)
+    return expanded
+
+
+# Where a spec or a sweep may hold a path.
+PATH_FIELDS = ("backbone.name", "backbone.weights", "task.data")
+
+
+def expand_paths(data: dict[str, Any], base: Path, only: Iterable[str] = PATH_FIELDS) -> dict[str, Any]:
+    """A copy of a run's or a sweep's mapping with its path fields expanded; lists of values and of parts, too."""
+    data = copy.deepcopy(data)
+    for field in only:
+        section, key = field.split(".")
+        parts = data.get(section)
+        for part in parts if isinstance(parts, list) else [parts]:
+            if isinstance(part, dict) and key in part:
+                values = part[key]
+                if isinstance(values, list):
+                    part[key] = [_expanded(value, part, base, field) for value in values]
+                else:
+                    part[key] = _expanded(values, part, base, field)
+    return data
+
+
+def _expanded(value: Any, part: dict[str, Any], base: Path, field: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    # `digits_vit`, or an architecture of timm, is not hijacked by a folder that happens to have that name.
+    bare_name = field == "backbone.name" and "/" not in value and "$" not in value and not value.startswith("~")
+    if bare_name and not (part.get("source", "transformers") in ("transformers", "timm")
+                          and (base / value / "config.json").is_file()):
+        return value
+    return expand_path(value, base, field)
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of the mapping with dotted overrides such as `optimizer.learning_rate=1e-3`; values are YAML.
+
+    Raises:
+        UserError: an override without `=` or field, a value that is no YAML, or a field below one that is no section.
+    """
+    result = copy.deepcopy(dict(data))
+    for override in overrides:
+        field, equals, text = override.partition("=")
+        keys = field.strip().split(".")
+        if not equals or not all(keys):
+            raise UserError(f"{override!r}: an override is written field=value, such as optimizer.learning_rate=1e-3")
+        section = result
+        for depth, key in enumerate(keys[:-1]):
+            if section.get(key) is None:
+                section[key] = {}
+            if not isinstance(section[key], dict):
+                above = ".".join(keys[: depth + 1])
+                raise UserError(f"{override!r}: {above} is {section[key]!r}, which has no fields; override {above} as "
+                                "a whole")
+            section = section[key]
+        section[keys[-1]] = parse_yaml(text, f"override {field!r}")
+    return result
+
+
+def load_run_spec(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSpec:
+    """One run from a YAML file or a mapping, with dotted overrides.
+
+    Relative paths in a file mean files beside it; in overrides and mappings, below the working directory.
+
+    Raises:
+        UserError: whatever is wrong with it, by field.
+    """
+    data: dict[str, Any]
+    if isinstance(source, Mapping):
+        where, base, data = "run", Path.cwd(), copy.deepcopy(dict(source))
+    else:
+        where, base, data = str(source), Path(source).absolute().parent, read_yaml(source)
+    if "methods" in data or "conditions" in data:
+        raise UserError(f"{where}: this is a sweep, with methods and conditions; use `tensloradist launch`")
+    data = apply_overrides(expand_paths(data, base), overrides)
+    fields = [override.partition("=")[0].strip() for override in overrides]
+    data = expand_paths(data, Path.cwd(), [field for field in PATH_FIELDS if field in fields or
+                                           field.split(".")[0] in fields])
+    return validate(RunSpec, data, where)

@@ -1,0 +1,68 @@
+"""Evaluating a finished run again: on its own test part, or on other data of the same task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from tensloradist import backbones, tasks
+from tensloradist.adapter import load
+from tensloradist.errors import UserError
+from tensloradist.results.schema import Result
+from tensloradist.spec import RunSpec
+from tensloradist.training.accelerator import make_accelerator, release
+from tensloradist.training.prediction import predict
+from tensloradist.training.records import defined
+
+
+def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
+    """Metrics of a finished run's adapter.
+
+    Args:
+        run_folder: `results/runs/<run_id>`.
+        data: a folder or file in the form that the run's task reads; all of its examples are used. None: the run's own
+            test part, which gives the published scores again.
+
+    Returns:
+        {'run_id', 'data', 'examples', 'metrics': {name: value or None}}.
+
+    Raises:
+        UserError: no finished result there, a backbone that has changed, or data with another number of classes.
+    """
+    spec, result = _read(run_folder)
+    if result.state != "finished":
+        raise UserError(f"{run_folder}: the run is {result.state}; only a finished run has an adapter to evaluate")
+    task_spec = spec.task
+    if data is not None:
+        task_spec = task_spec.model_copy(update={"data": data, "fingerprint": None, "train_examples": None})
+    task = tasks.load(task_spec, spec.backbone, spec.protocol)
+    expected = tasks.load(spec.task, spec.backbone, spec.protocol).num_labels if data is not None else task.num_labels
+    if task.num_labels != expected:
+        raise UserError(f"data: {data} has {task.num_labels} classes, the run was trained on {expected}")
+    model = backbones.load(spec.backbone, task.num_labels)
+    load(model, run_folder / "attempts" / f"{result.attempt:04d}")
+    accelerator = make_accelerator(spec.model_copy(update={"compute": spec.compute.model_copy(
+        update={"processes": 1, "strategy": "single", "log_with": ()})}), run_folder)
+    model = accelerator.prepare(model)
+    family = backbones.family_of(accelerator.unwrap_model(model))
+    # The parts of an official split may be one and the same: each example counts once.
+    parts = {id(part): part for part in ([task.test] if data is None else [task.train, task.validation, task.test])}
+    logits = np.concatenate([predict(accelerator, model, family, part) for part in parts.values()])
+    labels = np.concatenate([part.labels for part in parts.values()])
+    release(accelerator)
+    return {"run_id": result.run_id, "data": data or "the run's own test part", "examples": len(labels),
+            "metrics": defined(task.metrics(logits, labels))}
+
+
+def _read(run_folder: Path) -> tuple[RunSpec, Result]:
+    for name in ("spec.json", "result.json"):
+        if not (run_folder / name).is_file():
+            raise UserError(f"{run_folder}: no {name}; expected the folder of a finished run, results/runs/<run_id>")
+    try:
+        spec = RunSpec.model_validate_json((run_folder / "spec.json").read_text())
+        return spec, Result.model_validate_json((run_folder / "result.json").read_text())
+    except ValidationError as error:
+        raise UserError(f"{run_folder}: not readable by this version: {error}") from error

@@ -1,0 +1,94 @@
+"""Hashes of files, folders and tensors: what identity and provenance are made of. It knows nothing of specs.
+
+A path enters a hash only relative to the folder that is hashed, never absolutely, so that two users and two clusters
+agree. A file is read once in a process, and again only when its size or modification time has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tensloradist.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DIGITS = 32  # hexadecimal digits kept of a SHA-256: 128 bits
+
+
+@lru_cache(maxsize=1_000_000)
+def _hash_file(path: str, size: int, modified_ns: int) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        status = path.stat()
+        return _hash_file(str(path), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def hash_bytes(*parts: bytes | str) -> str:
+    """Hash of a sequence of byte strings or texts; where one part ends and the next begins matters."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:DIGITS]
+
+
+def hash_path(path: str | os.PathLike[str], include: Callable[[str], bool] | None = None) -> str:
+    """Hash of a file's content, or of a folder's relative file names and their contents.
+
+    Hidden files and folders (a leading dot) do not count, nor does anything about the folder but names and contents.
+    Symbolic links are followed.
+
+    Args:
+        path: a file or a folder.
+        include: of a folder, only the files whose relative name (with `/`) it accepts; None: all.
+
+    Raises:
+        UserError: the path does not exist, cannot be read, or is a folder without any such file.
+    """
+    root = Path(path).expanduser().absolute()
+    if root.is_file():
+        return _digest_of(root)[:DIGITS]
+    if not root.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    files = sorted((name, found) for name, found in _walk(root) if include is None or include(name))
+    if not files:
+        raise UserError(f"{path}: the folder has no files to hash")
+    return hash_bytes(*(part for name, found in files for part in (name, _digest_of(found))))
+
+
+def _walk(root: Path) -> Iterable[tuple[str, Path]]:
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                found = Path(folder, name)
+                yield found.relative_to(root).as_posix(), found
+
+
+def hash_tensors(tensors: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Hash of named tensors: names, dtypes, shapes and exact bits, in the order of the names.
+
+    Takes a state dict or `model.named_parameters()`; where the tensors lie (CPU, GPU, strides) does not matter.
+    """
+    import torch
+
+    items = tensors.items() if isinstance(tensors, Mapping) else tensors
+    digest = hashlib.sha256()
+    for name, tensor in sorted(items, key=lambda item: item[0]):
+        plain = tensor.detach().to("cpu").contiguous()
+        digest.update(f"{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:DIGITS]

@@ -1,0 +1,29 @@
+"""Plugins: modules outside this project that add factorisations, tasks, backbone families or sources.
+
+A plugin is an importable module that, on import, writes entries into the registries: `FACTORIZATIONS`
+(tensloradist.factorizations), `TASKS` (tensloradist.tasks), `FAMILIES` and `SOURCES` (tensloradist.backbones).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+
+from tensloradist.errors import UserError
+
+
+def load_plugins(names: Iterable[str]) -> None:
+    """Import each module once. Raises UserError where one is not found; an error inside a plugin is its own.
+
+    The working directory is searched too, as for a script, so that a plugin beside a sweep needs no installation.
+    """
+    if "" not in sys.path and names:
+        sys.path.insert(0, "")
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and not (name + ".").startswith(error.name + "."):
+                raise
+            raise UserError(f"plugins: module {name!r} is not importable ({error}); install it or run beside it") from error

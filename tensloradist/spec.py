@@ -1,0 +1,224 @@
+"""What one run is: frozen pydantic models, read from YAML with dotted overrides, and identified by content.
+
+`RunSpec` holds everything that determines a result, and `compute`, which does not. Its `run_id` is a hash of the
+canonical JSON of the former, with paths replaced by fingerprints of what they lead to (`identity.resolve` fills
+those in). This module imports no torch: planning and analysis read specs without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tensloradist.errors import UserError
+
+SPEC_VERSION = 1
+Projection = Literal["query", "key", "value", "attention_output"]
+Grouping = Literal["att", "qkv", "depth", "att_qkv", "att_depth", "qkv_depth", "att_qkv_depth"]
+Initialization = Literal["orthogonal", "kaiming_uniform", "normal"]
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+
+# Dotted field -> the value that reproduces the behaviour from before the field existed. A field listed here is left
+# out of the canonical JSON while it has that value, so that the ids of older results stay true for ever.
+ADDED_LATER: dict[str, Any] = {}
+
+GLUE_TASKS = ("cola", "mrpc", "rte", "sst2", "qnli", "stsb")
+
+# Not part of a run's identity: `compute` does not change the result, `plugins` is code (provenance), and where
+# something lies (a path, a Hub name) is replaced by the fingerprint of its content.
+NOT_IDENTITY = ("compute", "plugins", "backbone.name", "backbone.weights", "backbone.revision", "task.data",
+                "task.revision")
+
+
+class SpecModel(BaseModel):
+    """The base of all specifications: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BackboneSpec(SpecModel):
+    """A pretrained, frozen model. `name` is a Hub name, a local folder, or for timm the architecture's name."""
+
+    source: str = Field("transformers", description="transformers, timm, digits_vit, or a source from a plugin")
+    name: str = Field(description="Hub name or local folder (transformers); architecture or Hub name (timm)")
+    weights: str | None = Field(None, description="timm: a local safetensors file with the weights")
+    revision: str | None = Field(None, description="Hub revision (commit, tag or branch)")
+    fingerprint: str | None = Field(None, description="hash of the local files, or name@commit; filled in by resolve")
+
+
+class TaskSpec(SpecModel):
+    """The data set that the backbone is adapted to."""
+
+    name: str = Field(description="images, cola, mrpc, rte, sst2, qnli, stsb, digits, a named image task, or a plugin's")
+    data: str | None = Field(None, description="a local folder or file; a Hub name; null: the task's own default")
+    revision: str | None = Field(None, description="Hub revision of the data set")
+    fingerprint: str | None = Field(None, description="hash of the data; filled in by resolve")
+    split_seed: int = Field(0, ge=0, description="draws the split; the same for every training seed")
+    train_examples: PositiveInt | None = Field(None, description="use this many training examples (a fixed draw)")
+    max_length: PositiveInt | None = Field(None, description="text: tokens kept an example; null: the backbone's own")
+    augmentation: Literal["none", "flip", "flip_jitter"] = Field("none", description="images: training augmentation")
+
+
+class AdapterSpec(SpecModel):
+    """A member of the adapter family: which updates are stacked into one tensor, and how that is factorised.
+
+    `ranks` is one integer for every mode or a mapping mode -> rank. `scale` multiplies the update (LoRA's alpha / r).
+    Source of the family: TensLoRA (arXiv 2509.19391).
+    """
+
+    method: str = Field("tenslora", description="lora or tenslora")
+    grouping: Grouping | None = Field(None, description="the stacked modes; null for lora")
+    factorization: str | None = Field(None, description="tucker, or one from a plugin; null for lora")
+    ranks: PositiveInt | dict[str, PositiveInt] = Field(4, description="one rank, or mode -> rank")
+    projections: tuple[Projection, ...] = Field(("query", "key", "value"), min_length=1)
+    head_layout: Literal["aligned", "official"] = "aligned"
+    initialization: Initialization | None = Field(None, description="null: orthogonal (kaiming_uniform for lora)")
+    sibling_draws: Literal["independent", "identical"] = Field(
+        "independent", description="identical: all tensors start equal, as in the official code (protocol official)")
+    scale: float = 1.0
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on the adapter's input")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults_of_method(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        lora = data.get("method", "tenslora") == "lora"
+        if data.get("factorization") is None:
+            data["factorization"] = "lora" if lora else "tucker"
+        if data.get("initialization") is None:
+            data["initialization"] = "kaiming_uniform" if lora else "orthogonal"
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.method not in ("lora", "tenslora"):
+            raise ValueError(f"method: unknown method {self.method!r}; known: lora, tenslora")
+        if self.method == "lora":
+            if self.grouping is not None or self.factorization != "lora":
+                raise ValueError("lora adapts every projection of every layer on its own: it takes no grouping and no "
+                                 "factorization (use method tenslora)")
+        elif self.grouping is None:
+            raise ValueError("grouping: method tenslora needs one of att, qkv, depth, att_qkv, att_depth, qkv_depth, "
+                             "att_qkv_depth")
+        elif self.factorization == "lora":
+            raise ValueError("factorization: 'lora' is the method lora, which takes no grouping")
+        if len(set(self.projections)) != len(self.projections):
+            raise ValueError(f"projections: {list(self.projections)} names one twice")
+        return self
+
+
+class OptimizerSpec(SpecModel):
+    """AdamW and its schedule. The defaults are the official TensLoRA scripts' values."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = Field(64, description="examples an update, over all processes and accumulation steps")
+    learning_rate: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.0, ge=0, lt=1, description="fraction of all updates")
+    min_learning_rate: float = Field(1e-6, ge=0, description="where cosine and linear end")
+    gradient_clipping: float | None = Field(None, gt=0, description="largest gradient norm; null: none")
+    lr_multipliers: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="parameter group (core, factors, a mode's name, head) -> multiplier")
+
+
+class ComputeSpec(SpecModel):
+    """How a run is executed: nothing here may change its result, so it is not part of the run's identity."""
+
+    processes: PositiveInt = 1
+    strategy: Literal["single", "ddp"] = "single"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    micro_batch: PositiveInt | None = Field(None, description="examples a process and pass; null: no accumulation")
+    threads: PositiveInt | None = Field(None, description="CPU threads a process; null: torch's default")
+    log_with: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.strategy == "single" and self.processes != 1:
+            raise ValueError(f"processes: strategy single has 1 process, not {self.processes}; use strategy ddp")
+        return self
+
+
+class RunSpec(SpecModel):
+    """One run: a backbone, a task, an adapter, an optimiser, a precision, a seed and a protocol."""
+
+    version: Literal[1] = SPEC_VERSION
+    backbone: BackboneSpec
+    task: TaskSpec
+    adapter: AdapterSpec
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(0, ge=0, strict=True)
+    protocol: Literal["sound", "official"] = "sound"
+    compute: ComputeSpec = Field(default_factory=ComputeSpec)
+    plugins: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _official_defaults(cls, data: Any) -> Any:
+        """Under the official protocol its head layout, sibling draws, text length and warm-up are the defaults."""
+        if not isinstance(data, dict) or data.get("protocol") != "official":
+            return data
+        adapter, task, optimizer = data.get("adapter"), data.get("task"), data.get("optimizer", {})
+        if isinstance(adapter, dict) and adapter.get("method") != "lora":
+            data = {**data, "adapter": {"head_layout": "official", "sibling_draws": "identical", **adapter}}
+        if isinstance(task, dict) and task.get("name") in GLUE_TASKS:
+            data = {**data, "task": {"max_length": 512, **task}}
+            if isinstance(optimizer, dict):
+                data = {**data, "optimizer": {"warmup": 0.1, **optimizer}}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.protocol == "sound" and self.adapter.sibling_draws == "identical":
+            raise ValueError("adapter.sibling_draws: 'identical' repeats a fault of the official code and belongs to "
+                             "protocol official; set protocol: official or sibling_draws: independent")
+        if self.protocol == "official" and self.adapter.dropout > 0:
+            raise ValueError(f"adapter.dropout: {self.adapter.dropout} under protocol official acts on entries of the "
+                             "dense update, which is never built here; use 0, or protocol sound")
+        return self
+
+    @field_validator("plugins")
+    @classmethod
+    def _module_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"plugins: {name!r} is not a module name such as my_package.module")
+        return value
+
+    def canonical_json(self) -> str:
+        """The JSON that identifies the run: sorted keys, no paths, no compute.
+
+        Raises:
+            UserError: the backbone or the task has no fingerprint yet (`identity.resolve` fills it in).
+        """
+        for part in ("backbone", "task"):
+            if getattr(self, part).fingerprint is None:
+                raise UserError(f"{part}.fingerprint is empty: a run is identified by content, so resolve the spec first")
+        data = self.model_dump(mode="json")
+        for path in NOT_IDENTITY:
+            _drop(data, path)
+        for path, old_value in ADDED_LATER.items():
+            _drop(data, path, only_if=old_value)
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def run_id(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of `canonical_json()`."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
+
+
+_ANY = object()
+
+
+def _drop(data: dict[str, Any], path: str, only_if: Any = _ANY) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        data = data[key]
+    if only_if is _ANY or data.get(last) == only_if:
+        data.pop(last, None)

@@ -1,0 +1,40 @@
+"""Tasks: image folders and Hub image sets, GLUE, and the embedded digits; each with its split and its metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tensloradist.errors import UserError, unknown
+from tensloradist.tasks.base import TASKS, LoadedTask, SplitData, Task
+from tensloradist.tasks.digits import DIGITS
+from tensloradist.tasks.images import IMAGE_TASKS
+from tensloradist.tasks.text import TEXT_TASKS
+
+if TYPE_CHECKING:
+    from tensloradist.spec import BackboneSpec, TaskSpec
+
+TASKS.update({entry.name: entry for entry in [DIGITS, *IMAGE_TASKS, *TEXT_TASKS]})
+
+
+def task_named(name: str) -> Task:
+    """The registered task. Raises UserError for an unknown name."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
+
+
+def load(task: TaskSpec, backbone: BackboneSpec, protocol: str = "sound") -> LoadedTask:
+    """The task's data, preprocessed for the backbone and split as the protocol says.
+
+    Raises:
+        UserError: whatever is wrong with the data, or a task that does not fit the backbone; data that has changed
+            since its fingerprint was taken.
+    """
+    entry = task_named(task.name)
+    if task.fingerprint is not None and entry.fingerprint(task) != task.fingerprint:
+        raise UserError(f"task.data: {task.data} has changed since the run was planned: its fingerprint is "
+                        f"{entry.fingerprint(task)}, not {task.fingerprint}")
+    return entry.load(task, backbone, protocol)
+
+
+__all__ = ["TASKS", "LoadedTask", "SplitData", "Task", "load", "task_named"]

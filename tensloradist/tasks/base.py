@@ -1,0 +1,144 @@
+"""What a task is to this project: three disjoint parts of a data set, as model inputs, with metrics.
+
+Tasks are a plain dictionary that plugins may write into. A task is loaded for a backbone, whose preprocessing it
+follows, and under a protocol, which decides the split.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tensloradist.errors import UserError
+from tensloradist.fingerprint import hash_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tensloradist.spec import BackboneSpec, TaskSpec
+
+Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+MetricFunction = Callable[[npt.NDArray[np.float32], Labels], dict[str, float]]
+
+
+class SplitData(ABC):
+    """One part of a data set, in a fixed order.
+
+    Attributes:
+        ids: a name for each example, the same wherever the data lies.
+        labels: (n,) int64, or float32 for regression.
+        lengths: (n,) tokens of each example, for batches of similar length; None where all are equal.
+    """
+
+    ids: list[str]
+    labels: Labels
+    lengths: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> dict[str, Tensor]:
+        """Model inputs of these examples, without labels.
+
+        Args:
+            augment: (seed, epoch) in training, which with an example's index decides its augmentation; else None.
+        """
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with its data in memory (or mapped), ready for one backbone."""
+
+    name: str
+    kind: Literal["image", "text"]
+    num_labels: int
+    regression: bool
+    train: SplitData
+    validation: SplitData
+    test: SplitData
+    primary_metric: str
+    metric_names: tuple[str, ...]
+    metrics: MetricFunction
+    data_fingerprint: str
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            if not len(getattr(self, part)):
+                raise UserError(f"task {self.name}: the {part} part of its data is empty")
+
+    @property
+    def split_fingerprint(self) -> str:
+        """Hash of which examples are in which part."""
+        parts = ("train", "validation", "test")
+        return hash_bytes(*("\n".join(sorted(getattr(self, part).ids)) for part in parts))
+
+
+@dataclass(frozen=True)
+class Task:
+    """An entry of the registry.
+
+    Attributes:
+        name: key in `TASKS`.
+        kind: what the backbone must read.
+        load: the data, for a spec, a backbone and a protocol. Raises UserError for whatever is wrong with the data.
+        fingerprint: hash of the local files, or name@commit of the Hub.
+        label: a short name for tables.
+        num_labels: outputs of the head; cheap, for planning.
+        fetch: make the data available offline and fill the cache; what was done, one line each.
+        missing: what `load` would have to download, one line each.
+        example: writes tiny data and a backbone's preprocessing files into a folder; for the conformance tests.
+    """
+
+    name: str
+    kind: Literal["image", "text"]
+    load: Callable[[TaskSpec, BackboneSpec, str], LoadedTask]
+    fingerprint: Callable[[TaskSpec], str]
+    label: Callable[[TaskSpec], str]
+    num_labels: Callable[[TaskSpec], int]
+    example: Callable[[Path], tuple[TaskSpec, BackboneSpec]]
+    fetch: Callable[[TaskSpec, BackboneSpec, str], list[str]]
+    missing: Callable[[TaskSpec], list[str]] = lambda task: []
+
+
+TASKS: dict[str, Task] = {}
+
+
+def stratified_parts(labels: Labels, fractions: Sequence[float], seed: int) -> list[npt.NDArray[np.int64]]:
+    """Disjoint index sets in these proportions within every class (or over all, for regression), each in file order.
+
+    Args:
+        fractions: of each part; they sum to 1.
+    """
+    random = np.random.default_rng([seed, 77])
+    groups = [np.arange(len(labels))]
+    if np.issubdtype(labels.dtype, np.integer):
+        groups = [np.flatnonzero(labels == value) for value in np.unique(labels)]
+    parts: list[list[npt.NDArray[np.int64]]] = [[] for _ in fractions]
+    for group in groups:
+        bounds = np.round(np.cumsum([0.0, *fractions]) * len(group)).astype(int)
+        shuffled = random.permutation(group)
+        for part, low, high in zip(parts, bounds[:-1], bounds[1:], strict=True):
+            part.append(shuffled[low:high])
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def limited(train: npt.NDArray[np.int64], task: TaskSpec) -> npt.NDArray[np.int64]:
+    """`train_examples` of the training part: a draw that is the same for every seed."""
+    if task.train_examples is None:
+        return train
+    if task.train_examples > len(train):
+        raise UserError(f"task.train_examples: {task.train_examples} exceeds the {len(train)} training examples of "
+                        f"{task.data or task.name}")
+    random = np.random.default_rng([task.split_seed, 78])
+    return np.sort(random.choice(train, task.train_examples, replace=False))
+
+
+def accuracy(logits: npt.NDArray[np.float32], labels: Labels) -> dict[str, float]:
+    return {"accuracy": float((logits.argmax(-1) == labels).mean())}

@@ -1,0 +1,90 @@
+"""digits: scikit-learn's real handwritten digits, embedded in that library, for runs that need no download.
+
+The backbone digits_vit is pretrained on the classes 0-4; the task is to tell 5-9 apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tensloradist.errors import UserError
+from tensloradist.fingerprint import hash_bytes
+from tensloradist.tasks.base import Labels, LoadedTask, SplitData, Task, accuracy, limited, stratified_parts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tensloradist.spec import BackboneSpec, TaskSpec
+
+CLASSES = (5, 6, 7, 8, 9)
+
+
+@lru_cache(maxsize=1)
+def _all() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return data.images.astype(np.uint8), data.target.astype(np.int64)
+
+
+def digits_arrays(classes: Iterable[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Images (n, 1, 8, 8) in -1..1 and labels 0..k-1 of these classes, in the library's order."""
+    images, targets = _all()
+    wanted = list(classes)
+    chosen = np.isin(targets, wanted)
+    pixels = (images[chosen].astype(np.float32) / 8 - 1)[:, None]
+    return pixels, np.searchsorted(wanted, targets[chosen])
+
+
+class _Digits(SplitData):
+    def __init__(self, pixels: npt.NDArray[np.float32], labels: Labels, indices: npt.NDArray[np.int64]) -> None:
+        import torch
+
+        self.ids = [f"digit-{index}" for index in indices]
+        self.labels = labels[indices]
+        self._pixels = torch.from_numpy(pixels[indices])
+
+    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> dict[str, Tensor]:
+        return {"pixel_values": self._pixels[np.asarray(indices)]}
+
+
+def fingerprint(task: TaskSpec) -> str:
+    if task.data is not None or task.revision is not None:
+        raise UserError(f"task.data: {task.data!r}; digits is embedded and takes no data and no revision")
+    images, targets = _all()
+    return hash_bytes("digits", images.tobytes(), targets.tobytes())
+
+
+def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
+    if backbone.source != "digits_vit":
+        raise UserError(f"task.name: digits has images of 8 × 8 pixels, made for backbone source digits_vit, not "
+                        f"{backbone.source}")
+    if task.augmentation != "none":
+        raise UserError(f"task.augmentation: {task.augmentation!r}; a flipped digit is another one, so digits has none")
+    pixels, labels = digits_arrays(CLASSES)
+    if protocol == "official":
+        train, test = stratified_parts(labels, (0.8, 0.2), task.split_seed)
+        validation = test
+    else:
+        train, validation, test = stratified_parts(labels, (0.6, 0.2, 0.2), task.split_seed)
+    parts = [_Digits(pixels, labels, part) for part in (limited(train, task), validation, test)]
+    return LoadedTask("digits", "image", len(CLASSES), False, *parts, primary_metric="accuracy",
+                      metric_names=("accuracy",), metrics=accuracy, data_fingerprint=fingerprint(task))
+
+
+def _example(folder: Path) -> tuple[TaskSpec, BackboneSpec]:
+    from tensloradist.spec import BackboneSpec, TaskSpec
+
+    return TaskSpec(name="digits"), BackboneSpec(source="digits_vit", name="digits_vit")
+
+
+DIGITS = Task(
+    name="digits", kind="image", load=load, fingerprint=fingerprint, label=lambda task: "digits",
+    num_labels=lambda task: len(CLASSES), example=_example, fetch=lambda task, backbone, protocol: [],
+)

@@ -1,0 +1,97 @@
+"""Tiny data sets and preprocessing files for the conformance tests: what each registered task must be able to load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensloradist.spec import BackboneSpec, TaskSpec
+
+if TYPE_CHECKING:
+    from tensloradist.tasks.images import HubImages
+    from tensloradist.tasks.text import GlueTask
+
+
+def _image(seed: int) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8))
+
+
+def image_folder(folder: Path, classes: int = 3, each: int = 10) -> TaskSpec:
+    for label in range(classes):
+        (folder / "images" / f"class{label}").mkdir(parents=True)
+        for index in range(each):
+            _image(100 * label + index).save(folder / "images" / f"class{label}" / f"{index:02d}.png")
+    return TaskSpec(name="images", data=str(folder / "images"))
+
+
+def image_hub_folder(folder: Path, entry: HubImages) -> TaskSpec:
+    """A local copy in the Hub's layout: one parquet file a split, with the entry's columns."""
+    from datasets import Dataset, Image
+
+    from tensloradist.tasks.images import HUB_IMAGES
+
+    splits = [split for split in (entry.train, entry.validation, entry.test) if split]
+    for number, split in enumerate(splits):
+        labels = [index % min(entry.classes, 3) for index in range(30)]
+        images = [_image(1000 * number + index) for index in range(30)]
+        data = Dataset.from_dict({entry.image: images, entry.label: labels}).cast_column(entry.image, Image())
+        path = folder / "hub" / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data.to_parquet(str(path))
+    name = next(name for name, known in HUB_IMAGES.items() if known == entry)
+    return TaskSpec(name=name, data=str(folder / "hub"), train_examples=12)
+
+
+def image_backbone(folder: Path) -> BackboneSpec:
+    """A tiny randomly initialised ViT, saved as a model folder."""
+    from tensloradist._torchvision import declare_missing_operators
+
+    declare_missing_operators()
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    path = folder / "vit"
+    config = ViTConfig(image_size=16, patch_size=8, hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
+                       intermediate_size=16)
+    ViTForImageClassification(config).save_pretrained(path)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(path)
+    return BackboneSpec(name=str(path))
+
+
+WORDS = ("the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "table", "fast", "slow", "and", "then")
+
+
+def glue_folder(folder: Path, entry: GlueTask, train: int = 40, validation: int = 12) -> TaskSpec:
+    random = np.random.default_rng(0)
+    path = folder / "glue"
+    path.mkdir()
+    for split, number in (("train", train), ("validation", validation)):
+        with (path / f"{split}.jsonl").open("w") as file:
+            for index in range(number):
+                row: dict[str, Any] = {field: " ".join(random.choice(WORDS, random.integers(2, 9)))
+                                       for field in entry.fields}
+                row["label"] = float(random.uniform(0, 5)) if entry.labels == 1 else index % entry.labels
+                file.write(json.dumps({**row, "idx": index}) + "\n")
+    return TaskSpec(name=entry.name, data=str(path))
+
+
+def text_backbone(folder: Path) -> BackboneSpec:
+    """A tiny randomly initialised BERT with a word-level tokenizer, saved as a model folder."""
+    from tensloradist._torchvision import declare_missing_operators
+
+    declare_missing_operators()
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    path = folder / "bert"
+    path.mkdir()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (path / "vocab.txt").write_text("\n".join(vocabulary))
+    config = BertConfig(vocab_size=len(vocabulary), hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
+                        intermediate_size=16, max_position_embeddings=64)
+    BertForSequenceClassification(config).save_pretrained(path)
+    BertTokenizerFast(vocab=str(path / "vocab.txt"), model_max_length=64).save_pretrained(path)
+    return BackboneSpec(name=str(path))

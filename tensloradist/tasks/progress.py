@@ -1,0 +1,40 @@
+"""A progress bar on stderr for work that turns out to take longer than two seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+PATIENCE = 2.0  # seconds
+
+
+def tracked(items: Sequence[Item] | range, what: str) -> Iterator[Item]:
+    """The items, with a bar (a line each 10 s where stderr is no terminal) once they have taken two seconds."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    began = said = time.monotonic()
+    bar = None
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if console.is_terminal and bar is None and now - began > PATIENCE:
+            bar = Progress(console=console, transient=True)
+            bar.start()
+            job = bar.add_task(what, total=len(items))
+        if bar is not None:
+            bar.update(job, completed=done)
+        elif not console.is_terminal and now - said > (PATIENCE if said == began else 10):
+            print(f"{what}: {done} of {len(items)}", file=sys.stderr, flush=True)
+            said = now
+        try:
+            yield item
+        except BaseException:
+            if bar is not None:
+                bar.stop()
+            raise
+    if bar is not None:
+        bar.stop()

@@ -1,0 +1,259 @@
+"""GLUE text classification and regression: from local jsonl files or the Hub, through `datasets`.
+
+GLUE's validation set is the test part, since its own test labels are secret; a validation part is carved from the
+training set. Text is tokenised once into the cache, and padded to the longest example of its batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensloradist.caching import cached_folder
+from tensloradist.errors import UserError
+from tensloradist.fingerprint import hash_bytes, hash_path
+from tensloradist.tasks import hub, metrics
+from tensloradist.tasks.base import Labels, LoadedTask, MetricFunction, SplitData, Task, limited, stratified_parts
+from tensloradist.tasks.preprocessing import require_kind, tokenizer_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tensloradist.spec import BackboneSpec, TaskSpec
+
+GLUE = "nyu-mll/glue"
+FILES = ("train.jsonl", "validation.jsonl")
+VALIDATION_FRACTION = 0.1  # of the training set
+_VERSION = 1  # of the cache's layout
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """One GLUE task: its text fields, number of labels (1: regression), and metrics, the primary one first."""
+
+    name: str
+    fields: tuple[str, ...]
+    labels: int
+    metric_names: tuple[str, ...]
+    metrics: MetricFunction
+    joined_officially: bool = False  # the official script joins the two sentences of MRPC into one text
+
+
+GLUE_TASKS = {
+    entry.name: entry
+    for entry in (
+        GlueTask("cola", ("sentence",), 2, ("matthews", "accuracy"), metrics.matthews),
+        GlueTask("mrpc", ("sentence1", "sentence2"), 2, ("accuracy", "f1"), metrics.accuracy_f1, True),
+        GlueTask("rte", ("sentence1", "sentence2"), 2, ("accuracy",), metrics.accuracy),
+        GlueTask("sst2", ("sentence",), 2, ("accuracy",), metrics.accuracy),
+        GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), metrics.accuracy),
+        GlueTask("stsb", ("sentence1", "sentence2"), 1, ("spearman", "pearson"), metrics.correlations),
+    )
+}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    ids: list[str]
+    texts: list[list[str]]  # one list for each field
+    labels: Labels
+
+
+def _folder(task: TaskSpec) -> Path:
+    path = Path(str(task.data))
+    for name in FILES:
+        if not (path / name).is_file():
+            raise UserError(f"task.data: {task.data}: no {name}; expected a folder with {' and '.join(FILES)}")
+    return path
+
+
+def _is_local(task: TaskSpec) -> bool:
+    return task.data is not None and hub.local(task) is not None
+
+
+def _rows(task: TaskSpec, entry: GlueTask) -> dict[str, _Rows]:
+    """The 'train' and 'validation' rows as they come, checked."""
+    if not _is_local(task):
+        data = hub.load(task, GLUE, entry.name)
+        return {split: _checked(data[split], f"{task.data or GLUE}, {split}", entry) for split in ("train", "validation")}
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    folder = _folder(task)
+    for name in FILES:
+        _check_lines(folder / name)
+    files = {name.removesuffix(".jsonl"): str(folder / name) for name in FILES}
+    try:
+        data = load_dataset("json", data_files=files)
+    except (DatasetGenerationError, ValueError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"task.data: {folder}: not readable as jsonl ({reason})") from error
+    return {split: _checked(data[split], files[split], entry) for split in files}
+
+
+def _check_lines(path: Path) -> None:
+    """The library's own error names no line, so each is parsed here: GLUE's files are small."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.strip() and not isinstance(json.loads(line), dict):
+                    raise ValueError("not an object")
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: not a line of JSON with fields ({error})") from error
+
+
+def _checked(data: Any, where: str, entry: GlueTask) -> _Rows:
+    if not len(data):
+        raise UserError(f"task.data: {where}: no examples")
+    for field in (*entry.fields, "label"):
+        if field not in data.column_names:
+            raise UserError(f"task.data: {where}: no field {field!r}, which task {entry.name} needs; it has "
+                            f"{', '.join(data.column_names)}")
+    texts = [list(data[field]) for field in entry.fields]
+    for field, values in zip(entry.fields, texts, strict=True):
+        bad = next((i for i, value in enumerate(values) if not isinstance(value, str)), None)
+        if bad is not None:
+            raise UserError(f"task.data: {where}: example {bad + 1} has {field} = {values[bad]!r}; expected a text")
+    raw = list(data["label"])
+    for index, label in enumerate(raw):
+        if entry.labels == 1 and (not isinstance(label, int | float) or not 0 <= label <= 5):
+            raise UserError(f"task.data: {where}: example {index + 1} has label {label!r}; expected a number in 0..5")
+        if entry.labels > 1 and (not isinstance(label, int) or not 0 <= label < entry.labels):
+            raise UserError(f"task.data: {where}: example {index + 1} has label {label!r}, out of range "
+                            f"0..{entry.labels - 1}")
+    ids = [str(value) for value in data["idx"]] if "idx" in data.column_names else [str(i) for i in range(len(raw))]
+    labels: Labels = np.asarray(raw, np.float32) if entry.labels == 1 else np.asarray(raw, np.int64)
+    return _Rows(ids, texts, labels)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Token ids of all examples in one array, cut by `starts`; token types where the tokenizer has them."""
+
+    ids: npt.NDArray[np.int32]
+    types: npt.NDArray[np.int32] | None
+    starts: npt.NDArray[np.int64]
+
+
+def _tokenised(rows: dict[str, _Rows], task: TaskSpec, backbone: BackboneSpec, joined: bool, key: str) -> dict[str, _Tokens]:
+    tokenizer = tokenizer_of(backbone)
+    limit = min(task.max_length or tokenizer.model_max_length, tokenizer.model_max_length, 1_000_000)
+
+    def make(folder: Path) -> None:
+        for split, part in rows.items():
+            texts = part.texts
+            if joined and len(texts) == 2:
+                texts = [[f"{first}</s></s>{second}" for first, second in zip(*texts, strict=True)]]
+            encoded = tokenizer(*texts, truncation=True, max_length=limit, padding=False)
+            arrays = {"ids": np.concatenate([np.asarray(row, np.int32) for row in encoded["input_ids"]]),
+                      "starts": np.cumsum([0, *(len(row) for row in encoded["input_ids"])])}
+            if "token_type_ids" in encoded:
+                arrays["types"] = np.concatenate([np.asarray(row, np.int32) for row in encoded["token_type_ids"]])
+            for name, array in arrays.items():
+                np.save(folder / f"{split}.{name}.npy", array)
+
+    import tokenizers
+
+    parts = ("text", str(_VERSION), tokenizers.__version__, key, backbone.fingerprint or backbone.name, str(limit), str(joined))
+    folder = cached_folder("text", hash_bytes(*parts), make)
+
+    def read(split: str) -> _Tokens:
+        types = folder / f"{split}.types.npy"
+        return _Tokens(np.load(folder / f"{split}.ids.npy"), np.load(types) if types.exists() else None,
+                       np.load(folder / f"{split}.starts.npy"))
+
+    return {split: read(split) for split in rows}
+
+
+class _Text(SplitData):
+    """A part of a tokenised data set."""
+
+    def __init__(self, rows: _Rows, tokens: _Tokens, indices: npt.NDArray[np.int64], pad: int, pad_to: int | None,
+                 prefix: str) -> None:
+        self.ids = [f"{prefix}-{rows.ids[i]}" for i in indices]
+        self.labels = rows.labels[indices]
+        self.lengths = np.diff(tokens.starts)[indices]
+        self._tokens, self._indices, self._pad, self._pad_to = tokens, indices, pad, pad_to
+        if pad_to is not None:
+            self.lengths = None  # all batches are equally wide, so there is nothing to group
+
+    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> dict[str, Tensor]:
+        import torch
+
+        chosen = self._indices[np.asarray(indices)]
+        starts, ends = self._tokens.starts[chosen], self._tokens.starts[chosen + 1]
+        width = self._pad_to or int((ends - starts).max())
+        ids = np.full((len(chosen), width), self._pad, dtype=np.int64)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            ids[row, : end - start] = self._tokens.ids[start:end]
+            mask[row, : end - start] = 1
+            if self._tokens.types is not None:
+                types[row, : end - start] = self._tokens.types[start:end]
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        if self._tokens.types is not None:
+            inputs["token_type_ids"] = torch.from_numpy(types)
+        return inputs
+
+
+def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask) -> LoadedTask:
+    require_kind(backbone, "text", task.name)
+    if task.augmentation != "none":
+        raise UserError(f"task.augmentation: {task.augmentation!r} is for images; task {entry.name} takes none")
+    tokenizer = tokenizer_of(backbone)
+    rows = _rows(task, entry)
+    data_fingerprint = task.fingerprint or fingerprint(task, entry)
+    official = protocol == "official"
+    tokens = _tokenised(rows, task, backbone, official and entry.joined_officially, data_fingerprint)
+    pad_to = min(task.max_length or 512, tokenizer.model_max_length) if official else None
+
+    def part(split: str, indices: npt.NDArray[np.int64]) -> _Text:
+        return _Text(rows[split], tokens[split], indices, tokenizer.pad_token_id or 0, pad_to, split)
+
+    held_out = part("validation", np.arange(len(rows["validation"].labels)))
+    everything = np.arange(len(rows["train"].labels))
+    if official:
+        train, validation = part("train", limited(everything, task)), held_out
+    else:
+        kept, carved = stratified_parts(rows["train"].labels, (1 - VALIDATION_FRACTION, VALIDATION_FRACTION),
+                                        task.split_seed)
+        train, validation = part("train", limited(kept, task)), part("train", carved)
+    return LoadedTask(entry.name, "text", entry.labels, entry.labels == 1, train, validation, held_out,
+                      primary_metric=entry.metric_names[0], metric_names=entry.metric_names, metrics=entry.metrics,
+                      data_fingerprint=data_fingerprint)
+
+
+def fingerprint(task: TaskSpec, entry: GlueTask) -> str:
+    if _is_local(task):
+        return hash_path(_folder(task), include=lambda name: name in FILES)
+    return f"{hub.fingerprint(task, GLUE)}#{entry.name}"
+
+
+def _fetch(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask) -> list[str]:
+    loaded = load(task, backbone, protocol, entry)
+    return [f"{entry.name}: {len(loaded.train)} + {len(loaded.validation)} + {len(loaded.test)} examples ready"]
+
+
+def _example(folder: Path, entry: GlueTask) -> tuple[TaskSpec, BackboneSpec]:
+    from tensloradist.tasks.examples import glue_folder, text_backbone
+
+    return glue_folder(folder, entry), text_backbone(folder)
+
+
+def _task(entry: GlueTask) -> Task:
+    return Task(
+        name=entry.name, kind="text", label=lambda task: entry.name, num_labels=lambda task: entry.labels,
+        load=lambda task, backbone, protocol: load(task, backbone, protocol, entry),
+        fingerprint=partial(fingerprint, entry=entry), example=partial(_example, entry=entry),
+        fetch=partial(_fetch, entry=entry), missing=partial(hub.missing, default=GLUE),
+    )
+
+
+TEXT_TASKS = [_task(entry) for entry in GLUE_TASKS.values()]

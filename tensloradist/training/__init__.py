@@ -1,0 +1,5 @@
+"""Training one run: the loop, its data order, optimiser, predictions, records and provenance."""
+
+from tensloradist.training.loop import train
+
+__all__ = ["train"]

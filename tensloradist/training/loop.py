@@ -1,0 +1,261 @@
+"""The one training loop: a frozen backbone, an adapter and a head, on one process or several, through Accelerate.
+
+It trains and measures; what a run is lies in the spec, and claims and publishing are the results folder's. All
+processes run the same code: the first alone writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+
+from tensloradist import tasks
+from tensloradist.adapter import Adapter, attach
+from tensloradist.adapter.checkpoint import backbone_hash
+from tensloradist.backbones import family_of, initialize_head
+from tensloradist.errors import UserError
+from tensloradist.results.schema import Fingerprints, Metrics, PeakMemory, Result, Times
+from tensloradist.spec import RunSpec
+from tensloradist.training.accelerator import make_accelerator, release
+from tensloradist.training.optimization import make_optimizer, make_schedule
+from tensloradist.training.order import epoch_batches, order_fingerprint, share
+from tensloradist.training.prediction import predict, prefetch
+from tensloradist.training.provenance import peak_memory, provenance, reset_peak_memory
+from tensloradist.training.records import AttemptWriter, Scores, defined
+from tensloradist.training.warm import backbone_for, keep_backbone, task_for
+
+log = logging.getLogger(__name__)
+Progress = Callable[[dict[str, Any]], None]
+_LOSS_CHECK = 20  # updates between looks at the loss on an accelerator, where each look waits for the device
+
+
+class Diverged(Exception):
+    """The loss or the logits are not finite: a result of its own, never retried."""
+
+
+def train(spec: RunSpec, folder: Path, progress: Progress | None = None) -> Result:
+    """Train one run and write its attempt folder (metrics.jsonl, adapter, head, predictions); return its result.
+
+    Args:
+        spec: resolved (with fingerprints).
+        folder: the attempt's folder, `runs/<run_id>/attempts/NNNN`.
+        progress: called with {'epoch', 'step', 'steps', 'loss'} about twice a second, on the first process.
+
+    Raises:
+        UserError: the spec does not fit its data or backbone.
+    """
+    reset_peak_memory()
+    started = time.perf_counter()
+    if spec.compute.threads:
+        torch.set_num_threads(spec.compute.threads)
+    accelerator = make_accelerator(spec, folder)
+    task = task_for(spec)
+    if spec.optimizer.batch_size > len(task.train):
+        raise UserError(f"optimizer.batch_size: {spec.optimizer.batch_size} exceeds the {len(task.train)} training "
+                        f"examples of {task.name}; use at most {len(task.train)}")
+    model = backbone_for(spec, task.num_labels)
+    run = _Run(spec, task, model, accelerator, AttemptWriter(folder, accelerator.is_main_process, progress))
+    loaded = time.perf_counter()
+    try:
+        state = run.fit()
+        total = time.perf_counter() - started
+        result = run.result(state, int(folder.name), loaded - started, total)
+        run.writer.predictions(run.scores.predictions, task)
+        if accelerator.is_main_process:
+            run.adapter.save(folder)
+    finally:
+        release(accelerator)
+    run.adapter.detach()
+    keep_backbone(spec, task.num_labels, model)
+    return result
+
+
+class _Run:
+    """One run's parts and its progress through the epochs."""
+
+    def __init__(self, spec: RunSpec, task: tasks.LoadedTask, model: nn.Module, accelerator: Accelerator,
+                 writer: AttemptWriter) -> None:
+        self.spec, self.task, self.accelerator, self.writer = spec, task, accelerator, writer
+        self.family = family_of(model)
+        head_hash = initialize_head(model, self.family, spec.seed)
+        self.adapter: Adapter = attach(model, spec.adapter, spec.seed)
+        self.first_batches = self._batches(0)
+        self.fingerprints = Fingerprints(
+            data=task.data_fingerprint, split=task.split_fingerprint, head=head_hash,
+            data_order=order_fingerprint(task.train.ids, self.first_batches), backbone=backbone_hash(self.adapter),
+        )
+        if spec.precision == "bf16":
+            for parameter in model.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(torch.bfloat16)
+        model.to(accelerator.device)
+        self.raw_model = model
+        head_ids = {id(p) for p in self.adapter.parameters()}
+        head = [p for p in model.parameters() if p.requires_grad and id(p) not in head_ids]
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
+        optimizer = make_optimizer(self.adapter, head, spec.optimizer)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.steps = spec.optimizer.epochs * len(self.first_batches)
+        self.schedule = make_schedule(optimizer, self.steps, spec.optimizer)
+        self.scores = Scores(official=spec.protocol == "official", primary=task.primary_metric)
+        self.step_seconds: list[float] = []
+        self.train_seconds = self.evaluate_seconds = 0.0
+        self.step = 0
+        self.best_state: list[torch.Tensor] | None = None
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        return epoch_batches(len(self.task.train), self.spec.optimizer.batch_size, self.spec.seed, epoch,
+                             self.task.train.lengths)
+
+    def fit(self) -> str:
+        """All epochs and the final scores; returns the state of the result."""
+        # Dropout draws from the process's global generator: seeded here, after everything that a warm process skips.
+        torch.manual_seed(self.spec.seed * 1_000 + self.accelerator.process_index)
+        try:
+            for epoch in range(self.spec.optimizer.epochs):
+                began = time.perf_counter()
+                loss = self._train_epoch(epoch)
+                trained = time.perf_counter()
+                self._evaluate_epoch(epoch + 1)
+                done = time.perf_counter()
+                self.train_seconds += trained - began
+                self.evaluate_seconds += done - trained
+                record = {"train_loss": loss, **self.scores.epoch(epoch + 1), "seconds": round(done - began, 3)}
+                self.writer.epoch(epoch + 1, self.step, record)
+                self.accelerator.log({"train_loss": loss, **self.scores.flat(epoch + 1)}, step=self.step)
+            began = time.perf_counter()
+            self._final_scores()
+            self.evaluate_seconds += time.perf_counter() - began
+        except Diverged as error:
+            log.warning("diverged: %s", error)
+            self.writer.event({"step": self.step, "diverged": str(error)})
+            self.scores.diverged(self.task.metric_names)
+            return "diverged"
+        return "finished"
+
+    def _train_epoch(self, epoch: int) -> float:
+        """One pass over the training data; returns its mean loss."""
+        spec, accelerator = self.spec, self.accelerator
+        batches = self.first_batches if epoch == 0 else self._batches(epoch)
+        shared = [share(batch, accelerator.process_index, accelerator.num_processes, spec.compute.micro_batch)
+                  for batch in batches]
+        plan = [(micro, len(batch), i == len(micros) - 1)
+                for batch, micros in zip(batches, shared, strict=True) for i, micro in enumerate(micros)]
+        inputs_of = prefetch([micro for micro, _, _ in plan],
+                             lambda micro: self.task.train.batch(micro.indices, (spec.seed, epoch)))
+        self.model.train()
+        total = torch.zeros((), device=accelerator.device)
+        began = time.perf_counter()
+        for (micro, examples, last), inputs in zip(plan, inputs_of, strict=True):
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                loss = self._loss(inputs, micro) / examples
+                # DDP averages gradients over processes; the loss is a sum over all of them, hence the factor.
+                accelerator.backward(loss * accelerator.num_processes)
+            total += loss.detach() * examples
+            if not last:
+                continue
+            if spec.optimizer.gradient_clipping:
+                accelerator.clip_grad_norm_(self.trainable, spec.optimizer.gradient_clipping)
+            self.optimizer.step()
+            self.schedule.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+            if accelerator.device.type == "cpu" or self.step % _LOSS_CHECK == 0:
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise Diverged(f"the loss is {value} at update {self.step} of {self.steps}")
+                self.writer.step(epoch + 1, self.step, self.steps, value)
+            now = time.perf_counter()
+            self.step_seconds.append(now - began)
+            began = now
+            if spec.protocol == "official" and self.task.kind == "text":
+                self.model.eval()  # a fault of the official script, kept under its protocol: no dropout from here on
+        mean = float(accelerator.reduce(total, reduction="sum")) / len(self.task.train)
+        if not math.isfinite(mean):
+            raise Diverged(f"the mean loss of epoch {epoch + 1} is {mean}")
+        return mean
+
+    def _loss(self, inputs: dict[str, torch.Tensor], micro: Any) -> torch.Tensor:
+        """The sum of the examples' losses: cross-entropy, or the squared error for regression."""
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            logits = self.family.logits(self.model, {name: value.to(device) for name, value in inputs.items()}).float()
+        labels = torch.as_tensor(self.task.train.labels[micro.indices], device=device)
+        if self.task.regression:
+            losses = F.mse_loss(logits.squeeze(-1), labels, reduction="none")
+        else:
+            losses = F.cross_entropy(logits, labels, reduction="none")
+        return (losses * torch.as_tensor(micro.weights, device=device)).sum()
+
+    def _evaluate_epoch(self, epoch: int) -> None:
+        """Validation scores of this epoch (the official protocol's validation is its test part)."""
+        logits = self._predict("validation")
+        is_best = self.scores.add_validation(epoch, self._metrics("validation", logits), logits)
+        if is_best and (self.spec.protocol == "official" or epoch < self.spec.optimizer.epochs):
+            self.best_state = [parameter.detach().clone() for parameter in self.trainable]
+
+    def _final_scores(self) -> None:
+        """Test scores at the last epoch and at the one that was best on validation."""
+        epochs = self.spec.optimizer.epochs
+        if self.spec.protocol == "official":
+            self._restore(self.best_state)
+            self.scores.set_test_official(self._predict("validation"))
+            return
+        logits = self._predict("test")
+        last = self._metrics("test", logits)
+        self.scores.set_test(last, logits)
+        if self.scores.best_epoch == epochs:
+            self.scores.set_test_at_best(last)
+            return
+        now = [parameter.detach().clone() for parameter in self.trainable]
+        self._restore(self.best_state)
+        self.scores.set_test_at_best(self._metrics("test", self._predict("test")))
+        self._restore(now)
+
+    @torch.no_grad()
+    def _restore(self, values: list[torch.Tensor] | None) -> None:
+        for parameter, value in zip(self.trainable, values or [], strict=True):
+            parameter.copy_(value)
+
+    def _predict(self, split: str) -> np.ndarray:
+        logits = predict(self.accelerator, self.model, self.family, getattr(self.task, split))
+        if not np.isfinite(logits).all():
+            raise Diverged(f"logits on the {split} part are not finite after update {self.step} of {self.steps}")
+        return logits
+
+    def _metrics(self, split: str, logits: np.ndarray) -> dict[str, float | None]:
+        return defined(self.task.metrics(logits, getattr(self.task, split).labels))
+
+    def result(self, state: str, attempt: int, load_seconds: float, total_seconds: float) -> Result:
+        spec, accelerator = self.spec, self.accelerator
+        step = median(self.step_seconds) if self.step_seconds else None
+        host, device = peak_memory()
+        return Result(
+            run_id=spec.run_id,
+            state=state,  # type: ignore[arg-type]  # a plain str from fit(), checked by the schema
+            attempt=attempt,
+            metrics=Metrics(**self.scores.final()),
+            adapter_parameters=self.adapter.num_parameters,
+            trainable_parameters=sum(p.numel() for p in self.trainable),
+            times=Times(
+                total_seconds=total_seconds, load_seconds=load_seconds, train_seconds=self.train_seconds,
+                evaluate_seconds=self.evaluate_seconds, step_seconds=step, steps=self.step,
+                samples_per_second=spec.optimizer.batch_size / step if step else None,
+            ),
+            peak_memory=PeakMemory(host_bytes=host, device_bytes=device),
+            fingerprints=self.fingerprints,
+            provenance=provenance(precision=spec.precision, device=str(accelerator.device),
+                                  processes=accelerator.num_processes),
+        )

@@ -1,0 +1,61 @@
+"""Predictions of a model over exactly one split, each example once, on one process or several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from accelerate import Accelerator
+
+    from tensloradist.backbones import Family
+    from tensloradist.tasks.base import SplitData
+
+EVALUATION_BATCH = 64
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def prefetch(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
+    """`make(item)` for each item, in order, the next one being made by a thread while the last one is in use."""
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
+        pending = None
+        for item in items:
+            made, pending = pending, thread.submit(make, item)
+            if made is not None:
+                yield made.result()
+        if pending is not None:
+            yield pending.result()
+
+
+@torch.no_grad()
+def predict(accelerator: Accelerator, model: nn.Module, family: Family, split: SplitData) -> np.ndarray:
+    """Logits of every example, in the split's order: (n, classes) float32, the same on all processes.
+
+    Text is taken in order of length, so that little is padded; the result does not depend on the number of processes
+    but for rounding.
+    """
+    model.eval()
+    order = np.arange(len(split)) if split.lengths is None else np.argsort(-split.lengths, kind="stable")
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    share = math.ceil(len(order) / processes)
+    mine = order[rank * share : (rank + 1) * share]
+    padded = np.concatenate([mine, np.full(share - len(mine), order[0])])
+    batches = [padded[i : i + EVALUATION_BATCH] for i in range(0, share, EVALUATION_BATCH)]
+    outputs = []
+    for inputs in prefetch(batches, lambda indices: split.batch(indices, None)):
+        with accelerator.autocast():
+            logits = family.logits(model, {name: value.to(accelerator.device) for name, value in inputs.items()})
+        outputs.append(logits.float())
+    gathered = accelerator.gather(torch.cat(outputs)).cpu().numpy()[: len(order)]
+    result = np.empty_like(gathered)
+    result[order] = gathered
+    return result

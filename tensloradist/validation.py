@@ -1,0 +1,143 @@
+"""pydantic's errors retold for users: `field: value: what is allowed`, with the nearest name for a misspelt one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from collections.abc import Sequence
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from tensloradist.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], data: Any, where: str) -> Model:
+    """The data as an instance of a pydantic model.
+
+    Args:
+        where: the file or command that the data comes from, for the message.
+
+    Raises:
+        UserError: one line for each mistake, `field: value: what is allowed`; a misspelt key suggests the nearest.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = [_Problem(model, dict(details)) for details in error.errors(include_url=False)]
+    lines = list(dict.fromkeys(problem.explained() for problem in _without_other_branches(problems)))
+    shown = lines[0] if len(lines) == 1 else f"{len(lines)} mistakes\n  " + "\n  ".join(lines)
+    raise UserError(f"{where}: {shown}")
+
+
+_WANTED = {"dict_type": "a mapping", "model_type": "a mapping of fields", "mapping_type": "a mapping",
+           "list_type": "a list", "tuple_type": "a list", "string_type": "a text", "int_type": "an integer",
+           "float_type": "a number", "int_from_float": "an integer", "int_parsing": "an integer",
+           "float_parsing": "a number", "finite_number": "a finite number"}
+# How pydantic names a union's branch in an error's location: it is no field.
+_BRANCH = re.compile(r"^(constrained-|dict\[|list\[|tuple\[|int$|str$|float$|bool$|function-|literal\[|nullable)")
+
+
+class _Problem:
+    """One of pydantic's errors: the field as a user writes it, and what is wanted there."""
+
+    def __init__(self, model: type[BaseModel], details: dict[str, Any]) -> None:
+        self.kind, self.value, self.location = details["type"], details.get("input"), details["loc"]
+        self.owner, self.field = _locate(model, self.location)
+        self.wanted = (_WANTED.get(self.kind) or _WANTED.get(self.kind.replace("model_attributes", "model"))
+                       or re.sub(r"^(Value error, |Assertion failed, |Input should be )", "", details["msg"]))
+        self.literals = re.findall(r"'([^']*)'", str(details.get("ctx", {}).get("expected", "")))
+
+    @property
+    def rejects_a_branch(self) -> bool:
+        """Whether this only says that the value is not of one of a union's types."""
+        last = self.location[-1] if self.location else None
+        return isinstance(last, str) and bool(_BRANCH.match(last)) and self.kind.endswith("_type")
+
+    def explained(self) -> str:
+        known = list(self.owner.model_fields) if self.owner else []
+        if self.kind == "extra_forbidden":
+            return f"{self.field}: unknown key.{_near(str(self.location[-1]), known)} Known: {', '.join(known)}"
+        if self.kind == "missing":
+            described = self.owner.model_fields[str(self.location[-1])].description if self.owner else None
+            return f"{self.field}: missing; it is required" + (f" ({described})" if described else "")
+        if self.kind in ("value_error", "assertion_error"):
+            return _below(self.field, self.wanted)
+        if self.kind == "literal_error" and self.literals:
+            return (f"{self.field}: {self.value!r} is not allowed.{_near(str(self.value), self.literals)} Allowed: "
+                    f"{', '.join(self.literals)}")
+        return f"{self.field or 'the whole'}: {_short(self.value)}: must be {self.wanted}"
+
+
+def _without_other_branches(problems: list[_Problem]) -> list[_Problem]:
+    """The errors, less those about a union's other types where the value is of one of them.
+
+    Where it is of none, one error remains, which says what each of them wants.
+    """
+    kept = [problem for problem in problems if not problem.rejects_a_branch]
+    answered = [problem.field for problem in kept]
+    rejected: dict[str, _Problem] = {}
+    for problem in problems:
+        if not problem.rejects_a_branch or any(f"{other}.".startswith(f"{problem.field}.") for other in answered):
+            continue
+        if problem.field in rejected:
+            rejected[problem.field].wanted += f" or {problem.wanted}"
+        else:
+            rejected[problem.field] = problem
+    return kept + list(rejected.values())
+
+
+def _below(field: str, message: str) -> str:
+    """The message of a validator, which may itself begin with the name of a field, under its field's full name."""
+    named = re.match(r"^(\w+(?:\.\w+)*): ", message)
+    if named is None:
+        return f"{field}: {message}" if field else message
+    same = field.rpartition(".")[2] == named.group(1)
+    return f"{field.rpartition('.')[0] if same else field}.{message}".lstrip(".")
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _locate(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[type[BaseModel] | None, str]:
+    """The model that the last part of the location belongs to, and the location as a user writes it.
+
+    pydantic puts the name of a union's branch into the location; it is no field, so it is left out.
+    """
+    annotation: Any = model
+    owner: type[BaseModel] | None = None
+    names: list[str] = []
+    for part in location:
+        nested = _models_in(annotation)
+        if nested:
+            owner = next((m for m in nested if part in m.model_fields), nested[0])
+            names.append(str(part))
+            field = owner.model_fields.get(str(part))
+            annotation = field.annotation if field is not None else None
+        elif isinstance(part, int):
+            names.append(str(part))
+            annotation = next(iter(get_args(annotation)), None)
+        elif _BRANCH.match(part):
+            continue
+        else:
+            names.append(part)
+            annotation = (get_args(annotation) or (None,))[-1]
+    return owner, ".".join(names)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [model for branch in get_args(annotation) for model in _models_in(branch)]
+    return []

@@ -1,0 +1,163 @@
+"""An adapter's life on a model: attach, train, save, load, merge, unmerge, detach; for every registered family."""
+
+import pytest
+import tensloradist._torchvision  # noqa: F401 (before timm and transformers' image classes)
+import torch
+from tensloradist.adapter import attach, detach, load
+from tensloradist.backbones import FAMILIES, family_of
+from tensloradist.errors import UserError
+from tensloradist.modes import GROUPINGS
+from tensloradist.spec import AdapterSpec
+
+ALL_FOUR = ("query", "key", "value", "attention_output")
+SPECS = {
+    "lora": AdapterSpec(method="lora", ranks=2, scale=0.7),
+    **{name: AdapterSpec(grouping=name, ranks=2) for name in GROUPINGS},
+    "query_value": AdapterSpec(grouping="qkv_depth", ranks=2, projections=("query", "value")),
+    "with_output": AdapterSpec(grouping="att_qkv", ranks=2, projections=ALL_FOUR, scale=2.0),
+    "official": AdapterSpec(grouping="att_qkv_depth", ranks=3, head_layout="official"),
+}
+
+
+def randomize(adapter, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def example(request):
+    torch.manual_seed(0)
+    model, inputs = FAMILIES[request.param].example()
+    return model.eval(), inputs, FAMILIES[request.param]
+
+
+def test_the_family_finds_itself(example):
+    model, _, family = example
+    assert family_of(model) is family
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_whole_life(example, name, tmp_path):
+    model, inputs, family = example
+    spec = SPECS[name]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        original = family.logits(model, inputs)
+    adapter = attach(model, spec, seed=5)
+    with torch.no_grad():
+        assert torch.equal(family.logits(model, inputs), original), "an untrained adapter changes the output"
+    heads = family.head(model)
+    trainable = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {n for n, _ in model.named_parameters()
+                         if n.startswith(("tensor_adapter.", *(f"{h}." for h in heads)))}
+
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    losses = []
+    for _ in range(4):
+        loss = torch.nn.functional.cross_entropy(family.logits(model, inputs), torch.zeros(len(original)).long())
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    randomize(adapter)
+    with torch.no_grad():
+        trained = family.logits(model, inputs)
+        assert not torch.allclose(trained, original)
+
+        adapter.save(tmp_path)
+        adapter.merge()
+        torch.testing.assert_close(family.logits(model, inputs), trained, rtol=1e-5, atol=1e-5)
+        adapter.unmerge()
+        assert torch.equal(family.logits(model, inputs), trained), "unmerge must give the same bits"
+
+    detach(model)
+    head = {key: value.clone() for key, value in model.state_dict().items()}
+    for key, value in before.items():
+        if not key.startswith(tuple(f"{h}." for h in heads)):
+            assert torch.equal(head[key], value), f"{key} of the frozen backbone changed"
+    model.load_state_dict(before)
+    load(model, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(family.logits(model, inputs), trained)
+
+
+def test_merged_model_works_after_detaching(example):
+    model, inputs, family = example
+    adapter = attach(model, SPECS["qkv_depth"])
+    randomize(adapter)
+    with torch.no_grad():
+        trained = family.logits(model, inputs)
+        adapter.merge()
+        adapter.detach()
+        torch.testing.assert_close(family.logits(model, inputs), trained, rtol=1e-5, atol=1e-5)
+    assert not any("tensor_adapter" in name for name, _ in model.named_modules())
+
+
+def test_calls_below_the_root_use_current_parameters():
+    model, inputs = FAMILIES["vit"].example() if "vit" in FAMILIES else next(iter(FAMILIES.values())).example()
+    model.eval()
+    adapter = attach(model, SPECS["depth"])
+    with torch.no_grad():
+        first = model.base_model(**inputs)[0].clone()
+        randomize(adapter)
+        second = model.base_model(**inputs)[0]
+        assert not torch.allclose(first, second)
+        assert torch.equal(second, model.base_model(**inputs)[0])
+
+
+def test_gradients_with_activation_checkpointing_are_the_same():
+    torch.manual_seed(0)
+    model, inputs = FAMILIES["bert"].example()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    adapter = attach(model, SPECS["qkv_depth"])
+    randomize(adapter)
+
+    def gradients():
+        adapter.zero_grad()
+        FAMILIES["bert"].logits(model, inputs).square().sum().backward()
+        return [p.grad.clone() for p in adapter.parameters()]
+
+    plain = gradients()
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    for a, b in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    model, inputs = FAMILIES["timm_vit"].example() if "timm_vit" in FAMILIES else next(iter(FAMILIES.values())).example()
+    family = family_of(model)
+    adapter = attach(model, AdapterSpec(grouping="qkv", ranks=2, dropout=0.5))
+    randomize(adapter)
+    with torch.no_grad():
+        model.eval()
+        assert torch.equal(family.logits(model, inputs), family.logits(model, inputs))
+        model.train()
+        assert not torch.equal(family.logits(model, inputs), family.logits(model, inputs))
+
+
+def test_refusals(tmp_path):
+    model, _ = FAMILIES["bert"].example()
+    with pytest.raises(UserError, match=r"No attention projections .* linear layers"):
+        attach(torch.nn.Sequential(torch.nn.Linear(2, 2)), SPECS["lora"])
+    adapter = attach(model, SPECS["qkv"])
+    with pytest.raises(UserError, match="has an adapter already"):
+        attach(model, SPECS["lora"])
+    with pytest.raises(UserError, match="not merged"):
+        adapter.unmerge()
+    adapter.save(tmp_path)
+    detach(model)
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if "query" in n).add_(1)
+    with pytest.raises(UserError, match="other backbone weights"):
+        load(model, tmp_path)
+    assert not any("tensor_adapter" in name for name, _ in model.named_modules())
+    (tmp_path / "adapter.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load(model, tmp_path)

@@ -1,0 +1,172 @@
+"""Benchmark: training-step time and peak memory of every grouping against PEFT's LoRA on the same backbone.
+
+Time: steps of PEFT and of one method alternate (ABAB) in one process; the figure is the median of the paired ratios
+with a bootstrap 95 % interval. It holds if the interval's lower end is at most the bound. Memory: the high-water mark
+of a process of its own for each method. The backbone is ViT-B/16 with random weights: speed does not depend on them.
+
+    python tests/benchmarks/adapter_step.py --steps 20
+    python tests/benchmarks/adapter_step.py --device cuda --batch 64 --precision bf16 --bound 1.10
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import tensloradist._torchvision  # noqa: F401 (before transformers' image classes)
+import torch
+from rich.console import Console
+from rich.table import Table
+from tensloradist.adapter import attach
+from tensloradist.modes import GROUPINGS
+from tensloradist.spec import AdapterSpec
+from tensloradist.training.provenance import peak_memory, reset_peak_memory
+
+METHODS = ("lora", *GROUPINGS)
+
+
+def backbone(device: str) -> torch.nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    return ViTForImageClassification(ViTConfig(num_labels=10)).to(device)
+
+
+def peft_lora(device: str, rank: int) -> torch.nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["q_proj", "k_proj", "v_proj"],
+                        modules_to_save=["classifier"])
+    return get_peft_model(backbone(device), config)
+
+
+def ours(model: torch.nn.Module, method: str, rank: int):
+    spec = AdapterSpec(method="lora", ranks=rank) if method == "lora" else AdapterSpec(grouping=method, ranks=rank)
+    return attach(model, spec)
+
+
+def stepper(model: torch.nn.Module, batch: int, device: str, precision: str):
+    """A function that makes one training step and returns its seconds."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(batch, 3, 224, 224, generator=generator).to(device)
+    labels = (torch.arange(batch) % 10).to(device)
+
+    def step() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(pixel_values=pixels).logits
+        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    model.train()
+    return step
+
+
+def cast_frozen(model: torch.nn.Module, precision: str) -> None:
+    if precision == "bf16":
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def bootstrap(ratios: np.ndarray) -> tuple[float, float]:
+    random = np.random.default_rng(0)
+    medians = np.median(random.choice(ratios, (10_000, len(ratios))), axis=1)
+    return tuple(np.quantile(medians, [0.025, 0.975]))
+
+
+def time_methods(arguments) -> list[dict]:
+    reference = peft_lora(arguments.device, arguments.rank)
+    cast_frozen(reference, arguments.precision)
+    reference_step = stepper(reference, arguments.batch, arguments.device, arguments.precision)
+    rows = []
+    for method in arguments.methods:
+        model = backbone(arguments.device)
+        ours(model, method, arguments.rank)
+        cast_frozen(model, arguments.precision)
+        step = stepper(model, arguments.batch, arguments.device, arguments.precision)
+        for _ in range(arguments.warmup):
+            reference_step(), step()
+        pairs = np.array([(reference_step(), step()) for _ in range(arguments.steps)])
+        ratios = pairs[:, 1] / pairs[:, 0]
+        low, high = bootstrap(ratios)
+        rows.append({"method": method, "peft": float(np.median(pairs[:, 0])), "ours": float(np.median(pairs[:, 1])),
+                     "ratio": float(np.median(ratios)), "low": float(low), "high": float(high)})
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        del model, step
+    return rows
+
+
+def measure_memory(arguments) -> None:
+    """Child process: the peak of one method, in bytes, on stdout."""
+    if arguments.memory_of == "peft":
+        model = peft_lora(arguments.device, arguments.rank)
+    else:
+        model = backbone(arguments.device)
+        ours(model, arguments.memory_of, arguments.rank)
+    cast_frozen(model, arguments.precision)
+    step = stepper(model, arguments.batch, arguments.device, arguments.precision)
+    reset_peak_memory()
+    for _ in range(3):
+        step()
+    host, device = peak_memory()
+    print(device if arguments.device == "cuda" else host)
+
+
+def memory(method: str, arguments) -> int:
+    command = [sys.executable, __file__, "--memory-of", method, "--device", arguments.device, "--batch",
+               str(arguments.batch), "--rank", str(arguments.rank), "--precision", arguments.precision]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=4)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--bound", type=float, default=1.05)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        measure_memory(arguments)
+        return 0
+    rows = time_methods(arguments)
+    peaks = {} if arguments.no_memory else {m: memory(m, arguments) for m in ("peft", *arguments.methods)}
+    title = (f"ViT-B/16, r={arguments.rank}, batch {arguments.batch}, {arguments.device}, {arguments.precision}, "
+             f"{torch.get_num_threads()} threads: against PEFT's LoRA, {arguments.steps} pairs")
+    table = Table(title=title)
+    for column in ("method", "PEFT s", "ours s", "time ratio", "95 % interval", "holds", "peak MB", "memory ratio",
+                   "memory holds"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    ok = True
+    for row in rows:
+        holds = row["low"] <= arguments.bound
+        cells = [row["method"], f"{row['peft']:.3f}", f"{row['ours']:.3f}", f"{row['ratio']:.3f}",
+                 f"[{row['low']:.3f}, {row['high']:.3f}]", "yes" if holds else "NO"]
+        if peaks:
+            ratio = peaks[row["method"]] / peaks["peft"]
+            cells += [f"{peaks[row['method']] / 2**20:.0f}", f"{ratio:.3f}", "yes" if ratio <= arguments.bound else "NO"]
+            holds = holds and ratio <= arguments.bound
+        ok = ok and holds
+        table.add_row(*cells)
+    Console(width=140).print(table)
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

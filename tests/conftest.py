@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with real data sets, weights and golden numbers."""
+    root = Path(os.environ.get("TENSLORADIST_DATA", Path(__file__).parents[2] / "shared"))
+    if not (root / "golden").is_dir():
+        pytest.skip(f"no real data at {root}; set TENSLORADIST_DATA")
+    return root

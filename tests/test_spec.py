@@ -1,0 +1,71 @@
+"""Specifications: closed, frozen, checked across fields, identified by content."""
+
+import pytest
+from pydantic import ValidationError
+from tensloradist.errors import UserError
+from tensloradist.spec import AdapterSpec, ComputeSpec, OptimizerSpec, RunSpec
+
+BASE = {
+    "backbone": {"name": "models/deit", "fingerprint": "b1"},
+    "task": {"name": "images", "data": "data/x", "fingerprint": "t1"},
+    "adapter": {"grouping": "qkv_depth"},
+}
+
+
+def run(**changes):
+    return RunSpec.model_validate({**BASE, **changes})
+
+
+@pytest.mark.parametrize(("changes", "field"), [
+    ({"adapter": {"grouping": "qkv_dept"}}, "grouping"),
+    ({"adapter": {"grouping": "qkv", "ranks": 0}}, "ranks"),
+    ({"adapter": {"grouping": "qkv", "ranks": {"input": 0}}}, "ranks"),
+    ({"adapter": {"grouping": "qkv", "ranks": 2.5}}, "ranks"),
+    ({"adapter": {"method": "lora", "grouping": "qkv"}}, "lora"),
+    ({"adapter": {"method": "tenslora"}}, "grouping"),
+    ({"adapter": {"method": "lorra"}}, "method"),
+    ({"adapter": {"grouping": "qkv", "dropout": 1.0}}, "dropout"),
+    ({"adapter": {"grouping": "qkv", "projections": ["query", "query"]}}, "twice"),
+    ({"adapter": {"grouping": "qkv", "sibling_draws": "identical"}}, "official"),
+    ({"adapter": {"grouping": "qkv", "dropout": 0.1}, "protocol": "official"}, "dropout"),
+    ({"optimizer": {"learning_rate": float("nan")}}, "learning_rate"),
+    ({"optimizer": {"epochs": 0}}, "epochs"),
+    ({"seeds": 3}, "seeds"),
+    ({"compute": {"processes": 2}}, "processes"),
+    ({"plugins": ["../evil"]}, "plugins"),
+])
+def test_what_is_refused_names_the_field(changes, field):
+    with pytest.raises(ValidationError, match=field):
+        run(**changes)
+
+
+def test_specs_are_frozen():
+    with pytest.raises(ValidationError):
+        run().seed = 3
+
+
+def test_official_protocol_has_its_own_defaults():
+    spec = run(protocol="official", task={**BASE["task"], "name": "mrpc"})
+    assert (spec.adapter.head_layout, spec.adapter.sibling_draws) == ("official", "identical")
+    assert (spec.task.max_length, spec.optimizer.warmup) == (512, 0.1)
+    assert (spec.optimizer.epochs, spec.optimizer.batch_size, spec.optimizer.learning_rate) == (10, 64, 5e-4)
+    chosen = run(protocol="official", adapter={"grouping": "att", "head_layout": "aligned"})
+    assert chosen.adapter.head_layout == "aligned"
+
+
+def test_no_identity_without_content():
+    with pytest.raises(UserError, match=r"backbone\.fingerprint"):
+        _ = run(backbone={"name": "models/deit"}).run_id
+
+
+def test_round_trip_through_json_keeps_the_identity():
+    spec = run(adapter={"grouping": "att", "ranks": {"input": 4, "head_dim": 2, "heads": 3}},
+               optimizer={"lr_multipliers": {"core": 8}})
+    assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert RunSpec.model_validate_json(spec.model_dump_json()).run_id == spec.run_id
+
+
+def test_defaults_by_method():
+    assert AdapterSpec(method="lora").initialization == "kaiming_uniform"
+    assert AdapterSpec(grouping="qkv").factorization == "tucker"
+    assert OptimizerSpec().weight_decay == 0.01 and ComputeSpec().processes == 1
