@@ -1,0 +1,47 @@
+# make demo: the main job on an embedded default.  make test: the tests.  Each makes .venv as needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+OUT ?= results/demo-report
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types evidence benchmark clean
+
+help:  ## What can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; '$(PYTHON)' is older. Use make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(BIN)/python -c '' 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	@# torch by itself first, so that its exact version is settled before anything asks for a range of it
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -E '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(INSTALLED)  ## The virtual environment .venv
+
+demo: $(INSTALLED)  ## Train the demo sweep and print its isorank and isoparameter tables
+	$(BIN)/tensloradist launch demo
+	$(BIN)/tensloradist report demo --out $(OUT)
+
+test: $(INSTALLED)  ## All tests but those of `make evidence`
+	$(BIN)/python -m pytest -q -m "not evidence"
+
+lint: $(INSTALLED)  ## ruff
+	$(BIN)/ruff check .
+
+types: $(INSTALLED)  ## mypy
+	$(BIN)/mypy
+
+benchmark: $(INSTALLED)  ## Step time and memory against PEFT's LoRA (about 20 minutes on 2 cores)
+	$(BIN)/python tests/benchmarks/adapter_step.py
+
+evidence: $(INSTALLED)  ## Scale runs and long repeats, for closing notes
+	$(BIN)/python -m pytest -q -m evidence
+	$(BIN)/python tests/benchmarks/adapter_step.py
+
+clean:  ## Remove the virtual environment and caches, never results
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist

@@ -1,0 +1,135 @@
+"""The check before the queue: every cell's ranks and parameters, proved on torch's meta device, and what is done.
+
+Each distinct backbone × adapter is built without memory, so that shapes and counts are facts before anything runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch.sweep import PlannedRun, Sweep, dumped
+from tensloradist import backbones
+from tensloradist.errors import UserError
+from tensloradist.results.claims import is_alive
+from tensloradist.results.layout import RunFolder, sweep_folder, write_once, write_replacing
+from tensloradist.results.schema import Manifest, ManifestRun
+from tensloradist.tasks import task_named
+
+
+@dataclass
+class Plan:
+    """A checked sweep: the state of each run, and what would have to be fetched first."""
+
+    sweep: Sweep
+    states: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    def counts(self) -> Counter[str]:
+        return Counter(self.states.values())
+
+    def to_run(self) -> list[PlannedRun]:
+        return [run for run in self.sweep.runs if self.states[run.run_id] == "planned"]
+
+
+def check(sweep: Sweep, root: Path) -> Plan:
+    """Build every distinct adapter on the meta device, compare its count, and look up what has a result.
+
+    Raises:
+        UserError: an adapter that cannot be expressed on its backbone.
+    """
+    _check_adapters(sweep)
+    states = {run.run_id: _state(RunFolder(root, run.run_id)) for run in sweep.runs}
+    backbone_specs = {run.spec.backbone for run in sweep.runs}
+    task_specs = {run.spec.task for run in sweep.runs}
+    missing = [line for spec in backbone_specs for line in backbones.missing(spec)]
+    missing += [line for spec in task_specs for line in task_named(spec.name).missing(spec)]
+    return Plan(sweep, states, sorted(missing))
+
+
+def _state(run: RunFolder) -> str:
+    if run.result.exists():
+        return "finished"
+    return "alive elsewhere" if is_alive(run) else "planned"
+
+
+def _check_adapters(sweep: Sweep) -> None:
+    import torch
+
+    from tensloradist.adapter import Adapter
+
+    distinct: dict[tuple[str, Any], PlannedRun] = {}
+    for run in sweep.runs:
+        distinct.setdefault((run.spec.adapter.model_dump_json(), run.shape), run)
+    for run in distinct.values():
+        with torch.device("meta"):
+            built = Adapter(run.spec.adapter, run.shape).num_parameters
+        if built != run.adapter_parameters:
+            raise RuntimeError(f"{run.row}: the adapter has {built} parameters, the formula says {run.adapter_parameters}")
+
+
+def as_json(plan: Plan) -> str:
+    """{'runs': […]} in launch order, one entry a run, with its first condition's budget and residual."""
+    runs = []
+    for run in plan.sweep.runs:
+        first, spec = run.conditions[0], run.spec
+        runs.append({
+            "run_id": run.run_id, "conditions": [c.condition for c in run.conditions], "condition": first.condition,
+            "method": spec.adapter.method, "grouping": spec.adapter.grouping,
+            "factorization": spec.adapter.factorization, "ranks": run.ranks, "seed": spec.seed,
+            "adapter_parameters": run.adapter_parameters, "budget": first.budget, "residual": first.residual,
+            "row": run.row, "backbone": run.backbone, "task": run.task,
+            "learning_rate": spec.optimizer.learning_rate, "state": plan.states[run.run_id],
+        })
+    return json.dumps({"name": plan.sweep.name, "runs": runs, "missing": plan.missing}, indent=1)
+
+
+@dataclass
+class Cell:
+    """One row of the printed plan: the runs that differ only by seed and learning rate (and other optimiser axes)."""
+
+    row: str
+    backbone: str
+    task: str
+    condition: str
+    ranks: dict[str, int]
+    parameters: int
+    residual: float
+    runs: int = 0
+
+
+def cells(sweep: Sweep) -> list[Cell]:
+    found: dict[tuple[str, ...], Cell] = {}
+    for run in sweep.runs:
+        for membership in run.conditions:
+            key = (run.row, run.backbone, run.task, membership.condition)
+            if key not in found:
+                found[key] = Cell(*key, run.ranks, run.adapter_parameters, membership.residual)
+            found[key].runs += 1
+    order: dict[str, list[Cell]] = defaultdict(list)
+    for cell in found.values():
+        order[cell.condition].append(cell)
+    return [cell for condition in sweep.conditions for cell in order[condition.name]]
+
+
+def write_manifest(sweep: Sweep, root: Path) -> Path:
+    """The sweep's immutable manifest, `results/sweeps/<name>/<digest>.json`; `latest` then names it."""
+    from hashlib import sha256
+
+    runs = tuple(
+        ManifestRun(run_id=run.run_id, spec=dumped(run.spec), row=run.row, backbone=run.backbone, task=run.task,
+                    ranks=run.ranks, adapter_parameters=run.adapter_parameters, conditions=tuple(run.conditions))
+        for run in sweep.runs
+    )
+    manifest = Manifest(name=sweep.name, sweep_sha256=sweep.sha256, conditions=sweep.conditions, runs=runs)
+    text = manifest.model_dump_json(indent=1) + "\n"
+    digest = sha256(text.encode()).hexdigest()[:16]
+    folder = sweep_folder(root, sweep.name)
+    path = folder / f"{digest}.json"
+    if not path.exists():
+        write_once(path, text)
+    write_replacing(folder / "latest", digest + "\n")
+    return path

@@ -1,0 +1,243 @@
+"""Sweep files: methods × conditions × axes × seeds, expanded into run specifications in seed-major order.
+
+A sweep speaks the field's language (`methods`, `conditions`, `seeds`); any scalar given as a list is an axis. Runs that
+serve two conditions are one run. Fields that are lists by nature (`projections`) are an axis only as a list of lists,
+and `compute`, which does not change a result, never is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from tensloradist import backbones, budget
+from tensloradist.config import expand_paths, read_yaml
+from tensloradist.errors import UserError, unknown
+from tensloradist.identity import resolve_all
+from tensloradist.modes import GROUPINGS, AttentionShape
+from tensloradist.plugins import load_plugins
+from tensloradist.results.schema import Condition, Membership
+from tensloradist.shipped import find_shipped
+from tensloradist.spec import AdapterSpec, PositiveInt, RunSpec, SpecModel
+from tensloradist.tasks import task_named
+from tensloradist.validation import validate
+
+Fields = dict[str, Any]
+LIST_FIELDS = {"projections", "log_with", "plugins"}
+METHODS = ("lora", "tenslora")
+
+
+class Isoparameter(SpecModel):
+    """The condition 'as many parameters as LoRA at these ranks'."""
+
+    lora_rank: list[PositiveInt] = Field(min_length=1)
+    strategy: Literal["balanced", "uniform"] = "balanced"
+    tolerance: float = Field(0.02, gt=0, lt=1)
+    pinned: dict[str, PositiveInt] = Field(default_factory=dict)
+
+
+class ConditionEntry(SpecModel):
+    """One entry of `conditions`: isorank or isoparameter."""
+
+    isorank: list[PositiveInt] | None = None
+    isoparameter: Isoparameter | None = None
+
+
+class SweepFile(SpecModel):
+    """A sweep file as it is written. What is inside the sections is checked as run specifications."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    description: str | None = None
+    backbone: dict[str, Any] | list[dict[str, Any]]
+    task: dict[str, Any] | list[dict[str, Any]]
+    methods: list[str | dict[str, dict[str, Any] | None]] = Field(min_length=1)
+    conditions: list[ConditionEntry] = Field(min_length=1)
+    seeds: PositiveInt | list[Annotated[int, Field(ge=0, strict=True)]] = 3
+    adapter: dict[str, Any] = Field(default_factory=dict)
+    optimizer: dict[str, Any] = Field(default_factory=dict)
+    precision: str | list[str] = "fp32"
+    protocol: str | list[str] = "sound"
+    compute: dict[str, Any] = Field(default_factory=dict)
+    plugins: list[str] = Field(default_factory=list)
+
+
+@dataclass
+class PlannedRun:
+    """One run of the plan, with its place in the tables."""
+
+    spec: RunSpec
+    run_id: str
+    row: str
+    backbone: str
+    task: str
+    ranks: dict[str, int]
+    adapter_parameters: int
+    shape: AttentionShape
+    conditions: list[Membership] = field(default_factory=list)
+
+
+@dataclass
+class Sweep:
+    """An expanded sweep: its conditions, and its runs in launch order (every cell's first seed comes first)."""
+
+    name: str
+    path: Path
+    sha256: str
+    conditions: tuple[Condition, ...]
+    runs: list[PlannedRun]
+
+
+def load_sweep(source: str) -> Sweep:
+    """The expanded sweep of a file, or of a shipped sweep by its name.
+
+    Raises:
+        UserError: whatever is wrong with the file, by field, or with the data and backbones that it names.
+    """
+    path = find_shipped("sweeps", source)
+    data = expand_paths(read_yaml(path), path.absolute().parent)
+    file = validate(SweepFile, data, str(path))
+    load_plugins(file.plugins)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    conditions = tuple(_conditions(file, str(path)))
+    return Sweep(file.name, path, digest, conditions, _runs(file, conditions, str(path)))
+
+
+def _conditions(file: SweepFile, where: str) -> Iterator[Condition]:
+    for index, entry in enumerate(file.conditions):
+        if (entry.isorank is None) == (entry.isoparameter is None):
+            raise UserError(f"{where}: conditions.{index}: must be either isorank: [ranks] or isoparameter: {{…}}")
+        for rank in entry.isorank or []:
+            yield Condition(name=f"isorank r={rank}", kind="isorank", rank=rank)
+        if entry.isoparameter is not None:
+            iso = entry.isoparameter
+            suffix = "" if iso.strategy == "balanced" else f" {iso.strategy}"
+            suffix += "".join(f" {mode}={rank}" for mode, rank in sorted(iso.pinned.items()))
+            for rank in iso.lora_rank:
+                yield Condition(name=f"isoparameter r={rank}{suffix}", kind="isoparameter", rank=rank,
+                                strategy=iso.strategy, tolerance=iso.tolerance, pinned=iso.pinned)
+
+
+def axes(fields: Mapping[str, Any]) -> Iterator[Fields]:
+    """Every combination of the values of a section: a list is an axis, unless the field is a list by nature.
+
+    Raises:
+        UserError: an empty axis.
+    """
+    names, values = [], []
+    for name, value in fields.items():
+        is_axis = isinstance(value, list) and (name not in LIST_FIELDS or any(isinstance(v, list) for v in value))
+        if is_axis and not value:
+            raise UserError(f"{name}: an empty list; give at least one value")
+        names.append(name)
+        values.append(value if is_axis else [value])
+    for combination in itertools.product(*values):
+        yield dict(zip(names, combination, strict=True))
+
+
+def _sections(section: Fields | list[Fields]) -> Iterator[Fields]:
+    for part in section if isinstance(section, list) else [section]:
+        yield from axes(part)
+
+
+def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
+    """(row label, adapter fields) of every method variant."""
+    for entry in file.methods:
+        pairs = [(entry, {})] if isinstance(entry, str) else [(name, options or {}) for name, options in entry.items()]
+        for method, options in pairs:
+            if method not in METHODS:
+                raise UserError(f"{where}: methods: {unknown('method', method, METHODS)}")
+            options = dict(options)
+            if method == "tenslora" and options.get("grouping", "all") == "all":
+                options["grouping"] = list(GROUPINGS)
+            if "ranks" in options:
+                raise UserError(f"{where}: methods.{method}.ranks: ranks come from the conditions; remove it")
+            for chosen in axes({**file.adapter, **options}):
+                yield _row(method, chosen, varied={**options, **{k: v for k, v in file.adapter.items()
+                                                                 if isinstance(v, list) and k not in LIST_FIELDS}}), \
+                    {"method": method, **chosen}
+
+
+def _row(method: str, chosen: Fields, varied: Fields) -> str:
+    """'lora', or 'qkv_depth tucker'; then the options that set this variant apart from the method's defaults."""
+    name = method if method == "lora" else f"{chosen['grouping']} {chosen.get('factorization') or 'tucker'}"
+    extra = [f"{key}={chosen[key]}" for key in varied if key not in ("grouping", "factorization")]
+    return " ".join([name, *extra])
+
+
+def _labelled(section: Fields | list[Fields], part: Fields, label: str) -> str:
+    """A task's or backbone's label, with the values of its axes other than its name."""
+    first = section if isinstance(section, dict) else {}
+    extra = [f"{key}={part[key]}" for key, value in first.items()
+             if isinstance(value, list) and key not in ("name", "data")]
+    return f"{label} [{', '.join(extra)}]" if extra else label
+
+
+def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[PlannedRun]:
+    seeds = list(range(file.seeds)) if isinstance(file.seeds, int) else file.seeds
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"{where}: seeds: {seeds} names one twice")
+    cells: dict[str, PlannedRun] = {}
+    bases = list(_bases(file, where))
+    bases = [(row, *labels, spec) for (row, *labels, _), spec in
+             zip(bases, resolve_all(spec for *_, spec in bases), strict=True)]
+    for row, backbone, task, base in bases:
+        shape = backbones.shape_of(base.backbone, base.adapter.projections)
+        for condition in conditions:
+            adapter = adapter_for(base.adapter, condition, shape)
+            spec = base.model_copy(update={"adapter": adapter})
+            key = f"{row}|{backbone}|{task}|{spec.canonical_json()}"
+            if key not in cells:
+                cells[key] = PlannedRun(spec, "", row, backbone, task, budget.resolve_ranks(adapter, shape),
+                                        budget.count(adapter, shape), shape)
+            lora = budget.lora_budget(shape, condition.rank)
+            residual = cells[key].adapter_parameters / lora - 1
+            cells[key].conditions.append(Membership(condition=condition.name, budget=lora, residual=residual))
+    runs: dict[tuple[str, str], PlannedRun] = {}
+    for seed in seeds:
+        for cell in cells.values():
+            spec = cell.spec.model_copy(update={"seed": seed})
+            run_id = spec.run_id
+            runs[cell.row, run_id] = PlannedRun(spec, run_id, cell.row, cell.backbone, cell.task, cell.ranks,
+                                                cell.adapter_parameters, cell.shape, cell.conditions)
+    return list(runs.values())
+
+
+def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec]]:
+    """(row, backbone label, task label, spec without its condition's ranks and seed)."""
+    base = {"compute": file.compute, "plugins": file.plugins}
+    for backbone in _sections(file.backbone):
+        for task in _sections(file.task):
+            for row, adapter in _methods(file, where):
+                for optimizer in axes(file.optimizer):
+                    for chosen in axes({"precision": file.precision, "protocol": file.protocol}):
+                        data = {**base, "backbone": backbone, "task": task, "adapter": adapter, "optimizer": optimizer,
+                                **chosen}
+                        spec = validate(RunSpec, data, where)
+                        varied = [f"{k}={chosen[k]}" for k in chosen if isinstance(getattr(file, k), list)]
+                        yield (" ".join([row, *varied]),
+                               _labelled(file.backbone, backbone, backbones.label(spec.backbone)),
+                               _labelled(file.task, task, task_named(spec.task.name).label(spec.task)), spec)
+
+
+def adapter_for(adapter: AdapterSpec, condition: Condition, shape: AttentionShape) -> AdapterSpec:
+    """The adapter with the ranks that the condition asks for."""
+    if condition.kind == "isorank":
+        return budget.isorank(adapter, condition.rank, shape)
+    pinned = {} if adapter.method == "lora" else condition.pinned
+    return budget.isoparameter(adapter, budget.lora_budget(shape, condition.rank), shape, condition.strategy or "balanced",
+                               condition.tolerance or 0.02, pinned)
+
+
+_SPEC = TypeAdapter(RunSpec)
+
+
+def dumped(spec: RunSpec) -> Fields:
+    """The spec as plain JSON values, for a manifest."""
+    dump: Fields = _SPEC.dump_python(spec, mode="json")
+    return dump

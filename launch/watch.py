@@ -1,0 +1,155 @@
+"""Watching a local launch: a live table of cells × seeds on a terminal, a line for each finished run in a pipe."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from launch.plan import Plan
+from launch.submit import LocalLaunch
+from launch.sweep import PlannedRun
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.publish import read_failure, read_result
+
+SYMBOLS = {"planned": ("·", "dim"), "finished": ("✓", "green"), "diverged": ("∞", "yellow"), "failed": ("✗", "red"),
+           "alive elsewhere": ("⇄", "cyan")}
+MOST_ROWS = 30  # of the live table; larger sweeps show counts only
+
+
+@dataclass
+class Ended:
+    """A run of this launch that has ended."""
+
+    run: PlannedRun
+    state: str
+    score: float | None = None
+    cause: str | None = None
+    message: str | None = None
+    log: Path | None = None
+
+
+class Watcher:
+    """The states of a launch's runs, read from files."""
+
+    def __init__(self, plan: Plan, root: Path, launch: LocalLaunch) -> None:
+        self.plan, self.root, self.launch = plan, root, launch
+        self.states = dict(plan.states)
+        self.ended: dict[str, Ended] = {}
+        self.began = time.monotonic()
+        self._open = {run.run_id: run for run in plan.to_run()}
+
+    def look(self) -> list[Ended]:
+        """What has ended since the last look."""
+        news = []
+        for run_id, run in list(self._open.items()):
+            folder = RunFolder(self.root, run_id)
+            if folder.result.exists():
+                result = read_result(folder.result)
+                news.append(Ended(run, result.state, result.metrics.score))
+            elif folder.path.is_dir():
+                failure = read_failure(folder)
+                if failure is None or failure.attempt <= self.launch.baseline[run_id] or failure.cause == "interrupted":
+                    continue
+                news.append(Ended(run, "failed", cause=failure.cause, message=failure.message,
+                                  log=folder.attempt(failure.attempt) / "log.txt"))
+            else:
+                continue
+            del self._open[run_id]
+            self.states[run_id] = news[-1].state
+            self.ended[run_id] = news[-1]
+        return news
+
+    def workers(self) -> list[dict[str, Any]]:
+        found = []
+        for path in sorted(self.launch.folder.glob("worker-*.json")):
+            found.append(json.loads(path.read_text()))
+        return found
+
+    def elapsed_seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def remaining_seconds(self) -> float | None:
+        done, total = len(self.ended), len(self.launch.baseline)
+        return self.elapsed_seconds() / done * (total - done) if done else None
+
+    def failures(self) -> list[Ended]:
+        return [ended for ended in self.ended.values() if ended.state == "failed"]
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def follow(watcher: Watcher, console: Console) -> None:
+    """Watch until no worker runs."""
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            while watcher.launch.is_running():
+                watcher.look()
+                live.update(_live(watcher))
+                time.sleep(0.25)
+    else:
+        while watcher.launch.is_running():
+            _print_news(watcher, console)
+            time.sleep(0.5)
+    _print_news(watcher, console)
+
+
+def _print_news(watcher: Watcher, console: Console) -> None:
+    for ended in watcher.look():
+        done, total = len(watcher.ended), len(watcher.launch.baseline)
+        run = ended.run
+        what = f"{run.task}, {run.row}, {run.conditions[0].condition}, seed {run.spec.seed}"
+        score = f" {100 * ended.score:.1f}" if ended.score is not None else ""
+        text = f"[{done}/{total}] {what}: {ended.state}{score}" + (f" ({ended.cause}: {ended.message})" if ended.cause else "")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _live(watcher: Watcher) -> Group:
+    done, total = len(watcher.ended), len(watcher.launch.baseline)
+    failed = len(watcher.failures())
+    line = Text(f"{watcher.plan.sweep.name}: {done} of {total} runs, {failed} failed, "
+                f"{duration(watcher.remaining_seconds())} left")
+    parts: list[Any] = [line, ProgressBar(total=max(total, 1), completed=done, width=60)]
+    for number, worker in enumerate(watcher.workers()):
+        if worker.get("step"):
+            parts.append(Text(f"worker {number}: {worker['task']}, {worker['row']}, seed {worker['seed']}: epoch "
+                              f"{worker['epoch']}, step {worker['step']}" +
+                              (f" of {worker['steps']}, loss {worker['loss']:.3f}" if "loss" in worker else ""), style="dim"))
+    table = cell_table(watcher)
+    return Group(*parts, *([table] if table is not None else []))
+
+
+def cell_table(watcher: Watcher) -> Table | None:
+    """Cells × seeds, a symbol for each run; None where that would not fit."""
+    cells: dict[tuple[str, ...], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for run in watcher.plan.sweep.runs:
+        key = (run.backbone, run.task, run.row, run.conditions[0].condition)
+        cells[key][run.spec.seed].append(run.run_id)
+    if len(cells) > MOST_ROWS:
+        return None
+    table = Table(box=None, pad_edge=False)
+    for name in ("backbone", "task", "method", "condition", "seeds"):
+        table.add_column(name)
+    for key, seeds in cells.items():
+        marks = Text()
+        for runs in seeds.values():
+            for run_id in runs:
+                marks.append(*SYMBOLS[watcher.states[run_id]])
+            marks.append(" ")
+        table.add_row(*key, marks)
+    return table

@@ -1,0 +1,1 @@
+"""Shipped sweep files, found by name: `tensloradist plan demo`."""

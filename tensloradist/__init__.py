@@ -1,0 +1,35 @@
+"""tensloradist: tensor low-rank adaptation of Transformers, and fair comparison of its members.
+
+Importing this package imports no torch: the names below are loaded when they are used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Adapter": "tensloradist.adapter",
+    "attach": "tensloradist.adapter",
+    "detach": "tensloradist.adapter",
+    "load": "tensloradist.adapter",
+    "AdapterSpec": "tensloradist.spec",
+    "RunSpec": "tensloradist.spec",
+    "AttentionShape": "tensloradist.modes",
+    "UserError": "tensloradist.errors",
+}
+
+if TYPE_CHECKING:
+    from tensloradist.adapter import Adapter, attach, detach, load
+    from tensloradist.errors import UserError
+    from tensloradist.modes import AttentionShape
+    from tensloradist.spec import AdapterSpec, RunSpec
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+__all__ = ["Adapter", "AdapterSpec", "AttentionShape", "RunSpec", "UserError", "attach", "detach", "load"]

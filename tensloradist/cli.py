@@ -1,0 +1,66 @@
+"""The command line `tensloradist`: the commands of one run here, those of sweeps and tables from entry points.
+
+A mistake of the user is one message and exit code 2; a bug keeps its traceback. Heavy imports happen inside commands.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import entry_points
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        import typer
+    except ModuleNotFoundError:
+        sys.exit("The commands need more than the adapters: pip install 'tensloradist[all]'")
+    from tensloradist.errors import UserError
+
+    try:
+        code = _application()(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except typer.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # The reader has gone, as with `| head`: nothing is left to say, and the interpreter must not try to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 1
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message())
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> None:
+    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    sys.stderr.write(f"{red}error:{plain} {message}\n")
+    sys.exit(2)
+
+
+def _application():  # type: ignore[no-untyped-def]  # typer is optional, so its types are not named here
+    import typer
+
+    from tensloradist.commands import evaluate, fetch, params, run
+    from tensloradist.doctor import doctor
+
+    app = typer.Typer(
+        name="tensloradist", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+        rich_markup_mode=None, help="Benchmark tensor low-rank adaptation of Transformers: sweeps over groupings, "
+        "ranks and seeds, and the isorank and isoparameter tables.",
+        epilog="Start with:  tensloradist launch demo && tensloradist report demo --out report",
+    )
+    for command in (run, evaluate, fetch, params, doctor):
+        app.command()(command)
+    for entry in sorted(entry_points(group="tensloradist.commands"), key=lambda entry: entry.name, reverse=True):
+        entry.load()(app)
+    return app
+
+
+if __name__ == "__main__":
+    main()

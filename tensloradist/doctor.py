@@ -1,0 +1,119 @@
+"""The command `doctor`: versions, devices, what the results folder's file system does, and an all-reduce."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_ALL_REDUCE = """
+import os, datetime, torch, torch.distributed as dist
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+value = torch.tensor([float(dist.get_rank() + 1)])
+dist.all_reduce(value)
+assert value.item() == 3.0, value
+dist.destroy_process_group()
+"""
+
+
+def doctor(
+    results: Annotated[Path | None, typer.Option("--results", help="Folder to test [TENSLORADIST_RESULTS, ./results].")] = None,
+) -> None:
+    """Check this machine: versions, devices, the results folder's file system, an all-reduce between two processes.
+
+    Example:
+
+        tensloradist doctor --results /shared/results
+
+    Exit code: 1 when a check fails.
+    """
+    from tensloradist.results.layout import results_root
+
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("versions", _versions), ("devices", _devices), ("CPU threads", _threads),
+        ("file system", lambda: _file_system(results_root(results))), ("all-reduce, 2 processes", _all_reduce),
+    ]
+    failed = 0
+    for name, check in checks:
+        try:
+            mark, said = "ok", check()
+        except (AssertionError, OSError, ImportError, subprocess.SubprocessError) as error:
+            mark, said = "FAILED", f"{type(error).__name__}: {error}"
+            failed += 1
+        typer.echo(f"{mark:7} {name}: {said}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _versions() -> str:
+    from tensloradist._torchvision import declare_missing_operators
+    from tensloradist.training.provenance import provenance
+
+    declare_missing_operators()
+    import torchvision  # noqa: F401 (that it imports is the check)
+
+    return ", ".join(f"{name} {version}" for name, version in provenance()["versions"].items())
+
+
+def _devices() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no CUDA device; runs use the CPU"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _threads() -> str:
+    import torch
+
+    return f"{torch.get_num_threads()} of {len(os.sched_getaffinity(0))} available cores"
+
+
+def _file_system(root: Path) -> str:
+    """What claims and results rely on: exclusive links that count, atomic replacement, fsync."""
+    from tensloradist.results.layout import link_once, write_replacing
+
+    folder = root / f".doctor-{uuid.uuid4().hex}"
+    folder.mkdir(parents=True)
+    try:
+        source, other, target = folder / "a", folder / "b", folder / "linked"
+        write_replacing(source, "a")
+        write_replacing(other, "b")
+        assert link_once(source, target), "a first link did not succeed"
+        assert not link_once(other, target), "a second link to the same name succeeded"
+        assert target.read_text() == "a", "a link's content changed"
+        began = time.perf_counter()
+        for index in range(20):
+            write_replacing(source, str(index))
+        each = (time.perf_counter() - began) / 20
+        assert target.read_text() == "a", "rename over one link changed the other"
+    finally:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    return f"{root}: links are exclusive, renames replace; a synced write takes {1000 * each:.1f} ms"
+
+
+def _all_reduce() -> str:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    began = time.perf_counter()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _ALL_REDUCE], stderr=subprocess.PIPE, text=True, env={
+            **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.strip().splitlines()[-1:]
+    return f"gloo, {time.perf_counter() - began:.1f} s with start-up"

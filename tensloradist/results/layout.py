@@ -1,0 +1,93 @@
+"""Where things lie in a results folder, and the two ways to write there without losing anything.
+
+What may be replaced (caches, pointers) is written to a temporary file, synced and renamed over; what may not
+(specifications, results, claims) is linked into place, so that the first writer wins for ever. No torch here.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+ATTEMPT_DIGITS = 4
+
+
+def results_root(given: str | os.PathLike[str] | None = None) -> Path:
+    """The results folder: as given, else TENSLORADIST_RESULTS, else ./results."""
+    return Path(given or os.environ.get("TENSLORADIST_RESULTS") or "results")
+
+
+class RunFolder:
+    """The folder of one run, `results/runs/<run_id>`."""
+
+    def __init__(self, root: Path, run_id: str) -> None:
+        self.run_id = run_id
+        self.path = root / "runs" / run_id
+        self.spec = self.path / "spec.json"
+        self.result = self.path / "result.json"
+        self.attempts = self.path / "attempts"
+
+    def attempt(self, number: int) -> Path:
+        return self.attempts / f"{number:0{ATTEMPT_DIGITS}d}"
+
+    def attempt_numbers(self) -> list[int]:
+        if not self.attempts.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.attempts.iterdir() if path.name.isdigit())
+
+
+def sweep_folder(root: Path, name: str) -> Path:
+    """The folder of a sweep's manifests, `results/sweeps/<name>`."""
+    return root / "sweeps" / name
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_replacing(path: Path, text: str) -> None:
+    """Write a file whole, in the place of an older one if there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    _write_synced(temporary, text)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def write_once(path: Path, text: str) -> bool:
+    """Write a file whole unless it exists; False if it does. Of several writers at once, exactly one succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    _write_synced(temporary, text)
+    try:
+        return link_once(temporary, path)
+    finally:
+        temporary.unlink()
+
+
+def link_once(source: Path, target: Path) -> bool:
+    """Link a synced file to its final name; False if that name is taken. The source must have no other link yet.
+
+    On NFS a retried link can report failure after success, or the reverse: the number of links decides.
+    """
+    before = os.stat(source).st_nlink
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        pass  # decided below
+    made = os.stat(source).st_nlink > before
+    sync_folder(target.parent)
+    return made

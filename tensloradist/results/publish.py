@@ -1,0 +1,91 @@
+"""Publishing and reading results: validated when written and when read, the first one for ever. No torch here."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tensloradist.errors import UserError
+from tensloradist.results.layout import RunFolder, link_once, sync_folder, write_once
+from tensloradist.results.schema import RESULT_SCHEMA_VERSION, Failure, Result
+from tensloradist.spec import RunSpec
+
+
+class BrokenResult(UserError):
+    """A result file that is not a result of this version."""
+
+
+def read_result(path: Path) -> Result:
+    """The validated result in a file.
+
+    Raises:
+        BrokenResult: unreadable, of another schema version, or not what the schema says.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BrokenResult(f"{path}: cannot be read as a result ({error})") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != RESULT_SCHEMA_VERSION:
+        raise BrokenResult(f"{path}: schema_version {version!r}; this version reads {RESULT_SCHEMA_VERSION}")
+    try:
+        return Result.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BrokenResult(f"{path}: not a valid result ({field}: {first['msg']})") from error
+
+
+def publish(run: RunFolder, result: Result) -> bool:
+    """Write the attempt's result.json and link it as the run's; False if the run has one already.
+
+    A later result stays in its attempt, as a duplicate that can be compared.
+    """
+    attempt = run.attempt(result.attempt)
+    path = attempt / "result.json"
+    with path.open("x", encoding="utf-8") as file:
+        file.write(Result.model_validate(result.model_dump()).model_dump_json(indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(attempt)
+    return link_once(path, run.result)
+
+
+def write_spec(run: RunFolder, spec: RunSpec) -> None:
+    """Store the full resolved specification once.
+
+    Raises:
+        UserError: the folder holds another specification with the same id (a default has changed): shows the diff.
+    """
+    text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+    if write_once(run.spec, text):
+        return
+    try:
+        stored = RunSpec.model_validate_json(run.spec.read_text())
+    except ValidationError as error:
+        raise UserError(f"{run.spec}: not a specification of this version ({error.errors()[0]['msg']})") from error
+    if stored.canonical_json() != spec.canonical_json():
+        lines = [json.dumps(json.loads(s.canonical_json()), indent=1, sort_keys=True).splitlines() for s in (stored, spec)]
+        diff = "\n".join(difflib.unified_diff(*lines, "stored", "new", lineterm="", n=0))
+        raise UserError(f"{run.spec}: the stored specification differs from this run's, though their ids agree:\n{diff}")
+
+
+def write_failure(attempt: Path, failure: Failure) -> None:
+    """Record why an attempt ended without a result; the first word stays."""
+    write_once(attempt / "failure.json", failure.model_dump_json(indent=2) + "\n")
+
+
+def read_failure(run: RunFolder) -> Failure | None:
+    """The newest attempt's failure, if it ended with one."""
+    for number in reversed(run.attempt_numbers()):
+        path = run.attempt(number) / "failure.json"
+        if path.exists():
+            try:
+                return Failure.model_validate_json(path.read_text())
+            except ValidationError as error:
+                raise BrokenResult(f"{path}: not a valid failure record ({error.errors()[0]['msg']})") from error
+    return None

@@ -1,0 +1,128 @@
+"""The schema of `result.json` and of a sweep's manifest: what training writes and the analysis reads. No torch here.
+
+Files are validated when written and when read; a file of another `schema_version` is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RESULT_SCHEMA_VERSION = 1
+MANIFEST_SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Metrics(Record):
+    """Scores in the metric's own unit (accuracy, F1 and correlations in 0..1, not percent). null: not defined (NaN)."""
+
+    primary: str = Field(description="name of the metric that is the score, e.g. accuracy")
+    validation: dict[str, float | None] = Field(description="at the last epoch")
+    test: dict[str, float | None] = Field(description="at the last epoch")
+    test_at_best_validation: dict[str, float | None]
+    best_epoch: int | None = Field(description="1-based epoch that was best on validation (official: on test)")
+    score: float | None = Field(description="the protocol's score: sound, test at the last epoch; official, best on test")
+    validation_score: float | None = Field(description="primary metric on validation at the last epoch")
+
+
+class Times(Record):
+    """Seconds of wall clock; step_seconds is the median over training steps."""
+
+    total_seconds: float
+    load_seconds: float
+    train_seconds: float
+    evaluate_seconds: float
+    step_seconds: float | None
+    samples_per_second: float | None
+    steps: int
+
+
+class PeakMemory(Record):
+    """Bytes. host: resident set (VmHWM) of the process; device: CUDA allocations, null without a GPU."""
+
+    host_bytes: int | None
+    device_bytes: int | None
+
+
+class Fingerprints(Record):
+    """What must be equal between runs that are paired by seed."""
+
+    data: str
+    split: str
+    data_order: str = Field(description="hash of the sample order of the first epoch")
+    head: str = Field(description="hash of the classification head's initial weights")
+    backbone: str = Field(description="hash of the frozen weights at the start")
+
+
+class Result(Record):
+    """`result.json`: one finished (or diverged) run, published once and for ever."""
+
+    schema_version: Literal[1] = RESULT_SCHEMA_VERSION
+    run_id: str
+    state: Literal["finished", "diverged"]
+    attempt: int
+    metrics: Metrics
+    adapter_parameters: int
+    trainable_parameters: int
+    times: Times
+    peak_memory: PeakMemory
+    fingerprints: Fingerprints
+    provenance: dict[str, Any] = Field(description="versions, hardware, commit, precision, threads, host, user, warm")
+
+
+class Failure(Record):
+    """`attempts/NNNN/failure.json`: an attempt that ended without a result."""
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    attempt: int
+    cause: Literal["configuration", "data_missing", "out_of_device_memory", "out_of_host_memory", "killed",
+                   "interrupted", "communication", "bug"]
+    message: str = Field(description="one line")
+    traceback: str | None = None
+
+
+class Condition(Record):
+    """One column of the tables: isorank at a rank, or isoparameter to LoRA at a rank."""
+
+    name: str = Field(description="'isorank r=4', 'isoparameter r=4'")
+    kind: Literal["isorank", "isoparameter"]
+    rank: int = Field(description="isorank: the rank of every mode; isoparameter: the LoRA baseline's rank")
+    strategy: str | None = Field(None, description="isoparameter: how the solver chose the mode ranks")
+    tolerance: float | None = Field(None, description="isoparameter: largest |residual| accepted")
+    pinned: dict[str, int] = Field(default_factory=dict, description="isoparameter: modes that were not solved for")
+
+
+class Membership(Record):
+    """One run's place in one condition."""
+
+    condition: str = Field(description="Condition.name")
+    budget: int = Field(description="adapter parameters of the LoRA baseline")
+    residual: float = Field(description="adapter_parameters / budget - 1")
+
+
+class ManifestRun(Record):
+    """One planned run, in launch order (seed-major)."""
+
+    run_id: str
+    spec: dict[str, Any] = Field(description="RunSpec.model_dump(mode='json'), resolved")
+    row: str = Field(description="the tables' row: 'lora', 'qkv_depth tucker', with the method's own options if any")
+    backbone: str = Field(description="short label of the backbone for tables, e.g. deit_tiny")
+    task: str = Field(description="short label of the task for tables, e.g. dtd10")
+    ranks: dict[str, int] = Field(description="resolved rank of each mode")
+    adapter_parameters: int
+    conditions: tuple[Membership, ...] = Field(min_length=1)
+
+
+class Manifest(Record):
+    """A sweep as it was launched: `results/sweeps/<name>/<digest>.json`, immutable; `latest` names the newest digest."""
+
+    schema_version: Literal[1] = MANIFEST_SCHEMA_VERSION
+    name: str
+    sweep_sha256: str = Field(description="of the sweep file's text")
+    conditions: tuple[Condition, ...]
+    runs: tuple[ManifestRun, ...]

@@ -1,0 +1,39 @@
+"""Shipped sweeps and cluster profiles: found by name, in a checkout and in an installed wheel alike."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from tensloradist.errors import UserError, unknown
+
+
+def shipped_folder(kind: str) -> Path:
+    """The folder of shipped files: 'sweeps', or 'slurm/profiles'."""
+    package, *rest = kind.split("/")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"the shipped {kind} are not installed; reinstall tensloradist")
+    return Path(next(iter(spec.submodule_search_locations)), *rest)
+
+
+def shipped_names(kind: str) -> list[str]:
+    folder = shipped_folder(kind)
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def find_shipped(kind: str, source: str) -> Path:
+    """A file by its path, or a shipped one by its name (without .yaml).
+
+    Raises:
+        UserError: neither exists; lists the shipped names.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = shipped_folder(kind) / f"{source}.yaml"
+    if shipped.is_file():
+        return shipped
+    if path.suffix in (".yaml", ".yml") or "/" in source and source not in shipped_names(kind):
+        raise UserError(f"{source}: no such file; the shipped ones are {', '.join(shipped_names(kind))}")
+    raise unknown(f"{kind.split('/')[-1].rstrip('s')}", source, shipped_names(kind))
