@@ -11,7 +11,9 @@ import typer
 def report(
     sweep: Annotated[str, typer.Argument(help="A sweep file, or the name of a launched sweep.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for tables.md and tables.csv.")],
-    results: Annotated[Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")
+    ] = None,
 ) -> None:
     """Write and print the isorank and isoparameter tables of a sweep, finished or still running.
 

@@ -34,14 +34,28 @@ class Loaded:
 
 
 COLUMNS = {
-    "run_id": "identity of the run", "row": "method: grouping, factorisation and options", "backbone": "", "task": "",
-    "condition": "isorank r=… or isoparameter r=…", "kind": "isorank or isoparameter", "seed": "training seed",
-    "state": "finished, diverged, failed, missing or broken", "cause": "why it failed",
-    "score": "the protocol's test score, in the metric's own unit", "validation_score": "at the last epoch",
-    "metric": "name of the score's metric", "adapter_parameters": "", "budget": "LoRA's parameters",
-    "residual": "adapter_parameters / budget - 1", "all_ranks_equal": "every mode has the condition's rank",
-    "learning_rate": "", "hardware": "", "versions": "", "precision": "",
-    "step_seconds": "median of the training steps", "peak_bytes": "device, else host",
+    "run_id": "identity of the run",
+    "row": "method: grouping, factorisation and options",
+    "backbone": "",
+    "task": "",
+    "condition": "isorank r=… or isoparameter r=…",
+    "kind": "isorank or isoparameter",
+    "seed": "training seed",
+    "state": "finished, diverged, failed, missing or broken",
+    "cause": "why it failed",
+    "score": "the protocol's test score, in the metric's own unit",
+    "validation_score": "at the last epoch",
+    "metric": "name of the score's metric",
+    "adapter_parameters": "",
+    "budget": "LoRA's parameters",
+    "residual": "adapter_parameters / budget - 1",
+    "all_ranks_equal": "every mode has the condition's rank",
+    "learning_rate": "",
+    "hardware": "",
+    "versions": "",
+    "precision": "",
+    "step_seconds": "median of the training steps",
+    "peak_bytes": "device, else host",
     **{f"fingerprint_{name}": "equal in runs that may be paired" for name in FINGERPRINTS},
 }
 
@@ -69,14 +83,24 @@ def load(source: str, root: Path) -> Loaded:
         outcome = cache[run.run_id]
         for membership in run.conditions:
             condition = conditions[membership.condition]
-            rows.append({
-                "run_id": run.run_id, "row": run.row, "backbone": run.backbone, "task": run.task,
-                "condition": condition.name, "kind": condition.kind, "seed": run.spec["seed"],
-                "budget": membership.budget, "residual": membership.residual,
-                "adapter_parameters": run.adapter_parameters,
-                "all_ranks_equal": all(rank == condition.rank for rank in run.ranks.values()),
-                "ranks": ", ".join(f"{mode} {rank}" for mode, rank in run.ranks.items()), **_axes(run), **outcome,
-            })
+            rows.append(
+                {
+                    "run_id": run.run_id,
+                    "row": run.row,
+                    "backbone": run.backbone,
+                    "task": run.task,
+                    "condition": condition.name,
+                    "kind": condition.kind,
+                    "seed": run.spec["seed"],
+                    "budget": membership.budget,
+                    "residual": membership.residual,
+                    "adapter_parameters": run.adapter_parameters,
+                    "all_ranks_equal": all(rank == condition.rank for rank in run.ranks.values()),
+                    "ranks": ", ".join(f"{mode} {rank}" for mode, rank in run.ranks.items()),
+                    **_axes(run),
+                    **outcome,
+                }
+            )
     loaded.frame = pd.DataFrame(rows)
     return loaded
 
@@ -99,16 +123,19 @@ def _manifest(name: str, root: Path) -> Manifest:
     folder = sweep_folder(root, name)
     if not (folder / "latest").exists():
         known = sorted(path.parent.name for path in root.glob("sweeps/*/latest"))
-        raise UserError(f"sweep {name!r} has not been launched with the results folder {root}; launched there: "
-                        f"{', '.join(known) or 'none'}. Use --results, or `tensloradist launch`")
+        raise UserError(
+            f"sweep {name!r} has not been launched with the results folder {root}; launched there: "
+            f"{', '.join(known) or 'none'}. Use --results, or `tensloradist launch`"
+        )
     path = folder / f"{(folder / 'latest').read_text().strip()}.json"
     try:
         return Manifest.model_validate_json(path.read_text())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; the manifest that `latest` names is gone") from error
     except ValidationError as error:
-        raise UserError(f"{path}: not a manifest of version {MANIFEST_SCHEMA_VERSION} "
-                        f"({error.errors()[0]['msg']})") from error
+        raise UserError(
+            f"{path}: not a manifest of version {MANIFEST_SCHEMA_VERSION} ({error.errors()[0]['msg']})"
+        ) from error
 
 
 def _axes(run: ManifestRun) -> dict[str, Any]:
@@ -140,8 +167,11 @@ def _outcome(folder: RunFolder, broken: list[str]) -> dict[str, Any]:
 def _columns(result: Result) -> dict[str, Any]:
     hardware, versions = result.provenance.get("hardware", {}), result.provenance.get("versions", {})
     return {
-        "state": result.state, "score": result.metrics.score, "validation_score": result.metrics.validation_score,
-        "metric": result.metrics.primary, "step_seconds": result.times.step_seconds,
+        "state": result.state,
+        "score": result.metrics.score,
+        "validation_score": result.metrics.validation_score,
+        "metric": result.metrics.primary,
+        "step_seconds": result.times.step_seconds,
         "total_seconds": result.times.total_seconds,
         "peak_bytes": result.peak_memory.device_bytes or result.peak_memory.host_bytes,
         "hardware": str(hardware.get("gpu") or hardware.get("cpu")),

@@ -11,8 +11,10 @@ from analysis.tables import Block, Cell, Row
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEAD = ("Scores × 100: mean ± half the 95 % t interval over seeds, which covers the randomness of training, not the sampling "
-        "of test examples. Δ: paired difference to LoRA in points, with its 95 % interval. Bold: best complete mean.")
+HEAD = (
+    "Scores × 100: mean ± half the 95 % t interval over seeds, which covers the randomness of training, not the "
+    "sampling of test examples. Δ: paired difference to LoRA in points, with its 95 % interval. Bold: best complete mean."
+)
 
 
 def score(cell: Cell | None) -> str:
@@ -84,16 +86,44 @@ def markdown(name: str, blocks: list[Block], warnings: list[str]) -> str:
         table = [header(block), *body(block, ("**", "**"))]
         widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         rule = ["-" * widths[0]] + ["-" * (w - 1) + ":" for w in widths[1:]]
-        padded = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
-                  for line in (table[0], *table[1:])]
-        parts += [f"## {title(block)}", "", *("| " + " | ".join(line) + " |" for line in (padded[0], rule, *padded[1:])), ""]
+        padded = [
+            [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
+            for line in (table[0], *table[1:])
+        ]
+        parts += [
+            f"## {title(block)}",
+            "",
+            *("| " + " | ".join(line) + " |" for line in (padded[0], rule, *padded[1:])),
+            "",
+        ]
         parts += [f"- {note}" for note in block.notes] + [""]
     return "\n".join(parts)
 
 
-CSV_COLUMNS = ("backbone", "condition", "method", "task", "metric", "mean", "half_width_95", "seeds", "planned_seeds",
-               "not_finished", "adapter_parameters", "residual", "ranks", "beyond_budget", "refused", "difference_to_lora",
-               "difference_half_width_95", "paired_seeds", "p_sign_flip", "p_holm", "best", "chosen")
+CSV_COLUMNS = (
+    "backbone",
+    "condition",
+    "method",
+    "task",
+    "metric",
+    "mean",
+    "half_width_95",
+    "seeds",
+    "planned_seeds",
+    "not_finished",
+    "adapter_parameters",
+    "residual",
+    "ranks",
+    "beyond_budget",
+    "refused",
+    "difference_to_lora",
+    "difference_half_width_95",
+    "paired_seeds",
+    "p_sign_flip",
+    "p_holm",
+    "best",
+    "chosen",
+)
 
 
 def tidy_csv(blocks: list[Block]) -> str:
@@ -106,15 +136,32 @@ def tidy_csv(blocks: list[Block]) -> str:
             for task in block.tasks:
                 cell = row.cells.get(task)
                 d = cell.difference if cell else None
-                writer.writerow([
-                    block.backbone, block.condition.name, row.name, task, block.metrics[task],
-                    cell.mean if cell else None, cell.half_width if cell else None, len(cell.scores) if cell else 0,
-                    cell.planned if cell else 0,
-                    "; ".join(f"{n} {s}" for s, n in sorted(cell.other.items())) if cell else None, row.parameters,
-                    row.residual, row.ranks, row.beyond_budget, row.refused, d.effect if d else None,
-                    d.half_width if d else None, d.n if d else None, d.p if d else None, d.p_holm if d else None,
-                    cell.best if cell else False, cell.choice.describe() if cell and cell.choice else None,
-                ])
+                writer.writerow(
+                    [
+                        block.backbone,
+                        block.condition.name,
+                        row.name,
+                        task,
+                        block.metrics[task],
+                        cell.mean if cell else None,
+                        cell.half_width if cell else None,
+                        len(cell.scores) if cell else 0,
+                        cell.planned if cell else 0,
+                        "; ".join(f"{n} {s}" for s, n in sorted(cell.other.items())) if cell else None,
+                        row.parameters,
+                        row.residual,
+                        row.ranks,
+                        row.beyond_budget,
+                        row.refused,
+                        d.effect if d else None,
+                        d.half_width if d else None,
+                        d.n if d else None,
+                        d.p if d else None,
+                        d.p_holm if d else None,
+                        cell.best if cell else False,
+                        cell.choice.describe() if cell and cell.choice else None,
+                    ]
+                )
     return out.getvalue()
 
 

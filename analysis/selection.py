@@ -22,8 +22,10 @@ class Choice:
     at_edge: bool
 
     def describe(self) -> str:
-        values = ", ".join(f"{name.removeprefix('optimizer.')} {value:g}" if isinstance(value, float) else f"{name} {value}"
-                           for name, value in self.chosen.items())
+        values = ", ".join(
+            f"{name.removeprefix('optimizer.')} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.chosen.items()
+        )
         return values + (" (at the grid's edge)" if self.at_edge else "")
 
 
@@ -53,7 +55,7 @@ def select(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Choice]]:
         key, chosen = settings[best]
         values = dict(zip(axes, key, strict=True))
         kept.append(chosen)
-        choices.append(Choice(tuple(cell), values, len(settings), len(common), _at_edge(values, group)))
+        choices.append(Choice(tuple(map(str, cell)), values, len(settings), len(common), _at_edge(values, group)))
     return pd.concat(kept), choices
 
 

@@ -104,11 +104,23 @@ def _block(backbone: str, condition: Condition, part: pd.DataFrame, chosen: dict
         refused = None
         if condition.kind == "isorank" and not runs["all_ranks_equal"].all():
             refused = f"its ranks ({first['ranks']}) are not all {condition.rank}"
-        cells = {task: _cell(runs[runs["task"] == task], chosen.get((backbone, task, condition.name, name)))
-                 for task in tasks if refused is None}
+        cells = {
+            task: _cell(runs[runs["task"] == task], chosen.get((backbone, task, condition.name, name)))
+            for task in tasks
+            if refused is None
+        }
         beyond = condition.tolerance is not None and abs(first["residual"]) > condition.tolerance
-        rows.append(Row(name, int(first["adapter_parameters"]), float(first["residual"]), str(first["ranks"]), beyond,
-                        refused, cells))
+        rows.append(
+            Row(
+                name,
+                int(first["adapter_parameters"]),
+                float(first["residual"]),
+                str(first["ranks"]),
+                beyond,
+                refused,
+                cells,
+            )
+        )
     notes: list[str] = []
     for task in tasks:
         rows = _compare(rows, task, part[part["task"] == task], notes)
@@ -160,13 +172,19 @@ def _compare(rows: list[Row], task: str, part: pd.DataFrame, notes: list[str]) -
     if tested:
         need, have = seeds_needed(len(tested)), min(d.n for d in differences.values())
         if have < need:
-            notes.append(f"{task}: {have} seed{'s are' if have > 1 else ' is'} too few for a corrected test over "
-                         f"{len(tested)} rows (it needs {need}); the intervals are the estimate, not a verdict.")
+            notes.append(
+                f"{task}: {have} seed{'s are' if have > 1 else ' is'} too few for a corrected test over "
+                f"{len(tested)} rows (it needs {need}); the intervals are the estimate, not a verdict."
+            )
         else:
             significant = [name for name in tested if corrected[name] <= 0.05]
-            notes.append(f"{task}: different from LoRA at 5 % (exact sign-flip test, Holm over {len(tested)} rows): "
-                         f"{', '.join(significant) or 'none'}.")
-    return [replace(row, cells={**row.cells, task: compared[row.name]}) if row.name in compared else row for row in rows]
+            notes.append(
+                f"{task}: different from LoRA at 5 % (exact sign-flip test, Holm over {len(tested)} rows): "
+                f"{', '.join(significant) or 'none'}."
+            )
+    return [
+        replace(row, cells={**row.cells, task: compared[row.name]}) if row.name in compared else row for row in rows
+    ]
 
 
 def _mismatch(part: pd.DataFrame, name: str, baseline: str, seeds: list[int]) -> str | None:
@@ -180,14 +198,21 @@ def _mismatch(part: pd.DataFrame, name: str, baseline: str, seeds: list[int]) ->
 
 def _mark_best(rows: list[Row], task: str) -> list[Row]:
     """The best complete mean within the budget; nothing is best among fewer than two."""
-    means = {row.name: row.cells[task].mean for row in rows
-             if task in row.cells and row.cells[task].is_complete and not row.beyond_budget}
+    means = {
+        row.name: row.cells[task].mean
+        for row in rows
+        if task in row.cells and row.cells[task].is_complete and not row.beyond_budget
+    }
     known = {name: mean for name, mean in means.items() if mean is not None}
     if len(known) < 2:
         return rows
     top = max(known.values())
-    return [replace(row, cells={**row.cells, task: replace(row.cells[task], best=True)}) if known.get(row.name) == top else row
-            for row in rows]
+    return [
+        replace(row, cells={**row.cells, task: replace(row.cells[task], best=True)})
+        if known.get(row.name) == top
+        else row
+        for row in rows
+    ]
 
 
 def _honest_notes(rows: list[Row], part: pd.DataFrame) -> list[str]:
@@ -196,8 +221,10 @@ def _honest_notes(rows: list[Row], part: pd.DataFrame) -> list[str]:
     for column, what in HARDWARE.items():
         found = ended[column].dropna().unique()
         if len(found) > 1:
-            notes.append(f"Warning: runs of different {what} are compared here ({'; '.join(sorted(map(str, found)))}); "
-                         "times must not be compared.")
+            notes.append(
+                f"Warning: runs of different {what} are compared here ({'; '.join(sorted(map(str, found)))}); "
+                "times must not be compared."
+            )
     for row in rows:
         if row.refused:
             notes.append(f"{row.name}: refused, {row.refused}.")
@@ -211,12 +238,21 @@ def _honest_notes(rows: list[Row], part: pd.DataFrame) -> list[str]:
 
 
 def _selection_notes(rows: list[Row]) -> list[str]:
-    lines = [f"{row.name} ({task}): {cell.choice.describe()}" for row in rows for task, cell in row.cells.items()
-             if cell.choice is not None]
-    if not lines:
-        return []
-    unfair = [row.name for row in rows for cell in row.cells.values() if cell.choice and not cell.choice.common_seeds]
-    notes = ["Chosen by mean validation score: " + "; ".join(lines) + "."]
+    """What was chosen for whom: methods with the same choice on one line."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    unfair = []
+    for row in rows:
+        for task, cell in row.cells.items():
+            if cell.choice is not None:
+                groups.setdefault((task, cell.choice.describe()), []).append(row.name)
+                unfair += [row.name] if not cell.choice.common_seeds else []
+    notes = [
+        f"{task}: {what}, by mean validation score, for "
+        f"{'all methods' if len(names) == len(rows) else ', '.join(names)}."
+        for (task, what), names in groups.items()
+    ]
     if unfair:
-        notes.append(f"Not chosen but first of the grid, since its settings have no common seed yet: {', '.join(unfair)}.")
+        notes.append(
+            f"Not chosen but first of the grid, since its settings have no common seed yet: {', '.join(unfair)}."
+        )
     return notes

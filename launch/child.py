@@ -70,15 +70,24 @@ def main() -> int:
                 events.send("outcome", status="followed")
                 continue
             outcome = execute(
-                spec, Path(request["root"]), train, watch=watch,
+                spec,
+                Path(request["root"]),
+                train,
+                watch=watch,
                 progress=lambda record: events.send("progress", **record),
                 started=lambda attempt, began=received: events.send(  # type: ignore[misc]
-                    "started", attempt=str(attempt), after=time.perf_counter() - began),
+                    "started", attempt=str(attempt), after=time.perf_counter() - began
+                ),
             )
             failure = outcome.failure
-            events.send("outcome", status=outcome.status, attempt=str(outcome.attempt) if outcome.attempt else None,
-                        score=outcome.result.metrics.score if outcome.result else None,
-                        cause=failure.cause if failure else None, message=failure.message if failure else None)
+            events.send(
+                "outcome",
+                status=outcome.status,
+                attempt=str(outcome.attempt) if outcome.attempt else None,
+                score=outcome.result.metrics.score if outcome.result else None,
+                cause=failure.cause if failure else None,
+                message=failure.message if failure else None,
+            )
             if failure is not None and failure.cause not in ("configuration", "data_missing"):
                 return 3  # a process that has seen an unexpected failure is not used again
     except KeyboardInterrupt:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from launch.plan import Plan
     from launch.watch import Watcher
 
-ResultsOption = Annotated[Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")]
+ResultsOption = Annotated[
+    Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")
+]
 SweepArgument = Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")]
 
 
@@ -44,7 +46,9 @@ def plan(
 
 def launch(
     sweep: SweepArgument,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes [one a GPU, or one a core up to 8].")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes [one a GPU, or one a core up to 8].")
+    ] = None,
     results: ResultsOption = None,
 ) -> None:
     """Train every run of a sweep that has no result yet, on this machine; interrupt and launch again to continue.
@@ -99,16 +103,22 @@ def _summarise(watcher: Watcher, console: object) -> None:
 
     assert isinstance(console, Console)
     states = [ended.state for ended in watcher.ended.values()]
-    console.print(f"{states.count('finished')} finished, {states.count('diverged')} diverged, "
-                  f"{states.count('failed')} failed", highlight=False)
+    console.print(
+        f"{states.count('finished')} finished, {states.count('diverged')} diverged, {states.count('failed')} failed",
+        highlight=False,
+    )
     groups = defaultdict(list)
     for ended in watcher.failures():
         groups[ended.cause, ended.message].append(ended)
     for (cause, message), runs in groups.items():
         console.print(f"  {len(runs)} × {cause}: {message}", markup=False, highlight=False, soft_wrap=True)
         for ended in runs[:3]:
-            console.print(f"      {ended.run.task}, {ended.run.row}, seed {ended.run.spec.seed}: {ended.log}", markup=False,
-                          highlight=False, soft_wrap=True)
+            console.print(
+                f"      {ended.run.task}, {ended.run.row}, seed {ended.run.spec.seed}: {ended.log}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
     unfinished = len(watcher.launch.baseline) - len(watcher.ended)
     if unfinished:
         console.print(f"  {unfinished} runs have not ended; launch again to continue", highlight=False)
@@ -136,8 +146,9 @@ def _print_plan(checked: Plan) -> None:
         tolerance = tolerances[cell.condition]
         beyond = tolerance is not None and abs(cell.residual) > tolerance
         residual = f"{100 * cell.residual:+.1f} %" + (" !" if beyond else "")
-        table.add_row(cell.condition, cell.backbone, cell.task, cell.row, shown, f"{cell.parameters:,}", residual,
-                      str(cell.runs))
+        table.add_row(
+            cell.condition, cell.backbone, cell.task, cell.row, shown, f"{cell.parameters:,}", residual, str(cell.runs)
+        )
     console.print(table)
     text = ", ".join(f"{number} {state}" for state, number in sorted(checked.counts().items()))
     console.print(f"{len(checked.sweep.runs)} runs: {text}. Counts checked on the meta device.", highlight=False)

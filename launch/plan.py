@@ -13,7 +13,6 @@ from typing import Any
 
 from launch.sweep import PlannedRun, Sweep, dumped
 from tensloradist import backbones
-from tensloradist.errors import UserError
 from tensloradist.results.claims import is_alive
 from tensloradist.results.layout import RunFolder, sweep_folder, write_once, write_replacing
 from tensloradist.results.schema import Manifest, ManifestRun
@@ -68,7 +67,9 @@ def _check_adapters(sweep: Sweep) -> None:
         with torch.device("meta"):
             built = Adapter(run.spec.adapter, run.shape).num_parameters
         if built != run.adapter_parameters:
-            raise RuntimeError(f"{run.row}: the adapter has {built} parameters, the formula says {run.adapter_parameters}")
+            raise RuntimeError(
+                f"{run.row}: the adapter has {built} parameters, the formula says {run.adapter_parameters}"
+            )
 
 
 def as_json(plan: Plan) -> str:
@@ -76,14 +77,26 @@ def as_json(plan: Plan) -> str:
     runs = []
     for run in plan.sweep.runs:
         first, spec = run.conditions[0], run.spec
-        runs.append({
-            "run_id": run.run_id, "conditions": [c.condition for c in run.conditions], "condition": first.condition,
-            "method": spec.adapter.method, "grouping": spec.adapter.grouping,
-            "factorization": spec.adapter.factorization, "ranks": run.ranks, "seed": spec.seed,
-            "adapter_parameters": run.adapter_parameters, "budget": first.budget, "residual": first.residual,
-            "row": run.row, "backbone": run.backbone, "task": run.task,
-            "learning_rate": spec.optimizer.learning_rate, "state": plan.states[run.run_id],
-        })
+        runs.append(
+            {
+                "run_id": run.run_id,
+                "conditions": [c.condition for c in run.conditions],
+                "condition": first.condition,
+                "method": spec.adapter.method,
+                "grouping": spec.adapter.grouping,
+                "factorization": spec.adapter.factorization,
+                "ranks": run.ranks,
+                "seed": spec.seed,
+                "adapter_parameters": run.adapter_parameters,
+                "budget": first.budget,
+                "residual": first.residual,
+                "row": run.row,
+                "backbone": run.backbone,
+                "task": run.task,
+                "learning_rate": spec.optimizer.learning_rate,
+                "state": plan.states[run.run_id],
+            }
+        )
     return json.dumps({"name": plan.sweep.name, "runs": runs, "missing": plan.missing}, indent=1)
 
 
@@ -120,8 +133,16 @@ def write_manifest(sweep: Sweep, root: Path) -> Path:
     from hashlib import sha256
 
     runs = tuple(
-        ManifestRun(run_id=run.run_id, spec=dumped(run.spec), row=run.row, backbone=run.backbone, task=run.task,
-                    ranks=run.ranks, adapter_parameters=run.adapter_parameters, conditions=tuple(run.conditions))
+        ManifestRun(
+            run_id=run.run_id,
+            spec=dumped(run.spec),
+            row=run.row,
+            backbone=run.backbone,
+            task=run.task,
+            ranks=run.ranks,
+            adapter_parameters=run.adapter_parameters,
+            conditions=tuple(run.conditions),
+        )
         for run in sweep.runs
     )
     manifest = Manifest(name=sweep.name, sweep_sha256=sweep.sha256, conditions=sweep.conditions, runs=runs)

@@ -119,8 +119,14 @@ def _conditions(file: SweepFile, where: str) -> Iterator[Condition]:
             suffix = "" if iso.strategy == "balanced" else f" {iso.strategy}"
             suffix += "".join(f" {mode}={rank}" for mode, rank in sorted(iso.pinned.items()))
             for rank in iso.lora_rank:
-                yield Condition(name=f"isoparameter r={rank}{suffix}", kind="isoparameter", rank=rank,
-                                strategy=iso.strategy, tolerance=iso.tolerance, pinned=iso.pinned)
+                yield Condition(
+                    name=f"isoparameter r={rank}{suffix}",
+                    kind="isoparameter",
+                    rank=rank,
+                    strategy=iso.strategy,
+                    tolerance=iso.tolerance,
+                    pinned=iso.pinned,
+                )
 
 
 def axes(fields: Mapping[str, Any]) -> Iterator[Fields]:
@@ -158,9 +164,17 @@ def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
             if "ranks" in options:
                 raise UserError(f"{where}: methods.{method}.ranks: ranks come from the conditions; remove it")
             for chosen in axes({**file.adapter, **options}):
-                yield _row(method, chosen, varied={**options, **{k: v for k, v in file.adapter.items()
-                                                                 if isinstance(v, list) and k not in LIST_FIELDS}}), \
-                    {"method": method, **chosen}
+                yield (
+                    _row(
+                        method,
+                        chosen,
+                        varied={
+                            **options,
+                            **{k: v for k, v in file.adapter.items() if isinstance(v, list) and k not in LIST_FIELDS},
+                        },
+                    ),
+                    {"method": method, **chosen},
+                )
 
 
 def _row(method: str, chosen: Fields, varied: Fields) -> str:
@@ -173,8 +187,9 @@ def _row(method: str, chosen: Fields, varied: Fields) -> str:
 def _labelled(section: Fields | list[Fields], part: Fields, label: str) -> str:
     """A task's or backbone's label, with the values of its axes other than its name."""
     first = section if isinstance(section, dict) else {}
-    extra = [f"{key}={part[key]}" for key, value in first.items()
-             if isinstance(value, list) and key not in ("name", "data")]
+    extra = [
+        f"{key}={part[key]}" for key, value in first.items() if isinstance(value, list) and key not in ("name", "data")
+    ]
     return f"{label} [{', '.join(extra)}]" if extra else label
 
 
@@ -184,17 +199,24 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
         raise UserError(f"{where}: seeds: {seeds} names one twice")
     cells: dict[str, PlannedRun] = {}
     bases = list(_bases(file, where))
-    bases = [(row, *labels, spec) for (row, *labels, _), spec in
-             zip(bases, resolve_all(spec for *_, spec in bases), strict=True)]
-    for row, backbone, task, base in bases:
+    resolved = resolve_all(spec for *_, spec in bases)
+    for (row, backbone, task, _), base in zip(bases, resolved, strict=True):
         shape = backbones.shape_of(base.backbone, base.adapter.projections)
         for condition in conditions:
             adapter = adapter_for(base.adapter, condition, shape)
             spec = base.model_copy(update={"adapter": adapter})
             key = f"{row}|{backbone}|{task}|{spec.canonical_json()}"
             if key not in cells:
-                cells[key] = PlannedRun(spec, "", row, backbone, task, budget.resolve_ranks(adapter, shape),
-                                        budget.count(adapter, shape), shape)
+                cells[key] = PlannedRun(
+                    spec,
+                    "",
+                    row,
+                    backbone,
+                    task,
+                    budget.resolve_ranks(adapter, shape),
+                    budget.count(adapter, shape),
+                    shape,
+                )
             lora = budget.lora_budget(shape, condition.rank)
             residual = cells[key].adapter_parameters / lora - 1
             cells[key].conditions.append(Membership(condition=condition.name, budget=lora, residual=residual))
@@ -203,8 +225,17 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
         for cell in cells.values():
             spec = cell.spec.model_copy(update={"seed": seed})
             run_id = spec.run_id
-            runs[cell.row, run_id] = PlannedRun(spec, run_id, cell.row, cell.backbone, cell.task, cell.ranks,
-                                                cell.adapter_parameters, cell.shape, cell.conditions)
+            runs[cell.row, run_id] = PlannedRun(
+                spec,
+                run_id,
+                cell.row,
+                cell.backbone,
+                cell.task,
+                cell.ranks,
+                cell.adapter_parameters,
+                cell.shape,
+                cell.conditions,
+            )
     return list(runs.values())
 
 
@@ -216,13 +247,22 @@ def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec
             for row, adapter in _methods(file, where):
                 for optimizer in axes(file.optimizer):
                     for chosen in axes({"precision": file.precision, "protocol": file.protocol}):
-                        data = {**base, "backbone": backbone, "task": task, "adapter": adapter, "optimizer": optimizer,
-                                **chosen}
+                        data = {
+                            **base,
+                            "backbone": backbone,
+                            "task": task,
+                            "adapter": adapter,
+                            "optimizer": optimizer,
+                            **chosen,
+                        }
                         spec = validate(RunSpec, data, where)
                         varied = [f"{k}={chosen[k]}" for k in chosen if isinstance(getattr(file, k), list)]
-                        yield (" ".join([row, *varied]),
-                               _labelled(file.backbone, backbone, backbones.label(spec.backbone)),
-                               _labelled(file.task, task, task_named(spec.task.name).label(spec.task)), spec)
+                        yield (
+                            " ".join([row, *varied]),
+                            _labelled(file.backbone, backbone, backbones.label(spec.backbone)),
+                            _labelled(file.task, task, task_named(spec.task.name).label(spec.task)),
+                            spec,
+                        )
 
 
 def adapter_for(adapter: AdapterSpec, condition: Condition, shape: AttentionShape) -> AdapterSpec:
@@ -230,8 +270,14 @@ def adapter_for(adapter: AdapterSpec, condition: Condition, shape: AttentionShap
     if condition.kind == "isorank":
         return budget.isorank(adapter, condition.rank, shape)
     pinned = {} if adapter.method == "lora" else condition.pinned
-    return budget.isoparameter(adapter, budget.lora_budget(shape, condition.rank), shape, condition.strategy or "balanced",
-                               condition.tolerance or 0.02, pinned)
+    return budget.isoparameter(
+        adapter,
+        budget.lora_budget(shape, condition.rank),
+        shape,
+        condition.strategy or "balanced",
+        condition.tolerance or 0.02,
+        pinned,
+    )
 
 
 _SPEC = TypeAdapter(RunSpec)

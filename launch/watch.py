@@ -21,8 +21,13 @@ from launch.sweep import PlannedRun
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_failure, read_result
 
-SYMBOLS = {"planned": ("·", "dim"), "finished": ("✓", "green"), "diverged": ("∞", "yellow"), "failed": ("✗", "red"),
-           "alive elsewhere": ("⇄", "cyan")}
+SYMBOLS = {
+    "planned": ("·", "dim"),
+    "finished": ("✓", "green"),
+    "diverged": ("∞", "yellow"),
+    "failed": ("✗", "red"),
+    "alive elsewhere": ("⇄", "cyan"),
+}
 MOST_ROWS = 30  # of the live table; larger sweeps show counts only
 
 
@@ -60,8 +65,15 @@ class Watcher:
                 failure = read_failure(folder)
                 if failure is None or failure.attempt <= self.launch.baseline[run_id] or failure.cause == "interrupted":
                     continue
-                news.append(Ended(run, "failed", cause=failure.cause, message=failure.message,
-                                  log=folder.attempt(failure.attempt) / "log.txt"))
+                news.append(
+                    Ended(
+                        run,
+                        "failed",
+                        cause=failure.cause,
+                        message=failure.message,
+                        log=folder.attempt(failure.attempt) / "log.txt",
+                    )
+                )
             else:
                 continue
             del self._open[run_id]
@@ -115,28 +127,37 @@ def _print_news(watcher: Watcher, console: Console) -> None:
         run = ended.run
         what = f"{run.task}, {run.row}, {run.conditions[0].condition}, seed {run.spec.seed}"
         score = f" {100 * ended.score:.1f}" if ended.score is not None else ""
-        text = f"[{done}/{total}] {what}: {ended.state}{score}" + (f" ({ended.cause}: {ended.message})" if ended.cause else "")
+        text = f"[{done}/{total}] {what}: {ended.state}{score}" + (
+            f" ({ended.cause}: {ended.message})" if ended.cause else ""
+        )
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _live(watcher: Watcher) -> Group:
     done, total = len(watcher.ended), len(watcher.launch.baseline)
     failed = len(watcher.failures())
-    line = Text(f"{watcher.plan.sweep.name}: {done} of {total} runs, {failed} failed, "
-                f"{duration(watcher.remaining_seconds())} left")
+    line = Text(
+        f"{watcher.plan.sweep.name}: {done} of {total} runs, {failed} failed, "
+        f"{duration(watcher.remaining_seconds())} left"
+    )
     parts: list[Any] = [line, ProgressBar(total=max(total, 1), completed=done, width=60)]
     for number, worker in enumerate(watcher.workers()):
         if worker.get("step"):
-            parts.append(Text(f"worker {number}: {worker['task']}, {worker['row']}, seed {worker['seed']}: epoch "
-                              f"{worker['epoch']}, step {worker['step']}" +
-                              (f" of {worker['steps']}, loss {worker['loss']:.3f}" if "loss" in worker else ""), style="dim"))
+            parts.append(
+                Text(
+                    f"worker {number}: {worker['task']}, {worker['row']}, seed {worker['seed']}: epoch "
+                    f"{worker['epoch']}, step {worker['step']}"
+                    + (f" of {worker['steps']}, loss {worker['loss']:.3f}" if "loss" in worker else ""),
+                    style="dim",
+                )
+            )
     table = cell_table(watcher)
     return Group(*parts, *([table] if table is not None else []))
 
 
 def cell_table(watcher: Watcher) -> Table | None:
     """Cells × seeds, a symbol for each run; None where that would not fit."""
-    cells: dict[tuple[str, ...], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[tuple[str, str, str, str], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for run in watcher.plan.sweep.runs:
         key = (run.backbone, run.task, run.row, run.conditions[0].condition)
         cells[key][run.spec.seed].append(run.run_id)

@@ -53,8 +53,14 @@ class Child:
     def __init__(self, log: Path, environment: dict[str, str]) -> None:
         with log.open("ab") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "launch.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream,
-                env={**os.environ, **environment}, text=True, bufsize=1, start_new_session=True,
+                [sys.executable, "-m", "launch.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                env={**os.environ, **environment},
+                text=True,
+                bufsize=1,
+                start_new_session=True,
             )
         self.events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -106,8 +112,11 @@ class Worker:
     def drain(self) -> None:
         """Passes over the queue, in launch order, until a pass finds nothing to train (or the launch was stopped)."""
         try:
-            while any([self._try(run) for run in self.runs]):
-                continue
+            trained = True
+            while trained:
+                trained = False
+                for run in self.runs:
+                    trained = self._try(run) or trained
         finally:
             if self.child is not None:
                 self.child.stop()
@@ -145,8 +154,10 @@ class Worker:
         self.child = None
 
     def _start_child(self, rank: int = 0, processes: int = 1) -> Child:
-        environment = {"OMP_NUM_THREADS": str(max(1, self.submission.threads // processes)),
-                       "MKL_NUM_THREADS": str(max(1, self.submission.threads // processes))}
+        environment = {
+            "OMP_NUM_THREADS": str(max(1, self.submission.threads // processes)),
+            "MKL_NUM_THREADS": str(max(1, self.submission.threads // processes)),
+        }
         if self.submission.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.submission.devices[self.index % len(self.submission.devices)]
         if processes > 1:
@@ -154,9 +165,14 @@ class Worker:
                 self._port = _free_port()
             if self.submission.devices:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.submission.devices)
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-                            "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
-                            "MASTER_PORT": str(self._port)}
+            environment |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(self._port),
+            }
         return Child(self.folder / f"worker-{self.index}.err", environment)
 
     def _train(self, run: ManifestRun, folder: RunFolder, group: list[Child]) -> str:
@@ -204,19 +220,38 @@ class Worker:
         attempt = folder.attempt(number)
         if number > before and attempt.is_dir() and not folder.result.exists():
             signal_number = -code if code < 0 else None
-            message = f"the process ended by signal {signal_number}" if signal_number else f"the process exited with {code}"
-            cause = "out_of_host_memory" if signal_number == 9 and _memory_was_exhausted() else \
-                "killed" if signal_number in (9, 15) else "interrupted" if code == 130 else "bug"
-            write_failure(attempt, Failure(run_id=folder.run_id, attempt=number, cause=cause,  # type: ignore[arg-type]
-                                           message=f"{message}; see {self.folder / f'worker-{self.index}.err'}"))
+            message = (
+                f"the process ended by signal {signal_number}" if signal_number else f"the process exited with {code}"
+            )
+            cause = (
+                "out_of_host_memory"
+                if signal_number == 9 and _memory_was_exhausted()
+                else "killed"
+                if signal_number in (9, 15)
+                else "interrupted"
+                if code == 130
+                else "bug"
+            )
+            write_failure(
+                attempt,
+                Failure(
+                    run_id=folder.run_id,
+                    attempt=number,
+                    cause=cause,  # type: ignore[arg-type]
+                    message=f"{message}; see {self.folder / f'worker-{self.index}.err'}",
+                ),
+            )
         elif number == before:
-            raise RuntimeError(f"the child ended with {code} before it could claim a run; see "
-                               f"{self.folder / f'worker-{self.index}.err'}")
+            raise RuntimeError(
+                f"the child ended with {code} before it could claim a run; see "
+                f"{self.folder / f'worker-{self.index}.err'}"
+            )
         return "failed"
 
     def _say(self, state: str, run: ManifestRun | None = None, **more: Any) -> None:
-        about = {} if run is None else {"run_id": run.run_id, "row": run.row, "task": run.task,
-                                        "seed": run.spec["seed"]}
+        about = (
+            {} if run is None else {"run_id": run.run_id, "row": run.row, "task": run.task, "seed": run.spec["seed"]}
+        )
         status = {"state": state, "pid": os.getpid(), "time": time.time(), **about, **more}
         write_replacing(self.folder / f"worker-{self.index}.json", json.dumps(status))
 

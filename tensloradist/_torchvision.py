@@ -23,9 +23,9 @@ def declare_missing_operators() -> None:
     from pathlib import Path
 
     folder = Path(spec.submodule_search_locations[0])
-    for library in [*folder.glob("_C.so"), *folder.glob("_C.pyd")]:
+    for built in [*folder.glob("_C.so"), *folder.glob("_C.pyd")]:
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(built))
             return
         except OSError:
             continue  # built for another torch: the case that this module is for

@@ -103,8 +103,9 @@ def isoparameter(
     if budget < 1:
         raise UserError(f"budget: {budget} parameters; it must be at least 1")
     pins = tuple(sorted((pinned or {}).items()))
-    ranks = dict(_solve(adapter.factorization, adapter.grouping, adapter.head_layout, shape, budget, strategy, tolerance,
-                        pins))
+    ranks = dict(
+        _solve(adapter.factorization, adapter.grouping, adapter.head_layout, shape, budget, strategy, tolerance, pins)
+    )
     same = set(ranks.values())
     return adapter.model_copy(update={"ranks": same.pop() if len(same) == 1 else ranks})
 
@@ -121,13 +122,21 @@ def _distinct(arrangement: Arrangement) -> list[tuple[TensorLayout, int]]:
 
 @lru_cache(maxsize=4096)
 def _solve(
-    factorization: str | None, grouping: str | None, head_layout: str, shape: AttentionShape, budget: int, strategy: str,
-    tolerance: float, pins: tuple[tuple[str, int], ...],
+    factorization: str | None,
+    grouping: str | None,
+    head_layout: str,
+    shape: AttentionShape,
+    budget: int,
+    strategy: str,
+    tolerance: float,
+    pins: tuple[tuple[str, int], ...],
 ) -> tuple[tuple[str, int], ...]:
     arrangement = Arrangement(grouping, shape, head_layout)
     distinct, counter = _distinct(arrangement), _counter(factorization)
-    caps = {mode: min(dict(zip(layout.modes, layout.sizes, strict=True))[mode] for layout, _ in distinct)
-            for mode in arrangement.modes}
+    caps = {
+        mode: min(dict(zip(layout.modes, layout.sizes, strict=True))[mode] for layout, _ in distinct)
+        for mode in arrangement.modes
+    }
     pinned = dict(pins)
     for mode, rank in pinned.items():
         if mode not in caps:
@@ -142,7 +151,7 @@ def _solve(
     if _has_shared_rank(factorization):
         best = search.nearest_equal()
     elif strategy == "balanced":
-        small = {mode: caps[mode] for mode in ("projection", "depth", "heads") if mode in caps}
+        small: Ranks = {mode: caps[mode] for mode in ("projection", "depth", "heads") if mode in caps}
         best = search.best([{**small, **pinned}], compared=[m for m in caps if m not in small and m not in pinned])
     else:
         best = search.best(search.near_equal_small_modes(), compared=[m for m in caps if m not in pinned])
@@ -152,8 +161,9 @@ def _solve(
 class _Search:
     """The search over integer mode ranks. Counts grow with every rank, which bisection relies on."""
 
-    def __init__(self, caps: Ranks, pinned: Ranks, total: Callable[[Mapping[str, int]], int], budget: int,
-                 tolerance: float) -> None:
+    def __init__(
+        self, caps: Ranks, pinned: Ranks, total: Callable[[Mapping[str, int]], int], budget: int, tolerance: float
+    ) -> None:
         self.caps, self.pinned, self.total = caps, pinned, total
         self.budget, self.tolerance = budget, tolerance
 

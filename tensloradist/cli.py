@@ -50,8 +50,12 @@ def _application():  # type: ignore[no-untyped-def]  # typer is optional, so its
     from tensloradist.doctor import doctor
 
     app = typer.Typer(
-        name="tensloradist", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-        rich_markup_mode=None, help="Benchmark tensor low-rank adaptation of Transformers: sweeps over groupings, "
+        name="tensloradist",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="Benchmark tensor low-rank adaptation of Transformers: sweeps over groupings, "
         "ranks and seeds, and the isorank and isoparameter tables.",
         epilog="Start with:  tensloradist launch demo && tensloradist report demo --out report",
     )

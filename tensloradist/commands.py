@@ -9,14 +9,24 @@ from typing import Annotated, Any
 
 import typer
 
-ResultsOption = Annotated[Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")]
-SHAPES = {"vit_base": (768, 12, 12), "roberta_base": (768, 12, 12), "vit_large": (1024, 16, 24),
-          "roberta_large": (1024, 16, 24), "deit_tiny": (192, 3, 12), "minilm_l6": (384, 12, 6)}
+ResultsOption = Annotated[
+    Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")
+]
+SHAPES = {
+    "vit_base": (768, 12, 12),
+    "roberta_base": (768, 12, 12),
+    "vit_large": (1024, 16, 24),
+    "roberta_large": (1024, 16, 24),
+    "deit_tiny": (192, 3, 12),
+    "minilm_l6": (384, 12, 6),
+}
 
 
 def run(
     spec: Annotated[Path, typer.Argument(help="A run's YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="field=value, such as optimizer.learning_rate=1e-3")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="field=value, such as optimizer.learning_rate=1e-3")
+    ] = None,
     results: ResultsOption = None,
 ) -> None:
     """Train one run and publish its result; a run that has a result already is left alone.
@@ -56,13 +66,19 @@ def run(
     if outcome.failure is not None:
         if outcome.failure.cause in ("configuration", "data_missing"):
             raise UserError(outcome.failure.message)
-        typer.echo(f"failed ({outcome.failure.cause}): {outcome.failure.message}\n{outcome.failure.traceback}", err=True)
+        typer.echo(
+            f"failed ({outcome.failure.cause}): {outcome.failure.message}\n{outcome.failure.traceback}", err=True
+        )
         raise typer.Exit(1)
     assert outcome.result is not None
     metrics = outcome.result.metrics
-    shown = ", ".join(f"{name} {value:.4f}" if value is not None else f"{name} undefined" for name, value in metrics.test.items())
-    typer.echo(f"{outcome.status}: test {shown}; {outcome.result.adapter_parameters:,} adapter parameters, "
-               f"{outcome.result.times.total_seconds:.0f} s; {folder.result}")
+    shown = ", ".join(
+        f"{name} {value:.4f}" if value is not None else f"{name} undefined" for name, value in metrics.test.items()
+    )
+    typer.echo(
+        f"{outcome.status}: test {shown}; {outcome.result.adapter_parameters:,} adapter parameters, "
+        f"{outcome.result.times.total_seconds:.0f} s; {folder.result}"
+    )
 
 
 class _Progress:
@@ -80,8 +96,12 @@ class _Progress:
 
     def show(self, record: dict[str, Any]) -> None:
         if "loss" in record:
-            self.bar.update(self.job, completed=record["step"], total=record["steps"],
-                            description=f"epoch {record['epoch']}, loss {record['loss']:.3f}")
+            self.bar.update(
+                self.job,
+                completed=record["step"],
+                total=record["steps"],
+                description=f"epoch {record['epoch']}, loss {record['loss']:.3f}",
+            )
         else:
             values = ", ".join(f"{k} {v:.4f}" for k, v in record["validation"].items() if v is not None)
             self.console.print(f"epoch {record['epoch']}: validation {values}", highlight=False)
@@ -92,7 +112,9 @@ class _Progress:
 
 def evaluate(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, results/runs/ID.")],
-    data: Annotated[str | None, typer.Option(help="Other data in the form of the run's task [its own test part].")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Other data in the form of the run's task [its own test part].")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Evaluate a finished run again: on its own test part, or on all examples of other data.
@@ -114,7 +136,9 @@ def evaluate(
         typer.echo(f"  {name} {value:.4f}" if value is not None else f"  {name} undefined")
 
 
-def fetch(source: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep or run file, or a shipped sweep.")]) -> None:
+def fetch(
+    source: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep or run file, or a shipped sweep.")],
+) -> None:
     """Download what a sweep needs, at pinned revisions, and decode or tokenise it once; jobs then run offline.
 
     Example:
@@ -153,8 +177,11 @@ def _parts(section: Any) -> list[dict[str, Any]]:
     """Every combination of a section's values: what a sweep's axes may ask for."""
     from itertools import product
 
-    return [dict(zip(part, values, strict=True)) for part in _values(section)
-            for values in product(*(_values(value) for value in part.values()))]
+    return [
+        dict(zip(part, values, strict=True))
+        for part in _values(section)
+        for values in product(*(_values(value) for value in part.values()))
+    ]
 
 
 def params(
@@ -192,14 +219,27 @@ def params(
     else:
         sizes = AttentionShape(d_in, d_out or d_in, heads, layers, kv_heads=kv_heads)
     target = budget or lora_budget(sizes, rank)
-    rows = [{"method": "lora", "isorank": lora_budget(sizes, rank), "ranks": {"input": rank, "output": rank},
-             "isoparameter": lora_budget(sizes, rank), "residual": lora_budget(sizes, rank) / target - 1}]
+    rows = [
+        {
+            "method": "lora",
+            "isorank": lora_budget(sizes, rank),
+            "ranks": {"input": rank, "output": rank},
+            "isoparameter": lora_budget(sizes, rank),
+            "residual": lora_budget(sizes, rank) / target - 1,
+        }
+    ]
     for grouping in GROUPINGS:
         adapter = AdapterSpec(grouping=grouping)  # type: ignore[arg-type]  # the registry's keys are the literal's
         solved = isoparameter(adapter, target, sizes, strategy)
-        rows.append({"method": grouping, "isorank": count(isorank(adapter, rank, sizes), sizes),
-                     "ranks": resolve_ranks(solved, sizes), "isoparameter": count(solved, sizes),
-                     "residual": count(solved, sizes) / target - 1})
+        rows.append(
+            {
+                "method": grouping,
+                "isorank": count(isorank(adapter, rank, sizes), sizes),
+                "ranks": resolve_ranks(solved, sizes),
+                "isoparameter": count(solved, sizes),
+                "residual": count(solved, sizes) / target - 1,
+            }
+        )
     if json:
         typer.echo(json_.dumps({"budget": target, "rows": rows}, indent=1))
         return
@@ -212,10 +252,17 @@ def _print_params(rows: list[dict[str, Any]], target: int, rank: int, strategy: 
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     table = Table(title=f"isorank r={rank}, and ranks for {target:,} parameters ({strategy})")
-    for name, justify in (("method", "left"), (f"all ranks {rank}", "right"), ("solved ranks", "left"),
-                          ("parameters", "right"), ("residual", "right")):
+    for name, justify in (
+        ("method", "left"),
+        (f"all ranks {rank}", "right"),
+        ("solved ranks", "left"),
+        ("parameters", "right"),
+        ("residual", "right"),
+    ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in rows:
         ranks = ", ".join(f"{mode} {value}" for mode, value in row["ranks"].items())
-        table.add_row(row["method"], f"{row['isorank']:,}", ranks, f"{row['isoparameter']:,}", f"{100 * row['residual']:+.2f} %")
+        table.add_row(
+            row["method"], f"{row['isorank']:,}", ranks, f"{row['isoparameter']:,}", f"{100 * row['residual']:+.2f} %"
+        )
     console.print(table)

@@ -79,11 +79,13 @@ def expand_path(text: str, base: Path, where: str) -> str:
     Raises:
         UserError: a variable that is not set.
     """
+
     def value_of(match: re.Match[str]) -> str:
         variable = match.group(1) or match.group(2)
         if variable not in os.environ:
-            raise UserError(f"{where}: {text!r} uses ${variable}, which is not set; set the environment variable or "
-                            "write the path")
+            raise UserError(
+                f"{where}: {text!r} uses ${variable}, which is not set; set the environment variable or write the path"
+            )
         return os.environ[variable]
 
     expanded = os.path.expanduser(re.sub(r"\$(?:\{(\w+)\}|(\w+))", value_of, text))
@@ -118,8 +120,9 @@ def _expanded(value: Any, part: dict[str, Any], base: Path, field: str) -> Any:
         return value
     # `digits_vit`, or an architecture of timm, is not hijacked by a folder that happens to have that name.
     bare_name = field == "backbone.name" and "/" not in value and "$" not in value and not value.startswith("~")
-    if bare_name and not (part.get("source", "transformers") in ("transformers", "timm")
-                          and (base / value / "config.json").is_file()):
+    if bare_name and not (
+        part.get("source", "transformers") in ("transformers", "timm") and (base / value / "config.json").is_file()
+    ):
         return value
     return expand_path(value, base, field)
 
@@ -142,8 +145,9 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
                 section[key] = {}
             if not isinstance(section[key], dict):
                 above = ".".join(keys[: depth + 1])
-                raise UserError(f"{override!r}: {above} is {section[key]!r}, which has no fields; override {above} as "
-                                "a whole")
+                raise UserError(
+                    f"{override!r}: {above} is {section[key]!r}, which has no fields; override {above} as a whole"
+                )
             section = section[key]
         section[keys[-1]] = parse_yaml(text, f"override {field!r}")
     return result
@@ -166,6 +170,7 @@ def load_run_spec(source: str | os.PathLike[str] | Mapping[str, Any], overrides:
         raise UserError(f"{where}: this is a sweep, with methods and conditions; use `tensloradist launch`")
     data = apply_overrides(expand_paths(data, base), overrides)
     fields = [override.partition("=")[0].strip() for override in overrides]
-    data = expand_paths(data, Path.cwd(), [field for field in PATH_FIELDS if field in fields or
-                                           field.split(".")[0] in fields])
+    data = expand_paths(
+        data, Path.cwd(), [field for field in PATH_FIELDS if field in fields or field.split(".")[0] in fields]
+    )
     return validate(RunSpec, data, where)

@@ -24,7 +24,9 @@ dist.destroy_process_group()
 
 
 def doctor(
-    results: Annotated[Path | None, typer.Option("--results", help="Folder to test [TENSLORADIST_RESULTS, ./results].")] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Folder to test [TENSLORADIST_RESULTS, ./results].")
+    ] = None,
 ) -> None:
     """Check this machine: versions, devices, the results folder's file system, an all-reduce between two processes.
 
@@ -37,8 +39,11 @@ def doctor(
     from tensloradist.results.layout import results_root
 
     checks: list[tuple[str, Callable[[], str]]] = [
-        ("versions", _versions), ("devices", _devices), ("CPU threads", _threads),
-        ("file system", lambda: _file_system(results_root(results))), ("all-reduce, 2 processes", _all_reduce),
+        ("versions", _versions),
+        ("devices", _devices),
+        ("CPU threads", _threads),
+        ("file system", lambda: _file_system(results_root(results))),
+        ("all-reduce, 2 processes", _all_reduce),
     ]
     failed = 0
     for name, check in checks:
@@ -109,8 +114,18 @@ def _all_reduce() -> str:
         port = probe.getsockname()[1]
     began = time.perf_counter()
     processes = [
-        subprocess.Popen([sys.executable, "-c", _ALL_REDUCE], stderr=subprocess.PIPE, text=True, env={
-            **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+        subprocess.Popen(
+            [sys.executable, "-c", _ALL_REDUCE],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            },
+        )
         for rank in range(2)
     ]
     for process in processes:

@@ -44,8 +44,12 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
         raise UserError(f"data: {data} has {task.num_labels} classes, the run was trained on {expected}")
     model = backbones.load(spec.backbone, task.num_labels)
     load(model, run_folder / "attempts" / f"{result.attempt:04d}")
-    accelerator = make_accelerator(spec.model_copy(update={"compute": spec.compute.model_copy(
-        update={"processes": 1, "strategy": "single", "log_with": ()})}), run_folder)
+    accelerator = make_accelerator(
+        spec.model_copy(
+            update={"compute": spec.compute.model_copy(update={"processes": 1, "strategy": "single", "log_with": ()})}
+        ),
+        run_folder,
+    )
     model = accelerator.prepare(model)
     family = backbones.family_of(accelerator.unwrap_model(model))
     # The parts of an official split may be one and the same: each example counts once.
@@ -53,8 +57,12 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     logits = np.concatenate([predict(accelerator, model, family, part) for part in parts.values()])
     labels = np.concatenate([part.labels for part in parts.values()])
     release(accelerator)
-    return {"run_id": result.run_id, "data": data or "the run's own test part", "examples": len(labels),
-            "metrics": defined(task.metrics(logits, labels))}
+    return {
+        "run_id": result.run_id,
+        "data": data or "the run's own test part",
+        "examples": len(labels),
+        "metrics": defined(task.metrics(logits, labels)),
+    }
 
 
 def _read(run_folder: Path) -> tuple[RunSpec, Result]:

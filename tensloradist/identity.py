@@ -55,6 +55,8 @@ def _task_fingerprint(task: TaskSpec) -> str:
 
 def _checked(field: str, part: Part, found: str) -> Part:
     if part.fingerprint not in (None, found):
-        raise UserError(f"{field}.fingerprint: the spec says {part.fingerprint}, but what lies there has {found}: it "
-                        "has changed since (leave the fingerprint out to make it another run)")
+        raise UserError(
+            f"{field}.fingerprint: the spec says {part.fingerprint}, but what lies there has {found}: it "
+            "has changed since (leave the fingerprint out to make it another run)"
+        )
     return part.model_copy(update={"fingerprint": found})

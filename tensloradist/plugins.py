@@ -26,4 +26,6 @@ def load_plugins(names: Iterable[str]) -> None:
         except ModuleNotFoundError as error:
             if error.name and not (name + ".").startswith(error.name + "."):
                 raise
-            raise UserError(f"plugins: module {name!r} is not importable ({error}); install it or run beside it") from error
+            raise UserError(
+                f"plugins: module {name!r} is not importable ({error}); install it or run beside it"
+            ) from error

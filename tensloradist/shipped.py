@@ -34,6 +34,6 @@ def find_shipped(kind: str, source: str) -> Path:
     shipped = shipped_folder(kind) / f"{source}.yaml"
     if shipped.is_file():
         return shipped
-    if path.suffix in (".yaml", ".yml") or "/" in source and source not in shipped_names(kind):
+    if path.suffix in (".yaml", ".yml") or ("/" in source and source not in shipped_names(kind)):
         raise UserError(f"{source}: no such file; the shipped ones are {', '.join(shipped_names(kind))}")
     raise unknown(f"{kind.split('/')[-1].rstrip('s')}", source, shipped_names(kind))

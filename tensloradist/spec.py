@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tensloradist.errors import UserError
 
-SPEC_VERSION = 1
+SPEC_VERSION: Literal[1] = 1
 Projection = Literal["query", "key", "value", "attention_output"]
 Grouping = Literal["att", "qkv", "depth", "att_qkv", "att_depth", "qkv_depth", "att_qkv_depth"]
 Initialization = Literal["orthogonal", "kaiming_uniform", "normal"]
@@ -29,8 +29,15 @@ GLUE_TASKS = ("cola", "mrpc", "rte", "sst2", "qnli", "stsb")
 
 # Not part of a run's identity: `compute` does not change the result, `plugins` is code (provenance), and where
 # something lies (a path, a Hub name) is replaced by the fingerprint of its content.
-NOT_IDENTITY = ("compute", "plugins", "backbone.name", "backbone.weights", "backbone.revision", "task.data",
-                "task.revision")
+NOT_IDENTITY = (
+    "compute",
+    "plugins",
+    "backbone.name",
+    "backbone.weights",
+    "backbone.revision",
+    "task.data",
+    "task.revision",
+)
 
 
 class SpecModel(BaseModel):
@@ -52,7 +59,9 @@ class BackboneSpec(SpecModel):
 class TaskSpec(SpecModel):
     """The data set that the backbone is adapted to."""
 
-    name: str = Field(description="images, cola, mrpc, rte, sst2, qnli, stsb, digits, a named image task, or a plugin's")
+    name: str = Field(
+        description="images, cola, mrpc, rte, sst2, qnli, stsb, digits, a named image task, or a plugin's"
+    )
     data: str | None = Field(None, description="a local folder or file; a Hub name; null: the task's own default")
     revision: str | None = Field(None, description="Hub revision of the data set")
     fingerprint: str | None = Field(None, description="hash of the data; filled in by resolve")
@@ -77,7 +86,8 @@ class AdapterSpec(SpecModel):
     head_layout: Literal["aligned", "official"] = "aligned"
     initialization: Initialization | None = Field(None, description="null: orthogonal (kaiming_uniform for lora)")
     sibling_draws: Literal["independent", "identical"] = Field(
-        "independent", description="identical: all tensors start equal, as in the official code (protocol official)")
+        "independent", description="identical: all tensors start equal, as in the official code (protocol official)"
+    )
     scale: float = 1.0
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on the adapter's input")
 
@@ -100,11 +110,14 @@ class AdapterSpec(SpecModel):
             raise ValueError(f"method: unknown method {self.method!r}; known: lora, tenslora")
         if self.method == "lora":
             if self.grouping is not None or self.factorization != "lora":
-                raise ValueError("lora adapts every projection of every layer on its own: it takes no grouping and no "
-                                 "factorization (use method tenslora)")
+                raise ValueError(
+                    "lora adapts every projection of every layer on its own: it takes no grouping and no "
+                    "factorization (use method tenslora)"
+                )
         elif self.grouping is None:
-            raise ValueError("grouping: method tenslora needs one of att, qkv, depth, att_qkv, att_depth, qkv_depth, "
-                             "att_qkv_depth")
+            raise ValueError(
+                "grouping: method tenslora needs one of att, qkv, depth, att_qkv, att_depth, qkv_depth, att_qkv_depth"
+            )
         elif self.factorization == "lora":
             raise ValueError("factorization: 'lora' is the method lora, which takes no grouping")
         if len(set(self.projections)) != len(self.projections):
@@ -124,7 +137,8 @@ class OptimizerSpec(SpecModel):
     min_learning_rate: float = Field(1e-6, ge=0, description="where cosine and linear end")
     gradient_clipping: float | None = Field(None, gt=0, description="largest gradient norm; null: none")
     lr_multipliers: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=dict, description="parameter group (core, factors, a mode's name, head) -> multiplier")
+        default_factory=dict, description="parameter group (core, factors, a mode's name, head) -> multiplier"
+    )
 
 
 class ComputeSpec(SpecModel):
@@ -176,11 +190,15 @@ class RunSpec(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.protocol == "sound" and self.adapter.sibling_draws == "identical":
-            raise ValueError("adapter.sibling_draws: 'identical' repeats a fault of the official code and belongs to "
-                             "protocol official; set protocol: official or sibling_draws: independent")
+            raise ValueError(
+                "adapter.sibling_draws: 'identical' repeats a fault of the official code and belongs to "
+                "protocol official; set protocol: official or sibling_draws: independent"
+            )
         if self.protocol == "official" and self.adapter.dropout > 0:
-            raise ValueError(f"adapter.dropout: {self.adapter.dropout} under protocol official acts on entries of the "
-                             "dense update, which is never built here; use 0, or protocol sound")
+            raise ValueError(
+                f"adapter.dropout: {self.adapter.dropout} under protocol official acts on entries of the "
+                "dense update, which is never built here; use 0, or protocol sound"
+            )
         return self
 
     @field_validator("plugins")
@@ -199,7 +217,9 @@ class RunSpec(SpecModel):
         """
         for part in ("backbone", "task"):
             if getattr(self, part).fingerprint is None:
-                raise UserError(f"{part}.fingerprint is empty: a run is identified by content, so resolve the spec first")
+                raise UserError(
+                    f"{part}.fingerprint is empty: a run is identified by content, so resolve the spec first"
+                )
         data = self.model_dump(mode="json")
         for path in NOT_IDENTITY:
             _drop(data, path)

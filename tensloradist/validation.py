@@ -33,10 +33,20 @@ def validate(model: type[Model], data: Any, where: str) -> Model:
     raise UserError(f"{where}: {shown}")
 
 
-_WANTED = {"dict_type": "a mapping", "model_type": "a mapping of fields", "mapping_type": "a mapping",
-           "list_type": "a list", "tuple_type": "a list", "string_type": "a text", "int_type": "an integer",
-           "float_type": "a number", "int_from_float": "an integer", "int_parsing": "an integer",
-           "float_parsing": "a number", "finite_number": "a finite number"}
+_WANTED = {
+    "dict_type": "a mapping",
+    "model_type": "a mapping of fields",
+    "mapping_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "string_type": "a text",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+}
 # How pydantic names a union's branch in an error's location: it is no field.
 _BRANCH = re.compile(r"^(constrained-|dict\[|list\[|tuple\[|int$|str$|float$|bool$|function-|literal\[|nullable)")
 
@@ -47,8 +57,11 @@ class _Problem:
     def __init__(self, model: type[BaseModel], details: dict[str, Any]) -> None:
         self.kind, self.value, self.location = details["type"], details.get("input"), details["loc"]
         self.owner, self.field = _locate(model, self.location)
-        self.wanted = (_WANTED.get(self.kind) or _WANTED.get(self.kind.replace("model_attributes", "model"))
-                       or re.sub(r"^(Value error, |Assertion failed, |Input should be )", "", details["msg"]))
+        self.wanted = (
+            _WANTED.get(self.kind)
+            or _WANTED.get(self.kind.replace("model_attributes", "model"))
+            or re.sub(r"^(Value error, |Assertion failed, |Input should be )", "", details["msg"])
+        )
         self.literals = re.findall(r"'([^']*)'", str(details.get("ctx", {}).get("expected", "")))
 
     @property
@@ -67,8 +80,10 @@ class _Problem:
         if self.kind in ("value_error", "assertion_error"):
             return _below(self.field, self.wanted)
         if self.kind == "literal_error" and self.literals:
-            return (f"{self.field}: {self.value!r} is not allowed.{_near(str(self.value), self.literals)} Allowed: "
-                    f"{', '.join(self.literals)}")
+            return (
+                f"{self.field}: {self.value!r} is not allowed.{_near(str(self.value), self.literals)} Allowed: "
+                f"{', '.join(self.literals)}"
+            )
         return f"{self.field or 'the whole'}: {_short(self.value)}: must be {self.wanted}"
 
 

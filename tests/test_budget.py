@@ -5,12 +5,18 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tensloradist.budget import STRATEGIES, count, isoparameter, isorank, lora_budget, resolve_ranks
 from tensloradist.errors import UserError
-from tensloradist.modes import GROUPINGS, AttentionShape, Arrangement
+from tensloradist.modes import GROUPINGS, Arrangement, AttentionShape
 from tensloradist.spec import AdapterSpec
 
-BACKBONES = {"vit_base": (768, 12, 12), "deit_tiny": (192, 3, 12), "minilm_l6": (384, 12, 6), "vit_large": (1024, 16, 24)}
+BACKBONES = {
+    "vit_base": (768, 12, 12),
+    "deit_tiny": (192, 3, 12),
+    "minilm_l6": (384, 12, 6),
+    "vit_large": (1024, 16, 24),
+}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -30,10 +36,18 @@ def test_every_grouping_meets_lora_r4_within_two_percent(backbone, grouping, str
 
 
 @settings(max_examples=60, deadline=None)
-@given(grouping=st.sampled_from(sorted(GROUPINGS)), heads=st.integers(1, 3), head_dim=st.integers(1, 4),
-       layers=st.integers(1, 3), d_in=st.integers(1, 10), rank=st.integers(1, 3), tolerance=st.sampled_from([0.02, 0.1]))
-def test_balanced_is_the_most_equal_within_tolerance_by_exhaustive_search(grouping, heads, head_dim, layers, d_in, rank,
-                                                                         tolerance):
+@given(
+    grouping=st.sampled_from(sorted(GROUPINGS)),
+    heads=st.integers(1, 3),
+    head_dim=st.integers(1, 4),
+    layers=st.integers(1, 3),
+    d_in=st.integers(1, 10),
+    rank=st.integers(1, 3),
+    tolerance=st.sampled_from([0.02, 0.1]),
+)
+def test_balanced_is_the_most_equal_within_tolerance_by_exhaustive_search(
+    grouping, heads, head_dim, layers, d_in, rank, tolerance
+):
     shape = AttentionShape(d_in, heads * head_dim, heads, layers)
     budget = lora_budget(shape, rank)
     adapter = AdapterSpec(grouping=grouping)
@@ -58,7 +72,8 @@ def test_balanced_is_the_most_equal_within_tolerance_by_exhaustive_search(groupi
         assert spread(solved) == min(fitting)[0]
 
 
-def test_pinned_modes_stay(shape=AttentionShape(192, 192, 3, 12)):
+def test_pinned_modes_stay():
+    shape = AttentionShape(192, 192, 3, 12)
     budget = lora_budget(shape, 4)
     solved = isoparameter(AdapterSpec(grouping="qkv_depth"), budget, shape, pinned={"depth": 4, "input": 20})
     ranks = resolve_ranks(solved, shape)
@@ -66,22 +81,28 @@ def test_pinned_modes_stay(shape=AttentionShape(192, 192, 3, 12)):
     assert abs(count(solved, shape) / budget - 1) <= 0.02
 
 
-def test_isorank_keeps_r_beyond_a_modes_size(shape=AttentionShape(192, 192, 3, 12)):
+def test_isorank_keeps_r_beyond_a_modes_size():
+    shape = AttentionShape(192, 192, 3, 12)
     assert resolve_ranks(isorank(AdapterSpec(grouping="att_qkv"), 8, shape), shape) == dict.fromkeys(
-        ("input", "head_dim", "heads", "projection"), 8)
+        ("input", "head_dim", "heads", "projection"), 8
+    )
 
 
-def test_lora_at_its_own_budget_is_lora(shape=AttentionShape(64, 96, 8, 3, kv_heads=2)):
+def test_lora_at_its_own_budget_is_lora():
+    shape = AttentionShape(64, 96, 8, 3, kv_heads=2)
     for rank in (1, 4, 7):
         assert isoparameter(AdapterSpec(method="lora"), lora_budget(shape, rank), shape).ranks == rank
         assert count(AdapterSpec(method="lora", ranks=rank), shape) == lora_budget(shape, rank)
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    ({"strategy": "balance"}, "Did you mean 'balanced'"),
-    ({"pinned": {"heads": 1}}, "no mode 'heads'"),
-    ({"pinned": {"depth": 13}}, r"not within 1\.\.12"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"strategy": "balance"}, "Did you mean 'balanced'"),
+        ({"pinned": {"heads": 1}}, "no mode 'heads'"),
+        ({"pinned": {"depth": 13}}, r"not within 1\.\.12"),
+    ],
+)
 def test_refusals(arguments, says):
     shape = AttentionShape(192, 192, 3, 12)
     with pytest.raises(UserError, match=says):

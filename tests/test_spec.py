@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
+
 from tensloradist.errors import UserError
 from tensloradist.spec import AdapterSpec, ComputeSpec, OptimizerSpec, RunSpec
 
@@ -16,24 +17,27 @@ def run(**changes):
     return RunSpec.model_validate({**BASE, **changes})
 
 
-@pytest.mark.parametrize(("changes", "field"), [
-    ({"adapter": {"grouping": "qkv_dept"}}, "grouping"),
-    ({"adapter": {"grouping": "qkv", "ranks": 0}}, "ranks"),
-    ({"adapter": {"grouping": "qkv", "ranks": {"input": 0}}}, "ranks"),
-    ({"adapter": {"grouping": "qkv", "ranks": 2.5}}, "ranks"),
-    ({"adapter": {"method": "lora", "grouping": "qkv"}}, "lora"),
-    ({"adapter": {"method": "tenslora"}}, "grouping"),
-    ({"adapter": {"method": "lorra"}}, "method"),
-    ({"adapter": {"grouping": "qkv", "dropout": 1.0}}, "dropout"),
-    ({"adapter": {"grouping": "qkv", "projections": ["query", "query"]}}, "twice"),
-    ({"adapter": {"grouping": "qkv", "sibling_draws": "identical"}}, "official"),
-    ({"adapter": {"grouping": "qkv", "dropout": 0.1}, "protocol": "official"}, "dropout"),
-    ({"optimizer": {"learning_rate": float("nan")}}, "learning_rate"),
-    ({"optimizer": {"epochs": 0}}, "epochs"),
-    ({"seeds": 3}, "seeds"),
-    ({"compute": {"processes": 2}}, "processes"),
-    ({"plugins": ["../evil"]}, "plugins"),
-])
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"adapter": {"grouping": "qkv_dept"}}, "grouping"),
+        ({"adapter": {"grouping": "qkv", "ranks": 0}}, "ranks"),
+        ({"adapter": {"grouping": "qkv", "ranks": {"input": 0}}}, "ranks"),
+        ({"adapter": {"grouping": "qkv", "ranks": 2.5}}, "ranks"),
+        ({"adapter": {"method": "lora", "grouping": "qkv"}}, "lora"),
+        ({"adapter": {"method": "tenslora"}}, "grouping"),
+        ({"adapter": {"method": "lorra"}}, "method"),
+        ({"adapter": {"grouping": "qkv", "dropout": 1.0}}, "dropout"),
+        ({"adapter": {"grouping": "qkv", "projections": ["query", "query"]}}, "twice"),
+        ({"adapter": {"grouping": "qkv", "sibling_draws": "identical"}}, "official"),
+        ({"adapter": {"grouping": "qkv", "dropout": 0.1}, "protocol": "official"}, "dropout"),
+        ({"optimizer": {"learning_rate": float("nan")}}, "learning_rate"),
+        ({"optimizer": {"epochs": 0}}, "epochs"),
+        ({"seeds": 3}, "seeds"),
+        ({"compute": {"processes": 2}}, "processes"),
+        ({"plugins": ["../evil"]}, "plugins"),
+    ],
+)
 def test_what_is_refused_names_the_field(changes, field):
     with pytest.raises(ValidationError, match=field):
         run(**changes)
@@ -59,8 +63,10 @@ def test_no_identity_without_content():
 
 
 def test_round_trip_through_json_keeps_the_identity():
-    spec = run(adapter={"grouping": "att", "ranks": {"input": 4, "head_dim": 2, "heads": 3}},
-               optimizer={"lr_multipliers": {"core": 8}})
+    spec = run(
+        adapter={"grouping": "att", "ranks": {"input": 4, "head_dim": 2, "heads": 3}},
+        optimizer={"lr_multipliers": {"core": 8}},
+    )
     assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
     assert RunSpec.model_validate_json(spec.model_dump_json()).run_id == spec.run_id
 

@@ -1,4 +1,4 @@
-"""The adapter family: `Adapter` from a specification and a shape, and its life on a model (attach, save, load, merge)."""
+"""The adapter family: `Adapter` from a specification and a shape, and its life on a model."""
 
 from tensloradist.adapter.attachment import attach, attached_adapter, detach
 from tensloradist.adapter.checkpoint import load, save

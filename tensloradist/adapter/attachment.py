@@ -91,8 +91,9 @@ class Attachment:
         adapted = tuple(p if p in shape.projections else None for p in site.projections)
         widths = tuple(shape.widths(p)[1] for p in site.projections)
         if sum(widths) != base.out_features:
-            raise UserError(f"{site.path}: {base.out_features} output features, but {list(site.projections)} need "
-                            f"{sum(widths)}")
+            raise UserError(
+                f"{site.path}: {base.out_features} output features, but {list(site.projections)} need {sum(widths)}"
+            )
         wrapped = AdaptedLinear(base, self.adapter, adapted, widths, site.layer).train(base.training)
         _replace(self.model, site.path, wrapped)
         return wrapped

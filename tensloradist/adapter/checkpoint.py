@@ -62,8 +62,10 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
         if found != description["shape"]:
             raise UserError(f"{folder}: the adapter is for {description['shape']}, the model has {found}")
         if description.get("backbone") not in (None, backbone_hash(adapter)):
-            raise UserError(f"{folder}: the adapter was trained on other backbone weights than this model's (their "
-                            "hashes differ); load the backbone it was trained on")
+            raise UserError(
+                f"{folder}: the adapter was trained on other backbone weights than this model's (their "
+                "hashes differ); load the backbone it was trained on"
+            )
         _copy_into(adapter.state_dict(), tensors, folder / "adapter.safetensors")
         head = folder / "head.safetensors"
         if head.exists() and adapter.attachment is not None:

@@ -79,10 +79,13 @@ class Adapter(nn.Module):
     def reset_parameters(self, seed: int) -> None:
         """Draw all initial values anew; the update is zero afterwards. The same seed gives the same values."""
         generator = torch.Generator().manual_seed(seed + _SEED_STRIDE)
-        for tensor in self.tensors:
+        for tensor in self._tensors():
             if self.spec.sibling_draws == "identical":
                 generator.manual_seed(seed + _SEED_STRIDE)
             initialize(tensor.parameters_by_name(), self.factorization, self.spec.initialization or "normal", generator)
+
+    def _tensors(self) -> list[AdapterTensor]:
+        return [tensor for tensor in self.tensors if isinstance(tensor, AdapterTensor)]
 
     @property
     def num_parameters(self) -> int:
@@ -90,15 +93,16 @@ class Adapter(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self) -> dict[tuple[str, int], Pair]:
-        """All pairs at once: (projection, layer) -> (A of d_in × k, B of k × d_out), scale not included.
+        """All pairs at once: (projection, layer) -> (A of d_in × k, B of k × d_out), without scale.
 
         Equally shaped tensors are stacked, so that the number of operations does not grow with depth. The pairs are
         kept for the wrapped projections until the next call: activation checkpointing reads them again.
         """
         pairs: dict[tuple[str, int], Pair] = {}
+        tensors = self._tensors()
         for indices in self._indices_by_size().values():
             layouts = [self.arrangement.tensors[i] for i in indices]
-            parameters = [self.tensors[i].parameters_by_name() for i in indices]
+            parameters = [tensors[i].parameters_by_name() for i in indices]
             stacked = {name: torch.stack([p[name] for p in parameters]) for name in parameters[0]}
             lefts, rights = self.factorization.pairs(stacked, self.spec.head_layout)
             if torch.is_autocast_enabled(lefts.device.type):
@@ -166,7 +170,7 @@ class Adapter(nn.Module):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the name that `lr_multipliers` uses: each mode's factors, and 'core'."""
         groups: dict[str, list[nn.Parameter]] = defaultdict(list)
-        for tensor in self.tensors:
+        for tensor in self._tensors():
             for name, parameter in tensor.parameters_by_name().items():
                 groups[name].append(parameter)
         return dict(groups)

@@ -28,14 +28,24 @@ class AdaptedLinear(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Linear, adapter: Adapter, projections: tuple[str | None, ...], widths: tuple[int, ...], layer: int
+        self,
+        base: nn.Linear,
+        adapter: Adapter,
+        projections: tuple[str | None, ...],
+        widths: tuple[int, ...],
+        layer: int,
     ) -> None:
         super().__init__()
         self.base = base
-        object.__setattr__(self, "adapter", adapter)  # a plain reference
+        object.__setattr__(self, "_adapter", adapter)  # a plain reference
         self.projections, self.widths, self.layer = projections, widths, layer
         self.scale, self.dropout = adapter.spec.scale, adapter.spec.dropout
         self.merged = False
+
+    @property
+    def adapter(self) -> Adapter:
+        adapter: Adapter = self.__dict__["_adapter"]
+        return adapter
 
     # Some models read these of the layer they own (its dtype, or its bias to reset it).
     @property

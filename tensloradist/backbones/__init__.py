@@ -54,8 +54,10 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     if spec.fingerprint is not None:
         found = source.fingerprint(spec)
         if found != spec.fingerprint:
-            raise UserError(f"backbone.name: {spec.name} has changed since the run was planned: its fingerprint is "
-                            f"{found}, not {spec.fingerprint}")
+            raise UserError(
+                f"backbone.name: {spec.name} has changed since the run was planned: its fingerprint is "
+                f"{found}, not {spec.fingerprint}"
+            )
     return source.load(spec, num_labels)
 
 
@@ -106,6 +108,23 @@ def missing(spec: BackboneSpec) -> list[str]:
 
 
 __all__ = [
-    "FAMILIES", "QKV", "SOURCES", "Family", "Site", "Source", "empty", "family_of", "fetch", "fingerprint",
-    "initialize_head", "kind", "label", "linear_layers", "load", "missing", "register", "shape_of", "source_of",
+    "FAMILIES",
+    "QKV",
+    "SOURCES",
+    "Family",
+    "Site",
+    "Source",
+    "empty",
+    "family_of",
+    "fetch",
+    "fingerprint",
+    "initialize_head",
+    "kind",
+    "label",
+    "linear_layers",
+    "load",
+    "missing",
+    "register",
+    "shape_of",
+    "source_of",
 ]

@@ -80,8 +80,12 @@ class Family:
         linear: Any = model.get_submodule(first.path)
         head_dim = linear.out_features // (heads + 2 * kv_heads if len(first.projections) == 3 else heads)
         shape = AttentionShape(
-            d_in=linear.in_features, d_out=heads * head_dim, heads=heads, layers=1 + max(site.layer for site in sites),
-            projections=tuple(projections), kv_heads=None if kv_heads == heads else kv_heads,
+            d_in=linear.in_features,
+            d_out=heads * head_dim,
+            heads=heads,
+            layers=1 + max(site.layer for site in sites),
+            projections=tuple(projections),
+            kv_heads=None if kv_heads == heads else kv_heads,
         )
         for site in sites:
             if set(site.projections) & set(projections):
@@ -93,9 +97,11 @@ def _check_widths(site: Site, linear: Any, shape: AttentionShape) -> None:
     width_in, _ = shape.widths(site.projections[0])
     width_out = sum(shape.widths(projection)[1] for projection in site.projections)
     if (linear.in_features, linear.out_features) != (width_in, width_out):
-        raise UserError(f"{site.path}: {linear.in_features} to {linear.out_features} features, where {width_in} to "
-                        f"{width_out} follows from the other layers: attention layers of unequal width cannot share an "
-                        "adapter")
+        raise UserError(
+            f"{site.path}: {linear.in_features} to {linear.out_features} features, where {width_in} to "
+            f"{width_out} follows from the other layers: attention layers of unequal width cannot share an "
+            "adapter"
+        )
 
 
 @dataclass(frozen=True)
@@ -184,16 +190,25 @@ def check_loaded(
     other = sorted(name for name in reshaped if not name.startswith(heads))
     # What the head replaces: the checkpoint's own classifier, be it of another structure.
     roots = tuple(f"{path.split('.')[0]}." for path in family.head(model))
-    surplus = sorted(name for name in unexpected
-                     if not name.startswith(roots) and not any(re.search(p, name) for p in family.unused_weights))
-    problems = [f"{what}: {_some(names)}" for what, names in (
-        ("would be newly initialised, because the checkpoint lacks them", absent),
-        ("have another shape in the checkpoint", other),
-        ("are in the checkpoint but not in the model", surplus),
-    ) if names]
+    surplus = sorted(
+        name
+        for name in unexpected
+        if not name.startswith(roots) and not any(re.search(p, name) for p in family.unused_weights)
+    )
+    problems = [
+        f"{what}: {_some(names)}"
+        for what, names in (
+            ("would be newly initialised, because the checkpoint lacks them", absent),
+            ("have another shape in the checkpoint", other),
+            ("are in the checkpoint but not in the model", surplus),
+        )
+        if names
+    ]
     if problems:
-        raise UserError(f"{where}: not the weights of a pretrained {type(model).__name__}. Weights that "
-                        + "; weights that ".join(problems))
+        raise UserError(
+            f"{where}: not the weights of a pretrained {type(model).__name__}. Weights that "
+            + "; weights that ".join(problems)
+        )
 
 
 def _some(names: list[str], most: int = 6) -> str:

@@ -28,8 +28,16 @@ if TYPE_CHECKING:
 NAME = "digits_vit"
 CLASSES = (0, 1, 2, 3, 4)
 HELD_OUT = 5  # every fifth image is kept from training, to measure the accuracy that is recorded
-MODEL: dict[str, Any] = {"image_size": 8, "patch_size": 2, "num_channels": 1, "hidden_size": 48, "num_hidden_layers": 4,
-         "num_attention_heads": 4, "intermediate_size": 96, "initializer_range": 0.1}
+MODEL: dict[str, Any] = {
+    "image_size": 8,
+    "patch_size": 2,
+    "num_channels": 1,
+    "hidden_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "initializer_range": 0.1,
+}
 TRAINING: dict[str, Any] = {"seed": 0, "epochs": 16, "batch_size": 32, "learning_rate": 3e-3, "weight_decay": 0.05}
 # Raise the version when the recipe below changes in a way that the numbers above do not show.
 RECIPE = {"version": 1, "classes": CLASSES, "held_out": HELD_OUT, "model": MODEL, "training": TRAINING}
@@ -133,16 +141,22 @@ def _pretrain_into_cache() -> None:
     model, accuracy = pretrain()
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     digest = hash_tensors(state)
-    found = {"recipe": RECIPE, "held_out_accuracy": accuracy, "seconds": round(time.monotonic() - started, 2),
-             "hash": digest}
+    found = {
+        "recipe": RECIPE,
+        "held_out_accuracy": accuracy,
+        "seconds": round(time.monotonic() - started, 2),
+        "hash": digest,
+    }
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
         # The weights last: whoever finds them finds the description, too.
         _replace(about, (json.dumps(found, indent=2) + "\n").encode())
         _replace(weights, save(state, metadata={"hash": digest}))
     except OSError as error:
-        raise UserError(f"{weights.parent}: the cache cannot be written ({error.strerror or error}); set "
-                        "TENSLORADIST_CACHE to a writable folder") from error
+        raise UserError(
+            f"{weights.parent}: the cache cannot be written ({error.strerror or error}); set "
+            "TENSLORADIST_CACHE to a writable folder"
+        ) from error
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -193,13 +207,14 @@ def pretrain() -> tuple[nn.Module, float]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(TRAINING["seed"])
             model = _build(len(CLASSES)).train()
-            optimizer = torch.optim.AdamW(model.parameters(), lr=TRAINING["learning_rate"],
-                                          weight_decay=TRAINING["weight_decay"])
+            optimizer = torch.optim.AdamW(
+                model.parameters(), lr=TRAINING["learning_rate"], weight_decay=TRAINING["weight_decay"]
+            )
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, TRAINING["learning_rate"], total_steps=steps)
             for _ in range(epochs):
                 order = torch.randperm(len(train_x))
                 for first in range(0, len(train_x) - batch + 1, batch):
-                    chosen = order[first:first + batch]
+                    chosen = order[first : first + batch]
                     loss: Any = F.cross_entropy(model(train_x[chosen]).logits, train_y[chosen])
                     optimizer.zero_grad()
                     loss.backward()
@@ -226,14 +241,22 @@ class _Progress:
         seconds = time.monotonic() - self.started
         if seconds > 2 and seconds - self.shown > 0.5 and sys.stderr.isatty():
             self.shown = seconds
-            print(f"\rpretraining {NAME} on the digits 0-4: {100 * self.done // self.steps} %", end="",
-                  file=sys.stderr, flush=True)
+            print(
+                f"\rpretraining {NAME} on the digits 0-4: {100 * self.done // self.steps} %",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def finish(self, accuracy: float) -> None:
         seconds = time.monotonic() - self.started
         if seconds > 2:
-            print(f"{chr(13) if sys.stderr.isatty() else ''}pretrained {NAME} on the digits 0-4 in {seconds:.1f} s: "
-                  f"{100 * accuracy:.1f} % of the held-out images are right", file=sys.stderr, flush=True)
+            print(
+                f"{chr(13) if sys.stderr.isatty() else ''}pretrained {NAME} on the digits 0-4 in {seconds:.1f} s: "
+                f"{100 * accuracy:.1f} % of the held-out images are right",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 DIGITS_VIT = Source(NAME, lambda spec: "image", load, empty, fingerprint, lambda spec: NAME)

@@ -12,11 +12,22 @@ from pathlib import Path
 from tensloradist.errors import UserError
 
 # Configuration, preprocessing and weights. Never pickles, and no weights of other frameworks.
-PATTERNS = ("config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-            "vocab.*", "merges.txt", "*.safetensors", "*.safetensors.index.json")
+PATTERNS = (
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.safetensors",
+    "*.safetensors.index.json",
+)
 _IN_SUBFOLDERS = ("*/*",)
-_REMEDY = ("Run `tensloradist fetch` where the Hub can be reached, give a local folder instead, or pin "
-           "backbone.revision to a commit that is in the cache")
+_REMEDY = (
+    "Run `tensloradist fetch` where the Hub can be reached, give a local folder instead, or pin "
+    "backbone.revision to a commit that is in the cache"
+)
 
 
 @lru_cache(maxsize=1024)
@@ -43,16 +54,20 @@ def commit_of(name: str, revision: str | None) -> str:
     except HFValidationError as error:
         raise UserError(f"backbone.name: {name!r} is neither an existing path nor a Hub name ({error})") from error
     except GatedRepoError as error:
-        raise UserError(f"backbone.name: the Hub gives {shown} only to those who accepted its terms; log in with "
-                        "`hf auth login`") from error
+        raise UserError(
+            f"backbone.name: the Hub gives {shown} only to those who accepted its terms; log in with `hf auth login`"
+        ) from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"backbone.name: {name!r} is neither an existing path nor a model on the Hub (or it is private)"
-                        ) from error
+        raise UserError(
+            f"backbone.name: {name!r} is neither an existing path nor a model on the Hub (or it is private)"
+        ) from error
     except RevisionNotFoundError as error:
         raise UserError(f"backbone.revision: the Hub has no revision {revision!r} of {name!r}") from error
     except RevisionResolutionError as error:
-        raise UserError(f"backbone.name: {shown} is no existing path, is not in the local Hub cache, and the Hub is "
-                        f"out of reach. {_REMEDY}") from error
+        raise UserError(
+            f"backbone.name: {shown} is no existing path, is not in the local Hub cache, and the Hub is "
+            f"out of reach. {_REMEDY}"
+        ) from error
     return str(getattr(found, "resolved", found))
 
 
@@ -68,8 +83,15 @@ def cached_snapshot(name: str, commit: str) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=list(PATTERNS),
-                                        ignore_patterns=list(_IN_SUBFOLDERS), local_files_only=True))
+        folder = Path(
+            snapshot_download(
+                name,
+                revision=commit,
+                allow_patterns=list(PATTERNS),
+                ignore_patterns=list(_IN_SUBFOLDERS),
+                local_files_only=True,
+            )
+        )
     except LocalEntryNotFoundError:
         return None
     complete = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
@@ -91,12 +113,16 @@ def snapshot(name: str, commit: str) -> Path:
     try:
         snapshot_download(name, revision=commit, allow_patterns=list(PATTERNS), ignore_patterns=list(_IN_SUBFOLDERS))
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
-        raise UserError(f"backbone.name: {name!r} at {commit[:12]} is not in the local Hub cache and cannot be "
-                        f"downloaded ({str(error).splitlines()[0]}). {_REMEDY}") from error
+        raise UserError(
+            f"backbone.name: {name!r} at {commit[:12]} is not in the local Hub cache and cannot be "
+            f"downloaded ({str(error).splitlines()[0]}). {_REMEDY}"
+        ) from error
     folder = cached_snapshot(name, commit)
     if folder is None:
-        raise UserError(f"backbone.name: {name!r} at {commit[:12]} has no config.json with safetensors weights; "
-                        "pickled weights are not loaded")
+        raise UserError(
+            f"backbone.name: {name!r} at {commit[:12]} has no config.json with safetensors weights; "
+            "pickled weights are not loaded"
+        )
     return folder
 
 
@@ -112,5 +138,7 @@ def config_folder(name: str, commit: str) -> Path:
     try:
         return Path(hf_hub_download(name, "config.json", revision=commit)).parent
     except (EntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
-        raise UserError(f"backbone.name: the config.json of {name!r} at {commit[:12]} is not in the local Hub cache "
-                        f"and cannot be downloaded ({str(error).splitlines()[0]}). {_REMEDY}") from error
+        raise UserError(
+            f"backbone.name: the config.json of {name!r} at {commit[:12]} is not in the local Hub cache "
+            f"and cannot be downloaded ({str(error).splitlines()[0]}). {_REMEDY}"
+        ) from error

@@ -44,8 +44,10 @@ def sites(model: nn.Module) -> list[Site]:
         if match is None:
             continue
         if _class_name(attention) != _CONCATENATED:
-            raise UserError(f"{path}: {_class_name(attention)} is not timm's standard attention with concatenated "
-                            "query, key and value, and cannot be adapted; choose a plain vision transformer")
+            raise UserError(
+                f"{path}: {_class_name(attention)} is not timm's standard attention with concatenated "
+                "query, key and value, and cannot be adapted; choose a plain vision transformer"
+            )
         layer = int(match.group(1))
         found += [Site(layer, QKV, f"{path}.qkv"), Site(layer, ("attention_output",), f"{path}.proj")]
     return found
@@ -60,8 +62,11 @@ def _head(model: nn.Module) -> tuple[str, ...]:
     get_classifier: Any = getattr(model, "get_classifier", None)
     classifier = get_classifier() if get_classifier else ()
     parts = classifier if isinstance(classifier, tuple) else (classifier,)
-    return tuple(path for path, module in model.named_modules()
-                 if any(module is part for part in parts) and any(True for _ in module.parameters()))
+    return tuple(
+        path
+        for path, module in model.named_modules()
+        if any(module is part for part in parts) and any(True for _ in module.parameters())
+    )
 
 
 def _logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -92,8 +97,10 @@ def _hub_name(spec: BackboneSpec) -> str:
         return spec.name.removeprefix("hf-hub:").removeprefix("hf_hub:")
     repository = _pretrained_repository(spec.name)
     if repository is None:
-        raise UserError(f"backbone.name: timm has no pretrained weights of {spec.name!r}; give backbone.weights, a "
-                        "local safetensors file")
+        raise UserError(
+            f"backbone.name: timm has no pretrained weights of {spec.name!r}; give backbone.weights, a "
+            "local safetensors file"
+        )
     return repository
 
 

@@ -40,40 +40,86 @@ class _Names:
     unused_weights: tuple[str, ...]
 
 
-_BERT_PROJECTIONS = (("query", "self.query"), ("key", "self.key"), ("value", "self.value"),
-                     ("attention_output", "output.dense"))
+_BERT_PROJECTIONS = (
+    ("query", "self.query"),
+    ("key", "self.key"),
+    ("value", "self.value"),
+    ("attention_output", "output.dense"),
+)
 _VIT_PROJECTIONS = (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("attention_output", "o_proj"))
-_TINY_TEXT = (("hidden_size", 24), ("num_hidden_layers", 2), ("num_attention_heads", 3), ("intermediate_size", 32),
-              ("vocab_size", 50), ("max_position_embeddings", 40))
-_TINY_IMAGE = (("hidden_size", 24), ("num_hidden_layers", 2), ("num_attention_heads", 3), ("intermediate_size", 32),
-               ("image_size", 16), ("patch_size", 8))
+_TINY_TEXT = (
+    ("hidden_size", 24),
+    ("num_hidden_layers", 2),
+    ("num_attention_heads", 3),
+    ("intermediate_size", 32),
+    ("vocab_size", 50),
+    ("max_position_embeddings", 40),
+)
+_TINY_IMAGE = (
+    ("hidden_size", 24),
+    ("num_hidden_layers", 2),
+    ("num_attention_heads", 3),
+    ("intermediate_size", 32),
+    ("image_size", 16),
+    ("patch_size", 8),
+)
 
 _ARCHITECTURES = {
     "vit": _Names(
-        ("vit",), r"layers\.(\d+)\.attention", _VIT_PROJECTIONS, ("classifier",),
-        "ViTConfig", "ViTForImageClassification", _TINY_IMAGE, (r"(^|\.)pooler\.", r"^decoder\."),
+        ("vit",),
+        r"layers\.(\d+)\.attention",
+        _VIT_PROJECTIONS,
+        ("classifier",),
+        "ViTConfig",
+        "ViTForImageClassification",
+        _TINY_IMAGE,
+        (r"(^|\.)pooler\.", r"^decoder\."),
     ),
     "deit": _Names(
-        ("deit",), r"layers\.(\d+)\.attention", _VIT_PROJECTIONS,
+        ("deit",),
+        r"layers\.(\d+)\.attention",
+        _VIT_PROJECTIONS,
         ("classifier", "cls_classifier", "distillation_classifier"),
-        "DeiTConfig", "DeiTForImageClassificationWithTeacher", _TINY_IMAGE, (r"(^|\.)pooler\.", r"^decoder\."),
+        "DeiTConfig",
+        "DeiTForImageClassificationWithTeacher",
+        _TINY_IMAGE,
+        (r"(^|\.)pooler\.", r"^decoder\."),
     ),
     "bert": _Names(
-        ("bert",), r"encoder\.layer\.(\d+)\.attention", _BERT_PROJECTIONS, ("classifier",),
-        "BertConfig", "BertForSequenceClassification", _TINY_TEXT, (r"^cls\.", r"position_ids$"),
+        ("bert",),
+        r"encoder\.layer\.(\d+)\.attention",
+        _BERT_PROJECTIONS,
+        ("classifier",),
+        "BertConfig",
+        "BertForSequenceClassification",
+        _TINY_TEXT,
+        (r"^cls\.", r"position_ids$"),
     ),
     "roberta": _Names(
-        ("roberta", "xlm-roberta", "camembert"), r"encoder\.layer\.(\d+)\.attention", _BERT_PROJECTIONS,
+        ("roberta", "xlm-roberta", "camembert"),
+        r"encoder\.layer\.(\d+)\.attention",
+        _BERT_PROJECTIONS,
         ("classifier.dense", "classifier.out_proj"),
-        "RobertaConfig", "RobertaForSequenceClassification", _TINY_TEXT,
+        "RobertaConfig",
+        "RobertaForSequenceClassification",
+        _TINY_TEXT,
         (r"^lm_head\.", r"(^|\.)pooler\.", r"position_ids$"),
     ),
     "distilbert": _Names(
-        ("distilbert",), r"transformer\.layer\.(\d+)\.attention",
+        ("distilbert",),
+        r"transformer\.layer\.(\d+)\.attention",
         (("query", "q_lin"), ("key", "k_lin"), ("value", "v_lin"), ("attention_output", "out_lin")),
-        ("pre_classifier", "classifier"), "DistilBertConfig", "DistilBertForSequenceClassification",
-        (("dim", 24), ("n_layers", 2), ("n_heads", 3), ("hidden_dim", 32), ("vocab_size", 50),
-         ("max_position_embeddings", 40)),
+        ("pre_classifier", "classifier"),
+        "DistilBertConfig",
+        "DistilBertForSequenceClassification",
+        (
+            ("dim", 24),
+            ("n_layers", 2),
+            ("n_heads", 3),
+            ("hidden_dim", 32),
+            ("vocab_size", 50),
+            ("max_position_embeddings", 40),
+        ),
         (r"^vocab_", r"position_ids$"),
     ),
 }
@@ -91,8 +137,11 @@ def _family(name: str, names: _Names) -> Family:
             match = attention.search(path)
             if match:
                 below = {child for child, _ in module.named_modules()}
-                found += [Site(int(match.group(1)), (projection,), f"{path}.{child}")
-                          for projection, child in names.projections if child in below]
+                found += [
+                    Site(int(match.group(1)), (projection,), f"{path}.{child}")
+                    for projection, child in names.projections
+                    if child in below
+                ]
         return found
 
     def heads(model: nn.Module) -> tuple[int, int]:
@@ -160,8 +209,7 @@ def quiet() -> Iterator[None]:
 
 def is_local(name: str) -> bool:
     """Whether a name means a path: a model's folder is there, or nothing on the Hub could be called so."""
-    return (name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
-            or (Path(name) / "config.json").is_file())
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or (Path(name) / "config.json").is_file()
 
 
 def local_folder(name: str) -> Path:
@@ -176,14 +224,22 @@ def local_folder(name: str) -> Path:
     return folder
 
 
-_PREPROCESSING = ("config.json", "preprocessor_config.json", "special_tokens_map.json", "added_tokens.json",
-                  "merges.txt")
+_PREPROCESSING = (
+    "config.json",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+)
 
 
 def determines_result(file: str) -> bool:
     """Whether a file of a model's folder takes part in a run: configuration, preprocessing and tokenizer, weights."""
-    return "/" not in file and (file in _PREPROCESSING or file.startswith(("tokenizer", "vocab."))
-                                or file.endswith((".safetensors", ".safetensors.index.json")))
+    return "/" not in file and (
+        file in _PREPROCESSING
+        or file.startswith(("tokenizer", "vocab."))
+        or file.endswith((".safetensors", ".safetensors.index.json"))
+    )
 
 
 def commit(spec: BackboneSpec) -> str:
@@ -232,8 +288,9 @@ def _read_config(folder: Path, modified_ns: int) -> Any:
         try:
             return AutoConfig.from_pretrained(str(folder))
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder / 'config.json'}: transformers cannot read it ({str(error).splitlines()[0]})"
-                            ) from error
+            raise UserError(
+                f"{folder / 'config.json'}: transformers cannot read it ({str(error).splitlines()[0]})"
+            ) from error
 
 
 def _config(spec: BackboneSpec) -> Any:
@@ -249,12 +306,16 @@ def kind(spec: BackboneSpec) -> str:
 def _kind_of_config(spec: BackboneSpec, config: Any) -> str:
     from transformers.models.auto import modeling_auto as auto
 
-    for found, names in (("image", auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES),
-                         ("text", auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)):
+    for found, names in (
+        ("image", auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES),
+        ("text", auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    ):
         if config.model_type in names:
             return found
-    raise UserError(f"backbone.name: {spec.name} is of type {config.model_type!r}, for which transformers has neither "
-                    "an image nor a text classifier")
+    raise UserError(
+        f"backbone.name: {spec.name} is of type {config.model_type!r}, for which transformers has neither "
+        "an image nor a text classifier"
+    )
 
 
 def _classifier(spec: BackboneSpec, config: Any) -> Any:
@@ -301,13 +362,19 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     with quiet(), torch.random.fork_rng(devices=[]):
         try:
             model, info = auto.from_pretrained(
-                str(folder), config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
-                ignore_mismatched_sizes=True, output_loading_info=True,
+                str(folder),
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
         except (OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"{folder}: transformers cannot load the weights ({str(error).splitlines()[0]})") from error
-    check_loaded(spec.name, model, info["missing_keys"], info["unexpected_keys"],
-                 (key[0] for key in info["mismatched_keys"]))
+    check_loaded(
+        spec.name, model, info["missing_keys"], info["unexpected_keys"], (key[0] for key in info["mismatched_keys"])
+    )
     pretrained: nn.Module = model.eval()
     return pretrained
 

@@ -79,7 +79,9 @@ def _owner_of(path: Path) -> Owner:
     try:
         return Owner(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a readable claim ({error}); remove the run's folder or restore the file") from error
+        raise UserError(
+            f"{path}: not a readable claim ({error}); remove the run's folder or restore the file"
+        ) from error
 
 
 def _counter(run: RunFolder, number: int) -> str:
@@ -92,7 +94,7 @@ def is_released(run: RunFolder, number: int) -> bool:
 
 
 def is_alive(run: RunFolder) -> bool:
-    """Whether the run's owner may still be at work: neither released nor dead on this machine. Unknown counts as alive."""
+    """Whether the run's owner may still be at work: not released, and not dead on this machine. Unknown is alive."""
     number = highest_claim(run)
     return number > 0 and not is_released(run, number) and not _owner_of(_claim_path(run, number)).is_dead_here()
 
@@ -128,7 +130,9 @@ class Claim:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         write_replacing(self.run.path / f"released.{self.number:04d}", "")

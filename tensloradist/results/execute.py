@@ -35,8 +35,14 @@ class Outcome:
     attempt: Path | None = None
 
 
-def execute(spec: RunSpec, root: Path, train: Train, progress: Progress | None = None, watch: Watch | None = None,
-            started: Callable[[Path], None] | None = None) -> Outcome:
+def execute(
+    spec: RunSpec,
+    root: Path,
+    train: Train,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    started: Callable[[Path], None] | None = None,
+) -> Outcome:
     """Train a resolved run that has no result yet, in an attempt folder of its own.
 
     Args:
@@ -66,8 +72,13 @@ def execute(spec: RunSpec, root: Path, train: Train, progress: Progress | None =
                 log.warning("run %s had a result already; this one stays in %s", run.run_id, attempt)
             return Outcome(result.state, result, attempt=attempt)
         except BaseException as error:
-            failure = Failure(run_id=run.run_id, attempt=claimed.number, cause=cause_of(error), message=_one_line(error),
-                              traceback="".join(traceback.format_exception(error)))
+            failure = Failure(
+                run_id=run.run_id,
+                attempt=claimed.number,
+                cause=cause_of(error),
+                message=_one_line(error),
+                traceback="".join(traceback.format_exception(error)),
+            )
             log.error("%s", failure.traceback)
             write_failure(attempt, failure)
             if not isinstance(error, Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 ATTEMPT_DIGITS = 4
@@ -84,10 +85,8 @@ def link_once(source: Path, target: Path) -> bool:
     On NFS a retried link can report failure after success, or the reverse: the number of links decides.
     """
     before = os.stat(source).st_nlink
-    try:
+    with suppress(FileExistsError):  # what counts is decided below
         os.link(source, target)
-    except FileExistsError:
-        pass  # decided below
     made = os.stat(source).st_nlink > before
     sync_folder(target.parent)
     return made

@@ -69,9 +69,12 @@ def write_spec(run: RunFolder, spec: RunSpec) -> None:
     except ValidationError as error:
         raise UserError(f"{run.spec}: not a specification of this version ({error.errors()[0]['msg']})") from error
     if stored.canonical_json() != spec.canonical_json():
-        lines = [json.dumps(json.loads(s.canonical_json()), indent=1, sort_keys=True).splitlines() for s in (stored, spec)]
-        diff = "\n".join(difflib.unified_diff(*lines, "stored", "new", lineterm="", n=0))
-        raise UserError(f"{run.spec}: the stored specification differs from this run's, though their ids agree:\n{diff}")
+        old, new = (json.dumps(json.loads(s.canonical_json()), indent=1, sort_keys=True) for s in (stored, spec))
+        lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "stored", "new", lineterm="", n=0)
+        diff = "\n".join(lines)
+        raise UserError(
+            f"{run.spec}: the stored specification differs from this run's, though their ids agree:\n{diff}"
+        )
 
 
 def write_failure(attempt: Path, failure: Failure) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-RESULT_SCHEMA_VERSION = 1
-MANIFEST_SCHEMA_VERSION = 1
+RESULT_SCHEMA_VERSION: Literal[1] = 1
+MANIFEST_SCHEMA_VERSION: Literal[1] = 1
 
 
 class Record(BaseModel):
@@ -25,7 +25,9 @@ class Metrics(Record):
     test: dict[str, float | None] = Field(description="at the last epoch")
     test_at_best_validation: dict[str, float | None]
     best_epoch: int | None = Field(description="1-based epoch that was best on validation (official: on test)")
-    score: float | None = Field(description="the protocol's score: sound, test at the last epoch; official, best on test")
+    score: float | None = Field(
+        description="the protocol's score: sound, test at the last epoch; official, best on test"
+    )
     validation_score: float | None = Field(description="primary metric on validation at the last epoch")
 
 
@@ -80,8 +82,16 @@ class Failure(Record):
     schema_version: Literal[1] = 1
     run_id: str
     attempt: int
-    cause: Literal["configuration", "data_missing", "out_of_device_memory", "out_of_host_memory", "killed",
-                   "interrupted", "communication", "bug"]
+    cause: Literal[
+        "configuration",
+        "data_missing",
+        "out_of_device_memory",
+        "out_of_host_memory",
+        "killed",
+        "interrupted",
+        "communication",
+        "bug",
+    ]
     message: str = Field(description="one line")
     traceback: str | None = None
 
@@ -119,7 +129,7 @@ class ManifestRun(Record):
 
 
 class Manifest(Record):
-    """A sweep as it was launched: `results/sweeps/<name>/<digest>.json`, immutable; `latest` names the newest digest."""
+    """A sweep as it was launched: `results/sweeps/<name>/<digest>.json`, immutable; `latest` names the newest."""
 
     schema_version: Literal[1] = MANIFEST_SCHEMA_VERSION
     name: str

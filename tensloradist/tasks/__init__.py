@@ -32,8 +32,10 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str = "sound") -> Loa
     """
     entry = task_named(task.name)
     if task.fingerprint is not None and entry.fingerprint(task) != task.fingerprint:
-        raise UserError(f"task.data: {task.data} has changed since the run was planned: its fingerprint is "
-                        f"{entry.fingerprint(task)}, not {task.fingerprint}")
+        raise UserError(
+            f"task.data: {task.data} has changed since the run was planned: its fingerprint is "
+            f"{entry.fingerprint(task)}, not {task.fingerprint}"
+        )
     return entry.load(task, backbone, protocol)
 
 

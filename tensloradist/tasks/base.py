@@ -44,7 +44,9 @@ class SplitData(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> dict[str, Tensor]:
+    def batch(
+        self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None
+    ) -> dict[str, Tensor]:
         """Model inputs of these examples, without labels.
 
         Args:
@@ -134,8 +136,10 @@ def limited(train: npt.NDArray[np.int64], task: TaskSpec) -> npt.NDArray[np.int6
     if task.train_examples is None:
         return train
     if task.train_examples > len(train):
-        raise UserError(f"task.train_examples: {task.train_examples} exceeds the {len(train)} training examples of "
-                        f"{task.data or task.name}")
+        raise UserError(
+            f"task.train_examples: {task.train_examples} exceeds the {len(train)} training examples of "
+            f"{task.data or task.name}"
+        )
     random = np.random.default_rng([task.split_seed, 78])
     return np.sort(random.choice(train, task.train_examples, replace=False))
 

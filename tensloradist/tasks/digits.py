@@ -38,8 +38,8 @@ def digits_arrays(classes: Iterable[int]) -> tuple[npt.NDArray[np.float32], npt.
     images, targets = _all()
     wanted = list(classes)
     chosen = np.isin(targets, wanted)
-    pixels = (images[chosen].astype(np.float32) / 8 - 1)[:, None]
-    return pixels, np.searchsorted(wanted, targets[chosen])
+    pixels = (images[chosen].astype(np.float32) / 8 - 1)[:, None].astype(np.float32, copy=False)
+    return pixels, np.searchsorted(wanted, targets[chosen]).astype(np.int64, copy=False)
 
 
 class _Digits(SplitData):
@@ -50,7 +50,9 @@ class _Digits(SplitData):
         self.labels = labels[indices]
         self._pixels = torch.from_numpy(pixels[indices])
 
-    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> dict[str, Tensor]:
+    def batch(
+        self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None
+    ) -> dict[str, Tensor]:
         return {"pixel_values": self._pixels[np.asarray(indices)]}
 
 
@@ -63,8 +65,9 @@ def fingerprint(task: TaskSpec) -> str:
 
 def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
     if backbone.source != "digits_vit":
-        raise UserError(f"task.name: digits has images of 8 × 8 pixels, made for backbone source digits_vit, not "
-                        f"{backbone.source}")
+        raise UserError(
+            f"task.name: digits has images of 8 × 8 pixels, made for backbone source digits_vit, not {backbone.source}"
+        )
     if task.augmentation != "none":
         raise UserError(f"task.augmentation: {task.augmentation!r}; a flipped digit is another one, so digits has none")
     pixels, labels = digits_arrays(CLASSES)
@@ -74,8 +77,20 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
     else:
         train, validation, test = stratified_parts(labels, (0.6, 0.2, 0.2), task.split_seed)
     parts = [_Digits(pixels, labels, part) for part in (limited(train, task), validation, test)]
-    return LoadedTask("digits", "image", len(CLASSES), False, *parts, primary_metric="accuracy",
-                      metric_names=("accuracy",), metrics=accuracy, data_fingerprint=fingerprint(task))
+    fitted, chosen, held_out = parts
+    return LoadedTask(
+        "digits",
+        "image",
+        len(CLASSES),
+        False,
+        fitted,
+        chosen,
+        held_out,
+        primary_metric="accuracy",
+        metric_names=("accuracy",),
+        metrics=accuracy,
+        data_fingerprint=fingerprint(task),
+    )
 
 
 def _example(folder: Path) -> tuple[TaskSpec, BackboneSpec]:
@@ -85,6 +100,12 @@ def _example(folder: Path) -> tuple[TaskSpec, BackboneSpec]:
 
 
 DIGITS = Task(
-    name="digits", kind="image", load=load, fingerprint=fingerprint, label=lambda task: "digits",
-    num_labels=lambda task: len(CLASSES), example=_example, fetch=lambda task, backbone, protocol: [],
+    name="digits",
+    kind="image",
+    load=load,
+    fingerprint=fingerprint,
+    label=lambda task: "digits",
+    num_labels=lambda task: len(CLASSES),
+    example=_example,
+    fetch=lambda task, backbone, protocol: [],
 )

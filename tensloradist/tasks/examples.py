@@ -55,8 +55,9 @@ def image_backbone(folder: Path) -> BackboneSpec:
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
     path = folder / "vit"
-    config = ViTConfig(image_size=16, patch_size=8, hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
-                       intermediate_size=16)
+    config = ViTConfig(
+        image_size=16, patch_size=8, hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
     ViTForImageClassification(config).save_pretrained(path)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(path)
     return BackboneSpec(name=str(path))
@@ -72,8 +73,9 @@ def glue_folder(folder: Path, entry: GlueTask, train: int = 40, validation: int 
     for split, number in (("train", train), ("validation", validation)):
         with (path / f"{split}.jsonl").open("w") as file:
             for index in range(number):
-                row: dict[str, Any] = {field: " ".join(random.choice(WORDS, random.integers(2, 9)))
-                                       for field in entry.fields}
+                row: dict[str, Any] = {
+                    field: " ".join(random.choice(WORDS, random.integers(2, 9))) for field in entry.fields
+                }
                 row["label"] = float(random.uniform(0, 5)) if entry.labels == 1 else index % entry.labels
                 file.write(json.dumps({**row, "idx": index}) + "\n")
     return TaskSpec(name=entry.name, data=str(path))
@@ -84,14 +86,22 @@ def text_backbone(folder: Path) -> BackboneSpec:
     from tensloradist._torchvision import declare_missing_operators
 
     declare_missing_operators()
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+    import transformers
+    from transformers import BertConfig, BertForSequenceClassification
 
     path = folder / "bert"
     path.mkdir()
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (path / "vocab.txt").write_text("\n".join(vocabulary))
-    config = BertConfig(vocab_size=len(vocabulary), hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
-                        intermediate_size=16, max_position_embeddings=64)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+    )
     BertForSequenceClassification(config).save_pretrained(path)
-    BertTokenizerFast(vocab=str(path / "vocab.txt"), model_max_length=64).save_pretrained(path)
+    library: Any = transformers  # its tokenizers are made on request, which type checkers do not see
+    library.BertTokenizerFast(vocab=str(path / "vocab.txt"), model_max_length=64).save_pretrained(path)
     return BackboneSpec(name=str(path))

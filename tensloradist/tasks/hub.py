@@ -42,8 +42,9 @@ def commit_of(name: str, revision: str | None) -> str:
     except OSError as error:  # no network, or offline mode: the cache's word is all there is
         if reference.is_file():
             return reference.read_text().strip()
-        raise UserError(f"task.data: the Hub data set {name!r} is not in the local cache and the Hub is out of reach; "
-                        f"{_REMEDY}") from error
+        raise UserError(
+            f"task.data: the Hub data set {name!r} is not in the local cache and the Hub is out of reach; {_REMEDY}"
+        ) from error
     raise UserError(f"task.revision: the Hub names no commit for {name!r}")
 
 

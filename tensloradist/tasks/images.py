@@ -115,8 +115,9 @@ def _list_folder(task: TaskSpec) -> _Listing:
     classes = sorted(set(names))
     if len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no images in sub-folders"
-        raise UserError(f"task.data: {folder}: {found}; expected at least two class folders with images "
-                        f"({', '.join(SUFFIXES)})")
+        raise UserError(
+            f"task.data: {folder}: {found}; expected at least two class folders with images ({', '.join(SUFFIXES)})"
+        )
     # `datasets` reads the images; the listing is ours, so that ids and order do not depend on where the folder lies.
     dataset = Dataset.from_dict({"image": files}).cast_column("image", Image())
     labels = np.searchsorted(classes, names).astype(np.int64)
@@ -137,20 +138,27 @@ def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
         piece = data[split]
         for column in (entry.image, entry.label):
             if column not in piece.column_names:
-                raise UserError(f"task.data: {task.data or entry.name}: no column {column!r} in its {split} split; it "
-                                f"has {', '.join(piece.column_names)}")
+                raise UserError(
+                    f"task.data: {task.data or entry.name}: no column {column!r} in its {split} split; it "
+                    f"has {', '.join(piece.column_names)}"
+                )
         labels += list(piece[entry.label])
         ids += [f"{split}/{index}" for index in range(len(piece))]
         parts += [part] * len(piece)
-        pieces.append(piece.select_columns([entry.image]).rename_column(entry.image, "image")
-                      if entry.image != "image" else piece.select_columns(["image"]))
+        pieces.append(
+            piece.select_columns([entry.image]).rename_column(entry.image, "image")
+            if entry.image != "image"
+            else piece.select_columns(["image"])
+        )
     if "train" not in parts:
         raise UserError(f"task.data: {task.data or entry.name}: no split {entry.train!r}; it has {', '.join(data)}")
     values = np.asarray(labels, dtype=np.int64)
     wrong = np.flatnonzero((values < 0) | (values >= entry.classes))
     if len(wrong):
-        raise UserError(f"task.data: {task.data or entry.name}: example {ids[wrong[0]]} has label {values[wrong[0]]}, "
-                        f"out of range 0..{entry.classes - 1}")
+        raise UserError(
+            f"task.data: {task.data or entry.name}: example {ids[wrong[0]]} has label {values[wrong[0]]}, "
+            f"out of range 0..{entry.classes - 1}"
+        )
     classes = [str(index) for index in range(entry.classes)]
     return _Listing(ids, values, classes, concatenate_datasets(pieces), parts)
 
@@ -160,8 +168,10 @@ def _decoded(listing: _Listing, index: int, task: TaskSpec, how: ImagePreprocess
         image = listing.images[index]["image"]
         return np.asarray(how.resized(image), dtype=np.uint8).transpose(2, 0, 1)
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"task.data: {task.data}: the image {listing.ids[index]} cannot be read "
-                        f"({type(error).__name__}: {str(error)[:120]}); repair or remove it") from error
+        raise UserError(
+            f"task.data: {task.data}: the image {listing.ids[index]} cannot be read "
+            f"({type(error).__name__}: {str(error)[:120]}); repair or remove it"
+        ) from error
 
 
 def _pixels(listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fingerprint: str) -> Any:
@@ -172,27 +182,32 @@ def _pixels(listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fin
 
     def make(folder: Path) -> None:
         pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
-        for index in tracked(range(shape[0]), f"decoding {task.data or task.name}"):
+        for index in tracked(list(range(shape[0])), f"decoding {task.data or task.name}"):
             pixels[index] = _decoded(listing, index, task, how)
         pixels.flush()
         (folder / "ids.json").write_text(json.dumps(listing.ids))
 
     import PIL
 
-    key = hash_bytes("images", str(_VERSION), PIL.__version__, data_fingerprint, json.dumps(how.geometry(), sort_keys=True))
+    key = hash_bytes(
+        "images", str(_VERSION), PIL.__version__, data_fingerprint, json.dumps(how.geometry(), sort_keys=True)
+    )
     return np.load(cached_folder("images", key, make) / "pixels.npy", mmap_mode="r")
 
 
 class _Images(SplitData):
     """A part of a data set of decoded (or decodable) images."""
 
-    def __init__(self, listing: _Listing, pixels: Any, indices: npt.NDArray[np.int64], task: TaskSpec,
-                 how: ImagePreprocessing) -> None:
+    def __init__(
+        self, listing: _Listing, pixels: Any, indices: npt.NDArray[np.int64], task: TaskSpec, how: ImagePreprocessing
+    ) -> None:
         self.ids = [listing.ids[i] for i in indices]
         self.labels: Labels = listing.labels[indices]
         self._listing, self._pixels, self._indices, self._task, self._how = listing, pixels, indices, task, how
 
-    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> dict[str, Tensor]:
+    def batch(
+        self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None
+    ) -> dict[str, Tensor]:
         import torch
 
         chosen = self._indices[np.asarray(indices)]
@@ -252,8 +267,20 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages
     pixels = _pixels(listing, task, how, data_fingerprint)
     train, validation, test = _split(listing, task, protocol)
     parts = [_Images(listing, pixels, part, task, how) for part in (limited(train, task), validation, test)]
-    return LoadedTask(task.name, "image", len(listing.classes), False, *parts, primary_metric="accuracy",
-                      metric_names=("accuracy",), metrics=accuracy, data_fingerprint=data_fingerprint)
+    fitted, chosen, held_out = parts
+    return LoadedTask(
+        task.name,
+        "image",
+        len(listing.classes),
+        False,
+        fitted,
+        chosen,
+        held_out,
+        primary_metric="accuracy",
+        metric_names=("accuracy",),
+        metrics=accuracy,
+        data_fingerprint=data_fingerprint,
+    )
 
 
 def fingerprint(task: TaskSpec, entry: HubImages | None = None) -> str:
@@ -267,13 +294,16 @@ def num_labels(task: TaskSpec, entry: HubImages | None = None) -> int:
         return entry.classes
     folder = _folder(task)
     roots = [folder / name for name in _own_splits(folder)] or [folder]
-    return len({child.name for root in roots for child in root.iterdir()
-                if child.is_dir() and not child.name.startswith(".")})
+    return len(
+        {child.name for root in roots for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")}
+    )
 
 
 def _fetch(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages | None = None) -> list[str]:
     loaded = load(task, backbone, protocol, entry)
-    return [f"{task.data or task.name}: {len(loaded.train)} + {len(loaded.validation)} + {len(loaded.test)} images ready"]
+    return [
+        f"{task.data or task.name}: {len(loaded.train)} + {len(loaded.validation)} + {len(loaded.test)} images ready"
+    ]
 
 
 def _example(folder: Path, entry: HubImages | None = None) -> tuple[TaskSpec, BackboneSpec]:
@@ -289,10 +319,14 @@ def _task(name: str, entry: HubImages | None) -> Task:
         return name if entry is not None or task.data is None else Path(task.data).name
 
     return Task(
-        name=name, kind="image", label=label,
+        name=name,
+        kind="image",
+        label=label,
         load=lambda task, backbone, protocol: load(task, backbone, protocol, entry),
-        fingerprint=partial(fingerprint, entry=entry), num_labels=partial(num_labels, entry=entry),
-        example=partial(_example, entry=entry), fetch=partial(_fetch, entry=entry),
+        fingerprint=partial(fingerprint, entry=entry),
+        num_labels=partial(num_labels, entry=entry),
+        example=partial(_example, entry=entry),
+        fetch=partial(_fetch, entry=entry),
         missing=(lambda task: []) if entry is None else partial(hub.missing, default=entry.name),
     )
 

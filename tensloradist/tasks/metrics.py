@@ -34,4 +34,7 @@ def correlations(logits: Logits, labels: Labels) -> dict[str, float]:
     values = logits.squeeze(-1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a constant input is answered by NaN, which is what is reported
-        return {"spearman": float(spearmanr(values, labels).statistic), "pearson": float(pearsonr(values, labels).statistic)}
+        return {
+            "spearman": float(spearmanr(values, labels).statistic),
+            "pearson": float(pearsonr(values, labels).statistic),
+        }

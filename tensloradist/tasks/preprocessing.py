@@ -58,8 +58,10 @@ def require_kind(backbone: BackboneSpec, kind: str, task: str) -> None:
     """Raises UserError where an image task meets a text backbone or the reverse."""
     found = backbones.kind(backbone)
     if found != kind:
-        raise UserError(f"task.name: {task} is {'an image' if kind == 'image' else 'a text'} task, but the backbone "
-                        f"{backbone.name} reads {found}; choose {'an image' if kind == 'image' else 'a text'} backbone")
+        raise UserError(
+            f"task.name: {task} is {'an image' if kind == 'image' else 'a text'} task, but the backbone "
+            f"{backbone.name} reads {found}; choose {'an image' if kind == 'image' else 'a text'} backbone"
+        )
 
 
 @lru_cache(maxsize=64)
@@ -73,8 +75,10 @@ def image_preprocessing(backbone: BackboneSpec) -> ImagePreprocessing:
         return _of_timm(backbone)
     if backbone.source == "transformers":
         return _of_transformers(backbone)
-    raise UserError(f"backbone.source: {backbone.source!r} has no image preprocessing; image tasks need a transformers or "
-                    "timm backbone")
+    raise UserError(
+        f"backbone.source: {backbone.source!r} has no image preprocessing; image tasks need a transformers or "
+        "timm backbone"
+    )
 
 
 def _of_transformers(backbone: BackboneSpec) -> ImagePreprocessing:
@@ -91,8 +95,9 @@ def _of_transformers(backbone: BackboneSpec) -> ImagePreprocessing:
             revision = None if is_local(backbone.name) else backbone.revision
             processor = AutoImageProcessor.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"backbone.name: {backbone.name} has no readable preprocessor_config.json "
-                        f"({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"backbone.name: {backbone.name} has no readable preprocessor_config.json ({str(error).splitlines()[0]})"
+        ) from error
     size = dict(processor.size)
     interpolation = _RESAMPLING[int(getattr(processor, "resample", 3) or 3)]
     normalises = bool(getattr(processor, "do_normalize", True))
@@ -104,9 +109,9 @@ def _of_transformers(backbone: BackboneSpec) -> ImagePreprocessing:
         side = int(size["height"])
         return ImagePreprocessing(side, "squash", side, interpolation, mean, std)
     crop = dict(getattr(processor, "crop_size", None) or {})
-    side = int(crop.get("height", size["shortest_edge"])) if getattr(processor, "do_center_crop", False) else \
-        int(size["shortest_edge"])
-    return ImagePreprocessing(side, "shorter", int(size["shortest_edge"]), interpolation, mean, std)
+    shorter = int(str(size["shortest_edge"]))
+    side = int(str(crop.get("height", shorter))) if getattr(processor, "do_center_crop", False) else shorter
+    return ImagePreprocessing(side, "shorter", shorter, interpolation, mean, std)
 
 
 def _of_timm(backbone: BackboneSpec) -> ImagePreprocessing:
@@ -117,8 +122,14 @@ def _of_timm(backbone: BackboneSpec) -> ImagePreprocessing:
 
     config = timm.data.resolve_data_config({}, model=backbones.empty(backbone, 2))
     side = int(config["input_size"][-1])
-    return ImagePreprocessing(side, "shorter", round(side / config["crop_pct"]), str(config["interpolation"]),
-                              tuple(config["mean"]), tuple(config["std"]))
+    return ImagePreprocessing(
+        side,
+        "shorter",
+        round(side / config["crop_pct"]),
+        str(config["interpolation"]),
+        tuple(config["mean"]),
+        tuple(config["std"]),
+    )
 
 
 @lru_cache(maxsize=8)
@@ -129,11 +140,15 @@ def tokenizer_of(backbone: BackboneSpec) -> Any:
     from tensloradist.backbones.transformers_ import is_local, local_folder, quiet
 
     if backbone.source != "transformers":
-        raise UserError(f"backbone.source: {backbone.source!r} has no tokenizer; text tasks need a transformers backbone")
+        raise UserError(
+            f"backbone.source: {backbone.source!r} has no tokenizer; text tasks need a transformers backbone"
+        )
     try:
         with quiet():
             if is_local(backbone.name):
                 return AutoTokenizer.from_pretrained(str(local_folder(backbone.name)))
             return AutoTokenizer.from_pretrained(backbone.name, revision=backbone.revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"backbone.name: {backbone.name} has no readable tokenizer ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"backbone.name: {backbone.name} has no readable tokenizer ({str(error).splitlines()[0]})"
+        ) from error

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 PATIENCE = 2.0  # seconds
 
 
-def tracked(items: Sequence[Item] | range, what: str) -> Iterator[Item]:
+def tracked(items: Sequence[Item], what: str) -> Iterator[Item]:
     """The items, with a bar (a line each 10 s where stderr is no terminal) once they have taken two seconds."""
     from rich.console import Console
     from rich.progress import Progress

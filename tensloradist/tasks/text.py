@@ -82,7 +82,9 @@ def _rows(task: TaskSpec, entry: GlueTask) -> dict[str, _Rows]:
     """The 'train' and 'validation' rows as they come, checked."""
     if not _is_local(task):
         data = hub.load(task, GLUE, entry.name)
-        return {split: _checked(data[split], f"{task.data or GLUE}, {split}", entry) for split in ("train", "validation")}
+        return {
+            split: _checked(data[split], f"{task.data or GLUE}, {split}", entry) for split in ("train", "validation")
+        }
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -114,8 +116,10 @@ def _checked(data: Any, where: str, entry: GlueTask) -> _Rows:
         raise UserError(f"task.data: {where}: no examples")
     for field in (*entry.fields, "label"):
         if field not in data.column_names:
-            raise UserError(f"task.data: {where}: no field {field!r}, which task {entry.name} needs; it has "
-                            f"{', '.join(data.column_names)}")
+            raise UserError(
+                f"task.data: {where}: no field {field!r}, which task {entry.name} needs; it has "
+                f"{', '.join(data.column_names)}"
+            )
     texts = [list(data[field]) for field in entry.fields]
     for field, values in zip(entry.fields, texts, strict=True):
         bad = next((i for i, value in enumerate(values) if not isinstance(value, str)), None)
@@ -126,8 +130,9 @@ def _checked(data: Any, where: str, entry: GlueTask) -> _Rows:
         if entry.labels == 1 and (not isinstance(label, int | float) or not 0 <= label <= 5):
             raise UserError(f"task.data: {where}: example {index + 1} has label {label!r}; expected a number in 0..5")
         if entry.labels > 1 and (not isinstance(label, int) or not 0 <= label < entry.labels):
-            raise UserError(f"task.data: {where}: example {index + 1} has label {label!r}, out of range "
-                            f"0..{entry.labels - 1}")
+            raise UserError(
+                f"task.data: {where}: example {index + 1} has label {label!r}, out of range 0..{entry.labels - 1}"
+            )
     ids = [str(value) for value in data["idx"]] if "idx" in data.column_names else [str(i) for i in range(len(raw))]
     labels: Labels = np.asarray(raw, np.float32) if entry.labels == 1 else np.asarray(raw, np.int64)
     return _Rows(ids, texts, labels)
@@ -142,7 +147,9 @@ class _Tokens:
     starts: npt.NDArray[np.int64]
 
 
-def _tokenised(rows: dict[str, _Rows], task: TaskSpec, backbone: BackboneSpec, joined: bool, key: str) -> dict[str, _Tokens]:
+def _tokenised(
+    rows: dict[str, _Rows], task: TaskSpec, backbone: BackboneSpec, joined: bool, key: str
+) -> dict[str, _Tokens]:
     tokenizer = tokenizer_of(backbone)
     limit = min(task.max_length or tokenizer.model_max_length, tokenizer.model_max_length, 1_000_000)
 
@@ -152,8 +159,10 @@ def _tokenised(rows: dict[str, _Rows], task: TaskSpec, backbone: BackboneSpec, j
             if joined and len(texts) == 2:
                 texts = [[f"{first}</s></s>{second}" for first, second in zip(*texts, strict=True)]]
             encoded = tokenizer(*texts, truncation=True, max_length=limit, padding=False)
-            arrays = {"ids": np.concatenate([np.asarray(row, np.int32) for row in encoded["input_ids"]]),
-                      "starts": np.cumsum([0, *(len(row) for row in encoded["input_ids"])])}
+            arrays = {
+                "ids": np.concatenate([np.asarray(row, np.int32) for row in encoded["input_ids"]]),
+                "starts": np.cumsum([0, *(len(row) for row in encoded["input_ids"])]),
+            }
             if "token_type_ids" in encoded:
                 arrays["types"] = np.concatenate([np.asarray(row, np.int32) for row in encoded["token_type_ids"]])
             for name, array in arrays.items():
@@ -161,13 +170,24 @@ def _tokenised(rows: dict[str, _Rows], task: TaskSpec, backbone: BackboneSpec, j
 
     import tokenizers
 
-    parts = ("text", str(_VERSION), tokenizers.__version__, key, backbone.fingerprint or backbone.name, str(limit), str(joined))
+    parts = (
+        "text",
+        str(_VERSION),
+        tokenizers.__version__,
+        key,
+        backbone.fingerprint or backbone.name,
+        str(limit),
+        str(joined),
+    )
     folder = cached_folder("text", hash_bytes(*parts), make)
 
     def read(split: str) -> _Tokens:
         types = folder / f"{split}.types.npy"
-        return _Tokens(np.load(folder / f"{split}.ids.npy"), np.load(types) if types.exists() else None,
-                       np.load(folder / f"{split}.starts.npy"))
+        return _Tokens(
+            np.load(folder / f"{split}.ids.npy"),
+            np.load(types) if types.exists() else None,
+            np.load(folder / f"{split}.starts.npy"),
+        )
 
     return {split: read(split) for split in rows}
 
@@ -175,8 +195,9 @@ def _tokenised(rows: dict[str, _Rows], task: TaskSpec, backbone: BackboneSpec, j
 class _Text(SplitData):
     """A part of a tokenised data set."""
 
-    def __init__(self, rows: _Rows, tokens: _Tokens, indices: npt.NDArray[np.int64], pad: int, pad_to: int | None,
-                 prefix: str) -> None:
+    def __init__(
+        self, rows: _Rows, tokens: _Tokens, indices: npt.NDArray[np.int64], pad: int, pad_to: int | None, prefix: str
+    ) -> None:
         self.ids = [f"{prefix}-{rows.ids[i]}" for i in indices]
         self.labels = rows.labels[indices]
         self.lengths = np.diff(tokens.starts)[indices]
@@ -184,7 +205,9 @@ class _Text(SplitData):
         if pad_to is not None:
             self.lengths = None  # all batches are equally wide, so there is nothing to group
 
-    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> dict[str, Tensor]:
+    def batch(
+        self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None
+    ) -> dict[str, Tensor]:
         import torch
 
         chosen = self._indices[np.asarray(indices)]
@@ -222,12 +245,23 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
     if official:
         train, validation = part("train", limited(everything, task)), held_out
     else:
-        kept, carved = stratified_parts(rows["train"].labels, (1 - VALIDATION_FRACTION, VALIDATION_FRACTION),
-                                        task.split_seed)
+        kept, carved = stratified_parts(
+            rows["train"].labels, (1 - VALIDATION_FRACTION, VALIDATION_FRACTION), task.split_seed
+        )
         train, validation = part("train", limited(kept, task)), part("train", carved)
-    return LoadedTask(entry.name, "text", entry.labels, entry.labels == 1, train, validation, held_out,
-                      primary_metric=entry.metric_names[0], metric_names=entry.metric_names, metrics=entry.metrics,
-                      data_fingerprint=data_fingerprint)
+    return LoadedTask(
+        entry.name,
+        "text",
+        entry.labels,
+        entry.labels == 1,
+        train,
+        validation,
+        held_out,
+        primary_metric=entry.metric_names[0],
+        metric_names=entry.metric_names,
+        metrics=entry.metrics,
+        data_fingerprint=data_fingerprint,
+    )
 
 
 def fingerprint(task: TaskSpec, entry: GlueTask) -> str:
@@ -249,10 +283,15 @@ def _example(folder: Path, entry: GlueTask) -> tuple[TaskSpec, BackboneSpec]:
 
 def _task(entry: GlueTask) -> Task:
     return Task(
-        name=entry.name, kind="text", label=lambda task: entry.name, num_labels=lambda task: entry.labels,
+        name=entry.name,
+        kind="text",
+        label=lambda task: entry.name,
+        num_labels=lambda task: entry.labels,
         load=lambda task, backbone, protocol: load(task, backbone, protocol, entry),
-        fingerprint=partial(fingerprint, entry=entry), example=partial(_example, entry=entry),
-        fetch=partial(_fetch, entry=entry), missing=partial(hub.missing, default=GLUE),
+        fingerprint=partial(fingerprint, entry=entry),
+        example=partial(_example, entry=entry),
+        fetch=partial(_fetch, entry=entry),
+        missing=partial(hub.missing, default=GLUE),
     )
 
 

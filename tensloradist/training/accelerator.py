@@ -25,8 +25,10 @@ def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
         raise UserError("compute.device: 'cuda', but torch sees no CUDA device here; use auto or cpu")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != compute.processes:
-        raise UserError(f"compute.processes: {compute.processes}, but {world} process(es) were started; start "
-                        f"{compute.processes} with `torchrun --nproc-per-node` or through `tensloradist launch`")
+        raise UserError(
+            f"compute.processes: {compute.processes}, but {world} process(es) were started; start "
+            f"{compute.processes} with `torchrun --nproc-per-node` or through `tensloradist launch`"
+        )
     on_cpu = compute.device == "cpu" or not torch.cuda.is_available()
     accelerator = Accelerator(
         cpu=on_cpu,

@@ -63,8 +63,10 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None) -> Resu
     accelerator = make_accelerator(spec, folder)
     task = task_for(spec)
     if spec.optimizer.batch_size > len(task.train):
-        raise UserError(f"optimizer.batch_size: {spec.optimizer.batch_size} exceeds the {len(task.train)} training "
-                        f"examples of {task.name}; use at most {len(task.train)}")
+        raise UserError(
+            f"optimizer.batch_size: {spec.optimizer.batch_size} exceeds the {len(task.train)} training "
+            f"examples of {task.name}; use at most {len(task.train)}"
+        )
     model = backbone_for(spec, task.num_labels)
     run = _Run(spec, task, model, accelerator, AttemptWriter(folder, accelerator.is_main_process, progress))
     loaded = time.perf_counter()
@@ -85,16 +87,20 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None) -> Resu
 class _Run:
     """One run's parts and its progress through the epochs."""
 
-    def __init__(self, spec: RunSpec, task: tasks.LoadedTask, model: nn.Module, accelerator: Accelerator,
-                 writer: AttemptWriter) -> None:
+    def __init__(
+        self, spec: RunSpec, task: tasks.LoadedTask, model: nn.Module, accelerator: Accelerator, writer: AttemptWriter
+    ) -> None:
         self.spec, self.task, self.accelerator, self.writer = spec, task, accelerator, writer
         self.family = family_of(model)
         head_hash = initialize_head(model, self.family, spec.seed)
         self.adapter: Adapter = attach(model, spec.adapter, spec.seed)
         self.first_batches = self._batches(0)
         self.fingerprints = Fingerprints(
-            data=task.data_fingerprint, split=task.split_fingerprint, head=head_hash,
-            data_order=order_fingerprint(task.train.ids, self.first_batches), backbone=backbone_hash(self.adapter),
+            data=task.data_fingerprint,
+            split=task.split_fingerprint,
+            head=head_hash,
+            data_order=order_fingerprint(task.train.ids, self.first_batches),
+            backbone=backbone_hash(self.adapter),
         )
         if spec.precision == "bf16":
             for parameter in model.parameters():
@@ -116,8 +122,9 @@ class _Run:
         self.best_state: list[torch.Tensor] | None = None
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
-        return epoch_batches(len(self.task.train), self.spec.optimizer.batch_size, self.spec.seed, epoch,
-                             self.task.train.lengths)
+        return epoch_batches(
+            len(self.task.train), self.spec.optimizer.batch_size, self.spec.seed, epoch, self.task.train.lengths
+        )
 
     def fit(self) -> str:
         """All epochs and the final scores; returns the state of the result."""
@@ -149,12 +156,18 @@ class _Run:
         """One pass over the training data; returns its mean loss."""
         spec, accelerator = self.spec, self.accelerator
         batches = self.first_batches if epoch == 0 else self._batches(epoch)
-        shared = [share(batch, accelerator.process_index, accelerator.num_processes, spec.compute.micro_batch)
-                  for batch in batches]
-        plan = [(micro, len(batch), i == len(micros) - 1)
-                for batch, micros in zip(batches, shared, strict=True) for i, micro in enumerate(micros)]
-        inputs_of = prefetch([micro for micro, _, _ in plan],
-                             lambda micro: self.task.train.batch(micro.indices, (spec.seed, epoch)))
+        shared = [
+            share(batch, accelerator.process_index, accelerator.num_processes, spec.compute.micro_batch)
+            for batch in batches
+        ]
+        plan = [
+            (micro, len(batch), i == len(micros) - 1)
+            for batch, micros in zip(batches, shared, strict=True)
+            for i, micro in enumerate(micros)
+        ]
+        inputs_of = prefetch(
+            [micro for micro, _, _ in plan], lambda micro: self.task.train.batch(micro.indices, (spec.seed, epoch))
+        )
         self.model.train()
         total = torch.zeros((), device=accelerator.device)
         began = time.perf_counter()
@@ -250,12 +263,17 @@ class _Run:
             adapter_parameters=self.adapter.num_parameters,
             trainable_parameters=sum(p.numel() for p in self.trainable),
             times=Times(
-                total_seconds=total_seconds, load_seconds=load_seconds, train_seconds=self.train_seconds,
-                evaluate_seconds=self.evaluate_seconds, step_seconds=step, steps=self.step,
+                total_seconds=total_seconds,
+                load_seconds=load_seconds,
+                train_seconds=self.train_seconds,
+                evaluate_seconds=self.evaluate_seconds,
+                step_seconds=step,
+                steps=self.step,
                 samples_per_second=spec.optimizer.batch_size / step if step else None,
             ),
             peak_memory=PeakMemory(host_bytes=host, device_bytes=device),
             fingerprints=self.fingerprints,
-            provenance=provenance(precision=spec.precision, device=str(accelerator.device),
-                                  processes=accelerator.num_processes),
+            provenance=provenance(
+                precision=spec.precision, device=str(accelerator.device), processes=accelerator.num_processes
+            ),
         )

@@ -25,8 +25,10 @@ def parameter_groups(adapter: Adapter, head: list[nn.Parameter], spec: Optimizer
     known = {*named, "head", *(["factors"] if set(named) - {"core"} else [])}
     for name in spec.lr_multipliers:
         if name not in known:
-            raise UserError(f"optimizer.lr_multipliers: no parameter group {name!r} in this adapter; it has "
-                            f"{', '.join(sorted(known))}")
+            raise UserError(
+                f"optimizer.lr_multipliers: no parameter group {name!r} in this adapter; it has "
+                f"{', '.join(sorted(known))}"
+            )
     groups = []
     for name, parameters in {**named, "head": head}.items():
         multiplier = _multiplier(name, spec.lr_multipliers)
@@ -62,5 +64,7 @@ def rate_factor(step: int, steps: int, spec: OptimizerSpec) -> float:
     return floor + (1 - floor) * shape
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, steps: int, spec: OptimizerSpec) -> torch.optim.lr_scheduler.LambdaLR:
+def make_schedule(
+    optimizer: torch.optim.Optimizer, steps: int, spec: OptimizerSpec
+) -> torch.optim.lr_scheduler.LambdaLR:
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, spec))

@@ -16,7 +16,17 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("tensloradist", "torch", "transformers", "timm", "datasets", "accelerate", "deepspeed", "safetensors", "numpy")
+PACKAGES = (
+    "tensloradist",
+    "torch",
+    "transformers",
+    "timm",
+    "datasets",
+    "accelerate",
+    "deepspeed",
+    "safetensors",
+    "numpy",
+)
 
 
 @lru_cache(maxsize=1)
@@ -29,9 +39,13 @@ def _of_this_process() -> dict[str, Any]:
             continue  # an optional extra that is not installed has no version to record
     return {
         "versions": versions,
-        "hardware": {"cpu": _cpu_model(), "cpu_count": os.cpu_count(), "machine": platform.machine(),
-                     "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-                     "gpu_count": torch.cuda.device_count()},
+        "hardware": {
+            "cpu": _cpu_model(),
+            "cpu_count": os.cpu_count(),
+            "machine": platform.machine(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "gpu_count": torch.cuda.device_count(),
+        },
         "code": {"commit": _commit(), "sources": sources_hash()},
         "host": socket.gethostname(),
         "user": getpass.getuser(),

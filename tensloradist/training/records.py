@@ -129,7 +129,11 @@ class Scores:
         last = self.validation[max(self.validation)]
         validation = self.test if self.official else last
         return {
-            "primary": self.primary, "validation": validation, "test": self.test,
-            "test_at_best_validation": self.test_at_best, "best_epoch": self.best_epoch,
-            "score": self.test.get(self.primary), "validation_score": validation.get(self.primary),
+            "primary": self.primary,
+            "validation": validation,
+            "test": self.test,
+            "test_at_best_validation": self.test_at_best,
+            "best_epoch": self.best_epoch,
+            "score": self.test.get(self.primary),
+            "validation_score": validation.get(self.primary),
         }

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+
 from tensloradist.adapter import Adapter
 from tensloradist.errors import UserError
 from tensloradist.modes import GROUPINGS, AttentionShape
@@ -24,8 +25,12 @@ def test_update_is_exactly_zero_at_the_start_and_can_be_learned(spec, initializa
             assert torch.count_nonzero(delta) == 0
             total = total + (delta * torch.randn_like(delta)).sum()
     total.backward()
-    zero = [p for tensor in adapter.tensors for name, p in tensor.parameters_by_name().items()
-            if name == adapter.factorization.zero]
+    zero = [
+        p
+        for tensor in adapter.tensors
+        for name, p in tensor.parameters_by_name().items()
+        if name == adapter.factorization.zero
+    ]
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in zero)
 
 
@@ -73,23 +78,36 @@ def test_copies_while_a_forward_pass_is_pending():
     assert torch.equal(copy.deepcopy(adapter).tensors[0].core, adapter.tensors[0].core)
 
 
-@pytest.mark.parametrize(("make", "says"), [
-    (lambda: Adapter(AdapterSpec(grouping="qkv", ranks={"input": 2}), SHAPE), "no rank for"),
-    (lambda: Adapter(AdapterSpec(grouping="qkv", ranks={"input": 2, "output": 2, "projection": 2, "depth": 1}), SHAPE),
-     "are no modes"),
-    (lambda: Adapter(AdapterSpec(method="lora", ranks={"input": 2, "output": 3}), SHAPE), "one rank"),
-    (lambda: Adapter(AdapterSpec(grouping="qkv", factorization="tuker"), SHAPE), "Did you mean 'tucker'"),
-    (lambda: AttentionShape(12, 12, 5, 1), "do not divide"),
-    (lambda: AttentionShape(12, 12, 4, 1, kv_heads=3), "do not divide"),
-    (lambda: AttentionShape(12, 12, 3, 1, projections=("quary",)), "Did you mean 'query'"),
-    (lambda: Adapter(AdapterSpec(grouping="qkv"), AttentionShape(8, 12, 3, 1, ("query", "attention_output"))),
-     "shapes differ"),
-    (lambda: Adapter(AdapterSpec(grouping="qkv", head_layout="official"), AttentionShape(12, 12, 6, 1, kv_heads=3)),
-     "averages over 4"),
-    (lambda: Adapter(SPECS[1], SHAPE).pair("query", 2), "not within 0..1"),
-    (lambda: Adapter(SPECS[1], SHAPE).pair("querry", 0), "Did you mean 'query'"),
-    (lambda: Adapter(SPECS[1], SHAPE).merge(), "not attached"),
-])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Adapter(AdapterSpec(grouping="qkv", ranks={"input": 2}), SHAPE), "no rank for"),
+        (
+            lambda: Adapter(
+                AdapterSpec(grouping="qkv", ranks={"input": 2, "output": 2, "projection": 2, "depth": 1}), SHAPE
+            ),
+            "are no modes",
+        ),
+        (lambda: Adapter(AdapterSpec(method="lora", ranks={"input": 2, "output": 3}), SHAPE), "one rank"),
+        (lambda: Adapter(AdapterSpec(grouping="qkv", factorization="tuker"), SHAPE), "Did you mean 'tucker'"),
+        (lambda: AttentionShape(12, 12, 5, 1), "do not divide"),
+        (lambda: AttentionShape(12, 12, 4, 1, kv_heads=3), "do not divide"),
+        (lambda: AttentionShape(12, 12, 3, 1, projections=("quary",)), "Did you mean 'query'"),
+        (
+            lambda: Adapter(AdapterSpec(grouping="qkv"), AttentionShape(8, 12, 3, 1, ("query", "attention_output"))),
+            "shapes differ",
+        ),
+        (
+            lambda: Adapter(
+                AdapterSpec(grouping="qkv", head_layout="official"), AttentionShape(12, 12, 6, 1, kv_heads=3)
+            ),
+            "averages over 4",
+        ),
+        (lambda: Adapter(SPECS[1], SHAPE).pair("query", 2), "not within 0..1"),
+        (lambda: Adapter(SPECS[1], SHAPE).pair("querry", 0), "Did you mean 'query'"),
+        (lambda: Adapter(SPECS[1], SHAPE).merge(), "not attached"),
+    ],
+)
 def test_refusals_give_the_reason(make, says):
     with pytest.raises(UserError, match=says):
         make()

@@ -1,8 +1,9 @@
 """An adapter's life on a model: attach, train, save, load, merge, unmerge, detach; for every registered family."""
 
 import pytest
-import tensloradist._torchvision  # noqa: F401 (before timm and transformers' image classes)
 import torch
+
+import tensloradist._torchvision  # noqa: F401 (before timm and transformers' image classes)
 from tensloradist.adapter import attach, detach, load
 from tensloradist.backbones import FAMILIES, family_of
 from tensloradist.errors import UserError
@@ -50,8 +51,9 @@ def test_whole_life(example, name, tmp_path):
         assert torch.equal(family.logits(model, inputs), original), "an untrained adapter changes the output"
     heads = family.head(model)
     trainable = {n for n, p in model.named_parameters() if p.requires_grad}
-    assert trainable == {n for n, _ in model.named_parameters()
-                         if n.startswith(("tensor_adapter.", *(f"{h}." for h in heads)))}
+    assert trainable == {
+        n for n, _ in model.named_parameters() if n.startswith(("tensor_adapter.", *(f"{h}." for h in heads)))
+    }
 
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
     losses = []
@@ -131,7 +133,9 @@ def test_gradients_with_activation_checkpointing_are_the_same():
 
 def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
-    model, inputs = FAMILIES["timm_vit"].example() if "timm_vit" in FAMILIES else next(iter(FAMILIES.values())).example()
+    model, inputs = (
+        FAMILIES["timm_vit"].example() if "timm_vit" in FAMILIES else next(iter(FAMILIES.values())).example()
+    )
     family = family_of(model)
     adapter = attach(model, AdapterSpec(grouping="qkv", ranks=2, dropout=0.5))
     randomize(adapter)

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+
 from tensloradist.adapter import Adapter
 from tensloradist.budget import count
 from tensloradist.modes import GROUPINGS, AttentionShape
@@ -19,8 +20,9 @@ def test_tucker_outputs_equal_the_official_ones(data_root, grouping):
         golden = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     meta = json.loads(metadata["meta"])[grouping]
     d, heads, layers = (int(metadata[key]) for key in ("d", "heads", "layers"))
-    spec = AdapterSpec(grouping=grouping, ranks=dict(zip(meta["modes"], meta["ranks"], strict=True)),
-                       head_layout="official")
+    spec = AdapterSpec(
+        grouping=grouping, ranks=dict(zip(meta["modes"], meta["ranks"], strict=True)), head_layout="official"
+    )
     adapter = Adapter(spec, AttentionShape(d, d, heads, layers), dtype=torch.float64)
     assert len(adapter.tensors) == meta["tensors"]
     with torch.no_grad():

@@ -1,8 +1,9 @@
 """LoRA here against PEFT's LoRA on the same backbone and initial values; transformers' DeiT against timm's."""
 
 import pytest
-import tensloradist._torchvision  # noqa: F401 (before timm and transformers' image classes)
 import torch
+
+import tensloradist._torchvision  # noqa: F401 (before timm and transformers' image classes)
 from tensloradist import backbones
 from tensloradist.adapter import attach
 from tensloradist.modes import GROUPINGS
@@ -20,8 +21,12 @@ def test_logits_and_gradients_equal_pefts(data_root, scale):
     backbones.initialize_head(ours, family, 0)
     backbones.initialize_head(theirs, family, 0)
     adapter = attach(ours, AdapterSpec(method="lora", ranks=4, scale=scale))
-    peft = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=4 * scale, target_modules=["q_proj", "k_proj", "v_proj"],
-                                             modules_to_save=["classifier"]))
+    peft = get_peft_model(
+        theirs,
+        LoraConfig(
+            r=4, lora_alpha=4 * scale, target_modules=["q_proj", "k_proj", "v_proj"], modules_to_save=["classifier"]
+        ),
+    )
     torch.manual_seed(0)
     linear = {}
     with torch.no_grad():
@@ -40,8 +45,12 @@ def test_logits_and_gradients_equal_pefts(data_root, scale):
     assert len(linear) == 36
     for tensor, module in linear.values():
         assert module.lora_A.default.weight.grad.abs().max() > 0
-        torch.testing.assert_close(tensor.factors["input"].grad.T, module.lora_A.default.weight.grad, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(tensor.factors["output"].grad, module.lora_B.default.weight.grad, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            tensor.factors["input"].grad.T, module.lora_A.default.weight.grad, rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(
+            tensor.factors["output"].grad, module.lora_B.default.weight.grad, rtol=1e-5, atol=1e-5
+        )
     head = peft.base_model.model.classifier.modules_to_save.default.weight.grad
     torch.testing.assert_close(ours.classifier.weight.grad, head, rtol=1e-5, atol=1e-5)
 
@@ -51,8 +60,14 @@ def test_timm_and_transformers_agree_with_adapters_attached(data_root, grouping)
     """Initial logits, and with trained adapters of the same values: fused and separate layers are one mathematics."""
     models = {
         "transformers": backbones.load(BackboneSpec(name=str(data_root / "models/deit_tiny")), 10),
-        "timm": backbones.load(BackboneSpec(source="timm", name="deit_tiny_patch16_224",
-                                            weights=str(data_root / "models/deit_tiny_timm.safetensors")), 10),
+        "timm": backbones.load(
+            BackboneSpec(
+                source="timm",
+                name="deit_tiny_patch16_224",
+                weights=str(data_root / "models/deit_tiny_timm.safetensors"),
+            ),
+            10,
+        ),
     }
     torch.manual_seed(0)
     pixels = {"pixel_values": torch.randn(2, 3, 224, 224)}

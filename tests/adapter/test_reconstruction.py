@@ -5,6 +5,7 @@ import tensorly
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tensloradist.adapter import Adapter
 from tensloradist.budget import count
 from tensloradist.modes import GROUPINGS, AttentionShape
@@ -17,8 +18,16 @@ tensorly.set_backend("pytorch")
 def cases(draw):
     heads, head_dim = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     kv_heads = draw(st.sampled_from([None, *(k for k in range(1, heads + 1) if heads % k == 0)]))
-    projections = draw(st.sampled_from([("query", "key", "value"), ("query", "value"), ("value", "query", "key"),
-                                        ("query", "key", "value", "attention_output")]))
+    projections = draw(
+        st.sampled_from(
+            [
+                ("query", "key", "value"),
+                ("query", "value"),
+                ("value", "query", "key"),
+                ("query", "key", "value", "attention_output"),
+            ]
+        )
+    )
     d_out = heads * head_dim
     square = "attention_output" in projections
     d_in = d_out if square else draw(st.integers(1, 9))
@@ -31,7 +40,9 @@ def dense(adapter, projection, layer):
     """One projection's update from tensorly's dense tensor, cut out and laid out by hand."""
     shape, grouping = adapter.shape, GROUPINGS[adapter.spec.grouping]
     p_index = shape.projections.index(projection)
-    index = (0 if grouping.qkv else p_index) * (1 if grouping.depth else shape.layers) + (0 if grouping.depth else layer)
+    index = (0 if grouping.qkv else p_index) * (1 if grouping.depth else shape.layers) + (
+        0 if grouping.depth else layer
+    )
     tensor = adapter.tensors[index]
     modes = adapter.arrangement.modes
     full = tensorly.tucker_to_tensor((tensor.core, [tensor.factors[mode] for mode in modes]))
@@ -42,13 +53,16 @@ def dense(adapter, projection, layer):
     heads = full.shape[-1]
     if grouping.att:
         official = adapter.spec.head_layout == "official"
-        columns = [full[:, e, h] for e in range(full.shape[1]) for h in range(heads)] if official else \
-            [full[:, e, h] for h in range(heads) for e in range(full.shape[1])]
+        columns = (
+            [full[:, e, h] for e in range(full.shape[1]) for h in range(heads)]
+            if official
+            else [full[:, e, h] for h in range(heads) for e in range(full.shape[1])]
+        )
         full = torch.stack(columns, dim=1)
     kv = shape.heads_of(projection)
     if grouping.qkv and kv != shape.heads:
         repeats, dim = shape.heads // kv, shape.head_dim
-        head = [full[:, h * dim:(h + 1) * dim] for h in range(shape.heads)]
+        head = [full[:, h * dim : (h + 1) * dim] for h in range(shape.heads)]
         if adapter.spec.head_layout == "official":
             groups = [[head[g + kv * i] for i in range(repeats)] for g in range(kv)]
         else:
@@ -63,11 +77,17 @@ def dense(adapter, projection, layer):
 @given(case=cases(), seed=st.integers(0, 2**31))
 def test_pair_equals_tensorly(grouping, head_layout, case, seed):
     shape, ranks = case
-    if head_layout == "official" and GROUPINGS[grouping].qkv and shape.kv_heads not in (None, shape.heads) \
-            and shape.heads != 4 * shape.kv_heads:
+    if (
+        head_layout == "official"
+        and GROUPINGS[grouping].qkv
+        and shape.kv_heads not in (None, shape.heads)
+        and shape.heads != 4 * shape.kv_heads
+    ):
         shape = AttentionShape(shape.d_in, shape.d_out, shape.heads, shape.layers, shape.projections)
     ranks = {mode: ranks[mode] for mode in Adapter(AdapterSpec(grouping=grouping), shape).arrangement.modes}
-    spec = AdapterSpec(grouping=grouping, ranks=ranks, head_layout=head_layout, projections=shape.projections, scale=0.5)
+    spec = AdapterSpec(
+        grouping=grouping, ranks=ranks, head_layout=head_layout, projections=shape.projections, scale=0.5
+    )
     adapter = Adapter(spec, shape, dtype=torch.float64)
     assert adapter.num_parameters == count(spec, shape)
     generator = torch.Generator().manual_seed(seed)

@@ -15,10 +15,11 @@ import sys
 import time
 
 import numpy as np
-import tensloradist._torchvision  # noqa: F401 (before transformers' image classes)
 import torch
 from rich.console import Console
 from rich.table import Table
+
+import tensloradist._torchvision  # noqa: F401 (before transformers' image classes)
 from tensloradist.adapter import attach
 from tensloradist.modes import GROUPINGS
 from tensloradist.spec import AdapterSpec
@@ -37,8 +38,9 @@ def backbone(device: str) -> torch.nn.Module:
 def peft_lora(device: str, rank: int) -> torch.nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["q_proj", "k_proj", "v_proj"],
-                        modules_to_save=["classifier"])
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, target_modules=["q_proj", "k_proj", "v_proj"], modules_to_save=["classifier"]
+    )
     return get_peft_model(backbone(device), config)
 
 
@@ -100,8 +102,16 @@ def time_methods(arguments) -> list[dict]:
         pairs = np.array([(reference_step(), step()) for _ in range(arguments.steps)])
         ratios = pairs[:, 1] / pairs[:, 0]
         low, high = bootstrap(ratios)
-        rows.append({"method": method, "peft": float(np.median(pairs[:, 0])), "ours": float(np.median(pairs[:, 1])),
-                     "ratio": float(np.median(ratios)), "low": float(low), "high": float(high)})
+        rows.append(
+            {
+                "method": method,
+                "peft": float(np.median(pairs[:, 0])),
+                "ours": float(np.median(pairs[:, 1])),
+                "ratio": float(np.median(ratios)),
+                "low": float(low),
+                "high": float(high),
+            }
+        )
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         del model, step
     return rows
@@ -124,8 +134,20 @@ def measure_memory(arguments) -> None:
 
 
 def memory(method: str, arguments) -> int:
-    command = [sys.executable, __file__, "--memory-of", method, "--device", arguments.device, "--batch",
-               str(arguments.batch), "--rank", str(arguments.rank), "--precision", arguments.precision]
+    command = [
+        sys.executable,
+        __file__,
+        "--memory-of",
+        method,
+        "--device",
+        arguments.device,
+        "--batch",
+        str(arguments.batch),
+        "--rank",
+        str(arguments.rank),
+        "--precision",
+        arguments.precision,
+    ]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
@@ -147,20 +169,41 @@ def main() -> int:
         return 0
     rows = time_methods(arguments)
     peaks = {} if arguments.no_memory else {m: memory(m, arguments) for m in ("peft", *arguments.methods)}
-    title = (f"ViT-B/16, r={arguments.rank}, batch {arguments.batch}, {arguments.device}, {arguments.precision}, "
-             f"{torch.get_num_threads()} threads: against PEFT's LoRA, {arguments.steps} pairs")
+    title = (
+        f"ViT-B/16, r={arguments.rank}, batch {arguments.batch}, {arguments.device}, {arguments.precision}, "
+        f"{torch.get_num_threads()} threads: against PEFT's LoRA, {arguments.steps} pairs"
+    )
     table = Table(title=title)
-    for column in ("method", "PEFT s", "ours s", "time ratio", "95 % interval", "holds", "peak MB", "memory ratio",
-                   "memory holds"):
+    for column in (
+        "method",
+        "PEFT s",
+        "ours s",
+        "time ratio",
+        "95 % interval",
+        "holds",
+        "peak MB",
+        "memory ratio",
+        "memory holds",
+    ):
         table.add_column(column, justify="left" if column == "method" else "right")
     ok = True
     for row in rows:
         holds = row["low"] <= arguments.bound
-        cells = [row["method"], f"{row['peft']:.3f}", f"{row['ours']:.3f}", f"{row['ratio']:.3f}",
-                 f"[{row['low']:.3f}, {row['high']:.3f}]", "yes" if holds else "NO"]
+        cells = [
+            row["method"],
+            f"{row['peft']:.3f}",
+            f"{row['ours']:.3f}",
+            f"{row['ratio']:.3f}",
+            f"[{row['low']:.3f}, {row['high']:.3f}]",
+            "yes" if holds else "NO",
+        ]
         if peaks:
             ratio = peaks[row["method"]] / peaks["peft"]
-            cells += [f"{peaks[row['method']] / 2**20:.0f}", f"{ratio:.3f}", "yes" if ratio <= arguments.bound else "NO"]
+            cells += [
+                f"{peaks[row['method']] / 2**20:.0f}",
+                f"{ratio:.3f}",
+                "yes" if ratio <= arguments.bound else "NO",
+            ]
             holds = holds and ratio <= arguments.bound
         ok = ok and holds
         table.add_row(*cells)

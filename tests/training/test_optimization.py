@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tensloradist.adapter import Adapter
 from tensloradist.errors import UserError
 from tensloradist.modes import AttentionShape
@@ -37,13 +38,16 @@ def test_multipliers_reach_their_groups():
     optimizer = make_optimizer(adapter, head, spec)
     schedule = make_schedule(optimizer, 10, spec)
     rates = {g["name"]: g["lr"] for g in optimizer.param_groups}
-    assert rates == pytest.approx({"core": 8e-3, "input": 2e-3, "output": 2e-3, "projection": 2e-3, "depth": 3e-3,
-                                   "head": 5e-4})
+    assert rates == pytest.approx(
+        {"core": 8e-3, "input": 2e-3, "output": 2e-3, "projection": 2e-3, "depth": 3e-3, "head": 5e-4}
+    )
     optimizer.step()
     schedule.step()
     after = {g["name"]: g["lr"] / rates[g["name"]] for g in optimizer.param_groups}
     assert len({round(v, 12) for v in after.values()}) == 1, "the schedule scales all groups alike"
-    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in [*adapter.parameters(), *head]}
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {
+        id(p) for p in [*adapter.parameters(), *head]
+    }
 
 
 def test_a_multiplier_for_a_missing_group_is_refused():

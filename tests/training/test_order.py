@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tensloradist.training.order import epoch_batches, order_fingerprint, share
 
 sizes = st.integers(1, 300)
