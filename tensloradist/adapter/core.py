@@ -207,7 +207,7 @@ class Adapter(nn.Module):
 
 
 class _Slices:
-    """(T, P, L, …) cut into its T·P·L matrices by one unbind, whose backward is one stack instead of many zero fills."""
+    """(T, P, L, …) cut into its matrices by one unbind, whose backward is one stack instead of many zero fills."""
 
     def __init__(self, stacked: Tensor) -> None:
         self._shape = stacked.shape[:3]

@@ -25,7 +25,8 @@ from tensloradist.modes import GROUPINGS
 from tensloradist.spec import AdapterSpec
 from tensloradist.training.provenance import peak_memory, reset_peak_memory
 
-METHODS = ("lora", *GROUPINGS)
+METHODS = tuple(GROUPINGS)
+ALL = ("lora", *METHODS)
 
 
 def backbone(device: str) -> torch.nn.Module:
@@ -160,7 +161,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--bound", type=float, default=1.05)
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=ALL)
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,0 +1,167 @@
+"""Claims and publishing under contention, with real processes: one owner at a time, one result for ever."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tensloradist.errors import UserError
+from tensloradist.results.claims import Owner, Watch, claim, highest_claim, is_alive
+from tensloradist.results.layout import RunFolder, link_once, write_once, write_replacing
+
+CONTENDER = """
+import sys, time
+from pathlib import Path
+from tensloradist.results.claims import claim
+from tensloradist.results.layout import RunFolder
+root, go = Path(sys.argv[1]), Path(sys.argv[2])
+runs = [RunFolder(root, f"run{i}") for i in range(20)]
+print("ready", flush=True)
+while not go.exists():
+    pass
+held = [claim(run) for run in runs]
+print(*[run.run_id for run, mine in zip(runs, held) if mine is not None], flush=True)
+sys.stdin.read()  # hold the claims until told to end
+"""
+HOLDER = """
+import sys
+from pathlib import Path
+from tensloradist.results.claims import claim
+from tensloradist.results.layout import RunFolder
+with claim(RunFolder(Path(sys.argv[1]), "run"), heartbeat_seconds=0.05):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def start(script, *arguments):
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_every_run_has_exactly_one_owner_among_contenders(tmp_path):
+    go = tmp_path / "go"
+    contenders = [start(CONTENDER, tmp_path, go) for _ in range(5)]
+    for contender in contenders:
+        assert contender.stdout.readline() == "ready\n"
+    go.touch()
+    won = [contender.stdout.readline().split() for contender in contenders]
+    assert sorted(run for runs in won for run in runs) == sorted(f"run{i}" for i in range(20))
+    assert not list(tmp_path.glob("runs/*/.claim-*"))
+    for contender in contenders:
+        contender.communicate("")
+
+
+def test_a_living_owner_is_left_alone_and_a_killed_one_replaced_at_once(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    holder = start(HOLDER, tmp_path)
+    assert holder.stdout.readline() == "held\n"
+    assert is_alive(run)
+    assert claim(run) is None
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert not is_alive(run)
+    taken = claim(run)
+    assert taken is not None
+    assert taken.number == 2
+
+
+def test_an_orderly_end_releases(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    holder = start(HOLDER, tmp_path)
+    assert holder.stdout.readline() == "held\n"
+    holder.communicate("")
+    assert not is_alive(run)
+    assert claim(run).number == 2
+
+
+def another_machine(run):
+    """Make the owner one of which this machine cannot tell whether it lives."""
+    path = run.path / f"claim.{highest_claim(run):04d}"
+    owner = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps({**owner, "host": "elsewhere"}))
+
+
+def test_an_owner_elsewhere_is_replaced_only_after_standing_still(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    with claim(run, heartbeat_seconds=1000):
+        another_machine(run)
+        now = 0.0
+        watch = Watch(still_seconds=180, clock=lambda: now)
+        assert claim(run, watch) is None
+        now = 179.0
+        assert claim(run, watch) is None
+        write_replacing(run.path / "heartbeat.0001", "2")  # a late sign of life starts the wait anew
+        now = 200.0
+        assert claim(run, watch) is None
+        now = 379.9
+        assert claim(run, watch) is None
+        now = 380.1
+        taken = claim(run, watch)
+        assert taken is not None and taken.number == 2
+
+
+def test_without_a_watch_an_owner_elsewhere_is_never_replaced(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    held = claim(run)
+    another_machine(run)
+    assert held is not None and claim(run) is None and is_alive(run)
+
+
+def test_an_outnumbered_owner_notices(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    first = claim(run)
+    another_machine(run)
+    write_replacing(run.path / "released.0001", "")
+    assert not first.is_outnumbered
+    assert claim(run) is not None
+    assert first.is_outnumbered
+
+
+def test_a_finished_run_cannot_be_claimed(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    run.path.mkdir(parents=True)
+    run.result.write_text("{}")
+    assert claim(run) is None
+
+
+def test_the_heartbeat_counts_on(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    with claim(run, heartbeat_seconds=0.02):
+        deadline = time.monotonic() + 10
+        path = run.path / "heartbeat.0001"
+        while (not path.exists() or int(path.read_text()) < 3) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert int(path.read_text()) >= 3
+
+
+def test_a_reused_process_number_is_not_the_owner():
+    me = Owner.me()
+    assert not me.is_dead_here()
+    assert Owner(me.host, me.boot, me.pid, "1").is_dead_here()
+    assert Owner(me.host, "another boot", me.pid, me.start).is_dead_here()
+    assert not Owner("elsewhere", me.boot, 1, "1").is_dead_here()
+
+
+def test_a_broken_claim_is_named(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    run.path.mkdir(parents=True)
+    (run.path / "claim.0001").write_text("garbage")
+    with pytest.raises(UserError, match=r"claim\.0001: not a readable claim"):
+        claim(run)
+
+
+def test_links_are_first_wins_and_replacement_is_whole(tmp_path):
+    assert write_once(tmp_path / "a", "first")
+    assert not write_once(tmp_path / "a", "second")
+    assert (tmp_path / "a").read_text() == "first"
+    write_replacing(tmp_path / "b", "x" * 100)
+    write_replacing(tmp_path / "b", "y")
+    assert (tmp_path / "b").read_text() == "y"
+    assert link_once(tmp_path / "b", tmp_path / "c")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"], "no temporary file may be left"

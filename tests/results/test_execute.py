@@ -1,0 +1,102 @@
+"""One run from claim to result: published once, validated, its failures classified and kept."""
+
+import json
+
+import pytest
+
+from tensloradist.errors import UserError
+from tensloradist.results.execute import cause_of, execute
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.publish import BrokenResult, publish, read_failure, read_result, write_spec
+
+
+def test_a_run_is_trained_once_and_then_present(tmp_path, spec, make_result):
+    calls = []
+
+    def train(given, folder, progress):
+        calls.append(folder)
+        return make_result(int(folder.name))
+
+    first, again = execute(spec, tmp_path, train), execute(spec, tmp_path, train)
+    assert (first.status, again.status, len(calls)) == ("finished", "present", 1)
+    run = RunFolder(tmp_path, spec.run_id)
+    assert read_result(run.result) == first.result == again.result
+    assert run.result.stat().st_ino == (run.attempt(1) / "result.json").stat().st_ino
+    assert json.loads(run.spec.read_text()) == spec.model_dump(mode="json")
+    assert (run.attempt(1) / "log.txt").exists()
+
+
+def test_a_later_result_stays_in_its_attempt(tmp_path, spec, make_result):
+    run = RunFolder(tmp_path, spec.run_id)
+    for number in (1, 2):
+        run.attempt(number).mkdir(parents=True)
+    assert publish(run, make_result(1, 0.5))
+    assert not publish(run, make_result(2, 0.6))
+    assert read_result(run.result).metrics.score == 0.5
+    assert read_result(run.attempt(2) / "result.json").metrics.score == 0.6
+
+
+def test_a_failure_is_recorded_and_the_run_can_be_tried_again(tmp_path, spec, make_result):
+    def fails(given, folder, progress):
+        raise ZeroDivisionError("by hand")
+
+    outcome = execute(spec, tmp_path, fails)
+    assert (outcome.status, outcome.failure.cause) == ("failed", "bug")
+    assert "ZeroDivisionError: by hand" in read_failure(RunFolder(tmp_path, spec.run_id)).message
+    assert "by hand" in (outcome.attempt / "log.txt").read_text()
+    assert execute(spec, tmp_path, lambda s, f, p: make_result(int(f.name))).result.attempt == 2
+
+
+def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
+    def interrupted(given, folder, progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, tmp_path, interrupted)
+    assert read_failure(RunFolder(tmp_path, spec.run_id)).cause == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (UserError("task.data: x: no such file or folder"), "data_missing"),
+        (UserError("optimizer.batch_size: too large"), "configuration"),
+        (MemoryError(), "out_of_host_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_host_memory"),
+        (RuntimeError("[gloo] Connection closed by peer"), "communication"),
+        (ValueError("surprise"), "bug"),
+    ],
+)
+def test_causes(error, cause):
+    assert cause_of(error) == cause
+
+
+def test_out_of_device_memory_is_known_by_torchs_own_exception():
+    import torch
+
+    assert cause_of(torch.OutOfMemoryError("CUDA out of memory")) == "out_of_device_memory"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: "{", "cannot be read"),
+        (lambda data: json.dumps({**data, "schema_version": 2}), "schema_version 2"),
+        (lambda data: json.dumps({**data, "attempt": "x"}), "attempt"),
+        (lambda data: json.dumps({**data, "extra": 1}), "extra"),
+    ],
+)
+def test_broken_results_are_refused_by_name(tmp_path, make_result, change, says):
+    path = tmp_path / "result.json"
+    path.write_text(change(json.loads(make_result().model_dump_json())))
+    with pytest.raises(BrokenResult, match=says):
+        read_result(path)
+
+
+def test_another_specification_under_the_same_id_shows_the_difference(tmp_path, spec):
+    run = RunFolder(tmp_path, spec.run_id)
+    write_spec(run, spec)
+    write_spec(run, spec.model_copy(update={"compute": spec.compute.model_copy(update={"threads": 2})}))
+    other = spec.model_copy(update={"seed": 7})
+    with pytest.raises(UserError, match=r'-  ?"seed": 0|"seed": 7'):
+        write_spec(run, other)

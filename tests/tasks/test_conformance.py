@@ -1,0 +1,66 @@
+"""What every registered task keeps, on tiny data that it describes itself: split, batches, metrics, reproducibility."""
+
+import numpy as np
+import pytest
+import torch
+
+from tensloradist import backbones
+from tensloradist.backbones import family_of
+from tensloradist.tasks import TASKS, load
+
+
+@pytest.fixture(params=sorted(TASKS))
+def case(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "cache"))
+    entry = TASKS[request.param]
+    task, backbone = entry.example(tmp_path)
+    return entry, task.model_copy(update={"fingerprint": entry.fingerprint(task)}), backbone
+
+
+@pytest.mark.parametrize("protocol", ["sound", "official"])
+def test_a_task_keeps_its_promises(case, protocol):
+    entry, task, backbone = case
+    if protocol == "official" and entry.name == "dtd":
+        task = task.model_copy(update={"train_examples": 12})
+    loaded, again = load(task, backbone, protocol), load(task, backbone, protocol)
+    assert loaded.kind == entry.kind
+    assert entry.num_labels(task) == loaded.num_labels == (1 if loaded.regression else loaded.num_labels)
+    assert loaded.data_fingerprint == task.fingerprint
+    assert loaded.split_fingerprint == again.split_fingerprint
+    parts = {"train": loaded.train, "validation": loaded.validation, "test": loaded.test}
+    ids = {name: set(part.ids) for name, part in parts.items()}
+    for name, part in parts.items():
+        assert len(part) == len(part.ids) == len(part.labels) == len(ids[name]) > 0
+        assert part.labels.dtype == (np.float32 if loaded.regression else np.int64)
+        if not loaded.regression:
+            assert part.labels.min() >= 0 and part.labels.max() < loaded.num_labels
+        assert part.lengths is None or (len(part.lengths) == len(part) and part.lengths.min() > 0)
+    assert not ids["train"] & ids["test"] and not ids["train"] & ids["validation"]
+    assert ids["validation"] == ids["test"] if protocol == "official" else not ids["validation"] & ids["test"]
+
+    inputs, same = loaded.train.batch([0, 3, 1], (5, 2)), again.train.batch([0, 3, 1], (5, 2))
+    assert inputs.keys() == same.keys() and all(torch.equal(inputs[k], same[k]) for k in inputs)
+    assert all(len(value) == 3 for value in inputs.values())
+    model = backbones.load(backbone, loaded.num_labels)
+    with torch.no_grad():
+        logits = family_of(model).logits(model, inputs)
+    assert logits.shape == (3, loaded.num_labels) and torch.isfinite(logits).all()
+
+    labels = loaded.test.labels
+    perfect = labels[:, None] if loaded.regression else np.eye(loaded.num_labels, dtype=np.float32)[labels]
+    scores = loaded.metrics(perfect.astype(np.float32), labels)
+    assert tuple(scores) == loaded.metric_names and loaded.primary_metric in scores
+    assert scores[loaded.primary_metric] == pytest.approx(1.0)
+
+
+def test_the_fingerprint_is_of_content_not_of_place(case, tmp_path):
+    import shutil
+
+    entry, task, _ = case
+    if task.data is None:
+        pytest.skip("embedded data has no place")
+    copy = shutil.copytree(task.data, tmp_path / "elsewhere" / "copy")
+    assert entry.fingerprint(task.model_copy(update={"data": str(copy)})) == task.fingerprint
+    victim = next(p for p in sorted(copy.rglob("*")) if p.is_file())
+    victim.write_bytes(victim.read_bytes() + b" ")
+    assert entry.fingerprint(task.model_copy(update={"data": str(copy)})) != task.fingerprint

@@ -1,0 +1,163 @@
+"""Images and text: the real data sets, splits, augmentation, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tensloradist.errors import UserError
+from tensloradist.spec import BackboneSpec, TaskSpec
+from tensloradist.tasks import load, task_named
+from tensloradist.tasks.examples import glue_folder, image_backbone, image_folder, text_backbone
+from tensloradist.tasks.text import GLUE_TASKS
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def text(tmp_path):
+    return glue_folder(tmp_path, GLUE_TASKS["mrpc"]), text_backbone(tmp_path)
+
+
+@pytest.fixture
+def images(tmp_path):
+    return image_folder(tmp_path), image_backbone(tmp_path)
+
+
+def test_dtd10_is_split_stratified_and_normalised_as_the_backbone_expects(data_root):
+    task = TaskSpec(name="images", data=str(data_root / "data/dtd10"))
+    loaded = load(task, BackboneSpec(name=str(data_root / "models/deit_tiny")))
+    assert (len(loaded.train), len(loaded.validation), len(loaded.test), loaded.num_labels) == (720, 240, 240, 10)
+    assert (np.bincount(loaded.train.labels) == 72).all() and (np.bincount(loaded.test.labels) == 24).all()
+    pixels = loaded.train.batch(range(32), None)["pixel_values"]
+    assert pixels.shape == (32, 3, 224, 224) and abs(pixels.mean()) < 0.5 and 0.5 < pixels.std() < 1.5
+    official = load(task, BackboneSpec(name=str(data_root / "models/deit_tiny")), "official")
+    raw = official.train.batch(range(8), None)["pixel_values"]
+    assert raw.min() >= 0 and raw.max() <= 1, "the official protocol does not normalise"
+
+
+def test_mrpc_is_padded_to_the_batch(data_root):
+    task = TaskSpec(name="mrpc", data=str(data_root / "data/mrpc"))
+    loaded = load(task, BackboneSpec(name=str(data_root / "models/minilm_l6")))
+    assert (len(loaded.train) + len(loaded.validation), len(loaded.test)) == (3668, 408)
+    shortest = np.argsort(loaded.train.lengths)[:8]
+    inputs = loaded.train.batch(shortest, None)
+    assert inputs["input_ids"].shape[1] == loaded.train.lengths[shortest].max() < 40
+    assert (inputs["attention_mask"].sum(1).numpy() == loaded.train.lengths[shortest]).all()
+    assert loaded.train.lengths.max() <= 110
+
+
+def test_the_split_depends_on_split_seed_alone(images):
+    task, backbone = images
+    ids = [load(task.model_copy(update={"split_seed": s}), backbone).test.ids for s in (0, 0, 1)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_own_splits_of_a_folder_are_kept(tmp_path, images):
+    task, backbone = images
+    (tmp_path / "own").mkdir()
+    for part in ("train", "val", "test"):
+        image_folder(tmp_path / "own" / f"_{part}", each=4)
+        (tmp_path / "own" / f"_{part}" / "images").rename(tmp_path / "own" / part)
+        (tmp_path / "own" / f"_{part}").rmdir()
+    loaded = load(task.model_copy(update={"data": str(tmp_path / "own")}), backbone)
+    assert all(i.startswith("train/") for i in loaded.train.ids) and len(loaded.train) == 12
+    assert all(i.startswith("val/") for i in loaded.validation.ids)
+    assert all(i.startswith("test/") for i in loaded.test.ids)
+
+
+def test_augmentation_is_keyed_by_seed_epoch_and_example(images):
+    task, backbone = images
+    train = load(task.model_copy(update={"augmentation": "flip_jitter"}), backbone).train
+
+    def pixels(indices, key):
+        return train.batch(indices, key)["pixel_values"]
+
+    alone, among = pixels([4], (0, 1)), pixels([2, 4, 7], (0, 1))
+    assert torch.equal(alone[0], among[1]), "what an example looks like must not depend on its batch"
+    assert not torch.equal(pixels([4], (0, 2)), alone) and not torch.equal(pixels([4], (1, 1)), alone)
+    assert torch.equal(train.batch([4], None)["pixel_values"], train.batch([4], None)["pixel_values"])
+
+
+def test_decoding_on_the_fly_equals_the_cache(images, monkeypatch):
+    task, backbone = images
+    cached = load(task, backbone).train.batch([0, 5], None)["pixel_values"]
+    monkeypatch.setattr("tensloradist.tasks.images.CACHE_LIMIT", 0)
+    assert torch.equal(load(task, backbone).train.batch([0, 5], None)["pixel_values"], cached)
+
+
+def test_official_text_is_joined_and_padded_to_512(data_root):
+    task = TaskSpec(name="mrpc", data=str(data_root / "data/mrpc"), max_length=512)
+    loaded = load(task, BackboneSpec(name=str(data_root / "models/minilm_l6")), "official")
+    assert loaded.train.batch([0, 1], None)["input_ids"].shape == (2, 512)
+    assert loaded.train.lengths is None and loaded.validation.ids == loaded.test.ids
+
+
+def write_line(task, line, split="train", at=3):
+    from pathlib import Path
+
+    path = Path(task.data) / f"{split}.jsonl"
+    lines = path.read_text().splitlines()
+    lines[at] = line
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{broken", r"train\.jsonl:4: not a line of JSON"),
+        ("3", r"train\.jsonl:4: not a line of JSON"),
+        (json.dumps({"sentence1": "a", "sentence2": "b", "label": 2, "idx": 0}), r"label 2, out of range 0\.\.1"),
+        (json.dumps({"sentence1": "a", "sentence2": None, "label": 1, "idx": 0}), "sentence2 = None; expected a text"),
+    ],
+)
+def test_bad_text_names_file_and_value(text, line, says):
+    task, backbone = text
+    write_line(task, line)
+    with pytest.raises(UserError, match=says):
+        load(task, backbone)
+
+
+def test_bad_images_name_the_file(images):
+    from pathlib import Path
+
+    task, backbone = images
+    (Path(task.data) / "class1" / "04.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"class1/04\.png cannot be read"):
+        load(task, backbone)
+    for path in (Path(task.data) / "class1").iterdir():
+        path.unlink()
+    for path in (Path(task.data) / "class2").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="only the class 'class0'"):
+        load(task, backbone)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data": "/nowhere/at/all"}, "no such folder"),
+        ({"data": None}, "missing"),
+        ({"train_examples": 1000}, "train_examples: 1000 exceeds the 18"),
+        ({"fingerprint": "other"}, "has changed since"),
+    ],
+)
+def test_bad_image_specs(images, change, says):
+    task, backbone = images
+    with pytest.raises(UserError, match=says):
+        load(task.model_copy(update=change), backbone)
+
+
+def test_kinds_must_fit(images, text):
+    with pytest.raises(UserError, match="mrpc is a text task"):
+        load(text[0], images[1])
+    with pytest.raises(UserError, match="is an image task"):
+        load(images[0], text[1])
+    with pytest.raises(UserError, match="made for backbone source digits_vit"):
+        load(TaskSpec(name="digits"), images[1])
+    with pytest.raises(UserError, match="Did you mean 'mrpc'"):
+        task_named("mprc")
