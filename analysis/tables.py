@@ -131,7 +131,7 @@ def _block(backbone: str, condition: Condition, part: pd.DataFrame, chosen: dict
 
 
 def _cell(runs: pd.DataFrame, choice: Choice | None) -> Cell:
-    finished = runs[(runs["state"] == "finished") & runs["score"].notna()]
+    finished = runs[(runs["state"] == "finished") & runs["score"].notna()].sort_values("seed")  # sums round by order
     states = Counter(runs["state"])
     states["finished"] -= len(finished)
     if states["finished"]:

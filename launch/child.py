@@ -74,6 +74,7 @@ def main() -> int:
                 Path(request["root"]),
                 train,
                 watch=watch,
+                expected=request["expected"],
                 progress=lambda record: events.send("progress", **record),
                 started=lambda attempt, began=received: events.send(  # type: ignore[misc]
                     "started", attempt=str(attempt), after=time.perf_counter() - began

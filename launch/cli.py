@@ -61,6 +61,8 @@ def launch(
 
     Exit code: 0 when all runs have results, 1 when some failed, 2 for a mistake in the sweep.
     """
+    import signal
+
     from rich.console import Console
 
     from launch.plan import check
@@ -83,6 +85,7 @@ def launch(
         return
     watcher = Watcher(checked, root, local)
     local.start()
+    signal.signal(signal.SIGTERM, _interrupt)  # a terminated launch stops its workers as an interrupted one does
     try:
         follow(watcher, console)
     except KeyboardInterrupt:
@@ -93,6 +96,10 @@ def launch(
     console.print(f"{duration(watcher.elapsed_seconds())} in all", highlight=False)
     if watcher.failures() or local.crashed_workers() or len(watcher.ended) < len(local.baseline):
         raise typer.Exit(1)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _summarise(watcher: Watcher, console: object) -> None:

@@ -129,19 +129,20 @@ class Worker:
     def _try(self, run: ManifestRun) -> bool:
         """Train the run if it is free; whether it was."""
         folder = RunFolder(self.root, run.run_id)
+        known = highest_claim(folder)  # read first: whoever claims while this worker judges makes the run busy
         if self._stopped or folder.result.exists() or is_alive(folder) or self._failed_in_this_launch(folder):
             return False
         processes = int(run.spec["compute"]["processes"])
         if processes > 1:
             self._replace_child()
             group = [self._start_child(rank, processes) for rank in range(processes)]
-            status = self._train(run, folder, group)
+            status = self._train(run, folder, group, known)
             for child in group:
                 child.stop()
         else:
             if self.child is None:
                 self.child = self._start_child()
-            status = self._train(run, folder, [self.child])
+            status = self._train(run, folder, [self.child], known)
         return status != "busy"
 
     def _failed_in_this_launch(self, folder: RunFolder) -> bool:
@@ -175,11 +176,10 @@ class Worker:
             }
         return Child(self.folder / f"worker-{self.index}.err", environment)
 
-    def _train(self, run: ManifestRun, folder: RunFolder, group: list[Child]) -> str:
+    def _train(self, run: ManifestRun, folder: RunFolder, group: list[Child], before: int) -> str:
         """Train on the first child, the others following; returns the outcome's status, 'failed' for a crash."""
         first, attempt = group[0], None
-        before = highest_claim(folder)
-        first.request(spec=run.spec, root=str(self.root))
+        first.request(spec=run.spec, root=str(self.root), expected=before)
         self._say("starting", run)
         while True:
             event = first.next_event(POLL_SECONDS)

@@ -151,15 +151,21 @@ class Claim:
         return highest_claim(self.run) > self.number
 
 
-def claim(run: RunFolder, watch: Watch | None = None, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Claim | None:
+def claim(
+    run: RunFolder,
+    watch: Watch | None = None,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    expected: int | None = None,
+) -> Claim | None:
     """Claim a run that has no result and no living owner; None if it has one, or another contender was faster.
 
     Args:
         watch: remembers the counters of owners on other machines; without it those are never taken over.
+        expected: the highest claim that the caller knows of; None is returned if there has been another since.
     """
     run.path.mkdir(parents=True, exist_ok=True)
     number = highest_claim(run)
-    if run.result.exists():
+    if run.result.exists() or (expected is not None and number != expected):
         return None
     if number and is_alive(run) and not (watch is not None and watch.has_stood_still(run)):
         return None

@@ -42,12 +42,14 @@ def execute(
     progress: Progress | None = None,
     watch: Watch | None = None,
     started: Callable[[Path], None] | None = None,
+    expected: int | None = None,
 ) -> Outcome:
     """Train a resolved run that has no result yet, in an attempt folder of its own.
 
     Args:
         root: the results folder.
         started: called with the attempt's folder once the run is claimed.
+        expected: the highest claim that the caller has judged; a newer one makes the run 'busy'.
 
     Raises:
         UserError: the folder holds another specification under this id. Failures of training are returned.
@@ -55,7 +57,7 @@ def execute(
     run = RunFolder(root, spec.run_id)
     if run.result.exists():
         return Outcome("present", read_result(run.result))
-    claimed = claim(run, watch)
+    claimed = claim(run, watch, expected=expected)
     if claimed is None:
         return Outcome("present", read_result(run.result)) if run.result.exists() else Outcome("busy")
     with claimed:

@@ -1,0 +1,120 @@
+"""A results folder made by hand through the schema: scores that a test chooses, and everything that can go wrong."""
+
+import pytest
+
+from tensloradist.results.layout import RunFolder, sweep_folder, write_replacing
+from tensloradist.results.publish import publish, write_failure
+from tensloradist.results.schema import (
+    Condition,
+    Failure,
+    Fingerprints,
+    Manifest,
+    ManifestRun,
+    Membership,
+    Metrics,
+    PeakMemory,
+    Result,
+    Times,
+)
+
+PARAMETERS = {"lora": 100, "att tucker": 60, "qkv_depth tucker": 20}
+
+
+class Folder:
+    """`add` plans a run (and gives it a result, unless told otherwise); `write` writes the manifest."""
+
+    def __init__(self, root):
+        self.root, self.runs, self.results = root, {}, {}
+        self.conditions = [
+            Condition(name="isorank r=4", kind="isorank", rank=4),
+            Condition(name="isoparameter r=4", kind="isoparameter", rank=4, strategy="balanced", tolerance=0.02),
+        ]
+
+    def add(
+        self,
+        row,
+        seed,
+        score=0.5,
+        validation=None,
+        rate=1e-3,
+        conditions=("isorank r=4",),
+        state="finished",
+        ranks=4,
+        residual=0.0,
+        task="dtd",
+        fingerprints=None,
+        hardware="cpu",
+        cause="bug",
+    ):
+        run_id = f"{row}-{task}-{seed}-{rate}-{ranks}".replace(" ", "_")
+        memberships = tuple(Membership(condition=c, budget=100, residual=residual) for c in conditions)
+        spec = {"seed": seed, "optimizer": {"learning_rate": rate, "epochs": 1, "lr_multipliers": {}}}
+        self.runs[run_id] = ManifestRun(
+            run_id=run_id,
+            spec=spec,
+            row=row,
+            backbone="deit",
+            task=task,
+            ranks={"input": ranks, "output": ranks},
+            adapter_parameters=PARAMETERS.get(row, 50),
+            conditions=memberships,
+        )
+        folder = RunFolder(self.root, run_id)
+        if state == "missing":
+            return folder
+        folder.attempt(1).mkdir(parents=True)
+        if state == "failed":
+            write_failure(folder.attempt(1), Failure(run_id=run_id, attempt=1, cause=cause, message="it broke"))
+            return folder
+        prints = {"data": "d", "split": "s", "data_order": f"o{seed}", "head": f"h{seed}", "backbone": "b"}
+        value = None if state == "diverged" else score
+        metrics = {"accuracy": value}
+        publish(
+            folder,
+            Result(
+                run_id=run_id,
+                state=state,
+                attempt=1,
+                adapter_parameters=50,
+                trainable_parameters=60,
+                metrics=Metrics(
+                    primary="accuracy",
+                    validation=metrics,
+                    test=metrics,
+                    test_at_best_validation=metrics,
+                    best_epoch=1,
+                    score=value,
+                    validation_score=None if state == "diverged" else validation if validation is not None else score,
+                ),
+                times=Times(
+                    total_seconds=1,
+                    load_seconds=0,
+                    train_seconds=1,
+                    evaluate_seconds=0,
+                    step_seconds=0.1,
+                    samples_per_second=1,
+                    steps=1,
+                ),
+                peak_memory=PeakMemory(host_bytes=1, device_bytes=None),
+                fingerprints=Fingerprints(**{**prints, **(fingerprints or {})}),
+                provenance={
+                    "hardware": {"cpu": hardware, "gpu": None},
+                    "versions": {"torch": "1"},
+                    "precision": "fp32",
+                },
+            ),
+        )
+        return folder
+
+    def write(self, shuffle=None):
+        runs = list(self.runs.values())
+        if shuffle:
+            shuffle(runs)
+        manifest = Manifest(name="s", sweep_sha256="0", conditions=tuple(self.conditions), runs=tuple(runs))
+        write_replacing(sweep_folder(self.root, "s") / "m.json", manifest.model_dump_json())
+        write_replacing(sweep_folder(self.root, "s") / "latest", "m\n")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path)

@@ -1,0 +1,26 @@
+"""A plugin for tests: a task that fails, dies or hangs on request, and otherwise is the embedded digits."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from tensloradist.tasks import TASKS
+
+
+def load(task, backbone, protocol):
+    how = os.environ.get("FAIL_HOW", "")
+    only = os.environ.get("FAIL_SPLIT_SEED")
+    if how and (only is None or int(only) == task.split_seed):
+        if how == "raise":
+            raise RuntimeError("broken on request")
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "hang":
+            Path(os.environ["FAIL_MARK"]).touch()
+            time.sleep(600)
+    return TASKS["digits"].load(task.model_copy(update={"name": "digits"}), backbone, protocol)
+
+
+TASKS["fragile"] = replace(TASKS["digits"], name="fragile", load=load)

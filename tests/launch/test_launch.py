@@ -1,0 +1,145 @@
+"""Launching for real: workers, failures among siblings, kills, interruption, and launching again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+SWEEP = """
+name: fragile
+backbone: {source: digits_vit, name: digits_vit}
+task: {name: fragile, split_seed: [0, 1]}
+methods: [lora, {tenslora: {grouping: [qkv_depth]}}]
+conditions: [{isorank: [2]}]
+seeds: 1
+optimizer: {epochs: 1, batch_size: 64, learning_rate: 1e-2}
+compute: {device: cpu, threads: 1}
+plugins: [failing_plugin]
+"""
+HERE = Path(__file__).parent
+
+
+class Launch:
+    def __init__(self, tmp_path):
+        self.results = tmp_path / "results"
+        self.file = tmp_path / "sweep.yaml"
+        self.file.write_text(SWEEP)
+        self.mark = tmp_path / "mark"
+
+    def start(self, workers=2, **environment):
+        paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FAIL_MARK": str(self.mark), **environment}
+        command = [sys.executable, "-m", "tensloradist.cli", "launch", str(self.file), "--workers", str(workers)]
+        command += ["--results", str(self.results)]
+        return subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    def run(self, workers=2, **environment):
+        process = self.start(workers, **environment)
+        out, _ = process.communicate(timeout=240)
+        return process.returncode, out
+
+    def finished(self):
+        return len(list(self.results.glob("runs/*/result.json")))
+
+    def causes(self):
+        return Counter(json.loads(p.read_text())["cause"] for p in self.results.glob("runs/*/attempts/*/failure.json"))
+
+    def children(self):
+        """Processes of this launch's workers that still run."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if f"FAIL_MARK={self.mark}".encode() in path.read_bytes():
+                    found.append(path.parent.name)
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def launch(tmp_path):
+    return Launch(tmp_path)
+
+
+def test_runs_are_trained_once_and_launching_again_does_nothing(launch):
+    code, out = launch.run()
+    assert (code, launch.finished()) == (0, 4), out
+    attempts = list(launch.results.glob("runs/*/attempts/*"))
+    assert len(attempts) == 4, "two workers must not train the same run"
+    code, out = launch.run()
+    assert code == 0 and "Nothing to train" in out
+    assert len(list(launch.results.glob("runs/*/attempts/*"))) == 4
+
+
+def test_one_failure_is_recorded_and_its_siblings_go_on(launch):
+    code, out = launch.run(FAIL_HOW="raise", FAIL_SPLIT_SEED="1")
+    assert (code, launch.finished()) == (1, 2), out
+    assert launch.causes() == {"bug": 2}
+    assert "2 × bug: RuntimeError: broken on request" in out and "log.txt" in out
+    code, out = launch.run()
+    assert (code, launch.finished()) == (0, 4), out
+
+
+def test_a_killed_child_is_replaced(launch):
+    code, out = launch.run(workers=1, FAIL_HOW="kill", FAIL_SPLIT_SEED="0")
+    assert (code, launch.finished()) == (1, 2), out
+    assert set(launch.causes()) <= {"killed", "out_of_host_memory"} and sum(launch.causes().values()) == 2
+    assert "signal 9" in out
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_releases_the_runs_and_leaves_no_orphan(launch, number):
+    process = launch.start(workers=1, FAIL_HOW="hang", FAIL_SPLIT_SEED="0")
+    wait_for(launch.mark.exists)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    wait_for(lambda: not launch.children(), 10)
+    assert launch.causes() == {"interrupted": 1}
+    code, out = launch.run()
+    assert (code, launch.finished()) == (0, 4), out
+
+
+def test_a_killed_worker_leaves_no_orphan_and_the_next_launch_continues(launch):
+    process = launch.start(workers=1, FAIL_HOW="hang", FAIL_SPLIT_SEED="0")
+    wait_for(launch.mark.exists)
+    status = next(launch.results.glob("sweeps/fragile/launches/*/worker-0.json"))
+    os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    wait_for(lambda: not launch.children(), 30)
+    code, out = launch.run()
+    assert (code, launch.finished()) == (0, 4), out
+
+
+@pytest.mark.distributed
+def test_runs_of_two_processes(launch):
+    launch.file.write_text(SWEEP.replace("threads: 1", "threads: 1, strategy: ddp, processes: 2"))
+    code, out = launch.run(workers=1)
+    assert (code, launch.finished()) == (0, 4), out
+    for path in launch.results.glob("runs/*/result.json"):
+        assert json.loads(path.read_text())["provenance"]["processes"] == 2
+
+
+def test_a_warm_worker_starts_its_next_run_in_under_a_second(launch):
+    """The time from one run's end to the next one's start, data and training apart, over a worker's runs."""
+    code, out = launch.run(workers=1)
+    assert code == 0, out
+    results = [json.loads(p.read_text()) for p in launch.results.glob("runs/*/result.json")]
+    loads = sorted(result["times"]["load_seconds"] for result in results)
+    assert loads[0] < 1 and loads[1] < 1, loads

@@ -1,0 +1,172 @@
+"""Expansion and planning: cells, axes, shared runs, order, budgets, refusals, and 10,000 runs in seconds."""
+
+import json
+import time
+
+import pytest
+
+from launch.plan import as_json, check, write_manifest
+from launch.sweep import load_sweep
+from tensloradist.errors import UserError
+from tensloradist.results.schema import Manifest
+from tensloradist.shipped import shipped_names
+
+DIGITS = """
+name: test
+backbone: {source: digits_vit, name: digits_vit}
+task: {name: digits}
+methods: [lora, {tenslora: {grouping: [att, qkv_depth]}}]
+conditions:
+  - isorank: [4]
+  - isoparameter: {lora_rank: [4]}
+seeds: 2
+optimizer: {epochs: 1, batch_size: 32, learning_rate: [5e-4, 2e-3]}
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    def write(text=DIGITS, **replacements):
+        for old, new in replacements.items():
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "sweep.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def edited(sweep, old, new):
+    assert old in DIGITS
+    return sweep(DIGITS.replace(old, new))
+
+
+def test_identical_runs_of_two_conditions_are_one(sweep):
+    runs = load_sweep(sweep()).runs
+    assert len(runs) == 2 * 2 * (1 + 2 * 2)  # seeds × rates × (lora once, two groupings in two conditions)
+    assert len({run.run_id for run in runs}) == len(runs)
+    lora = [run for run in runs if run.row == "lora"]
+    assert all([m.condition for m in run.conditions] == ["isorank r=4", "isoparameter r=4"] for run in lora)
+
+
+def test_seed_major_order(sweep):
+    seeds = [run.spec.seed for run in load_sweep(sweep()).runs]
+    assert seeds == sorted(seeds)
+
+
+def test_axes_lists_and_fields_that_are_lists_by_nature(sweep):
+    text = edited(sweep, "{grouping: [att, qkv_depth]}", "{grouping: att, projections: [query, value]}")
+    assert {run.spec.adapter.projections for run in load_sweep(text).runs if run.row != "lora"} == {("query", "value")}
+    text = edited(
+        sweep, "{grouping: [att, qkv_depth]}", "{grouping: att, projections: [[query, value], [query, key, value]]}"
+    )
+    assert len({run.row for run in load_sweep(text).runs}) == 3
+    text = edited(sweep, "{grouping: [att, qkv_depth]}", "{grouping: att, head_layout: [aligned, official]}")
+    assert {run.row for run in load_sweep(text).runs} == {
+        "lora",
+        "att tucker head_layout=aligned",
+        "att tucker head_layout=official",
+    }
+    text = edited(sweep, "{grouping: [att, qkv_depth]}", "{grouping: att, scale: [1, 2]}")
+    assert {run.spec.adapter.scale for run in load_sweep(text).runs} == {1.0, 2.0}
+    text = edited(sweep, "seeds: 2", "seeds: [3, 7]\nprecision: [fp32, bf16]")
+    runs = load_sweep(text).runs
+    assert {run.spec.seed for run in runs} == {3, 7} and len({run.row for run in runs}) == 6
+
+
+def test_all_groupings_and_every_shipped_sweep(sweep, data_root, monkeypatch, tmp_path):
+    monkeypatch.setenv("TENSLORADIST_DATA", str(data_root))
+    text = edited(sweep, "{grouping: [att, qkv_depth]}", "{grouping: all}")
+    assert len({run.row for run in load_sweep(text).runs}) == 8
+    for name in shipped_names("sweeps"):
+        plan = check(load_sweep(name), tmp_path)
+        assert plan.to_run() and not plan.missing
+
+
+def test_the_plan_as_json_has_the_promised_fields(sweep, tmp_path):
+    plan = check(load_sweep(sweep()), tmp_path)
+    data = json.loads(as_json(plan))["runs"]
+    assert [run["run_id"] for run in data] == [run.run_id for run in plan.sweep.runs]
+    promised = {
+        "run_id",
+        "conditions",
+        "condition",
+        "method",
+        "grouping",
+        "factorization",
+        "ranks",
+        "seed",
+        "adapter_parameters",
+        "budget",
+        "residual",
+    }
+    for run in data:
+        assert promised <= run.keys() and run["condition"] == run["conditions"][0]
+        assert run["residual"] == pytest.approx(run["adapter_parameters"] / run["budget"] - 1)
+        if run["condition"].startswith("isoparameter"):
+            assert abs(run["residual"]) <= 0.02
+        else:
+            assert set(run["ranks"].values()) == {4}
+
+
+def test_manifests_are_immutable_and_named_by_content(sweep, tmp_path):
+    plan = load_sweep(sweep())
+    first, again = write_manifest(plan, tmp_path), write_manifest(plan, tmp_path)
+    assert first == again
+    manifest = Manifest.model_validate_json(first.read_text())
+    assert len(manifest.runs) == len(plan.runs)
+    other = write_manifest(load_sweep(edited(sweep, "seeds: 2", "seeds: 3")), tmp_path)
+    assert other != first and first.exists()
+    assert (tmp_path / "sweeps/test/latest").read_text().strip() == other.stem
+
+
+def test_ten_thousand_runs_are_planned_in_seconds(sweep, tmp_path):
+    text = DIGITS.replace("grouping: [att, qkv_depth]", "grouping: all").replace("seeds: 2", "seeds: 42")
+    text = text.replace("isorank: [4]", "isorank: [1, 2, 4, 8]").replace("lora_rank: [4]", "lora_rank: [1, 2, 4, 8]")
+    text = text.replace("[5e-4, 2e-3]", "[1e-4, 5e-4, 1e-3, 2e-3]")
+    load_sweep(sweep())  # importing torch and the libraries is not planning
+    began = time.process_time()
+    plan = check(load_sweep(sweep(text)), tmp_path)
+    json.loads(as_json(plan))
+    write_manifest(plan.sweep, tmp_path)
+    assert len(plan.sweep.runs) >= 10_000
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("seeds: 2", "seed: 2", "seed: unknown key. Did you mean 'seeds'"),
+        ("seeds: 2", "seeds: 0", "seeds"),
+        ("seeds: 2", "seeds: [1, 1]", "names one twice"),
+        ("[att, qkv_depth]", "[att, qkv_dept]", "qkv_dept.*Did you mean 'qkv_depth'"),
+        ("isorank: [4]", "isorank: [0]", "isorank"),
+        ("isorank: [4]", "isorankk: [4]", "Did you mean 'isorank'"),
+        ("lora,", "lorra,", "Unknown method 'lorra'. Did you mean 'lora'"),
+        ("lora_rank: [4]", "lora_rank: [4], strategy: balance", "balance"),
+        ("{name: digits}", "{name: digit}", "Did you mean 'digits'"),
+        ("source: digits_vit", "source: digits_vot", "Did you mean 'digits_vit'"),
+        ("[5e-4, 2e-3]", "[]", "empty list"),
+        ("epochs: 1", "epoch: 1", "Did you mean 'epochs'"),
+        ("{name: digits}", "{name: images, data: /nowhere/at/all}", "no such"),
+        ("{name: digits}", "{name: images, data: $NOT_SET_ANYWHERE/x}", "NOT_SET_ANYWHERE"),
+        ("grouping: [att, qkv_depth]", "grouping: att, ranks: 3", "ranks come from the conditions"),
+        ("name: test", "name: ../test", "name"),
+        ("seeds: 2", "plugins: [no_such_module_anywhere]", "no_such_module_anywhere"),
+    ],
+)
+def test_mistakes_are_named(sweep, old, new, says):
+    with pytest.raises(UserError, match=says):
+        load_sweep(edited(sweep, old, new))
+
+
+@pytest.mark.parametrize(("text", "says"), [("", "empty"), ("name: [", "line 1"), ("- a", "mapping")])
+def test_broken_files(sweep, text, says):
+    with pytest.raises(UserError, match=says):
+        load_sweep(sweep(text))
+
+
+def test_an_unknown_sweep_lists_the_shipped_ones():
+    with pytest.raises(UserError, match="demo"):
+        load_sweep("dmeo")
