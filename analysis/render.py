@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 HEAD = (
     "Scores × 100: mean ± half the 95 % t interval over seeds, which covers the randomness of training, not the "
-    "sampling of test examples. Δ: paired difference to LoRA in points, with its 95 % interval. Bold: the best complete one."
+    "sampling of test examples. Δ: paired difference to LoRA in points, with its 95 % interval. Bold: the best of the "
+    "complete ones."
 )
 
 

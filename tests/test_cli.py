@@ -1,0 +1,130 @@
+"""The command line as a user meets it: help in under a second, mistakes in one message with exit code 2."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMANDS = ("run", "evaluate", "fetch", "plan", "launch", "report", "params", "doctor")
+RUN = """
+backbone: {source: digits_vit, name: digits_vit}
+task: {name: digits}
+adapter: {grouping: qkv_depth, ranks: 2}
+optimizer: {epochs: 1, batch_size: 64, learning_rate: 1e-2}
+compute: {device: cpu, threads: 1}
+"""
+
+
+def cli(*arguments, cwd=None, **environment):
+    command = [sys.executable, "-m", "tensloradist.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN)
+    return path
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_is_quick_and_has_examples(command):
+    arguments = [command, "--help"] if command else ["--help"]
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        shown = cli(*arguments)
+        times.append(time.perf_counter() - began)
+        assert shown.returncode == 0
+    assert "tensloradist " in shown.stdout and ("Example" in shown.stdout or command is None)
+    assert min(times) < 1
+    code = f"import sys; sys.argv = {['tensloradist', *arguments]!r}; import tensloradist.cli as c\n"
+    code += "try: c.main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_a_run_and_again(run_file, tmp_path):
+    first = cli("run", run_file, "--results", tmp_path / "r")
+    assert first.returncode == 0, first.stderr
+    assert "finished: test accuracy" in first.stdout
+    again = cli("run", run_file, "--results", tmp_path / "r")
+    assert again.returncode == 0 and "has a result already" in again.stdout
+    other = cli("run", run_file, "seed=1", "adapter.ranks=3", "--results", tmp_path / "r")
+    assert other.returncode == 0 and "finished" in other.stdout
+    runs = list((tmp_path / "r/runs").iterdir())
+    assert len(runs) == 2
+    shown = cli("evaluate", runs[0])
+    assert shown.returncode == 0 and "179 examples" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["adapter.groping=att"], "adapter.groping: unknown key. Did you mean 'grouping'"),
+        (["adapter.grouping=qkv_dept"], "Did you mean 'qkv_depth'"),
+        (["adapter.ranks=0"], "adapter.ranks"),
+        (["backbone={name: /no/such/model}"], "/no/such/model"),
+        (["optimizer.batch_size=100000"], "batch_size: 100000 exceeds the 537"),
+        (["optimizer.lr_multipliers={cores: 2}"], "no parameter group 'cores'"),
+        (["task.name=digit"], "Did you mean 'digits'"),
+        (["compute.device=cuda"], "compute.device: 'cuda'"),
+        (["nonsense"], "field=value"),
+        (["adapter.ranks={input: 2}"], "no rank for"),
+        (["plugins=[not_there]"], "not_there"),
+    ],
+)
+def test_mistakes_are_one_message_and_leave_nothing(run_file, tmp_path, overrides, says):
+    shown = cli("run", run_file, *overrides, "--results", tmp_path / "r", CUDA_VISIBLE_DEVICES="")
+    assert shown.returncode == 2, shown.stdout + shown.stderr
+    assert says in shown.stderr and "Traceback" not in shown.stderr and shown.stderr.startswith("error: ")
+    assert not list(tmp_path.glob("r/runs/*/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "no.yaml"], "no.yaml"),
+        (["plan", "no.yaml"], "no such file"),
+        (["plan", "dmeo"], "Did you mean 'demo'"),
+        (["report", "demo", "--out", "x", "--results", "empty"], "has not been launched"),
+        (["evaluate", "nowhere"], "no spec.json"),
+        (["params", "--shape", "vit_bas"], "Did you mean 'vit_base'"),
+        (["params"], "give --shape"),
+        (["lanch"], "lanch"),
+        (["plan", "demo", "--jsn"], "--jsn"),
+    ],
+)
+def test_mistakes_of_commands(tmp_path, arguments, says):
+    shown = cli(*arguments, cwd=tmp_path)
+    assert shown.returncode == 2, shown.stdout + shown.stderr
+    assert says in shown.stderr and "Traceback" not in shown.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "says"), [("", "empty"), ("a: [", "line 1"), ("- 1", "mapping")])
+def test_broken_run_files(tmp_path, text, says):
+    (tmp_path / "run.yaml").write_text(text)
+    shown = cli("run", tmp_path / "run.yaml")
+    assert shown.returncode == 2 and says in shown.stderr and "Traceback" not in shown.stderr
+
+
+def test_params_count_as_the_official_table():
+    shown = cli("params", "--shape", "vit_base", "--rank", "4")
+    assert shown.returncode == 0
+    for number in ("221,184", "123,840", "6,460", "4,460"):
+        assert number in shown.stdout
+    assert "\x1b[" not in shown.stdout, "no colours in a pipe"
+
+
+def test_doctor(tmp_path):
+    shown = cli("doctor", "--results", tmp_path)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert shown.stdout.count("ok") >= 5 and "gloo" in shown.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fetch_of_a_local_sweep():
+    shown = cli("fetch", "demo")
+    assert shown.returncode == 0 and "available offline" in shown.stdout
