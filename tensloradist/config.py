@@ -45,7 +45,10 @@ def parse_yaml(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        begins, context = error.context_mark, error.context
+        if context and begins and mark and begins.line != mark.line:
+            context += f" that begins in line {begins.line + 1}"
+        reason = ", ".join(part for part in (context, error.problem) if part)
         raise UserError(f"{where}{place}: not valid YAML ({reason})") from error
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: not valid YAML ({error})") from error

@@ -31,7 +31,10 @@ def test_the_library_example(tmp_path, monkeypatch):
     torch.manual_seed(0)
     exec(BLOCKS[0], {})
     assert {p.name for p in (tmp_path / "my_adapter").iterdir()} == {
-        "adapter.json", "adapter.safetensors", "head.safetensors"}
+        "adapter.json",
+        "adapter.safetensors",
+        "head.safetensors",
+    }
 
 
 def test_every_plugin_is_short():
@@ -79,7 +82,9 @@ def test_the_task(registries, tmp_path):
     exec(BLOCKS[2], {})
     task, backbone = TASKS["my_digits"].example(tmp_path)
     loaded = load(task, backbone)
-    assert loaded.metrics(loaded.test.batch([0], None)["pixel_values"].flatten(1).numpy()[:, :5], loaded.test.labels[:1])
+    assert loaded.metrics(
+        loaded.test.batch([0], None)["pixel_values"].flatten(1).numpy()[:, :5], loaded.test.labels[:1]
+    )
 
 
 def test_the_family(registries):

@@ -75,6 +75,12 @@ class Family:
         if missing or not sites:
             absent = ", ".join(missing) or "attention projections"
             raise UserError(f"This {self.name} model has no {absent}. Its linear layers are: {linear_layers(model)}")
+        places = [(site.layer, projection) for site in sites for projection in site.projections]
+        if len(set(places)) != len(places):
+            raise UserError(
+                f"This {self.name} model has several attention layers of one number, in stages: they cannot share an "
+                f"adapter. Its linear layers are: {linear_layers(model)}"
+            )
         heads, kv_heads = self.heads(model)
         first = next(site for site in sites if "query" in site.projections)
         linear: Any = model.get_submodule(first.path)

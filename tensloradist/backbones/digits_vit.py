@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones.base import Source
+from tensloradist.caching import cache_root
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, hash_tensors
 
@@ -77,8 +78,7 @@ def _build(num_labels: int) -> nn.Module:
 
 def cache_folder() -> Path:
     """Where the pretrained weights lie: below TENSLORADIST_CACHE, or ~/.cache/tensloradist."""
-    root = os.environ.get("TENSLORADIST_CACHE") or Path.home() / ".cache" / "tensloradist"
-    return Path(root) / "backbones"
+    return cache_root() / "backbones"
 
 
 def _files() -> tuple[Path, Path]:
@@ -176,14 +176,12 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _digits() -> tuple[Any, Any]:
     """Images (n, 1, 8, 8) of the pretraining classes, scaled to -1..1, and their labels."""
-    import numpy as np
     import torch
-    from sklearn.datasets import load_digits
 
-    found = load_digits()
-    chosen = np.isin(found.target, CLASSES)
-    images = torch.from_numpy(found.images[chosen]).float()[:, None] / 8.0 - 1.0
-    return images, torch.from_numpy(found.target[chosen]).long()
+    from tensloradist.tasks.digits import digits_arrays
+
+    images, labels = digits_arrays(CLASSES)
+    return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 def pretrain() -> tuple[nn.Module, float]:

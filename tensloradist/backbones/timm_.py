@@ -6,6 +6,7 @@ Attention of any other kind (separate, windowed, differential, rotary or interle
 
 from __future__ import annotations
 
+import difflib
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -125,8 +126,13 @@ def _timm() -> Any:
 def _check_architecture(name: str) -> None:
     timm = _timm()
     if not timm.is_model(name.split(".")[0]):
-        near = timm.list_models(f"*{name.split('.')[0][:12]}*")[:5]
-        raise UserError(f"backbone.name: timm has no model {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise UserError(f"backbone.name: timm has no model {name!r}{hint}")
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise UserError(f"backbone.name: timm does not know the tag of {name!r} ({error})") from error
 
 
 def _weights_file(spec: BackboneSpec) -> Path | None:

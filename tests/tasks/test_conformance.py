@@ -1,6 +1,7 @@
 """What every registered task keeps, on tiny data that it describes itself: split, batches, metrics, reproducibility."""
 
 import numpy as np
+import plugin_task  # noqa: F401 (registers itself)
 import pytest
 import torch
 

@@ -1,0 +1,88 @@
+"""The embedded backbone: pretrained once, well, the same every time, and stored whole."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tensloradist import backbones
+from tensloradist.backbones import digits_vit
+from tensloradist.errors import UserError
+from tensloradist.fingerprint import hash_tensors
+from tensloradist.spec import BackboneSpec
+
+SPEC = BackboneSpec(source="digits_vit", name="digits_vit")
+IN_ANOTHER_PROCESS = "from tensloradist.backbones import digits_vit; print(digits_vit.description()['hash'])"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache that two processes have filled at once, and the hash that each of them reported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TENSLORADIST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        both = [
+            subprocess.Popen([sys.executable, "-c", IN_ANOTHER_PROCESS], stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        hashes = [process.communicate()[0].strip() for process in both]
+        yield hashes
+
+
+def test_two_processes_at_once_agree_and_leave_one_whole_entry(cache):
+    assert cache[0] == cache[1] == digits_vit.description()["hash"]
+    assert sorted(path.suffix for path in digits_vit.cache_folder().iterdir()) == [".json", ".safetensors"]
+
+
+def test_it_tells_the_pretraining_classes_apart_on_held_out_images(cache):
+    images, labels = digits_vit._digits()
+    held_out = torch.arange(len(images)) % digits_vit.HELD_OUT == 0
+    model = backbones.load(SPEC, len(digits_vit.CLASSES))
+    with torch.no_grad():
+        accuracy = (model(images[held_out]).logits.argmax(-1) == labels[held_out]).double().mean().item()
+    assert accuracy == digits_vit.description()["held_out_accuracy"] > 0.97
+
+
+def test_the_backbone_is_the_same_whatever_the_head(cache):
+    def backbone(model):
+        return hash_tensors({k: v for k, v in model.state_dict().items() if not k.startswith("classifier.")})
+
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    assert backbone(backbones.load(SPEC, 5)) == backbone(backbones.load(SPEC, 3))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_planning_needs_no_pretraining(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "none"))
+    assert len(backbones.fingerprint(SPEC)) == 32
+    assert backbones.shape_of(SPEC).d_in == backbones.empty(SPEC, 5).config.hidden_size
+    assert not (tmp_path / "none").exists()
+
+
+def test_damaged_weights_are_refused_with_the_file_and_the_remedy(cache, tmp_path, monkeypatch):
+    weights, _ = digits_vit._files()
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path))
+    damaged, _ = digits_vit._files()
+    damaged.parent.mkdir(parents=True)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{damaged.name}.*delete the file"):
+        backbones.load(SPEC, 5)
+    damaged.write_bytes(content[:100])
+    with pytest.raises(UserError, match=rf"{damaged.name}.*delete the file"):
+        backbones.load(SPEC, 5)
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="TENSLORADIST_CACHE"):
+        backbones.load(SPEC, 5)
+
+
+@pytest.mark.parametrize("changes", [{"name": "digits"}, {"weights": "w.safetensors"}, {"revision": "main"}])
+def test_it_has_one_model(changes):
+    with pytest.raises(UserError, match="one model, name: digits_vit"):
+        backbones.fingerprint(SPEC.model_copy(update=changes))
