@@ -36,7 +36,7 @@ lint: $(INSTALLED)  ## ruff
 types: $(INSTALLED)  ## mypy
 	$(BIN)/mypy
 
-benchmark: $(INSTALLED)  ## Step time and memory against PEFT's LoRA (about 20 minutes on 2 cores)
+benchmark: $(INSTALLED)  ## Step time and memory against PEFT's LoRA (about 15 minutes on 2 cores)
 	$(BIN)/python tests/benchmarks/adapter_step.py
 
 evidence: $(INSTALLED)  ## Scale runs and long repeats, for closing notes

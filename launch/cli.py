@@ -33,11 +33,14 @@ def plan(
 
         tensloradist plan my_sweep.yaml --json | jq '.runs[0]'
     """
+    from rich.console import Console
+
     from launch.plan import as_json, check
     from launch.sweep import load_sweep
     from tensloradist.results.layout import results_root
 
-    checked = check(load_sweep(sweep), results_root(results))
+    with Console(stderr=True).status("planning (loading libraries takes a few seconds)"):
+        checked = check(load_sweep(sweep), results_root(results))
     if json:
         sys.stdout.write(as_json(checked) + "\n")
         return
@@ -73,7 +76,8 @@ def launch(
     from tensloradist.results.layout import results_root
 
     console, root = Console(), results_root(results)
-    checked = check(load_sweep(sweep), root)
+    with Console(stderr=True).status("planning (loading libraries takes a few seconds)"):
+        checked = check(load_sweep(sweep), root)
     counts = checked.counts()
     text = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     console.print(f"{checked.sweep.name}: {len(checked.sweep.runs)} runs ({text}); results in {root}", highlight=False)

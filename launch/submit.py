@@ -62,19 +62,13 @@ class LocalLaunch:
         import submitit
 
         executor = submitit.LocalExecutor(folder=self.folder / "submitit")
-        # submitit hides the GPUs that a job did not ask for; which one a worker's child sees is set by the worker.
-        gpus = len(self.plan_gpus())
-        executor.update_parameters(
-            timeout_min=FOREVER_MINUTES, **({"gpus_per_node": gpus, "visible_gpus": self.plan_gpus()} if gpus else {})
-        )
+        # Which GPU a worker's child sees is set by the worker, so submitit is asked for none.
+        executor.update_parameters(timeout_min=FOREVER_MINUTES)
         # Ctrl-C reaches every process of a terminal: the workers ignore it, and are told to stop through a file.
         with _ignored(signal.SIGINT):
             self.jobs = [
                 executor.submit(run_worker, str(self.submission.absolute()), index) for index in range(self.workers)
             ]
-
-    def plan_gpus(self) -> tuple[int, ...]:
-        return tuple(int(device) for device in visible_gpus() if device.isdigit())
 
     def is_running(self) -> bool:
         return any(not job.done() for job in self.jobs)

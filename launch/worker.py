@@ -82,6 +82,10 @@ class Child:
         except queue.Empty:
             return {"event": "waiting"}
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def wait(self) -> int:
         """The exit code of a child whose events have ended."""
         return self._process.wait()
@@ -140,7 +144,7 @@ class Worker:
             for child in group:
                 child.stop()
         else:
-            if self.child is None:
+            if self.child is None or self.child.has_ended:
                 self.child = self._start_child()
             status = self._train(run, folder, [self.child], known)
         return status != "busy"

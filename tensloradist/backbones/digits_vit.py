@@ -137,18 +137,20 @@ def _pretrain_into_cache() -> None:
     from safetensors.torch import save
 
     weights, about = _files()
-    started = time.monotonic()
-    model, accuracy = pretrain()
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    digest = hash_tensors(state)
-    found = {
-        "recipe": RECIPE,
-        "held_out_accuracy": accuracy,
-        "seconds": round(time.monotonic() - started, 2),
-        "hash": digest,
-    }
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=weights.parent):
+            pass  # it can be written: better known before the training than after
+        started = time.monotonic()
+        model, accuracy = pretrain()
+        state = {name: value.contiguous() for name, value in model.state_dict().items()}
+        digest = hash_tensors(state)
+        found = {
+            "recipe": RECIPE,
+            "held_out_accuracy": accuracy,
+            "seconds": round(time.monotonic() - started, 2),
+            "hash": digest,
+        }
         # The weights last: whoever finds them finds the description, too.
         _replace(about, (json.dumps(found, indent=2) + "\n").encode())
         _replace(weights, save(state, metadata={"hash": digest}))

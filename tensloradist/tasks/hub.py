@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_path
+from tensloradist.tasks.progress import quiet_datasets
 
 if TYPE_CHECKING:
     from tensloradist.spec import TaskSpec
@@ -85,7 +86,8 @@ def load(task: TaskSpec, default: str, config: str | None = None) -> Any:
     name = task.data or default
     try:
         if path is not None:
-            return load_dataset(str(path))
+            with quiet_datasets():
+                return load_dataset(str(path))
         return load_dataset(name, config, revision=commit_of(name, task.revision))
     except (DatasetNotFoundError, ValueError, OSError) as error:
         raise UserError(f"task.data: {name}: cannot be loaded ({str(error).splitlines()[0]}); {_REMEDY}") from error

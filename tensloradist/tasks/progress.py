@@ -5,10 +5,25 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
 PATIENCE = 2.0  # seconds
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """No progress bars from `datasets`, whose local work takes milliseconds; what was set is set again."""
+    import datasets
+
+    disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()
 
 
 def tracked(items: Sequence[Item], what: str) -> Iterator[Item]:

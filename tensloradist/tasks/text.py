@@ -22,6 +22,7 @@ from tensloradist.fingerprint import hash_bytes, hash_path
 from tensloradist.tasks import hub, metrics
 from tensloradist.tasks.base import Labels, LoadedTask, MetricFunction, SplitData, Task, limited, stratified_parts
 from tensloradist.tasks.preprocessing import require_kind, tokenizer_of
+from tensloradist.tasks.progress import quiet_datasets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,8 @@ def _rows(task: TaskSpec, entry: GlueTask) -> dict[str, _Rows]:
         _check_lines(folder / name)
     files = {name.removesuffix(".jsonl"): str(folder / name) for name in FILES}
     try:
-        data = load_dataset("json", data_files=files)
+        with quiet_datasets():
+            data = load_dataset("json", data_files=files)
     except (DatasetGenerationError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"task.data: {folder}: not readable as jsonl ({reason})") from error

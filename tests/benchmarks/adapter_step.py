@@ -1,15 +1,15 @@
 """Benchmark: training-step time and peak memory of every grouping against PEFT's LoRA on the same backbone.
 
-Time: steps of PEFT and of one method alternate (ABAB) in one process; the figure is the median of the paired ratios
-with a bootstrap 95 % interval. It holds if the interval's lower end is at most the bound. Memory: the high-water mark
-of a process of its own for each method. The backbone is ViT-B/16 with random weights: speed does not depend on them.
+Time: steps of PEFT and of every method alternate in one process, in rotating order; the figure is the median of the
+ratios within a round, with a bootstrap 95 % interval. It holds if the interval's lower end is at most the bound.
+Memory: the high-water mark of a process of its own for each method. The backbone is ViT-B/16 with random weights:
+speed does not depend on them.
 
     python tests/benchmarks/adapter_step.py --steps 20
     python tests/benchmarks/adapter_step.py --device cuda --batch 64 --precision bf16 --bound 1.10
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -89,32 +89,44 @@ def bootstrap(ratios: np.ndarray) -> tuple[float, float]:
 
 
 def time_methods(arguments) -> list[dict]:
-    reference = peft_lora(arguments.device, arguments.rank)
-    cast_frozen(reference, arguments.precision)
-    reference_step = stepper(reference, arguments.batch, arguments.device, arguments.precision)
+    """Rounds of one step of PEFT's and one of each method, in rotating order; ratios are within a round."""
+
+    def prepared(method: str):
+        if method == "peft":
+            model = peft_lora(arguments.device, arguments.rank)
+        else:
+            model = backbone(arguments.device)
+            ours(model, method, arguments.rank)
+        cast_frozen(model, arguments.precision)
+        return stepper(model, arguments.batch, arguments.device, arguments.precision)
+
+    steps = {method: prepared(method) for method in ("peft", *arguments.methods)}
+    order, seconds = list(steps), {method: [] for method in steps}
+    for turn in range(arguments.warmup + arguments.steps):
+        for method in order:
+            took = steps[method]()
+            if turn >= arguments.warmup:
+                seconds[method].append(took)
+        order = [*order[1:], order[0]]
+        done = turn + 1 - arguments.warmup
+        if done > 0:
+            ratios = {m: np.median(np.array(seconds[m]) / seconds["peft"]) for m in arguments.methods}
+            shown = ", ".join(f"{m} {ratio:.3f}" for m, ratio in ratios.items())
+            print(f"round {done} of {arguments.steps}: {shown}", file=sys.stderr, flush=True)
     rows = []
     for method in arguments.methods:
-        model = backbone(arguments.device)
-        ours(model, method, arguments.rank)
-        cast_frozen(model, arguments.precision)
-        step = stepper(model, arguments.batch, arguments.device, arguments.precision)
-        for _ in range(arguments.warmup):
-            reference_step(), step()
-        pairs = np.array([(reference_step(), step()) for _ in range(arguments.steps)])
-        ratios = pairs[:, 1] / pairs[:, 0]
+        ratios = np.array(seconds[method]) / np.array(seconds["peft"])
         low, high = bootstrap(ratios)
         rows.append(
             {
                 "method": method,
-                "peft": float(np.median(pairs[:, 0])),
-                "ours": float(np.median(pairs[:, 1])),
+                "peft": float(np.median(seconds["peft"])),
+                "ours": float(np.median(seconds[method])),
                 "ratio": float(np.median(ratios)),
                 "low": float(low),
                 "high": float(high),
             }
         )
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-        del model, step
     return rows
 
 
