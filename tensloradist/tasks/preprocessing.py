@@ -87,13 +87,12 @@ def _of_transformers(backbone: BackboneSpec) -> ImagePreprocessing:
     declare_missing_operators()
     from transformers import AutoImageProcessor
 
-    from tensloradist.backbones.transformers_ import config_folder, is_local, quiet
+    from tensloradist.backbones.transformers_ import quiet, weights_folder
 
     try:
         with quiet():
-            name = str(config_folder(backbone)) if is_local(backbone.name) else backbone.name
-            revision = None if is_local(backbone.name) else backbone.revision
-            processor = AutoImageProcessor.from_pretrained(name, revision=revision)
+            # The folder of the pinned commit, so that preprocessing and weights cannot come from two.
+            processor = AutoImageProcessor.from_pretrained(str(weights_folder(backbone)))
     except (OSError, ValueError) as error:
         raise UserError(
             f"backbone.name: {backbone.name} has no readable preprocessor_config.json ({str(error).splitlines()[0]})"
@@ -137,7 +136,7 @@ def tokenizer_of(backbone: BackboneSpec) -> Any:
     """The backbone's own fast tokenizer. Raises UserError if it has none."""
     from transformers import AutoTokenizer
 
-    from tensloradist.backbones.transformers_ import is_local, local_folder, quiet
+    from tensloradist.backbones.transformers_ import quiet, weights_folder
 
     if backbone.source != "transformers":
         raise UserError(
@@ -145,9 +144,7 @@ def tokenizer_of(backbone: BackboneSpec) -> Any:
         )
     try:
         with quiet():
-            if is_local(backbone.name):
-                return AutoTokenizer.from_pretrained(str(local_folder(backbone.name)))
-            return AutoTokenizer.from_pretrained(backbone.name, revision=backbone.revision)
+            return AutoTokenizer.from_pretrained(str(weights_folder(backbone)))
     except (OSError, ValueError) as error:
         raise UserError(
             f"backbone.name: {backbone.name} has no readable tokenizer ({str(error).splitlines()[0]})"

@@ -7,7 +7,7 @@ from torch import nn
 
 from tensloradist.backbones import FAMILIES, Family, Site
 
-WIDTH, HEADS, KV_HEADS, HEAD_DIM = 20, 4, 2, 6
+WIDTH, HEADS, KV_HEADS, HEAD_DIM = 20, 8, 2, 3
 
 
 class Attention(nn.Module):
