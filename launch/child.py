@@ -3,11 +3,11 @@
 It reads requests from standard input and writes events to standard output; what libraries print goes to standard
 error. It imports torch once and keeps the last backbone and data. When its input ends (its supervisor is gone) or on
 SIGTERM, it stops the run in progress in an orderly way: the attempt is recorded as interrupted, the claim released.
+It never outlives its supervisor for long, even where a library does not let the orderly way happen.
 """
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
 import queue
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from tensloradist.results.claims import Watch
+from launch import STOP_SECONDS
 from tensloradist.results.execute import execute
 from tensloradist.spec import RunSpec
 
@@ -31,17 +31,25 @@ class Events:
         os.dup2(2, 1)
 
     def send(self, event: str, **fields: Any) -> None:
-        self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+        try:
+            self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+        except BrokenPipeError:
+            raise KeyboardInterrupt from None  # the supervisor is gone: an interruption, no failure of the run
 
 
-def _requests() -> queue.SimpleQueue[dict[str, Any]]:
-    """Requests as they arrive; the end of the input interrupts whatever is in progress."""
-    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+def _requests() -> queue.SimpleQueue[dict[str, Any] | None]:
+    """Requests as they arrive; the end of the input (None) interrupts whatever is in progress."""
+    requests: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    main_thread = threading.main_thread().ident
 
     def read() -> None:
         for line in sys.stdin:
             requests.put(json.loads(line))
-        _thread.interrupt_main(signal.SIGTERM)
+        requests.put(None)
+        if main_thread is not None:
+            signal.pthread_kill(main_thread, signal.SIGTERM)
+        time.sleep(STOP_SECONDS)
+        os._exit(130)
 
     threading.Thread(target=read, name="requests", daemon=True).start()
     return requests
@@ -53,7 +61,7 @@ def _stop(number: int, frame: object) -> None:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, _stop)
-    events, watch = Events(), Watch()
+    events = Events()
     try:
         requests = _requests()
         from tensloradist.plugins import load_plugins
@@ -62,6 +70,8 @@ def main() -> int:
         events.send("ready", pid=os.getpid())
         while True:
             request = requests.get()
+            if request is None:
+                return 0
             received = time.perf_counter()
             spec = RunSpec.model_validate(request["spec"])
             load_plugins(spec.plugins)
@@ -73,8 +83,8 @@ def main() -> int:
                 spec,
                 Path(request["root"]),
                 train,
-                watch=watch,
-                expected=request["expected"],
+                expected=request.get("expected"),
+                stood_still=request.get("stood_still", False),
                 progress=lambda record: events.send("progress", **record),
                 started=lambda attempt, began=received: events.send(  # type: ignore[misc]
                     "started", attempt=str(attempt), after=time.perf_counter() - began

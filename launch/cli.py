@@ -50,9 +50,13 @@ def plan(
 def launch(
     sweep: SweepArgument,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes [one a GPU, or one a core up to 8].")
+        int | None,
+        typer.Option(min=1, help="Worker processes [one a GPU, or one for each compute.threads cores, up to 8]."),
     ] = None,
     results: ResultsOption = None,
+    takeover_after: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of stillness after which another machine's run is taken over.")
+    ] = 180.0,
 ) -> None:
     """Train every run of a sweep that has no result yet, on this machine; interrupt and launch again to continue.
 
@@ -64,16 +68,14 @@ def launch(
 
     Exit code: 0 when all runs have results, 1 when some failed, 2 for a mistake in the sweep.
     """
-    import signal
-
     from rich.console import Console
 
-    from launch.plan import check
+    from launch.plan import check, write_manifest
     from launch.submit import LocalLaunch, default_workers
     from launch.sweep import load_sweep
     from launch.watch import Watcher, duration, follow
     from tensloradist.errors import UserError
-    from tensloradist.results.layout import results_root
+    from tensloradist.results.layout import make_folder, results_root
 
     console, root = Console(), results_root(results)
     with Console(stderr=True).status("planning (loading libraries takes a few seconds)"):
@@ -83,27 +85,44 @@ def launch(
     console.print(f"{checked.sweep.name}: {len(checked.sweep.runs)} runs ({text}); results in {root}", highlight=False)
     if checked.missing:
         raise UserError("Not available offline: " + "; ".join(checked.missing) + f". Run `tensloradist fetch {sweep}`")
-    local = LocalLaunch(checked, root, workers or default_workers(checked))
-    if not checked.to_run():
+    make_folder(root)
+    if not checked.to_run() and not checked.to_watch():
+        write_manifest(checked.sweep, root)
         console.print("Nothing to train: every run has a result or is alive elsewhere.")
         return
+    if checked.to_watch():
+        console.print(
+            f"{len(checked.to_watch())} runs are claimed on another machine: they are left alone if their heartbeats "
+            f"move, and taken over if those stand still for {takeover_after:g} s",
+            highlight=False,
+        )
+    local = LocalLaunch(checked, root, workers or default_workers(checked), takeover_after)
     watcher = Watcher(checked, root, local)
-    local.start()
-    signal.signal(signal.SIGTERM, _interrupt)  # a terminated launch stops its workers as an interrupted one does
+    _interrupt_on_termination()
     try:
+        local.start()
         follow(watcher, console)
     except KeyboardInterrupt:
         console.print("Stopping: the runs in progress are released; launch again to continue.")
-        local.stop()
         raise
+    finally:
+        local.stop()
     _summarise(watcher, console)
     console.print(f"{duration(watcher.elapsed_seconds())} in all", highlight=False)
-    if watcher.failures() or local.crashed_workers() or len(watcher.ended) < len(local.baseline):
+    if watcher.failures() or local.crashed_workers() or watcher.unfinished()[1]:
         raise typer.Exit(1)
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _interrupt_on_termination() -> None:
+    """A terminated launch, or one whose terminal is closed, stops its workers as an interrupted one does."""
+    import signal
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores the second
+            signal.signal(number, interrupt)
 
 
 def _summarise(watcher: Watcher, console: object) -> None:
@@ -130,7 +149,9 @@ def _summarise(watcher: Watcher, console: object) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
-    unfinished = len(watcher.launch.baseline) - len(watcher.ended)
+    busy, unfinished = watcher.unfinished()
+    if busy:
+        console.print(f"  {busy} runs are alive elsewhere and were left alone", highlight=False)
     if unfinished:
         console.print(f"  {unfinished} runs have not ended; launch again to continue", highlight=False)
     for line in watcher.launch.crashed_workers():

@@ -13,10 +13,12 @@ from typing import Any
 
 from launch.sweep import PlannedRun, Sweep, dumped
 from tensloradist import backbones
-from tensloradist.results.claims import is_alive
+from tensloradist.results.claims import ownership
 from tensloradist.results.layout import RunFolder, sweep_folder, write_once, write_replacing
 from tensloradist.results.schema import Manifest, ManifestRun
 from tensloradist.tasks import task_named
+
+CLAIMED_ELSEWHERE = "claimed on another machine"
 
 
 @dataclass
@@ -32,6 +34,10 @@ class Plan:
 
     def to_run(self) -> list[PlannedRun]:
         return [run for run in self.sweep.runs if self.states[run.run_id] == "planned"]
+
+    def to_watch(self) -> list[PlannedRun]:
+        """Runs claimed on other machines, whose owners may or may not live: only their heartbeats can tell."""
+        return [run for run in self.sweep.runs if self.states[run.run_id] == CLAIMED_ELSEWHERE]
 
 
 def check(sweep: Sweep, root: Path) -> Plan:
@@ -52,7 +58,7 @@ def check(sweep: Sweep, root: Path) -> Plan:
 def _state(run: RunFolder) -> str:
     if run.result.exists():
         return "finished"
-    return "alive elsewhere" if is_alive(run) else "planned"
+    return {"free": "planned", "alive": "alive elsewhere", "unknown": CLAIMED_ELSEWHERE}[ownership(run)]
 
 
 def _check_adapters(sweep: Sweep) -> None:

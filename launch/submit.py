@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,14 +10,15 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from launch import STOP_SECONDS
 from launch.plan import Plan, write_manifest
-from launch.worker import STOP_SECONDS, Submission, run_worker
-from tensloradist.results.claims import highest_claim
+from launch.worker import Submission, run_worker
+from tensloradist.results.claims import STILL_SECONDS, highest_claim
 from tensloradist.results.layout import RunFolder, sweep_folder, write_once
 
 MOST_WORKERS = 8  # by default, where there is no GPU to count
@@ -36,24 +38,33 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def default_workers(plan: Plan) -> int:
-    """A worker a GPU; on CPUs one a core, up to eight; never more than runs; one where runs have several processes."""
-    if any(run.spec.compute.processes > 1 for run in plan.sweep.runs):
+    """A worker a GPU; on CPUs one for each `compute.threads` (1) cores, up to eight; never more than runs.
+
+    One where runs have several processes. Small runs gain little from a second thread, hence one core a worker.
+    """
+    compute = [run.spec.compute for run in plan.sweep.runs]
+    if any(part.processes > 1 for part in compute):
         return 1
-    gpus = len(visible_gpus())
-    return max(1, min(gpus or min(len(os.sched_getaffinity(0)), MOST_WORKERS), len(plan.to_run())))
+    gpus = () if all(part.device == "cpu" for part in compute) else visible_gpus()
+    threads = max((part.threads or 1 for part in compute), default=1)
+    on_cpu = min(len(os.sched_getaffinity(0)) // threads, MOST_WORKERS)
+    return max(1, min(len(gpus) or on_cpu, len(plan.to_run()) + len(plan.to_watch())))
 
 
 class LocalLaunch:
     """The workers of one launch, and the folder through which they are watched and stopped."""
 
-    def __init__(self, plan: Plan, root: Path, workers: int) -> None:
+    def __init__(self, plan: Plan, root: Path, workers: int, still_seconds: float = STILL_SECONDS) -> None:
         self.plan, self.workers = plan, workers
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         self.folder = sweep_folder(root, plan.sweep.name) / "launches" / f"{stamp}-{uuid.uuid4().hex[:6]}"
         manifest = write_manifest(plan.sweep, root)
-        self.baseline = {run.run_id: highest_claim(RunFolder(root, run.run_id)) for run in plan.to_run()}
+        wanted = plan.to_run() + plan.to_watch()
+        self.baseline = {run.run_id: highest_claim(RunFolder(root, run.run_id)) for run in wanted}
         threads = max(1, len(os.sched_getaffinity(0)) // workers)
-        submission = Submission(str(manifest.absolute()), str(root.absolute()), threads, visible_gpus(), self.baseline)
+        submission = Submission(
+            str(manifest.absolute()), str(root.absolute()), threads, visible_gpus(), self.baseline, still_seconds
+        )
         self.submission = self.folder / "submission.json"
         write_once(self.submission, submission.to_json())
         self.jobs: list[Any] = []
@@ -64,8 +75,8 @@ class LocalLaunch:
         executor = submitit.LocalExecutor(folder=self.folder / "submitit")
         # Which GPU a worker's child sees is set by the worker, so submitit is asked for none.
         executor.update_parameters(timeout_min=FOREVER_MINUTES)
-        # Ctrl-C reaches every process of a terminal: the workers ignore it, and are told to stop through a file.
-        with _ignored(signal.SIGINT):
+        # Ctrl-C and a closed terminal reach all its processes: workers ignore both, and are told to stop by a file.
+        with _ignored(signal.SIGINT), _ignored(signal.SIGHUP):
             self.jobs = [
                 executor.submit(run_worker, str(self.submission.absolute()), index) for index in range(self.workers)
             ]
@@ -82,14 +93,19 @@ class LocalLaunch:
         return lines
 
     def stop(self) -> None:
-        """Tell the workers to stop and wait until they have; end by force those that do not."""
+        """Tell the workers that still run to stop and wait until they have; end by force those that do not."""
+        if not self.is_running():
+            return
         write_once(self.folder / "stop", "")
         deadline = time.monotonic() + STOP_SECONDS + 5
         while self.is_running() and time.monotonic() < deadline:
             time.sleep(0.1)
-        for job in self.jobs:
-            if not job.done():
-                job.cancel()
+        for index, job in enumerate(self.jobs):
+            status = self.folder / f"worker-{index}.json"
+            # submitit's own cancel() sends the signal that workers ignore. A killed worker's child ends by itself.
+            if not job.done() and status.exists():
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
 
 
 @contextmanager

@@ -1,23 +1,24 @@
 """Sweep files: methods × conditions × axes × seeds, expanded into run specifications in seed-major order.
 
-A sweep speaks the field's language (`methods`, `conditions`, `seeds`); any scalar given as a list is an axis. Runs that
-serve two conditions are one run. Fields that are lists by nature (`projections`) are an axis only as a list of lists,
-and `compute`, which does not change a result, never is.
+A sweep speaks the field's language (`methods`, `conditions`, `seeds`); any scalar given as a list is an axis, inside
+mappings such as `lr_multipliers` too. Runs that serve two conditions are one run. Fields that are lists by nature
+(`projections`) are an axis only as a list of lists, and `compute`, which does not change a result, never is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 
 from tensloradist import backbones, budget
-from tensloradist.config import expand_paths, read_yaml
+from tensloradist.config import expand_paths, read_sweep
 from tensloradist.errors import UserError, unknown
 from tensloradist.identity import resolve_all
 from tensloradist.modes import GROUPINGS, AttentionShape
@@ -33,10 +34,17 @@ LIST_FIELDS = {"projections", "log_with", "plugins"}
 METHODS = ("lora", "tenslora")
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int) else value
+
+
+Ranks = Annotated[list[PositiveInt], Field(min_length=1), BeforeValidator(_as_list)]
+
+
 class Isoparameter(SpecModel):
     """The condition 'as many parameters as LoRA at these ranks'."""
 
-    lora_rank: list[PositiveInt] = Field(min_length=1)
+    lora_rank: Ranks
     strategy: Literal["balanced", "uniform"] = "balanced"
     tolerance: float = Field(0.02, gt=0, lt=1)
     pinned: dict[str, PositiveInt] = Field(default_factory=dict)
@@ -45,7 +53,7 @@ class Isoparameter(SpecModel):
 class ConditionEntry(SpecModel):
     """One entry of `conditions`: isorank or isoparameter."""
 
-    isorank: list[PositiveInt] | None = None
+    isorank: Ranks | None = None
     isoparameter: Isoparameter | None = None
 
 
@@ -58,7 +66,7 @@ class SweepFile(SpecModel):
     task: dict[str, Any] | list[dict[str, Any]]
     methods: list[str | dict[str, dict[str, Any] | None]] = Field(min_length=1)
     conditions: list[ConditionEntry] = Field(min_length=1)
-    seeds: PositiveInt | list[Annotated[int, Field(ge=0, strict=True)]] = 3
+    seeds: PositiveInt | Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)] = 3
     adapter: dict[str, Any] = Field(default_factory=dict)
     optimizer: dict[str, Any] = Field(default_factory=dict)
     precision: str | list[str] = "fp32"
@@ -81,6 +89,11 @@ class PlannedRun:
     shape: AttentionShape
     conditions: list[Membership] = field(default_factory=list)
 
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        """What the tables call it."""
+        return self.row, self.backbone, self.task
+
 
 @dataclass
 class Sweep:
@@ -100,12 +113,19 @@ def load_sweep(source: str) -> Sweep:
         UserError: whatever is wrong with the file, by field, or with the data and backbones that it names.
     """
     path = find_shipped("sweeps", source)
-    data = expand_paths(read_yaml(path), path.absolute().parent)
+    data = expand_paths(read_sweep(path), path.absolute().parent)
     file = validate(SweepFile, data, str(path))
     load_plugins(file.plugins)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     conditions = tuple(_conditions(file, str(path)))
+    _refuse_repeated((condition.name for condition in conditions), f"{path}: conditions")
     return Sweep(file.name, path, digest, conditions, _runs(file, conditions, str(path)))
+
+
+def _refuse_repeated(names: Iterable[str], where: str) -> None:
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise UserError(f"{where}: {name!r} is given {times} times; once is enough")
 
 
 def _conditions(file: SweepFile, where: str) -> Iterator[Condition]:
@@ -135,15 +155,20 @@ def axes(fields: Mapping[str, Any]) -> Iterator[Fields]:
     Raises:
         UserError: an empty axis.
     """
-    names, values = [], []
+    values: list[list[Any]] = []
     for name, value in fields.items():
-        is_axis = isinstance(value, list) and (name not in LIST_FIELDS or any(isinstance(v, list) for v in value))
-        if is_axis and not value:
+        if not _is_axis(name, value):
+            values.append(list(axes(value)) if isinstance(value, Mapping) else [value])
+        elif value:
+            values.append(value)
+        else:
             raise UserError(f"{name}: an empty list; give at least one value")
-        names.append(name)
-        values.append(value if is_axis else [value])
     for combination in itertools.product(*values):
-        yield dict(zip(names, combination, strict=True))
+        yield dict(zip(fields, combination, strict=True))
+
+
+def _is_axis(name: str, value: Any) -> bool:
+    return isinstance(value, list) and (name not in LIST_FIELDS or any(isinstance(part, list) for part in value))
 
 
 def _sections(section: Fields | list[Fields]) -> Iterator[Fields]:
@@ -159,28 +184,21 @@ def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
             if method not in METHODS:
                 raise UserError(f"{where}: methods: {unknown('method', method, METHODS)}")
             options = dict(options)
-            if method == "tenslora" and options.get("grouping", "all") == "all":
+            if method == "tenslora" and options.get("grouping", "all") in ("all", ["all"]):
                 options["grouping"] = list(GROUPINGS)
-            if "ranks" in options:
-                raise UserError(f"{where}: methods.{method}.ranks: ranks come from the conditions; remove it")
-            for chosen in axes({**file.adapter, **options}):
-                yield (
-                    _row(
-                        method,
-                        chosen,
-                        varied={
-                            **options,
-                            **{k: v for k, v in file.adapter.items() if isinstance(v, list) and k not in LIST_FIELDS},
-                        },
-                    ),
-                    {"method": method, **chosen},
-                )
+            fields = {**file.adapter, **options}
+            for name, reason in (("ranks", "come from the conditions"), ("method", "is the entry's own name")):
+                if name in fields:
+                    raise UserError(f"{where}: methods.{method}.{name}: {name} {reason}; remove it")
+            varied = [*options, *(name for name, value in file.adapter.items() if _is_axis(name, value))]
+            for chosen in axes(fields):
+                yield _row(method, chosen, varied), {"method": method, **chosen}
 
 
-def _row(method: str, chosen: Fields, varied: Fields) -> str:
+def _row(method: str, chosen: Fields, varied: Sequence[str]) -> str:
     """'lora', or 'qkv_depth tucker'; then the options that set this variant apart from the method's defaults."""
     name = method if method == "lora" else f"{chosen['grouping']} {chosen.get('factorization') or 'tucker'}"
-    extra = [f"{key}={chosen[key]}" for key in varied if key not in ("grouping", "factorization")]
+    extra = [f"{key}={chosen[key]}" for key in dict.fromkeys(varied) if key not in ("grouping", "factorization")]
     return " ".join([name, *extra])
 
 
@@ -205,38 +223,21 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
         for condition in conditions:
             adapter = adapter_for(base.adapter, condition, shape)
             spec = base.model_copy(update={"adapter": adapter})
-            key = f"{row}|{backbone}|{task}|{spec.canonical_json()}"
-            if key not in cells:
-                cells[key] = PlannedRun(
-                    spec,
-                    "",
-                    row,
-                    backbone,
-                    task,
-                    budget.resolve_ranks(adapter, shape),
-                    budget.count(adapter, shape),
-                    shape,
-                )
+            ranks, count = budget.resolve_ranks(adapter, shape), budget.count(adapter, shape)
+            new = PlannedRun(spec, spec.run_id, row, backbone, task, ranks, count, shape)
+            cell = cells.setdefault(new.run_id, new)
             lora = budget.lora_budget(shape, condition.rank)
-            residual = cells[key].adapter_parameters / lora - 1
-            cells[key].conditions.append(Membership(condition=condition.name, budget=lora, residual=residual))
-    runs: dict[tuple[str, str], PlannedRun] = {}
+            member = Membership(condition=condition.name, budget=lora, residual=count / lora - 1)
+            if new.labels != cell.labels or any(known.condition == member.condition for known in cell.conditions):
+                labels = " and ".join(sorted({", ".join(cell.labels), ", ".join(new.labels)}))
+                raise UserError(f"{where}: the same runs are asked for twice, as {labels}; remove one of them")
+            cell.conditions.append(member)
+    runs = []
     for seed in seeds:
         for cell in cells.values():
             spec = cell.spec.model_copy(update={"seed": seed})
-            run_id = spec.run_id
-            runs[cell.row, run_id] = PlannedRun(
-                spec,
-                run_id,
-                cell.row,
-                cell.backbone,
-                cell.task,
-                cell.ranks,
-                cell.adapter_parameters,
-                cell.shape,
-                cell.conditions,
-            )
-    return list(runs.values())
+            runs.append(replace(cell, spec=spec, run_id=spec.run_id))
+    return runs
 
 
 def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec]]:

@@ -15,18 +15,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from launch.plan import Plan
+from launch.plan import CLAIMED_ELSEWHERE, Plan
 from launch.submit import LocalLaunch
 from launch.sweep import PlannedRun
+from tensloradist.results.claims import is_alive
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_failure, read_result
 
 SYMBOLS = {
     "planned": ("·", "dim"),
+    "running": ("▶", "cyan"),
     "finished": ("✓", "green"),
     "diverged": ("∞", "yellow"),
     "failed": ("✗", "red"),
     "alive elsewhere": ("⇄", "cyan"),
+    CLAIMED_ELSEWHERE: ("⇄", "cyan"),
 }
 MOST_ROWS = 30  # of the live table; larger sweeps show counts only
 
@@ -51,7 +54,7 @@ class Watcher:
         self.states = dict(plan.states)
         self.ended: dict[str, Ended] = {}
         self.began = time.monotonic()
-        self._open = {run.run_id: run for run in plan.to_run()}
+        self._open = {run.run_id: run for run in plan.to_run() + plan.to_watch()}
 
     def look(self) -> list[Ended]:
         """What has ended since the last look."""
@@ -90,9 +93,19 @@ class Watcher:
     def elapsed_seconds(self) -> float:
         return time.monotonic() - self.began
 
+    def running(self) -> list[dict[str, Any]]:
+        """The workers' words on runs in progress that have not ended."""
+        return [worker for worker in self.workers() if worker.get("run_id") in self._open]
+
     def remaining_seconds(self) -> float | None:
-        done, total = len(self.ended), len(self.launch.baseline)
-        return self.elapsed_seconds() / done * (total - done) if done else None
+        """At the pace so far, a run in progress counting by its steps; None before there is a pace."""
+        done = len(self.ended) + sum(worker["step"] / worker["steps"] for worker in self.running() if "steps" in worker)
+        return self.elapsed_seconds() / done * (len(self.launch.baseline) - done) if done else None
+
+    def unfinished(self) -> tuple[int, int]:
+        """Of the runs that have not ended: how many somebody else is at work on, and how many nobody is."""
+        busy = sum(is_alive(RunFolder(self.root, run_id)) for run_id in self._open)
+        return busy, len(self._open) - busy
 
     def failures(self) -> list[Ended]:
         return [ended for ended in self.ended.values() if ended.state == "failed"]
@@ -140,17 +153,16 @@ def _live(watcher: Watcher) -> Group:
         f"{watcher.plan.sweep.name}: {done} of {total} runs, {failed} failed, "
         f"{duration(watcher.remaining_seconds())} left"
     )
-    parts: list[Any] = [line, ProgressBar(total=max(total, 1), completed=done, width=60)]
-    for number, worker in enumerate(watcher.workers()):
-        if worker.get("step"):
-            parts.append(
-                Text(
-                    f"worker {number}: {worker['task']}, {worker['row']}, seed {worker['seed']}: epoch "
-                    f"{worker['epoch']}, step {worker['step']}"
-                    + (f" of {worker['steps']}, loss {worker['loss']:.3f}" if "loss" in worker else ""),
-                    style="dim",
-                )
-            )
+    bar = Table.grid()
+    bar.add_row(ProgressBar(total=max(total, 1), completed=done, width=60))
+    parts: list[Any] = [line, bar]
+    for worker in watcher.running():
+        text = f"{worker['task']}, {worker['row']}, seed {worker['seed']}: "
+        if "steps" in worker:
+            text += f"epoch {worker['epoch']}, step {worker['step']} of {worker['steps']}, loss {worker['loss']:.3f}"
+        else:
+            text += "loading"
+        parts.append(Text(text, style="dim"))
     table = cell_table(watcher)
     return Group(*parts, *([table] if table is not None else []))
 
@@ -163,6 +175,7 @@ def cell_table(watcher: Watcher) -> Table | None:
         cells[key][run.spec.seed].append(run.run_id)
     if len(cells) > MOST_ROWS:
         return None
+    running = {worker["run_id"] for worker in watcher.running()}
     table = Table(box=None, pad_edge=False)
     for name in ("backbone", "task", "method", "condition", "seeds"):
         table.add_column(name)
@@ -170,7 +183,7 @@ def cell_table(watcher: Watcher) -> Table | None:
         marks = Text()
         for runs in seeds.values():
             for run_id in runs:
-                marks.append(*SYMBOLS[watcher.states[run_id]])
+                marks.append(*SYMBOLS["running" if run_id in running else watcher.states[run_id]])
             marks.append(" ")
         table.add_row(*key, marks)
     return table

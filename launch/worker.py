@@ -9,22 +9,29 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tensloradist.results.claims import highest_claim, is_alive
+from launch import STOP_SECONDS
+from launch.memory import memory_kills
+from tensloradist.results.claims import STILL_SECONDS, Watch, highest_claim, owner_of, ownership
 from tensloradist.results.layout import RunFolder, write_replacing
 from tensloradist.results.publish import read_failure, write_failure
-from tensloradist.results.schema import Failure, Manifest, ManifestRun
+from tensloradist.results.schema import Cause, Failure, Manifest, ManifestRun
 
-STOP_SECONDS = 20.0  # a stopped child's time to record the interruption
 POLL_SECONDS = 0.2
+LOOK_SECONDS = 2.0  # between looks at the heartbeats of owners on other machines
+MOST_INTERRUPTIONS = 3  # of one run in one launch, after which it is left to the next
+MOST_EARLY_ENDS = 3  # of children in a row that could not even claim a run
+EXPECTED_CAUSES = ("configuration", "data_missing")  # after these a child is as good as before
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Submission:
     devices: tuple[str, ...]
     baseline: dict[str, int] = field(default_factory=dict)
     """run_id -> its highest claim when the launch began, for the runs to be trained."""
+    still_seconds: float = STILL_SECONDS
+    """How long the heartbeat of an owner on another machine must stand still before its run is taken over."""
 
     @classmethod
     def read(cls, path: Path) -> Submission:
@@ -73,7 +82,8 @@ class Child:
 
     def request(self, **fields: Any) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(fields) + "\n")
+        with suppress(BrokenPipeError):  # the child has ended: the end of its events tells
+            self._process.stdin.write(json.dumps(fields) + "\n")
 
     def next_event(self, seconds: float) -> dict[str, Any] | None:
         """The next event; {'event': 'waiting'} after `seconds` without one; None once the child has ended."""
@@ -85,6 +95,10 @@ class Child:
     @property
     def has_ended(self) -> bool:
         return self._process.poll() is not None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def wait(self) -> int:
         """The exit code of a child whose events have ended."""
@@ -112,15 +126,22 @@ class Worker:
         wanted = self.submission.baseline
         self.runs = [run for run in manifest.runs if run.run_id in wanted]
         self.child: Child | None = None
+        self._watch = Watch(self.submission.still_seconds)
+        self._early_ends = 0
 
     def drain(self) -> None:
-        """Passes over the queue, in launch order, until a pass finds nothing to train (or the launch was stopped)."""
+        """Passes over the queue, in launch order, until a pass finds nothing to train (or the launch was stopped).
+
+        Runs with owners on other machines are watched meanwhile, and left alone as soon as a heartbeat moves.
+        """
         try:
-            trained = True
-            while trained:
-                trained = False
-                for run in self.runs:
-                    trained = self._try(run) or trained
+            while True:
+                passed = [self._try(run) for run in self.runs]
+                if "trained" not in passed:
+                    if "undecided" not in passed or self._stopped:
+                        return
+                    self._say("watching")
+                    time.sleep(min(LOOK_SECONDS, self.submission.still_seconds / 4))
         finally:
             if self.child is not None:
                 self.child.stop()
@@ -130,28 +151,39 @@ class Worker:
     def _stopped(self) -> bool:
         return (self.folder / "stop").exists()
 
-    def _try(self, run: ManifestRun) -> bool:
-        """Train the run if it is free; whether it was."""
+    def _try(self, run: ManifestRun) -> Literal["trained", "undecided", "passed"]:
+        """Train the run if it is free; undecided where only time can tell whether its owner lives."""
         folder = RunFolder(self.root, run.run_id)
         known = highest_claim(folder)  # read first: whoever claims while this worker judges makes the run busy
-        if self._stopped or folder.result.exists() or is_alive(folder) or self._failed_in_this_launch(folder):
-            return False
+        if self._stopped or folder.result.exists() or self._has_failed(folder):
+            return "passed"
+        owner = ownership(folder)
+        seen = self._watch.look(folder) if owner == "unknown" else None
+        if seen == "undecided":
+            return "undecided"
+        if owner == "alive" or seen == "moved":
+            return "passed"
         processes = int(run.spec["compute"]["processes"])
         if processes > 1:
             self._replace_child()
             group = [self._start_child(rank, processes) for rank in range(processes)]
-            status = self._train(run, folder, group, known)
-            for child in group:
-                child.stop()
+            try:
+                status = self._train(run, folder, group, known, seen == "still")
+            finally:
+                for child in group:
+                    child.stop()
         else:
             if self.child is None or self.child.has_ended:
                 self.child = self._start_child()
-            status = self._train(run, folder, [self.child], known)
-        return status != "busy"
+            status = self._train(run, folder, [self.child], known, seen == "still")
+        return "passed" if status == "busy" else "trained"
 
-    def _failed_in_this_launch(self, folder: RunFolder) -> bool:
-        failure = read_failure(folder)
-        return failure is not None and failure.attempt > self.submission.baseline[folder.run_id]
+    def _has_failed(self, folder: RunFolder) -> bool:
+        """Whether the run has failed in this launch. One that was interrupted is tried again, a few times."""
+        failure, baseline = read_failure(folder), self.submission.baseline[folder.run_id]
+        if failure is None or failure.attempt <= baseline:
+            return False
+        return failure.cause != "interrupted" or failure.attempt - baseline >= MOST_INTERRUPTIONS
 
     def _replace_child(self) -> None:
         if self.child is not None:
@@ -180,30 +212,32 @@ class Worker:
             }
         return Child(self.folder / f"worker-{self.index}.err", environment)
 
-    def _train(self, run: ManifestRun, folder: RunFolder, group: list[Child], before: int) -> str:
+    def _train(self, run: ManifestRun, folder: RunFolder, group: list[Child], before: int, stood_still: bool) -> str:
         """Train on the first child, the others following; returns the outcome's status, 'failed' for a crash."""
-        first, attempt = group[0], None
-        first.request(spec=run.spec, root=str(self.root), expected=before)
+        first, attempt, kills = group[0], None, memory_kills()
+        shown: dict[str, Any] = {}
+        first.request(spec=run.spec, root=str(self.root), expected=before, stood_still=stood_still)
         self._say("starting", run)
         while True:
             event = first.next_event(POLL_SECONDS)
             crashed = next((c for c in group[1:] if self._has_ended(c)), None) if attempt else None
             if event is None or crashed is not None:
-                return self._crashed(folder, before, crashed or first, group)
-            if event["event"] == "waiting" and self._stopped:
+                return self._crashed(folder, before, crashed or first, group, kills)
+            if self._stopped and event["event"] in ("waiting", "progress"):
                 for child in group:
                     child.stop()
                 self.child = None
                 return "stopped"
             if event["event"] == "started":
-                attempt = event["attempt"]
+                attempt, self._early_ends = event["attempt"], 0
                 for child in group[1:]:
                     child.request(spec=run.spec, follow=attempt)
             if event["event"] == "progress":
-                self._say("training", run, **{key: value for key, value in event.items() if key != "event"})
+                shown |= {key: value for key, value in event.items() if key != "event"}  # an epoch's has no loss
+                self._say("training", run, **shown)
             if event["event"] == "outcome":
                 self._say("done", run, status=event["status"])
-                if event["status"] == "failed" and event["cause"] not in ("configuration", "data_missing"):
+                if event["status"] == "failed" and event["cause"] not in EXPECTED_CAUSES:
                     self._replace_child()
                 return str(event["status"])
 
@@ -214,42 +248,24 @@ class Worker:
                 return True
         return False
 
-    def _crashed(self, folder: RunFolder, before: int, child: Child, group: list[Child]) -> str:
+    def _crashed(self, folder: RunFolder, before: int, child: Child, group: list[Child], kills: int) -> str:
         """Record the end of a child that did not say why, if its attempt has no record yet."""
-        code = child.wait()
-        for other in group:
+        code, number, log = child.wait(), highest_claim(folder), self.folder / f"worker-{self.index}.err"
+        attempt = folder.attempt(number)
+        claimed = number > before and owner_of(folder, number).pid == group[0].pid
+        if claimed and attempt.is_dir() and not folder.result.exists():
+            how = f"the process ended by signal {-code}" if code < 0 else f"the process exited with {code}"
+            cause = _cause_of_end(code, memory_kills() > kills)
+            write_failure(
+                attempt, Failure(run_id=folder.run_id, attempt=number, cause=cause, message=f"{how}; see {log}")
+            )
+        for other in group:  # only now: being stopped, the others may record an interruption, and the first word stays
             other.stop()
         self.child = None
-        number = highest_claim(folder)
-        attempt = folder.attempt(number)
-        if number > before and attempt.is_dir() and not folder.result.exists():
-            signal_number = -code if code < 0 else None
-            message = (
-                f"the process ended by signal {signal_number}" if signal_number else f"the process exited with {code}"
-            )
-            cause = (
-                "out_of_host_memory"
-                if signal_number == 9 and _memory_was_exhausted()
-                else "killed"
-                if signal_number in (9, 15)
-                else "interrupted"
-                if code == 130
-                else "bug"
-            )
-            write_failure(
-                attempt,
-                Failure(
-                    run_id=folder.run_id,
-                    attempt=number,
-                    cause=cause,  # type: ignore[arg-type]
-                    message=f"{message}; see {self.folder / f'worker-{self.index}.err'}",
-                ),
-            )
-        elif number == before:
-            raise RuntimeError(
-                f"the child ended with {code} before it could claim a run; see "
-                f"{self.folder / f'worker-{self.index}.err'}"
-            )
+        if number == before:
+            self._early_ends += 1
+            if self._early_ends >= MOST_EARLY_ENDS:
+                raise RuntimeError(f"the child ended with {code} before it could claim a run; see {log}")
         return "failed"
 
     def _say(self, state: str, run: ManifestRun | None = None, **more: Any) -> None:
@@ -266,13 +282,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _memory_was_exhausted() -> bool:
-    """Whether the kernel has killed a process of this control group for memory (cgroup v2's own count)."""
-    path = Path("/sys/fs/cgroup/memory.events")
-    try:
-        return any(line.split()[0] == "oom_kill" and int(line.split()[1]) > 0 for line in path.read_text().splitlines())
-    except OSError:
-        return False  # no such file: the cause stays 'killed', which is what is known
+def _cause_of_end(code: int, for_memory: bool) -> Cause:
+    """The class of a failure that only the exit code tells of: negative for a signal."""
+    if -code == signal.SIGKILL and for_memory:
+        return "out_of_host_memory"
+    if -code in (signal.SIGKILL, signal.SIGTERM):
+        return "killed"
+    return "interrupted" if code == 130 else "bug"
 
 
 def run_worker(submission: str, index: int) -> None:

@@ -146,7 +146,7 @@ def fetch(
         tensloradist fetch my_sweep.yaml
     """
     from tensloradist import backbones
-    from tensloradist.config import expand_paths, read_yaml
+    from tensloradist.config import expand_paths, read_sweep
     from tensloradist.identity import resolve
     from tensloradist.plugins import load_plugins
     from tensloradist.shipped import find_shipped
@@ -155,7 +155,7 @@ def fetch(
     from tensloradist.validation import validate
 
     path = find_shipped("sweeps", source)
-    data = expand_paths(read_yaml(path), path.absolute().parent)
+    data = expand_paths(read_sweep(path), path.absolute().parent)
     load_plugins(data.get("plugins", []))
     for backbone in _parts(data.get("backbone", {})):
         for task in _parts(data.get("task", {})):

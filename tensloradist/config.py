@@ -73,6 +73,21 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     return data
 
 
+def read_sweep(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The mapping in a sweep file; `tasks` and `backbones` are other spellings of `task` and `backbone`.
+
+    Raises:
+        UserError: as `read_yaml`, or both spellings in one file.
+    """
+    data = read_yaml(path)
+    for name in ("task", "backbone"):
+        if f"{name}s" in data:
+            if name in data:
+                raise UserError(f"{path}: both {name!r} and '{name}s' are given; write one list")
+            data[name] = data.pop(f"{name}s")
+    return data
+
+
 def expand_path(text: str, base: Path, where: str) -> str:
     """`$VAR`, `${VAR}` and `~` replaced, and a relative path that exists below `base` made absolute.
 

@@ -9,21 +9,25 @@ claims for safety: publishing is first-wins. No torch here.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from tensloradist.errors import UserError
-from tensloradist.results.layout import RunFolder, link_once, sync_folder, write_replacing
+from tensloradist.results.layout import RunFolder, link_once, make_folder, write_replacing, write_synced
 
 HEARTBEAT_SECONDS = 30.0
 STILL_SECONDS = 180.0  # how long a counter must stand still before its owner is taken for dead
+
+log = logging.getLogger(__name__)
 
 
 def _boot_id() -> str:
@@ -31,10 +35,22 @@ def _boot_id() -> str:
     return path.read_text().strip() if path.exists() else ""
 
 
-def _start_time(pid: int) -> str | None:
-    """When a process started, in clock ticks since boot: tells a process from a later one with the same number."""
+def _pid_namespace() -> str:
+    """Containers on one machine can share its name and boot, but not its process numbers."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process started, in clock ticks since boot: tells a process from a later one with the same number.
+
+    None where that is not known; "ended" for a process that has ended but was not yet waited for.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "ended" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return None
 
@@ -47,20 +63,35 @@ class Owner:
     boot: str
     pid: int
     start: str | None
+    namespace: str = ""
 
     @classmethod
     def me(cls) -> Owner:
-        return cls(socket.gethostname(), _boot_id(), os.getpid(), _start_time(os.getpid()))
+        return cls(socket.gethostname(), _boot_id(), os.getpid(), _start_time(os.getpid()), _pid_namespace())
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process can see the owner's process, if it lives."""
+        return (self.host, self.boot, self.namespace or _pid_namespace()) == (
+            socket.gethostname(),
+            _boot_id(),
+            _pid_namespace(),
+        )
 
     def is_dead_here(self) -> bool:
         """Whether this machine can tell that the owner is gone; False where it cannot tell."""
-        if self.host != socket.gethostname():
+        if self.host == socket.gethostname() and self.boot and _boot_id() and self.boot != _boot_id():
+            return True  # the machine has been started again since
+        if not self.is_here:
             return False
-        if self.boot != _boot_id():
-            return bool(self.boot)
-        if not Path("/proc/self/stat").exists():
-            return False
-        return _start_time(self.pid) != self.start
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # another user's process: it exists, and /proc may hide the rest
+            pass
+        start = _start_time(self.pid)
+        return start is not None and self.start is not None and start != self.start
 
 
 def highest_claim(run: RunFolder) -> int:
@@ -75,7 +106,9 @@ def _claim_path(run: RunFolder, number: int) -> Path:
     return run.path / f"claim.{number:04d}"
 
 
-def _owner_of(path: Path) -> Owner:
+def owner_of(run: RunFolder, number: int) -> Owner:
+    """Who made a claim. Raises UserError for a file that cannot be read."""
+    path = _claim_path(run, number)
     try:
         return Owner(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -93,10 +126,20 @@ def is_released(run: RunFolder, number: int) -> bool:
     return (run.path / f"released.{number:04d}").exists()
 
 
+def ownership(run: RunFolder) -> Literal["free", "alive", "unknown"]:
+    """Whether a run may be claimed at once, has an owner that lives on this machine, or one that cannot be seen."""
+    number = highest_claim(run)
+    if number == 0 or is_released(run, number):
+        return "free"
+    owner = owner_of(run, number)
+    if owner.is_dead_here():
+        return "free"
+    return "alive" if owner.is_here else "unknown"
+
+
 def is_alive(run: RunFolder) -> bool:
     """Whether the run's owner may still be at work: not released, and not dead on this machine. Unknown is alive."""
-    number = highest_claim(run)
-    return number > 0 and not is_released(run, number) and not _owner_of(_claim_path(run, number)).is_dead_here()
+    return ownership(run) != "free"
 
 
 @dataclass
@@ -106,16 +149,23 @@ class Watch:
     still_seconds: float = STILL_SECONDS
     clock: Callable[[], float] = time.monotonic
     _seen: dict[str, tuple[int, str, float]] = field(default_factory=dict)
+    _moved: set[tuple[str, int]] = field(default_factory=set)
 
-    def has_stood_still(self, run: RunFolder) -> bool:
-        """Whether the owner's counter has not moved for `still_seconds` of this watch's looks."""
-        number, counter, now = highest_claim(run), "", self.clock()
+    def look(self, run: RunFolder) -> Literal["undecided", "moved", "still"]:
+        """What this watch's looks say of the run's owner.
+
+        `moved`: its counter has changed, so it lived during this watch. `still`: it has not for `still_seconds`.
+        """
+        number, now = highest_claim(run), self.clock()
         counter = _counter(run, number)
         before = self._seen.get(run.run_id)
         if before is None or before[:2] != (number, counter):
             self._seen[run.run_id] = (number, counter, now)
-            return False
-        return now - before[2] >= self.still_seconds
+            if before is not None:
+                self._moved.add((run.run_id, number))
+        elif now - before[2] >= self.still_seconds:
+            return "still"
+        return "moved" if (run.run_id, number) in self._moved else "undecided"
 
 
 class Claim:
@@ -141,7 +191,10 @@ class Claim:
         count = 0
         while True:
             count += 1
-            write_replacing(self.run.path / f"heartbeat.{self.number:04d}", str(count))
+            try:
+                write_replacing(self.run.path / f"heartbeat.{self.number:04d}", str(count))
+            except OSError as error:  # a full disk or a lost server: others may take over, so keep trying
+                log.warning("heartbeat of run %s could not be written: %s", self.run.run_id, error)
             if self._stop.wait(self._seconds):
                 return
 
@@ -153,34 +206,37 @@ class Claim:
 
 def claim(
     run: RunFolder,
-    watch: Watch | None = None,
-    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    *,
     expected: int | None = None,
+    stood_still: bool = False,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> Claim | None:
     """Claim a run that has no result and no living owner; None if it has one, or another contender was faster.
 
     Args:
-        watch: remembers the counters of owners on other machines; without it those are never taken over.
-        expected: the highest claim that the caller knows of; None is returned if there has been another since.
+        expected: the highest claim that the caller has judged; None is returned if there has been another since.
+        stood_still: the caller has watched the owner of claim `expected` stand still (`Watch`), and takes over.
+
+    Raises:
+        UserError: the folder cannot be written, or has no hard links.
     """
-    run.path.mkdir(parents=True, exist_ok=True)
+    if stood_still and expected is None:
+        raise ValueError("stood_still says something of the claim `expected`, which is not given")
+    make_folder(run.path)
     number = highest_claim(run)
     if run.result.exists() or (expected is not None and number != expected):
         return None
-    if number and is_alive(run) and not (watch is not None and watch.has_stood_still(run)):
+    if not stood_still and is_alive(run):
         return None
     own = run.path / f".claim-{uuid.uuid4().hex}"
-    with own.open("x") as file:
-        json.dump(Owner.me().__dict__, file)
-        file.flush()
-        os.fsync(file.fileno())
-    made = link_once(own, _claim_path(run, number + 1))
-    if not made or highest_claim(run) != number + 1:
+    write_synced(own, json.dumps(asdict(Owner.me())))
+    try:
+        made = link_once(own, _claim_path(run, number + 1))
+    finally:
         own.unlink()
+    if not made:
         return None
-    own.unlink()
-    sync_folder(run.path)
-    if run.result.exists():  # published between the first look and the claim
+    if highest_claim(run) != number + 1 or run.result.exists():  # taken over, or published, since the first look
         write_replacing(run.path / f"released.{number + 1:04d}", "")
         return None
     return Claim(run, number + 1, heartbeat_seconds)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tensloradist.errors import UserError
-from tensloradist.results.claims import Watch, claim
+from tensloradist.results.claims import claim
 from tensloradist.results.layout import RunFolder, write_replacing
 from tensloradist.results.publish import publish, read_result, write_failure, write_spec
-from tensloradist.results.schema import Failure, Result
+from tensloradist.results.schema import Cause, Failure, Result
 from tensloradist.spec import RunSpec
 
 Progress = Callable[[dict[str, Any]], None]
@@ -40,9 +40,9 @@ def execute(
     root: Path,
     train: Train,
     progress: Progress | None = None,
-    watch: Watch | None = None,
     started: Callable[[Path], None] | None = None,
     expected: int | None = None,
+    stood_still: bool = False,
 ) -> Outcome:
     """Train a resolved run that has no result yet, in an attempt folder of its own.
 
@@ -50,24 +50,25 @@ def execute(
         root: the results folder.
         started: called with the attempt's folder once the run is claimed.
         expected: the highest claim that the caller has judged; a newer one makes the run 'busy'.
+        stood_still: the caller has watched the owner of that claim stand still, and takes over.
 
     Raises:
-        UserError: the folder holds another specification under this id. Failures of training are returned.
+        UserError: the results folder cannot be used. Failures of training are returned.
     """
     run = RunFolder(root, spec.run_id)
     if run.result.exists():
         return Outcome("present", read_result(run.result))
-    claimed = claim(run, watch, expected=expected)
+    claimed = claim(run, expected=expected, stood_still=stood_still)
     if claimed is None:
         return Outcome("present", read_result(run.result)) if run.result.exists() else Outcome("busy")
     with claimed:
-        write_spec(run, spec)
         attempt = run.attempt(claimed.number)
         attempt.mkdir(parents=True)
         if started is not None:
             started(attempt)
         handler = _log_to(attempt / "log.txt")
         try:
+            write_spec(run, spec)
             result = train(spec, attempt, progress)
             write_replacing(attempt / "provenance.json", json.dumps(result.provenance, indent=2) + "\n")
             if not publish(run, result):
@@ -91,7 +92,7 @@ def execute(
             handler.close()
 
 
-def cause_of(error: BaseException) -> Any:
+def cause_of(error: BaseException) -> Cause:
     """The class of a failure (schema.Failure.cause), from the exception alone."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "interrupted"

@@ -6,12 +6,15 @@ What may be replaced (caches, pointers) is written to a temporary file, synced a
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
-from contextlib import suppress
 from pathlib import Path
 
+from tensloradist.errors import UserError
+
 ATTEMPT_DIGITS = 4
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def results_root(given: str | os.PathLike[str] | None = None) -> Path:
@@ -52,7 +55,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_synced(path: Path, text: str) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        UserError: something that is no folder is in the way, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder with --results") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: not writable; give your group write access, or choose another with --results")
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a new file and make its content durable. Raises FileExistsError if it exists."""
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -63,7 +81,7 @@ def write_replacing(path: Path, text: str) -> None:
     """Write a file whole, in the place of an older one if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    _write_synced(temporary, text)
+    write_synced(temporary, text)
     os.replace(temporary, path)
     sync_folder(path.parent)
 
@@ -72,7 +90,7 @@ def write_once(path: Path, text: str) -> bool:
     """Write a file whole unless it exists; False if it does. Of several writers at once, exactly one succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    _write_synced(temporary, text)
+    write_synced(temporary, text)
     try:
         return link_once(temporary, path)
     finally:
@@ -83,10 +101,22 @@ def link_once(source: Path, target: Path) -> bool:
     """Link a synced file to its final name; False if that name is taken. The source must have no other link yet.
 
     On NFS a retried link can report failure after success, or the reverse: the number of links decides.
+
+    Raises:
+        UserError: a file system without hard links.
     """
     before = os.stat(source).st_nlink
-    with suppress(FileExistsError):  # what counts is decided below
+    try:
         os.link(source, target)
+    except FileExistsError:
+        pass  # what counts is decided below
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise UserError(
+                f"{target.parent}: this file system has no hard links ({error.strerror}), which claims and results "
+                "need; put the results on another with --results (`tensloradist doctor` tells)"
+            ) from error
+        raise
     made = os.stat(source).st_nlink > before
     sync_folder(target.parent)
     return made

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from tensloradist.errors import UserError
-from tensloradist.results.layout import RunFolder, link_once, sync_folder, write_once
+from tensloradist.results.layout import RunFolder, link_once, write_once
 from tensloradist.results.schema import RESULT_SCHEMA_VERSION, Failure, Result
 from tensloradist.spec import RunSpec
 
@@ -44,14 +43,15 @@ def publish(run: RunFolder, result: Result) -> bool:
     """Write the attempt's result.json and link it as the run's; False if the run has one already.
 
     A later result stays in its attempt, as a duplicate that can be compared.
+
+    Raises:
+        ValueError: the result is of another run, or its attempt has one already.
     """
-    attempt = run.attempt(result.attempt)
-    path = attempt / "result.json"
-    with path.open("x", encoding="utf-8") as file:
-        file.write(Result.model_validate(result.model_dump()).model_dump_json(indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(attempt)
+    if result.run_id != run.run_id:
+        raise ValueError(f"a result of run {result.run_id} cannot be published as run {run.run_id}'s")
+    path = run.attempt(result.attempt) / "result.json"
+    if not write_once(path, Result.model_validate(result.model_dump()).model_dump_json(indent=2) + "\n"):
+        raise ValueError(f"{path}: this attempt has a result already")
     return link_once(path, run.result)
 
 

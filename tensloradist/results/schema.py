@@ -76,22 +76,25 @@ class Result(Record):
     provenance: dict[str, Any] = Field(description="versions, hardware, commit, precision, threads, host, user, warm")
 
 
+Cause = Literal[
+    "configuration",
+    "data_missing",
+    "out_of_device_memory",
+    "out_of_host_memory",
+    "killed",
+    "interrupted",
+    "communication",
+    "bug",
+]
+
+
 class Failure(Record):
     """`attempts/NNNN/failure.json`: an attempt that ended without a result."""
 
     schema_version: Literal[1] = 1
     run_id: str
     attempt: int
-    cause: Literal[
-        "configuration",
-        "data_missing",
-        "out_of_device_memory",
-        "out_of_host_memory",
-        "killed",
-        "interrupted",
-        "communication",
-        "bug",
-    ]
+    cause: Cause
     message: str = Field(description="one line")
     traceback: str | None = None
 

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from launch.plan import as_json, check, write_manifest
+from launch.submit import default_workers
 from launch.sweep import load_sweep
 from tensloradist.errors import UserError
 from tensloradist.results.schema import Manifest
@@ -73,6 +74,33 @@ def test_axes_lists_and_fields_that_are_lists_by_nature(sweep):
     text = edited(sweep, "seeds: 2", "seeds: [3, 7]\nprecision: [fp32, bf16]")
     runs = load_sweep(text).runs
     assert {run.spec.seed for run in runs} == {3, 7} and len({run.row for run in runs}) == 6
+
+
+def test_axes_inside_mappings_scalars_for_lists_and_the_other_spellings(sweep):
+    text = edited(sweep, "[5e-4, 2e-3]", "1e-3, lr_multipliers: {core: [1.0, 2.0], factors: 3.0}")
+    found = {tuple(run.spec.optimizer.lr_multipliers.items()) for run in load_sweep(text).runs}
+    assert found == {(("core", 1.0), ("factors", 3.0)), (("core", 2.0), ("factors", 3.0))}
+    ids = {run.run_id for run in load_sweep(sweep()).runs}
+    text = DIGITS.replace("[4]}", "4}").replace("isorank: [4]", "isorank: 4")
+    text = text.replace("backbone: {", "backbones: [{").replace("name: digits_vit}", "name: digits_vit}]")
+    text = text.replace("task: {name: digits}", "tasks: [{name: digits}]")
+    assert {run.run_id for run in load_sweep(sweep(text)).runs} == ids
+
+
+def test_workers_follow_the_cores_and_the_threads_that_runs_ask_for(sweep, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
+    for compute, workers in (
+        ("{}", 8),
+        ("{threads: 4}", 3),
+        ("{threads: 24}", 1),
+        ("{strategy: ddp, processes: 2}", 1),
+    ):
+        plan = check(load_sweep(sweep(DIGITS + f"compute: {compute}\n")), tmp_path)
+        assert default_workers(plan) == workers
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert default_workers(check(load_sweep(sweep()), tmp_path)) == 2
+    assert default_workers(check(load_sweep(sweep(DIGITS + "compute: {device: cpu}\n")), tmp_path)) == 8
 
 
 def test_all_groupings_and_every_shipped_sweep(sweep, data_root, monkeypatch, tmp_path):
@@ -153,6 +181,12 @@ def test_ten_thousand_runs_are_planned_in_seconds(sweep, tmp_path):
         ("{name: digits}", "{name: images, data: $NOT_SET_ANYWHERE/x}", "NOT_SET_ANYWHERE"),
         ("grouping: [att, qkv_depth]", "grouping: att, ranks: 3", "ranks come from the conditions"),
         ("name: test", "name: ../test", "name"),
+        ("seeds: 2", "seeds: []", "seeds"),
+        ("seeds: 2", "seeds: 2\nadapter: {ranks: 3}", "ranks come from the conditions"),
+        ("lora,", "lora, lora,", "asked for twice, as lora"),
+        ("lora,", "lora, lora: {scale: 1.0},", "asked for twice, as lora scale=1.0, .* and lora,"),
+        ("isorank: [4]", "isorank: [4, 4]", "'isorank r=4' is given 2 times"),
+        ("{name: digits}", "{name: digits}\ntasks: [{name: digits}]", "both 'task' and 'tasks'"),
         ("seeds: 2", "plugins: [no_such_module_anywhere]", "no_such_module_anywhere"),
     ],
 )

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tensloradist.errors import UserError
-from tensloradist.results.claims import Owner, Watch, claim, highest_claim, is_alive
+from tensloradist.results.claims import Owner, Watch, claim, highest_claim, is_alive, ownership
 from tensloradist.results.layout import RunFolder, link_once, write_once, write_replacing
 
 CONTENDER = """
@@ -91,26 +91,19 @@ def test_an_owner_elsewhere_is_replaced_only_after_standing_still(tmp_path):
     run = RunFolder(tmp_path, "run")
     with claim(run, heartbeat_seconds=1000):
         another_machine(run)
-        now = 0.0
-        watch = Watch(still_seconds=180, clock=lambda: now)
-        assert claim(run, watch) is None
-        now = 179.0
-        assert claim(run, watch) is None
-        write_replacing(run.path / "heartbeat.0001", "2")  # a late sign of life starts the wait anew
-        now = 200.0
-        assert claim(run, watch) is None
-        now = 379.9
-        assert claim(run, watch) is None
-        now = 380.1
-        taken = claim(run, watch)
+        assert ownership(run) == "unknown"
+        clock = {"now": 0.0}
+        watch, looks = Watch(still_seconds=180, clock=lambda: clock["now"]), []
+        for now, beat in ((0.0, None), (179.0, None), (200.0, "2"), (379.9, None), (380.1, None)):
+            clock["now"] = now
+            if beat is not None:  # a sign of life starts the wait anew
+                write_replacing(run.path / "heartbeat.0001", beat)
+            looks.append(watch.look(run))
+        assert looks == ["undecided", "undecided", "moved", "moved", "still"]
+        assert claim(run) is None, "without having watched, nobody takes over"
+        assert claim(run, expected=2, stood_still=True) is None, "it was another claim that stood still"
+        taken = claim(run, expected=1, stood_still=True)
         assert taken is not None and taken.number == 2
-
-
-def test_without_a_watch_an_owner_elsewhere_is_never_replaced(tmp_path):
-    run = RunFolder(tmp_path, "run")
-    held = claim(run)
-    another_machine(run)
-    assert held is not None and claim(run) is None and is_alive(run)
 
 
 def test_an_outnumbered_owner_notices(tmp_path):
@@ -146,6 +139,34 @@ def test_a_reused_process_number_is_not_the_owner():
     assert Owner(me.host, me.boot, me.pid, "1").is_dead_here()
     assert Owner(me.host, "another boot", me.pid, me.start).is_dead_here()
     assert not Owner("elsewhere", me.boot, 1, "1").is_dead_here()
+    container = Owner(me.host, me.boot, 1, "1", "pid:[1]")
+    assert not container.is_here and not container.is_dead_here(), "its process numbers are not this one's"
+
+
+def test_a_process_that_has_ended_but_was_not_waited_for_is_dead(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    holder = start(HOLDER, tmp_path)
+    assert holder.stdout.readline() == "held\n"
+    holder.kill()
+    deadline = time.monotonic() + 10
+    while is_alive(run) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert holder.returncode is None and not is_alive(run)
+    holder.wait()
+
+
+def test_a_claim_that_was_overtaken_while_judging_is_given_up(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    with claim(run, expected=0):
+        pass
+    assert claim(run, expected=0) is None
+    assert highest_claim(run) == 1
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(UserError, match=r"runs/run: cannot be made .*--results"):
+        claim(RunFolder(tmp_path, "run"))
 
 
 def test_a_broken_claim_is_named(tmp_path):

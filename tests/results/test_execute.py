@@ -1,10 +1,12 @@
 """One run from claim to result: published once, validated, its failures classified and kept."""
 
 import json
+import os
 
 import pytest
 
 from tensloradist.errors import UserError
+from tensloradist.results.claims import is_alive
 from tensloradist.results.execute import cause_of, execute
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import BrokenResult, publish, read_failure, read_result, write_spec
@@ -45,6 +47,36 @@ def test_a_failure_is_recorded_and_the_run_can_be_tried_again(tmp_path, spec, ma
     assert "ZeroDivisionError: by hand" in read_failure(RunFolder(tmp_path, spec.run_id)).message
     assert "by hand" in (outcome.attempt / "log.txt").read_text()
     assert execute(spec, tmp_path, lambda s, f, p: make_result(int(f.name))).result.attempt == 2
+
+
+def test_another_specification_in_the_folder_fails_the_run_by_name(tmp_path, spec, make_result):
+    run = RunFolder(tmp_path, spec.run_id)
+    write_spec(run, spec)
+    run.spec.write_text(run.spec.read_text().replace('"seed": 0', '"seed": 5'))
+    outcome = execute(spec, tmp_path, lambda s, f, p: make_result(int(f.name)))
+    assert (outcome.status, outcome.failure.cause) == ("failed", "configuration")
+    assert '"seed": 5' in outcome.failure.message and not run.result.exists() and not is_alive(run)
+
+
+def test_a_result_is_published_for_its_own_run_and_once_an_attempt(tmp_path, spec, make_result):
+    run = RunFolder(tmp_path, spec.run_id)
+    with pytest.raises(ValueError, match="cannot be published"):
+        publish(RunFolder(tmp_path, "another"), make_result())
+    assert publish(run, make_result(score=0.1))
+    with pytest.raises(ValueError, match="has a result already"):
+        publish(run, make_result(score=0.2))
+    assert read_result(run.result).metrics.score == read_result(run.attempt(1) / "result.json").metrics.score == 0.1
+
+
+def test_files_keep_the_users_umask(tmp_path, spec, make_result):
+    before = os.umask(0o002)
+    try:
+        execute(spec, tmp_path, lambda s, f, p: make_result(int(f.name)))
+    finally:
+        os.umask(before)
+    run = RunFolder(tmp_path, spec.run_id)
+    for path in [run.path, *run.path.rglob("*")]:
+        assert path.stat().st_mode & 0o020, f"{path} is not writable for the group"
 
 
 def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
