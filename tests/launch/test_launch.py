@@ -38,7 +38,14 @@ class Launch:
         command = [sys.executable, "-m", "tensloradist.cli", "launch", str(self.file), "--workers", str(workers)]
         command += ["--results", str(self.results)]
         return subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            # A shell's background job ignores SIGINT, and so would what it starts: here it means Ctrl-C again.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, workers=2, **environment):
