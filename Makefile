@@ -11,15 +11,21 @@ OUT ?= results/demo-report
 help:  ## What can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+# A virtual environment works only where it was made, and with the Python it was made with.
+ifneq ($(shell $(BIN)/python -c '' 2>/dev/null && cat $(INSTALLED) 2>/dev/null),$(CURDIR))
+.PHONY: $(INSTALLED)
+endif
+
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; '$(PYTHON)' is older. Use make PYTHON=/path/to/python3.11"; exit 2; }
+	@[ ! -s $@ ] || [ "$$(cat $@)" = "$(CURDIR)" ] || rm -rf $(VENV)
 	@$(BIN)/python -c '' 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
 	@# torch by itself first, so that its exact version is settled before anything asks for a range of it
 	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -E '^torch==' constraints.txt)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@echo "$(CURDIR)" > $@
 
 install: $(INSTALLED)  ## The virtual environment .venv
 

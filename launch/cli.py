@@ -68,6 +68,7 @@ def launch(
 
     Exit code: 0 when all runs have results, 1 when some failed, 2 for a mistake in the sweep.
     """
+    import submitit  # noqa: F401 (before anything is written: it is in an extra)
     from rich.console import Console
 
     from launch.plan import check, write_manifest

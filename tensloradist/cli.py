@@ -6,8 +6,9 @@ A mistake of the user is one message and exit code 2; a bug keeps its traceback.
 from __future__ import annotations
 
 import os
+import re
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, requires
 
 
 def main() -> None:
@@ -30,6 +31,11 @@ def main() -> None:
         # The reader has gone, as with `| head`: nothing is left to say, and the interpreter must not try to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 1
+    except ModuleNotFoundError as error:
+        extra = _extra_with(error.name or "")
+        if extra is None:
+            raise
+        _fail(f"This command needs the package {error.name!r}: pip install 'tensloradist[{extra}]'")
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
@@ -41,6 +47,17 @@ def _fail(message: str) -> None:
     red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
     sys.stderr.write(f"{red}error:{plain} {message}\n")
     sys.exit(2)
+
+
+def _extra_with(module: str) -> str | None:
+    """The extra of this distribution that installs a module, or None where none does."""
+    try:
+        stated = requires("tensloradist") or []
+    except PackageNotFoundError:  # used from a bare checkout
+        return None
+    pattern = re.compile(rf"{re.escape(module.split('.')[0])}\b.*extra\s*==\s*[\"'](\w+)", re.IGNORECASE)
+    extras = [match.group(1) for match in map(pattern.match, stated) if match]
+    return extras[0] if extras else None
 
 
 def _application():  # type: ignore[no-untyped-def]  # typer is optional, so its types are not named here

@@ -49,7 +49,7 @@ def doctor(
     for name, check in checks:
         try:
             mark, said = "ok", check()
-        except (AssertionError, OSError, ImportError, subprocess.SubprocessError) as error:
+        except (AssertionError, OSError, ImportError, RuntimeError, subprocess.SubprocessError) as error:
             mark, said = "FAILED", f"{type(error).__name__}: {error}"
             failed += 1
         typer.echo(f"{mark:7} {name}: {said}")

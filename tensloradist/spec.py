@@ -26,6 +26,7 @@ PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 ADDED_LATER: dict[str, Any] = {}
 
 GLUE_TASKS = ("cola", "mrpc", "rte", "sst2", "qnli", "stsb")
+OFFICIALLY_AUGMENTED = ("eurosat", "cub", "fgvc_aircraft")  # by the official scripts, with flips and colour jitter
 
 # Not part of a run's identity: `compute` does not change the result, `plugins` is code (provenance), and where
 # something lies (a path, a Hub name) is replaced by the fingerprint of its content.
@@ -175,7 +176,7 @@ class RunSpec(SpecModel):
     @model_validator(mode="before")
     @classmethod
     def _official_defaults(cls, data: Any) -> Any:
-        """Under the official protocol its head layout, sibling draws, text length and warm-up are the defaults."""
+        """Under the official protocol its head layout, sibling draws, text length, warm-up and jitter are defaults."""
         if not isinstance(data, dict) or data.get("protocol") != "official":
             return data
         adapter, task, optimizer = data.get("adapter"), data.get("task"), data.get("optimizer", {})
@@ -185,6 +186,8 @@ class RunSpec(SpecModel):
             data = {**data, "task": {"max_length": 512, **task}}
             if isinstance(optimizer, dict):
                 data = {**data, "optimizer": {"warmup": 0.1, **optimizer}}
+        if isinstance(task, dict) and task.get("name") in OFFICIALLY_AUGMENTED:
+            data = {**data, "task": {"augmentation": "flip_jitter", **task}}
         return data
 
     @model_validator(mode="after")

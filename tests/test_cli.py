@@ -128,3 +128,16 @@ def test_doctor(tmp_path):
 def test_fetch_of_a_local_sweep():
     shown = cli("fetch", "demo")
     assert shown.returncode == 0 and "available offline" in shown.stdout
+
+
+def test_a_missing_extra_is_named_before_anything_is_written(tmp_path):
+    """As on a machine with the library and the commands, but without submitit."""
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "submitit.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'submitit'\", name='submitit')\n"
+    )
+    command = [sys.executable, "-m", "tensloradist.cli", "launch", "demo", "--results", str(tmp_path / "results")]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "blocked")}
+    shown = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert shown.returncode == 2 and "tensloradist[slurm]" in shown.stderr and "Traceback" not in shown.stderr
+    assert not (tmp_path / "results").exists()

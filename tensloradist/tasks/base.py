@@ -94,8 +94,9 @@ class Task:
         label: a short name for tables.
         num_labels: outputs of the head; cheap, for planning.
         fetch: make the data available offline and fill the cache; what was done, one line each.
-        missing: what `load` would have to download, one line each.
-        example: writes tiny data and a backbone's preprocessing files into a folder; for the conformance tests.
+        missing: what `load` would have to download, one line each; nothing for local data.
+        example: writes tiny data, and a tiny backbone with its preprocessing files, into an empty folder, and says how
+            to load them: with it, the conformance tests run over every entry, a plugin's included, without a network.
     """
 
     name: str

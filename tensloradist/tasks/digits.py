@@ -70,6 +70,8 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
         )
     if task.augmentation != "none":
         raise UserError(f"task.augmentation: {task.augmentation!r}; a flipped digit is another one, so digits has none")
+    if task.max_length is not None:
+        raise UserError(f"task.max_length: {task.max_length} is for text; digits takes none")
     pixels, labels = digits_arrays(CLASSES)
     if protocol == "official":
         train, test = stratified_parts(labels, (0.8, 0.2), task.split_seed)

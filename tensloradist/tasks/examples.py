@@ -11,7 +11,7 @@ import numpy as np
 from tensloradist.spec import BackboneSpec, TaskSpec
 
 if TYPE_CHECKING:
-    from tensloradist.tasks.images import HubImages
+    from tensloradist.tasks.named_images import HubImages
     from tensloradist.tasks.text import GlueTask
 
 
@@ -33,10 +33,9 @@ def image_hub_folder(folder: Path, entry: HubImages) -> TaskSpec:
     """A local copy in the Hub's layout: one parquet file a split, with the entry's columns."""
     from datasets import Dataset, Image
 
-    from tensloradist.tasks.images import HUB_IMAGES
+    from tensloradist.tasks.named_images import HUB_IMAGES
 
-    splits = [split for split in (entry.train, entry.validation, entry.test) if split]
-    for number, split in enumerate(splits):
+    for number, split in enumerate(entry.hub.splits):
         labels = [index % min(entry.classes, 3) for index in range(30)]
         images = [_image(1000 * number + index) for index in range(30)]
         data = Dataset.from_dict({entry.image: images, entry.label: labels}).cast_column(entry.image, Image())

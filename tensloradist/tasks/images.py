@@ -1,13 +1,16 @@
 """Image classification: folders with one sub-folder a class, and the Hub's image data sets, through `datasets`.
 
 Images are decoded and resized once into a content-addressed cache of uint8 pixels; normalisation happens a batch at a
-time. Very large data sets are decoded on the fly instead.
+time. Very large data sets are decoded on the fly instead. Of a folder, only files with an image's suffix inside a
+class folder count: anything else, and whatever is hidden, is ignored and not hashed. Copies of one image are not looked
+for: each is an example of its own, and a folder without splits of its own may have them in different parts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +24,7 @@ from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, hash_path
 from tensloradist.tasks import hub
 from tensloradist.tasks.base import Labels, LoadedTask, SplitData, Task, accuracy, limited, stratified_parts
+from tensloradist.tasks.named_images import HUB_IMAGES, HubImages, Official
 from tensloradist.tasks.preprocessing import ImagePreprocessing, image_preprocessing, require_kind
 from tensloradist.tasks.progress import tracked
 
@@ -32,36 +36,12 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 PARTS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
 CACHE_LIMIT = 4 * 2**30  # bytes of decoded pixels; above, images are decoded when they are used
-_VERSION = 1  # of the cache's layout
-
-
-@dataclass(frozen=True)
-class HubImages:
-    """A data set on the Hub: its name, columns, and splits; `official` are the official scripts' settings."""
-
-    name: str
-    label: str
-    image: str = "image"
-    train: str = "train"
-    test: str | None = "test"
-    validation: str | None = None
-    classes: int = 0
-    official_train_examples: int | None = None
-    official_resize: int | None = None
-
-
-HUB_IMAGES = {
-    "dtd": HubImages("tanganke/dtd", "label", classes=47, official_train_examples=1000),
-    "eurosat": HubImages("tanganke/eurosat", "label", classes=10, official_resize=300),
-    "cifar10": HubImages("uoft-cs/cifar10", "label", image="img", classes=10),
-    "cifar100": HubImages("uoft-cs/cifar100", "fine_label", image="img", classes=100),
-    "cub": HubImages("bentrevett/caltech-ucsd-birds-200-2011", "label", classes=200),
-    "fgvc_aircraft": HubImages("HuggingFaceM4/FGVC-Aircraft", "variant", validation="validation", classes=100),
-}
+_VERSION = 2  # of the cache's layout and of how images are resized
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def is_image(relative: str) -> bool:
-    """Files that count: images by suffix, inside a class folder. Everything else is ignored, and not hashed."""
+    """Files that count: images by suffix, inside a folder."""
     return "/" in relative and relative.lower().endswith(SUFFIXES)
 
 
@@ -82,14 +62,38 @@ def _folder(task: TaskSpec) -> Path:
     folder = Path(task.data)
     if not folder.is_dir():
         raise UserError(f"task.data: {task.data}: no such folder")
+    hub.local(task)  # refuses a revision, which a folder has not
     return folder
 
 
 def _own_splits(folder: Path) -> dict[str, str]:
-    """Sub-folder -> part, where the folder holds train (and perhaps validation and test) rather than classes."""
-    names = {child.name.lower(): child.name for child in folder.iterdir() if child.is_dir()}
+    """Sub-folder -> part, where the folder holds train (and perhaps validation and test) rather than classes.
+
+    A folder `train` with images but no folders in it is a class of that name.
+    """
+    names = {child.name.lower(): child.name for child in _folders(folder)}
     found = {names[alias]: part for part, aliases in PARTS.items() for alias in aliases if alias in names}
-    return found if "train" in found.values() else {}
+    return found if any(part == "train" and _folders(folder / name) for name, part in found.items()) else {}
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """The images below a class folder, in no order; links are followed, as they are for the fingerprint."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if name.lower().endswith(SUFFIXES) and name[0] != ".")
+
+
+def _checked_classes(folder: Path, classes: list[str]) -> list[str]:
+    if len(classes) < 2:
+        found = f"only the class {classes[0]!r}" if classes else "no images in sub-folders"
+        raise UserError(
+            f"task.data: {folder}: {found}; expected at least two class folders with images ({', '.join(SUFFIXES)})"
+        )
+    return classes
 
 
 def _list_folder(task: TaskSpec) -> _Listing:
@@ -105,19 +109,16 @@ def _list_folder(task: TaskSpec) -> _Listing:
     names: list[str] = []
     parts: list[str] = []
     for root, part in [(folder / name, part) for name, part in splits.items()] or [(folder, "")]:
-        for path in sorted(root.rglob("*")):
-            relative = path.relative_to(root).as_posix()
-            if path.is_file() and is_image(relative) and not any(p.startswith(".") for p in relative.split("/")):
-                files.append(str(path))
-                ids.append(path.relative_to(folder).as_posix())
-                names.append(relative.split("/")[0])
-                parts.append(part)
-    classes = sorted(set(names))
-    if len(classes) < 2:
-        found = f"only the class {classes[0]!r}" if classes else "no images in sub-folders"
-        raise UserError(
-            f"task.data: {folder}: {found}; expected at least two class folders with images ({', '.join(SUFFIXES)})"
-        )
+        for path in sorted(image for child in _folders(root) for image in _images(child)):
+            files.append(str(path))
+            ids.append(path.relative_to(folder).as_posix())
+            names.append(path.relative_to(root).parts[0])
+            parts.append(part)
+    classes = _checked_classes(folder, sorted(set(names)))
+    if splits:
+        untrained = sorted(set(names) - {name for name, part in zip(names, parts, strict=True) if part == "train"})
+        if untrained:
+            raise UserError(f"task.data: {folder}: no training images of the classes {', '.join(untrained)}")
     # `datasets` reads the images; the listing is ours, so that ids and order do not depend on where the folder lies.
     dataset = Dataset.from_dict({"image": files}).cast_column("image", Image())
     labels = np.searchsorted(classes, names).astype(np.int64)
@@ -125,16 +126,18 @@ def _list_folder(task: TaskSpec) -> _Listing:
 
 
 def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
-    data = hub.load(task, entry.name)
+    data = hub.load(task, entry.hub)
     ids: list[str] = []
-    labels: list[int] = []
+    labels: list[object] = []
     parts: list[str] = []
     pieces = []
-    from datasets import concatenate_datasets
+    from datasets import Image, concatenate_datasets
 
     for split, part in ((entry.train, "train"), (entry.validation, "validation"), (entry.test, "test")):
-        if split is None or split not in data:
+        if split is None:
             continue
+        if split not in data:
+            raise UserError(f"task.data: {task.data or entry.name}: no split {split!r}; it has {', '.join(data)}")
         piece = data[split]
         for column in (entry.image, entry.label):
             if column not in piece.column_names:
@@ -145,31 +148,30 @@ def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
         labels += list(piece[entry.label])
         ids += [f"{split}/{index}" for index in range(len(piece))]
         parts += [part] * len(piece)
-        pieces.append(
-            piece.select_columns([entry.image]).rename_column(entry.image, "image")
-            if entry.image != "image"
-            else piece.select_columns(["image"])
-        )
-    if "train" not in parts:
-        raise UserError(f"task.data: {task.data or entry.name}: no split {entry.train!r}; it has {', '.join(data)}")
+        piece = piece.select_columns([entry.image])
+        if entry.image != "image":
+            piece = piece.rename_column(entry.image, "image")
+        pieces.append(piece.cast_column("image", Image()))
+    for name, label in zip(ids, labels, strict=True):
+        if not isinstance(label, int) or not 0 <= label < entry.classes:
+            raise UserError(
+                f"task.data: {task.data or entry.name}: example {name} has {entry.label} {label!r}, out of range "
+                f"0..{entry.classes - 1}"
+            )
     values = np.asarray(labels, dtype=np.int64)
-    wrong = np.flatnonzero((values < 0) | (values >= entry.classes))
-    if len(wrong):
-        raise UserError(
-            f"task.data: {task.data or entry.name}: example {ids[wrong[0]]} has label {values[wrong[0]]}, "
-            f"out of range 0..{entry.classes - 1}"
-        )
     classes = [str(index) for index in range(entry.classes)]
     return _Listing(ids, values, classes, concatenate_datasets(pieces), parts)
 
 
 def _decoded(listing: _Listing, index: int, task: TaskSpec, how: ImagePreprocessing) -> npt.NDArray[np.uint8]:
+    from PIL import Image as Pillow
+
     try:
         image = listing.images[index]["image"]
         return np.asarray(how.resized(image), dtype=np.uint8).transpose(2, 0, 1)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise UserError(
-            f"task.data: {task.data}: the image {listing.ids[index]} cannot be read "
+            f"task.data: {task.data or task.name}: the image {listing.ids[index]} cannot be read "
             f"({type(error).__name__}: {str(error)[:120]}); repair or remove it"
         ) from error
 
@@ -189,9 +191,9 @@ def _pixels(listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fin
 
     import PIL
 
-    key = hash_bytes(
-        "images", str(_VERSION), PIL.__version__, data_fingerprint, json.dumps(how.geometry(), sort_keys=True)
-    )
+    # The ids are part of the key, since two tasks may read different splits of one data set.
+    geometry = json.dumps(how.geometry(), sort_keys=True)
+    key = hash_bytes("images", str(_VERSION), PIL.__version__, data_fingerprint, geometry, *listing.ids)
     return np.load(cached_folder("images", key, make) / "pixels.npy", mmap_mode="r")
 
 
@@ -226,11 +228,15 @@ class _Images(SplitData):
         return {"pixel_values": pixels}
 
 
-def _split(listing: _Listing, task: TaskSpec, protocol: str) -> list[npt.NDArray[np.int64]]:
-    """Train, validation and test indices. Under the official protocol validation is the test part."""
+def _split(listing: _Listing, task: TaskSpec, protocol: str, pooled: bool) -> list[npt.NDArray[np.int64]]:
+    """Train, validation and test indices: the data set's own split, what it lacks carved from its training part.
+
+    Without one: 60/20/20. Under the official protocol, which picks the epoch on the test part, validation is the test
+    part: without a split of its own, or where `pooled`, 80/20; otherwise its own, the validation part trained on, too.
+    """
     labels, seed = listing.labels, task.split_seed
     everything = np.arange(len(labels))
-    if listing.parts is None:
+    if listing.parts is None or (pooled and protocol == "official"):
         if protocol == "official":
             train, test = stratified_parts(labels, (0.8, 0.2), seed)
             return [train, test, test]
@@ -241,31 +247,38 @@ def _split(listing: _Listing, task: TaskSpec, protocol: str) -> list[npt.NDArray
         kept, held = stratified_parts(labels[train], (0.8, 0.2), seed)
         train, test = train[kept], train[held]
     if protocol == "official":
-        return [train, test, test]
+        return [np.sort(np.concatenate([train, validation])), test, test]
     if not len(validation):
         kept, held = stratified_parts(labels[train], (0.8, 0.2), seed)
         train, validation = train[kept], train[held]
     return [train, validation, test]
 
 
-def _official(how: ImagePreprocessing, entry: HubImages | None) -> ImagePreprocessing:
-    """The official scripts' transforms: to 224 (or 300, then the centre), without normalisation."""
-    if entry is not None and entry.official_resize:
-        return replace(how, resize="shorter", resize_to=entry.official_resize, mean=None, std=None)
-    return replace(how, resize="squash", resize_to=how.size, mean=None, std=None)
+def _official(how: ImagePreprocessing, official: Official) -> ImagePreprocessing:
+    """The official scripts' preprocessing, in proportion where the backbone's images are not of 224 pixels."""
+    if official.resize is not None:
+        resize_to = official.resize * how.size // 224
+        how = replace(how, resize="squash", resize_to=resize_to, interpolation="bilinear")
+    if official.normalisation == "backbone":
+        return how
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if official.normalisation == "imagenet" else (None, None)
+    return replace(how, mean=mean, std=std)
 
 
 def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages | None = None) -> LoadedTask:
     require_kind(backbone, "image", task.name)
+    if task.max_length is not None:
+        raise UserError(f"task.max_length: {task.max_length} is for text; task {task.name} takes none")
     how = image_preprocessing(backbone)
     listing = _list_folder(task) if entry is None else _list_hub(task, entry)
+    official = entry.official if entry is not None else Official()
     if protocol == "official":
-        how = _official(how, entry)
-        if entry is not None and entry.official_train_examples and task.train_examples is None:
-            task = task.model_copy(update={"train_examples": entry.official_train_examples})
+        how = _official(how, official)
+        if official.train_examples and task.train_examples is None:
+            task = task.model_copy(update={"train_examples": official.train_examples})
     data_fingerprint = task.fingerprint or fingerprint(task, entry)
     pixels = _pixels(listing, task, how, data_fingerprint)
-    train, validation, test = _split(listing, task, protocol)
+    train, validation, test = _split(listing, task, protocol, official.pooled)
     parts = [_Images(listing, pixels, part, task, how) for part in (limited(train, task), validation, test)]
     fitted, chosen, held_out = parts
     return LoadedTask(
@@ -285,7 +298,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages
 
 def fingerprint(task: TaskSpec, entry: HubImages | None = None) -> str:
     if entry is not None:
-        return hub.fingerprint(task, entry.name)
+        return hub.fingerprint(task, entry.hub)
     return hash_path(_folder(task), include=is_image)
 
 
@@ -294,9 +307,8 @@ def num_labels(task: TaskSpec, entry: HubImages | None = None) -> int:
         return entry.classes
     folder = _folder(task)
     roots = [folder / name for name in _own_splits(folder)] or [folder]
-    return len(
-        {child.name for root in roots for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")}
-    )
+    found = {child.name for root in roots for child in _folders(root) if next(_images(child), None)}
+    return len(_checked_classes(folder, sorted(found)))
 
 
 def _fetch(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages | None = None) -> list[str]:
@@ -327,7 +339,7 @@ def _task(name: str, entry: HubImages | None) -> Task:
         num_labels=partial(num_labels, entry=entry),
         example=partial(_example, entry=entry),
         fetch=partial(_fetch, entry=entry),
-        missing=(lambda task: []) if entry is None else partial(hub.missing, default=entry.name),
+        missing=(lambda task: []) if entry is None else partial(hub.missing, data=entry.hub),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from tensloradist.spec import BackboneSpec
 
-_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ImagePreprocessing:
 
     Attributes:
         size: side of the square that the backbone sees, in pixels.
-        resize: 'squash' both sides to `size`, or bring the 'shorter' side to `resize_to` and crop the centre.
+        resize: bring both sides ('squash') or the 'shorter' one to `resize_to`; then the centre is cropped.
         mean, std: of each RGB channel in 0..1; None: no normalisation (the official protocol).
     """
 
@@ -44,13 +45,13 @@ class ImagePreprocessing:
 
         image = image.convert("RGB")
         how = Pillow.Resampling[self.interpolation.upper()]
-        if self.resize == "squash":
-            return image if image.size == (self.size, self.size) else image.resize((self.size, self.size), how)
-        width, height = image.size
-        scale = self.resize_to / min(width, height)
-        width, height = max(self.size, round(width * scale)), max(self.size, round(height * scale))
-        image = image.resize((width, height), how)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
+        width = height = self.resize_to
+        if self.resize == "shorter":  # rounded down, and the crop to even, as torchvision does both
+            shorter = min(image.size)
+            width, height = (int(self.resize_to * side / shorter) for side in image.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), how)
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         return image.crop((left, top, left + self.size, top + self.size))
 
 
@@ -98,19 +99,32 @@ def _of_transformers(backbone: BackboneSpec) -> ImagePreprocessing:
             f"backbone.name: {backbone.name} has no readable preprocessor_config.json ({str(error).splitlines()[0]})"
         ) from error
     size = dict(processor.size)
-    interpolation = _RESAMPLING[int(getattr(processor, "resample", 3) or 3)]
+    resample = getattr(processor, "resample", None)
+    interpolation = _RESAMPLING[3 if resample is None else int(resample)]
     normalises = bool(getattr(processor, "do_normalize", True))
     mean = tuple(float(v) for v in processor.image_mean) if normalises else None
     std = tuple(float(v) for v in processor.image_std) if normalises else None
-    if "height" in size:
-        if size["height"] != size["width"]:
-            raise UserError(f"backbone.name: {backbone.name} takes images of {size}; only square ones are supported")
-        side = int(size["height"])
-        return ImagePreprocessing(side, "squash", side, interpolation, mean, std)
-    crop = dict(getattr(processor, "crop_size", None) or {})
-    shorter = int(str(size["shortest_edge"]))
-    side = int(str(crop.get("height", shorter))) if getattr(processor, "do_center_crop", False) else shorter
-    return ImagePreprocessing(side, "shorter", shorter, interpolation, mean, std)
+    crop = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
+    sides = {name: value for name, value in size.items() if value is not None}
+    for square in (sides, crop):
+        if square.get("height") != square.get("width") or not (square is crop or sides.keys() & _SIZES):
+            raise UserError(f"backbone.name: {backbone.name} takes images of {square}; only square ones are supported")
+    resize: Literal["squash", "shorter"] = "squash" if "height" in sides else "shorter"
+    resize_to = int(str(sides["height" if resize == "squash" else "shortest_edge"]))
+    side = int(str(crop.get("height", resize_to)))
+    return _checked(backbone, ImagePreprocessing(side, resize, resize_to, interpolation, mean, std))
+
+
+_SIZES = {"height", "shortest_edge"}  # what a processor's size may be given by
+
+
+def _checked(backbone: BackboneSpec, how: ImagePreprocessing) -> ImagePreprocessing:
+    if how.resize_to < how.size:
+        raise UserError(
+            f"backbone.name: {backbone.name} resizes images to {how.resize_to} and crops {how.size} of them, which "
+            "would need padding; only crops that fit are supported"
+        )
+    return how
 
 
 def _of_timm(backbone: BackboneSpec) -> ImagePreprocessing:
@@ -120,15 +134,22 @@ def _of_timm(backbone: BackboneSpec) -> ImagePreprocessing:
     import timm.data
 
     config = timm.data.resolve_data_config({}, model=backbones.empty(backbone, 2))
-    side = int(config["input_size"][-1])
-    return ImagePreprocessing(
-        side,
-        "shorter",
-        round(side / config["crop_pct"]),
+    channels, height, width = config["input_size"]
+    mode = config.get("crop_mode") or "center"
+    if channels != 3 or height != width or mode not in ("center", "squash"):
+        raise UserError(
+            f"backbone.name: {backbone.name} takes images of {channels} × {height} × {width} cropped by {mode!r}; "
+            "only 3 channels, squares and the crops 'center' and 'squash' are supported"
+        )
+    how = ImagePreprocessing(
+        int(height),
+        "squash" if mode == "squash" else "shorter",
+        math.floor(height / config["crop_pct"]),
         str(config["interpolation"]),
         tuple(config["mean"]),
         tuple(config["std"]),
     )
+    return _checked(backbone, how)
 
 
 @lru_cache(maxsize=8)
@@ -149,3 +170,18 @@ def tokenizer_of(backbone: BackboneSpec) -> Any:
         raise UserError(
             f"backbone.name: {backbone.name} has no readable tokenizer ({str(error).splitlines()[0]})"
         ) from error
+
+
+@lru_cache(maxsize=64)
+def most_tokens(backbone: BackboneSpec) -> int:
+    """The longest text, in tokens, that the backbone's tokenizer and its position embeddings take."""
+    from transformers import AutoConfig
+
+    from tensloradist.backbones.transformers_ import config_folder, quiet
+
+    with quiet():
+        config = AutoConfig.from_pretrained(str(config_folder(backbone)))
+    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= config.pad_token_id + 1  # these count positions from there
+    return int(min(tokenizer_of(backbone).model_max_length, positions))

@@ -1,12 +1,14 @@
 """GLUE text classification and regression: from local jsonl files or the Hub, through `datasets`.
 
 GLUE's validation set is the test part, since its own test labels are secret; a validation part is carved from the
-training set. Text is tokenised once into the cache, and padded to the longest example of its batch.
+training set. Text is tokenised once into the cache, and padded to the longest example of its batch. Repeated texts are
+not looked for: GLUE has some, and they are examples like any other.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tensloradist import backbones
 from tensloradist.caching import cached_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, hash_path
 from tensloradist.tasks import hub, metrics
 from tensloradist.tasks.base import Labels, LoadedTask, MetricFunction, SplitData, Task, limited, stratified_parts
-from tensloradist.tasks.preprocessing import require_kind, tokenizer_of
-from tensloradist.tasks.progress import quiet_datasets
+from tensloradist.tasks.preprocessing import most_tokens, require_kind, tokenizer_of
+from tensloradist.tasks.progress import quiet_datasets, tracked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from tensloradist.spec import BackboneSpec, TaskSpec
 
 GLUE = "nyu-mll/glue"
+OFFICIAL_LENGTH = 512  # tokens that the official script pads to
 FILES = ("train.jsonl", "validation.jsonl")
 VALIDATION_FRACTION = 0.1  # of the training set
 _VERSION = 1  # of the cache's layout
@@ -44,7 +48,11 @@ class GlueTask:
     labels: int
     metric_names: tuple[str, ...]
     metrics: MetricFunction
-    joined_officially: bool = False  # the official script joins the two sentences of MRPC into one text
+    joined_officially: bool = False  # the official script joins the two texts of MRPC and QNLI into one
+
+    @property
+    def hub(self) -> hub.HubData:
+        return hub.HubData(GLUE, ("train", "validation"), folder=self.name)
 
 
 GLUE_TASKS = {
@@ -54,7 +62,7 @@ GLUE_TASKS = {
         GlueTask("mrpc", ("sentence1", "sentence2"), 2, ("accuracy", "f1"), metrics.accuracy_f1, True),
         GlueTask("rte", ("sentence1", "sentence2"), 2, ("accuracy",), metrics.accuracy),
         GlueTask("sst2", ("sentence",), 2, ("accuracy",), metrics.accuracy),
-        GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), metrics.accuracy),
+        GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), metrics.accuracy, True),
         GlueTask("stsb", ("sentence1", "sentence2"), 1, ("spearman", "pearson"), metrics.correlations),
     )
 }
@@ -82,16 +90,17 @@ def _is_local(task: TaskSpec) -> bool:
 def _rows(task: TaskSpec, entry: GlueTask) -> dict[str, _Rows]:
     """The 'train' and 'validation' rows as they come, checked."""
     if not _is_local(task):
-        data = hub.load(task, GLUE, entry.name)
-        return {
-            split: _checked(data[split], f"{task.data or GLUE}, {split}", entry) for split in ("train", "validation")
-        }
+        data = hub.load(task, entry.hub)
+        for split in entry.hub.splits:
+            for number, row in enumerate(data[split], 1):
+                _refuse(row, entry, f"task.data: {task.data or entry.hub.name}, {split}, example {number}")
+        return {split: _arrays(data[split], f"{task.data or entry.hub.name}, {split}", entry) for split in data}
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     folder = _folder(task)
     for name in FILES:
-        _check_lines(folder / name)
+        _check_lines(folder / name, entry)
     files = {name.removesuffix(".jsonl"): str(folder / name) for name in FILES}
     try:
         with quiet_datasets():
@@ -99,43 +108,54 @@ def _rows(task: TaskSpec, entry: GlueTask) -> dict[str, _Rows]:
     except (DatasetGenerationError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"task.data: {folder}: not readable as jsonl ({reason})") from error
-    return {split: _checked(data[split], files[split], entry) for split in files}
+    return {split: _arrays(data[split], files[split], entry) for split in files}
 
 
-def _check_lines(path: Path) -> None:
+def _check_lines(path: Path, entry: GlueTask) -> None:
     """The library's own error names no line, so each is parsed here: GLUE's files are small."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                if line.strip() and not isinstance(json.loads(line), dict):
-                    raise ValueError("not an object")
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: not a line of JSON with fields ({error})") from error
+    lines = 0
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        lines += 1
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("not an object")
+        except ValueError as error:  # of the encoding, too
+            raise UserError(f"{path}:{number}: not a line of JSON with fields ({error})") from error
+        _refuse(row, entry, f"{path}:{number}")
+    if not lines:
+        raise UserError(f"task.data: {path}: no examples")
 
 
-def _checked(data: Any, where: str, entry: GlueTask) -> _Rows:
+def _refuse(row: dict[str, Any], entry: GlueTask, where: str) -> None:
+    """Raises UserError unless the row has every text and a label of the task."""
+    for field in (*entry.fields, "label"):
+        if field not in row:
+            raise UserError(f"{where}: no field {field!r}, which task {entry.name} needs; it has {', '.join(row)}")
+    for field in entry.fields:
+        if not isinstance(row[field], str):
+            raise UserError(f"{where}: {field} = {row[field]!r}; expected a text")
+    label = row["label"]
+    number = isinstance(label, int | float) and not isinstance(label, bool)
+    if entry.labels == 1 and not (number and 0 <= label <= 5):
+        raise UserError(f"{where}: label {label!r}; expected a number in 0..5")
+    if entry.labels > 1 and not (number and isinstance(label, int)):
+        raise UserError(f"{where}: label {label!r}; expected an integer in 0..{entry.labels - 1}")
+    if entry.labels > 1 and not 0 <= label < entry.labels:
+        raise UserError(f"{where}: label {label}, out of range 0..{entry.labels - 1}")
+
+
+def _arrays(data: Any, where: str, entry: GlueTask) -> _Rows:
     if not len(data):
         raise UserError(f"task.data: {where}: no examples")
-    for field in (*entry.fields, "label"):
-        if field not in data.column_names:
-            raise UserError(
-                f"task.data: {where}: no field {field!r}, which task {entry.name} needs; it has "
-                f"{', '.join(data.column_names)}"
-            )
     texts = [list(data[field]) for field in entry.fields]
-    for field, values in zip(entry.fields, texts, strict=True):
-        bad = next((i for i, value in enumerate(values) if not isinstance(value, str)), None)
-        if bad is not None:
-            raise UserError(f"task.data: {where}: example {bad + 1} has {field} = {values[bad]!r}; expected a text")
+    ids = [str(i) for i in (data["idx"] if "idx" in data.column_names else range(len(data)))]
+    if len(set(ids)) != len(ids):
+        twice = next(i for i, count in Counter(ids).items() if count > 1)
+        raise UserError(f"task.data: {where}: several examples have idx {twice}; an idx must be an example's own")
     raw = list(data["label"])
-    for index, label in enumerate(raw):
-        if entry.labels == 1 and (not isinstance(label, int | float) or not 0 <= label <= 5):
-            raise UserError(f"task.data: {where}: example {index + 1} has label {label!r}; expected a number in 0..5")
-        if entry.labels > 1 and (not isinstance(label, int) or not 0 <= label < entry.labels):
-            raise UserError(
-                f"task.data: {where}: example {index + 1} has label {label!r}, out of range 0..{entry.labels - 1}"
-            )
-    ids = [str(value) for value in data["idx"]] if "idx" in data.column_names else [str(i) for i in range(len(raw))]
     labels: Labels = np.asarray(raw, np.float32) if entry.labels == 1 else np.asarray(raw, np.int64)
     return _Rows(ids, texts, labels)
 
@@ -150,23 +170,24 @@ class _Tokens:
 
 
 def _tokenised(
-    rows: dict[str, _Rows], task: TaskSpec, backbone: BackboneSpec, joined: bool, key: str
+    rows: dict[str, _Rows], limit: int, backbone: BackboneSpec, joined: bool, key: str
 ) -> dict[str, _Tokens]:
     tokenizer = tokenizer_of(backbone)
-    limit = min(task.max_length or tokenizer.model_max_length, tokenizer.model_max_length, 1_000_000)
 
     def make(folder: Path) -> None:
         for split, part in rows.items():
             texts = part.texts
             if joined and len(texts) == 2:
                 texts = [[f"{first}</s></s>{second}" for first, second in zip(*texts, strict=True)]]
-            encoded = tokenizer(*texts, truncation=True, max_length=limit, padding=False)
-            arrays = {
-                "ids": np.concatenate([np.asarray(row, np.int32) for row in encoded["input_ids"]]),
-                "starts": np.cumsum([0, *(len(row) for row in encoded["input_ids"])]),
-            }
-            if "token_type_ids" in encoded:
-                arrays["types"] = np.concatenate([np.asarray(row, np.int32) for row in encoded["token_type_ids"]])
+            columns: dict[str, list[npt.NDArray[np.int32]]] = {}
+            for start in tracked(range(0, len(part.ids), 1000), f"tokenising {split}, thousands of examples"):
+                some = [field[start : start + 1000] for field in texts]
+                for name, values in tokenizer(*some, truncation=True, max_length=limit, padding=False).items():
+                    columns.setdefault(name, []).extend(np.asarray(row, np.int32) for row in values)
+            lengths = [len(row) for row in columns["input_ids"]]
+            arrays = {"ids": np.concatenate(columns["input_ids"]), "starts": np.cumsum([0, *lengths])}
+            if "token_type_ids" in columns:
+                arrays["types"] = np.concatenate(columns["token_type_ids"])
             for name, array in arrays.items():
                 np.save(folder / f"{split}.{name}.npy", array)
 
@@ -177,7 +198,7 @@ def _tokenised(
         str(_VERSION),
         tokenizers.__version__,
         key,
-        backbone.fingerprint or backbone.name,
+        backbone.fingerprint or backbones.fingerprint(backbone),
         str(limit),
         str(joined),
     )
@@ -215,17 +236,26 @@ class _Text(SplitData):
         chosen = self._indices[np.asarray(indices)]
         starts, ends = self._tokens.starts[chosen], self._tokens.starts[chosen + 1]
         width = self._pad_to or int((ends - starts).max())
-        ids = np.full((len(chosen), width), self._pad, dtype=np.int64)
-        mask, types = np.zeros_like(ids), np.zeros_like(ids)
-        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            ids[row, : end - start] = self._tokens.ids[start:end]
-            mask[row, : end - start] = 1
-            if self._tokens.types is not None:
-                types[row, : end - start] = self._tokens.types[start:end]
-        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        places = starts[:, None] + np.arange(width)
+        mask = places < ends[:, None]
+        places = np.where(mask, places, 0)
+        ids = np.where(mask, self._tokens.ids[places], self._pad).astype(np.int64)
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
         if self._tokens.types is not None:
-            inputs["token_type_ids"] = torch.from_numpy(types)
+            inputs["token_type_ids"] = torch.from_numpy(np.where(mask, self._tokens.types[places], 0).astype(np.int64))
         return inputs
+
+
+def _limit(task: TaskSpec, backbone: BackboneSpec, official: bool) -> int:
+    """Tokens kept of an example. Raises UserError where the spec asks for more than the backbone takes.
+
+    Under the official protocol, whose 512 are a default, the backbone's limit holds without a word.
+    """
+    most = most_tokens(backbone)
+    wanted = task.max_length or (OFFICIAL_LENGTH if official else most)
+    if wanted > most and not official:
+        raise UserError(f"task.max_length: {wanted} exceeds the {most} tokens that {backbone.name} takes")
+    return min(wanted, most)
 
 
 def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask) -> LoadedTask:
@@ -236,8 +266,9 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
     rows = _rows(task, entry)
     data_fingerprint = task.fingerprint or fingerprint(task, entry)
     official = protocol == "official"
-    tokens = _tokenised(rows, task, backbone, official and entry.joined_officially, data_fingerprint)
-    pad_to = min(task.max_length or 512, tokenizer.model_max_length) if official else None
+    limit = _limit(task, backbone, official)
+    tokens = _tokenised(rows, limit, backbone, official and entry.joined_officially, data_fingerprint)
+    pad_to = limit if official else None
 
     def part(split: str, indices: npt.NDArray[np.int64]) -> _Text:
         return _Text(rows[split], tokens[split], indices, tokenizer.pad_token_id or 0, pad_to, split)
@@ -269,7 +300,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
 def fingerprint(task: TaskSpec, entry: GlueTask) -> str:
     if _is_local(task):
         return hash_path(_folder(task), include=lambda name: name in FILES)
-    return f"{hub.fingerprint(task, GLUE)}#{entry.name}"
+    return f"{hub.fingerprint(task, entry.hub)}#{entry.name}"
 
 
 def _fetch(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask) -> list[str]:
@@ -293,7 +324,7 @@ def _task(entry: GlueTask) -> Task:
         fingerprint=partial(fingerprint, entry=entry),
         example=partial(_example, entry=entry),
         fetch=partial(_fetch, entry=entry),
-        missing=partial(hub.missing, default=GLUE),
+        missing=partial(hub.missing, data=entry.hub),
     )
 
 

@@ -59,15 +59,16 @@ class AttemptWriter:
         if not self.is_main or not logits:
             return
         tensors: dict[str, np.ndarray] = {}
-        ids: dict[str, str] = {}
+        ids: dict[str, list[str]] = {}
         for split, values in logits.items():
             data = getattr(task, split)
             tensors[f"{split}.logits"] = np.ascontiguousarray(values, dtype=np.float32)
             tensors[f"{split}.labels"] = np.ascontiguousarray(data.labels)
-            ids[f"{split}.ids"] = json.dumps(data.ids)
+            ids[split] = list(data.ids)
         path = self.folder / "predictions.safetensors"
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, temporary, metadata=ids)
+        # One entry: safetensors writes several in a random order, and equal runs shall have equal files.
+        save_file(tensors, temporary, metadata={"ids": json.dumps(ids)})
         os.replace(temporary, path)
 
 

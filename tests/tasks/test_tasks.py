@@ -1,10 +1,13 @@
 """Images and text: the real data sets, splits, augmentation, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoImageProcessor
 
 from tensloradist.errors import UserError
 from tensloradist.spec import BackboneSpec, TaskSpec
@@ -33,8 +36,12 @@ def test_dtd10_is_split_stratified_and_normalised_as_the_backbone_expects(data_r
     loaded = load(task, BackboneSpec(name=str(data_root / "models/deit_tiny")))
     assert (len(loaded.train), len(loaded.validation), len(loaded.test), loaded.num_labels) == (720, 240, 240, 10)
     assert (np.bincount(loaded.train.labels) == 72).all() and (np.bincount(loaded.test.labels) == 24).all()
-    pixels = loaded.train.batch(range(32), None)["pixel_values"]
-    assert pixels.shape == (32, 3, 224, 224) and abs(pixels.mean()) < 0.5 and 0.5 < pixels.std() < 1.5
+    pixels = loaded.train.batch([0, 300, 719], None)["pixel_values"]
+    images = [Image.open(data_root / "data/dtd10" / loaded.train.ids[i]) for i in (0, 300, 719)]
+    processor = AutoImageProcessor.from_pretrained(data_root / "models/deit_tiny")
+    expected = processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+    # The processor resizes through torchvision, which may differ from Pillow by a grey level or two of 255.
+    assert pixels.shape == expected.shape and (pixels - expected).abs().max() < 2.5 / 255 / 0.224
     official = load(task, BackboneSpec(name=str(data_root / "models/deit_tiny")), "official")
     raw = official.train.batch(range(8), None)["pixel_values"]
     assert raw.min() >= 0 and raw.max() <= 1, "the official protocol does not normalise"
@@ -77,9 +84,11 @@ def test_augmentation_is_keyed_by_seed_epoch_and_example(images):
     def pixels(indices, key):
         return train.batch(indices, key)["pixel_values"]
 
-    alone, among = pixels([4], (0, 1)), pixels([2, 4, 7], (0, 1))
-    assert torch.equal(alone[0], among[1]), "what an example looks like must not depend on its batch"
-    assert not torch.equal(pixels([4], (0, 2)), alone) and not torch.equal(pixels([4], (1, 1)), alone)
+    for epoch in range(6):
+        alone, among = pixels([4], (0, epoch)), pixels([2, 4, 7], (0, epoch))
+        assert torch.equal(alone[0], among[1]), "what an example looks like must not depend on its batch"
+    assert len({pixels([4], (0, epoch)).numpy().tobytes() for epoch in range(12)}) > 4
+    assert len({pixels([4], (seed, 0)).numpy().tobytes() for seed in range(12)}) > 4
     assert torch.equal(train.batch([4], None)["pixel_values"], train.batch([4], None)["pixel_values"])
 
 
@@ -98,12 +107,10 @@ def test_official_text_is_joined_and_padded_to_512(data_root):
 
 
 def write_line(task, line, split="train", at=3):
-    from pathlib import Path
-
     path = Path(task.data) / f"{split}.jsonl"
     lines = path.read_text().splitlines()
     lines[at] = line
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +120,14 @@ def write_line(task, line, split="train", at=3):
         ("3", r"train\.jsonl:4: not a line of JSON"),
         (json.dumps({"sentence1": "a", "sentence2": "b", "label": 2, "idx": 0}), r"label 2, out of range 0\.\.1"),
         (json.dumps({"sentence1": "a", "sentence2": None, "label": 1, "idx": 0}), "sentence2 = None; expected a text"),
+        (
+            json.dumps({"sentence1": "a", "sentence2": "b", "label": 0.5, "idx": 0}),
+            r"jsonl:4: label 0\.5; expected an int",
+        ),
+        (json.dumps({"sentence1": "a", "sentence2": "b", "label": True, "idx": 0}), "label True; expected an integer"),
+        (json.dumps({"sentence1": "a", "label": 1, "idx": 0}), r"train\.jsonl:4: no field 'sentence2'"),
+        (json.dumps({"sentence1": "a", "sentence2": "b", "label": 1, "idx": 0}), "several examples have idx 0"),
+        ("\udcff", r"train\.jsonl:4: not a line of JSON"),
     ],
 )
 def test_bad_text_names_file_and_value(text, line, says):
@@ -123,8 +138,6 @@ def test_bad_text_names_file_and_value(text, line, says):
 
 
 def test_bad_images_name_the_file(images):
-    from pathlib import Path
-
     task, backbone = images
     (Path(task.data) / "class1" / "04.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"class1/04\.png cannot be read"):
@@ -144,12 +157,70 @@ def test_bad_images_name_the_file(images):
         ({"data": None}, "missing"),
         ({"train_examples": 1000}, "train_examples: 1000 exceeds the 18"),
         ({"fingerprint": "other"}, "has changed since"),
+        ({"revision": "main"}, "task.revision: 'main' means a revision on the Hub"),
+        ({"max_length": 8}, "task.max_length: 8 is for text"),
     ],
 )
 def test_bad_image_specs(images, change, says):
     task, backbone = images
     with pytest.raises(UserError, match=says):
         load(task.model_copy(update=change), backbone)
+
+
+def test_text_longer_than_the_backbone_takes_is_refused(text):
+    task, backbone = text
+    with pytest.raises(UserError, match=r"task\.max_length: 65 exceeds the 64 tokens"):
+        load(task.model_copy(update={"max_length": 65}), backbone)
+    assert load(task.model_copy(update={"max_length": 6}), backbone).train.lengths.max() == 6
+
+
+def test_an_empty_jsonl_is_named(text):
+    task, backbone = text
+    (Path(task.data) / "validation.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"validation\.jsonl: no examples"):
+        load(task, backbone)
+
+
+def test_a_batch_of_text_is_the_tokenizer_s_own(text):
+    from transformers import AutoTokenizer
+
+    task, backbone = text
+    train = load(task, backbone).train
+    rows = [json.loads(line) for line in (Path(task.data) / "train.jsonl").read_text().splitlines()]
+    wanted = [4, 0, 11]
+    chosen = [rows[int(train.ids[i].removeprefix("train-"))] for i in wanted]
+    expected = AutoTokenizer.from_pretrained(backbone.name)(
+        [row["sentence1"] for row in chosen], [row["sentence2"] for row in chosen], padding=True, return_tensors="pt"
+    )
+    found = train.batch(wanted, None)
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_folders_that_are_odd_but_clear(tmp_path, images):
+    task, backbone = images
+    folder = Path(task.data)
+    (folder / "empty").mkdir()
+    (folder / "notes").mkdir()
+    (folder / "notes" / "readme.txt").write_text("not an image")
+    (folder / "class0" / ".hidden.png").write_bytes(b"no image")
+    (folder / "stray.png").write_bytes(b"no image")
+    (folder / "class2").rename(tmp_path / "elsewhere")
+    (folder / "class2").symlink_to(tmp_path / "elsewhere")
+    (folder / "class1").rename(folder / "train")  # a class of that name, such as a vehicle
+    loaded = load(task, backbone)
+    assert loaded.num_labels == task_named("images").num_labels(task) == 3
+    assert len(loaded.train) + len(loaded.validation) + len(loaded.test) == 30
+
+
+def test_a_class_without_training_images_is_refused(tmp_path, images):
+    task, backbone = images
+    image_folder(tmp_path / "a", classes=2)
+    image_folder(tmp_path / "b", classes=3)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "a" / "images").rename(tmp_path / "own" / "train")
+    (tmp_path / "b" / "images").rename(tmp_path / "own" / "test")
+    with pytest.raises(UserError, match="no training images of the classes class2"):
+        load(task.model_copy(update={"data": str(tmp_path / "own")}), backbone)
 
 
 def test_kinds_must_fit(images, text):

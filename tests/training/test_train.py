@@ -72,7 +72,7 @@ def test_a_reviewer_can_recompute_the_metrics(finished):
     with safe_open(RunFolder(root, run.run_id).attempt(1) / "predictions.safetensors", "np") as file:
         for split, metrics in (("validation", result.metrics.validation), ("test", result.metrics.test)):
             logits, labels = file.get_tensor(f"{split}.logits"), file.get_tensor(f"{split}.labels")
-            ids = json.loads(file.metadata()[f"{split}.ids"])
+            ids = json.loads(file.metadata()["ids"])[split]
             assert len(ids) == len(labels) == len(set(ids))
             assert (logits.argmax(1) == labels).mean() == pytest.approx(metrics["accuracy"], abs=0)
 
