@@ -6,10 +6,10 @@ INSTALLED := $(VENV)/.installed
 OUT ?= results/demo-report
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types evidence benchmark clean
+.PHONY: help install demo test test-slurm lint types evidence soak benchmark devcluster devcluster-down clean
 
 help:  ## What can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 # A virtual environment works only where it was made, and with the Python it was made with.
 ifneq ($(shell $(BIN)/python -c '' 2>/dev/null && cat $(INSTALLED) 2>/dev/null),$(CURDIR))
@@ -33,8 +33,17 @@ demo: $(INSTALLED)  ## Train the demo sweep and print its isorank and isoparamet
 	$(BIN)/tensloradist launch demo
 	$(BIN)/tensloradist report demo --out $(OUT)
 
-test: $(INSTALLED)  ## All tests but those of `make evidence`
-	$(BIN)/python -m pytest -q -m "not evidence"
+test: $(INSTALLED)  ## All tests but those of `make test-slurm` and `make evidence`
+	$(BIN)/python -m pytest -q -m "not evidence and not slurm"
+
+test-slurm: $(INSTALLED)  ## Faults injected into a real Slurm cluster on this machine (root, slurm/devcluster/README.md)
+	$(BIN)/python -m pytest -q -m "slurm and not evidence"
+
+devcluster: $(INSTALLED)  ## Start the one-machine Slurm cluster in ./.devcluster
+	slurm/devcluster/up.sh
+
+devcluster-down:  ## Stop it
+	slurm/devcluster/down.sh
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
@@ -48,6 +57,9 @@ benchmark: $(INSTALLED)  ## Step time and memory against PEFT's LoRA (about 15 m
 evidence: $(INSTALLED)  ## Scale runs and long repeats, for closing notes
 	$(BIN)/python -m pytest -q -m evidence
 	$(BIN)/python tests/benchmarks/adapter_step.py
+
+soak: $(INSTALLED)  ## 200 runs on the development cluster, with a random fault every few seconds for ten minutes
+	$(BIN)/python -m pytest -q -s -m evidence tests/slurm/test_soak.py
 
 clean:  ## Remove the virtual environment and caches, never results
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist

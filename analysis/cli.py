@@ -9,7 +9,7 @@ import typer
 
 
 def report(
-    sweep: Annotated[str, typer.Argument(help="A sweep file, or the name of a launched sweep.")],
+    sweep: Annotated[str, typer.Argument(help="A sweep file, the name of a launched sweep, or a bundle.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for tables.md and tables.csv.")],
     results: Annotated[
         Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")
@@ -24,15 +24,17 @@ def report(
         tensloradist report demo --out report
 
         tensloradist report my_sweep.yaml --results /scratch/results --out tables
+
+        tensloradist report my_sweep.bundle.tar.gz --out tables
     """
     from rich.console import Console
 
-    from analysis.load import load
+    from analysis.load import load_from
     from analysis.render import HEAD, markdown, rich_table, tidy_csv
     from analysis.tables import build
     from tensloradist.results.layout import results_root, write_replacing
 
-    loaded = load(sweep, results_root(results))
+    loaded = load_from(sweep, results_root(results))
     blocks = build(loaded)
     warnings = [*loaded.warnings, *(f"Broken: {line}" for line in loaded.broken)]
     finished = int((loaded.frame.drop_duplicates("run_id")["state"] == "finished").sum())

@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from tensloradist.errors import UserError
+from tensloradist.results.bundle import is_bundle, opened
 from tensloradist.results.layout import RunFolder, sweep_folder
 from tensloradist.results.publish import BrokenResult, read_failure, read_result
 from tensloradist.results.schema import MANIFEST_SCHEMA_VERSION, Manifest, ManifestRun, Result
@@ -58,6 +59,18 @@ COLUMNS = {
     "peak_bytes": "device, else host",
     **{f"fingerprint_{name}": "equal in runs that may be paired" for name in FINGERPRINTS},
 }
+
+
+def load_from(source: str, root: Path) -> Loaded:
+    """The results of a sweep that is given by its file, its name, or its bundle (`tensloradist bundle`).
+
+    Raises:
+        UserError: as `load`, or the bundle is damaged.
+    """
+    if not is_bundle(source):
+        return load(source, root)
+    with opened(Path(source)) as (name, folder):
+        return load(name, folder)
 
 
 def load(source: str, root: Path) -> Loaded:

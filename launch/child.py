@@ -1,9 +1,10 @@
 """The warm child of a worker: a process that trains one run after another, told which by lines of JSON.
 
 It reads requests from standard input and writes events to standard output; what libraries print goes to standard
-error. It imports torch once and keeps the last backbone and data. When its input ends (its supervisor is gone) or on
-SIGTERM, it stops the run in progress in an orderly way: the attempt is recorded as interrupted, the claim released.
-It never outlives its supervisor for long, even where a library does not let the orderly way happen.
+error. It imports torch once and keeps the last backbone and data. Asked to stop, it does so at the next step boundary,
+with a checkpoint; so does SIGTERM, and the end of its input, when its supervisor is gone. A second SIGTERM stops it at
+once: the attempt is recorded as interrupted, the claim released. It never outlives its supervisor for long, even where
+a library does not let the orderly way happen.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from launch import STOP_SECONDS
+from tensloradist.results.control import RunControl, Stopped
 from tensloradist.results.execute import execute
 from tensloradist.spec import RunSpec
 
@@ -37,14 +40,23 @@ class Events:
             raise KeyboardInterrupt from None  # the supervisor is gone: an interruption, no failure of the run
 
 
-def _requests() -> queue.SimpleQueue[dict[str, Any] | None]:
-    """Requests as they arrive; the end of the input (None) interrupts whatever is in progress."""
+def _requests(control: RunControl) -> queue.SimpleQueue[dict[str, Any] | None]:
+    """Requests as they arrive; the end of the input (None) interrupts whatever is in progress.
+
+    A request to stop goes to the run in progress. One that is still loading has nothing to lose, and is interrupted.
+    """
     requests: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     main_thread = threading.main_thread().ident
 
     def read() -> None:
         for line in sys.stdin:
-            requests.put(json.loads(line))
+            request = json.loads(line)
+            if "stop" not in request:
+                requests.put(request)
+                continue
+            control.stop_reason = request["stop"]
+            if not control.at_boundary and main_thread is not None:
+                signal.pthread_kill(main_thread, signal.SIGTERM)
         requests.put(None)
         if main_thread is not None:
             signal.pthread_kill(main_thread, signal.SIGTERM)
@@ -55,15 +67,22 @@ def _requests() -> queue.SimpleQueue[dict[str, Any] | None]:
     return requests
 
 
-def _stop(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
-    signal.signal(signal.SIGTERM, _stop)
+    control = RunControl()
+
+    def stop(number: int, frame: object) -> None:
+        """Slurm signals every process of a job: the first time is a request, as from the supervisor."""
+        if control.at_boundary and control.stop_reason is None:
+            control.stop_reason = "interrupted"
+        else:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    # A crash dumps no core: many of several gigabytes each would fill a quota.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     events = Events()
     try:
-        requests = _requests()
+        requests = _requests(control)
         from tensloradist.plugins import load_plugins
         from tensloradist.training import train
 
@@ -76,7 +95,7 @@ def main() -> int:
             spec = RunSpec.model_validate(request["spec"])
             load_plugins(spec.plugins)
             if request.get("follow"):
-                train(spec, Path(request["follow"]), None)
+                train(spec, Path(request["follow"]), None, control)
                 events.send("outcome", status="followed")
                 continue
             outcome = execute(
@@ -85,6 +104,7 @@ def main() -> int:
                 train,
                 expected=request.get("expected"),
                 stood_still=request.get("stood_still", False),
+                control=control,
                 progress=lambda record: events.send("progress", **record),
                 started=lambda attempt, began=received: events.send(  # type: ignore[misc]
                     "started", attempt=str(attempt), after=time.perf_counter() - began
@@ -101,7 +121,7 @@ def main() -> int:
             )
             if failure is not None and failure.cause not in ("configuration", "data_missing"):
                 return 3  # a process that has seen an unexpected failure is not used again
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):  # a following process has no attempt of its own to record it in
         return 130
 
 

@@ -1,4 +1,4 @@
-"""The commands `plan` and `launch`."""
+"""The commands `plan`, `launch` and `profiles`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import typer
 
 if TYPE_CHECKING:
     from launch.plan import Plan
-    from launch.watch import Watcher
 
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")
+]
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", help="Cluster profile: a file, or a shipped one (`tensloradist profiles`).")
 ]
 SweepArgument = Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")]
 
@@ -22,6 +24,7 @@ def plan(
     sweep: SweepArgument,
     json: Annotated[bool, typer.Option("--json", help="All runs in launch order, as JSON.")] = False,
     results: ResultsOption = None,
+    profile: ProfileOption = None,
 ) -> None:
     """Show every cell of a sweep: ranks, parameters, residual to the budget, and what is done; train nothing.
 
@@ -32,6 +35,8 @@ def plan(
         tensloradist plan demo
 
         tensloradist plan my_sweep.yaml --json | jq '.runs[0]'
+
+        tensloradist plan my_sweep.yaml --profile gpu_node
     """
     from rich.console import Console
 
@@ -45,6 +50,33 @@ def plan(
         sys.stdout.write(as_json(checked) + "\n")
         return
     _print_plan(checked)
+    if profile is not None:
+        from launch.cluster import launch_on_cluster
+
+        launch_on_cluster(checked, results_root(results), profile, dry_run=True)
+
+
+def profiles() -> None:
+    """List the shipped cluster profiles; copy one, set your site's names, and give its path to --profile.
+
+    Example:
+
+        tensloradist profiles
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from launch.profile import SHIPPED, shipped_profiles
+    from tensloradist.shipped import shipped_folder
+
+    console = Console()
+    table = Table("profile", "option sets", "a task asks for", "what it is for")
+    for found in shipped_profiles():
+        first = next(iter(found.options.values()))
+        asked = f"{first.workers} × {first.cpus_per_worker} CPUs, {first.gpus_per_node} GPUs, {first.time_minutes} min"
+        table.add_row(found.name, ", ".join(found.options), asked, found.description)
+    console.print(table)
+    console.print(f"The files are in {shipped_folder(SHIPPED)}", highlight=False, soft_wrap=True)
 
 
 def launch(
@@ -57,8 +89,22 @@ def launch(
     takeover_after: Annotated[
         float, typer.Option(min=0.1, help="Seconds of stillness after which another machine's run is taken over.")
     ] = 180.0,
+    profile: ProfileOption = None,
+    options: Annotated[
+        str | None, typer.Option("--options", help="The profile's option sets, e.g. low,high [the first].")
+    ] = None,
+    runs_per_task: Annotated[
+        int | None, typer.Option(min=1, help="Runs that a cluster job trains [fill the profile's target time].")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cluster's jobs; submit nothing.")] = False,
+    snapshot: Annotated[
+        bool, typer.Option("--snapshot", help="Cluster jobs run a copy of the code as it is now.")
+    ] = False,
 ) -> None:
-    """Train every run of a sweep that has no result yet, on this machine; interrupt and launch again to continue.
+    """Train every run of a sweep that has no result yet; interrupt and launch again to continue.
+
+    Without --profile on this machine, until all are done. With it, as Slurm job arrays: the command submits, says what
+    it left out, and returns; launching again submits only what has no result and is not alive.
 
     Examples:
 
@@ -66,97 +112,73 @@ def launch(
 
         tensloradist launch my_sweep.yaml --workers 2 --results /scratch/results
 
+        tensloradist launch my_sweep.yaml --profile my_site.yaml --options normal,preemptible
+
     Exit code: 0 when all runs have results, 1 when some failed, 2 for a mistake in the sweep.
     """
+    _refuse_mixture(
+        profile,
+        {"--workers": workers},
+        {"--options": options, "--runs-per-task": runs_per_task, "--dry-run": dry_run, "--snapshot": snapshot},
+    )
+    names = [name.strip() for name in options.split(",")] if options else None
+    launch_runs(sweep, results, profile, names, runs_per_task, dry_run, snapshot, workers, takeover_after)
+
+
+def launch_runs(
+    sweep: str,
+    results: Path | None,
+    profile: str | None = None,
+    option_sets: list[str] | None = None,
+    runs_per_task: int | None = None,
+    dry_run: bool = False,
+    snapshot: bool = False,
+    workers: int | None = None,
+    takeover_after: float = 180.0,
+    only: set[str] | None = None,
+) -> None:
+    """Check a sweep and launch it, on a cluster or here; `only` some of its runs, by their ids."""
     import submitit  # noqa: F401 (before anything is written: it is in an extra)
     from rich.console import Console
 
-    from launch.plan import check, write_manifest
-    from launch.submit import LocalLaunch, default_workers
+    from launch.plan import check, recover
     from launch.sweep import load_sweep
-    from launch.watch import Watcher, duration, follow
-    from tensloradist.errors import UserError
-    from tensloradist.results.layout import make_folder, results_root
+    from tensloradist.results.layout import results_root
 
-    console, root = Console(), results_root(results)
+    root = results_root(results)
     with Console(stderr=True).status("planning (loading libraries takes a few seconds)"):
-        checked = check(load_sweep(sweep), root)
-    counts = checked.counts()
-    text = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-    console.print(f"{checked.sweep.name}: {len(checked.sweep.runs)} runs ({text}); results in {root}", highlight=False)
-    if checked.missing:
-        raise UserError("Not available offline: " + "; ".join(checked.missing) + f". Run `tensloradist fetch {sweep}`")
-    make_folder(root)
-    if not checked.to_run() and not checked.to_watch():
-        write_manifest(checked.sweep, root)
-        console.print("Nothing to train: every run has a result or is alive elsewhere.")
-        return
-    if checked.to_watch():
-        console.print(
-            f"{len(checked.to_watch())} runs are claimed on another machine: they are left alone if their heartbeats "
-            f"move, and taken over if those stand still for {takeover_after:g} s",
-            highlight=False,
-        )
-    local = LocalLaunch(checked, root, workers or default_workers(checked), takeover_after)
-    watcher = Watcher(checked, root, local)
-    _interrupt_on_termination()
-    try:
-        local.start()
-        follow(watcher, console)
-    except KeyboardInterrupt:
-        console.print("Stopping: the runs in progress are released; launch again to continue.")
-        raise
-    finally:
-        local.stop()
-    _summarise(watcher, console)
-    console.print(f"{duration(watcher.elapsed_seconds())} in all", highlight=False)
-    if watcher.failures() or local.crashed_workers() or watcher.unfinished()[1]:
-        raise typer.Exit(1)
+        expanded = load_sweep(sweep)
+        if not dry_run:
+            recover(expanded, root)
+        checked = check(expanded, root)
+    if only is not None:
+        checked.restrict(only)
+    _refuse_missing(checked.missing, sweep)
+    if profile is None:
+        from launch.local import launch_here
+
+        launch_here(checked, root, workers, takeover_after)
+    else:
+        from launch.cluster import launch_on_cluster
+
+        launch_on_cluster(checked, root, profile, option_sets, runs_per_task, dry_run, snapshot)
 
 
-def _interrupt_on_termination() -> None:
-    """A terminated launch, or one whose terminal is closed, stops its workers as an interrupted one does."""
-    import signal
+def _refuse_missing(missing: list[str], sweep: str) -> None:
+    from tensloradist.errors import UserError
 
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores the second
-            signal.signal(number, interrupt)
+    if missing:
+        raise UserError("Not available offline: " + "; ".join(missing) + f". Run `tensloradist fetch {sweep}`")
 
 
-def _summarise(watcher: Watcher, console: object) -> None:
-    """What became of the launch's runs; failures grouped by cause and message."""
-    from collections import defaultdict
+def _refuse_mixture(profile: str | None, local: dict[str, object], cluster: dict[str, object]) -> None:
+    """Options that mean nothing for the kind of launch are a mistake, not something to pass over."""
+    from tensloradist.errors import UserError
 
-    from rich.console import Console
-
-    assert isinstance(console, Console)
-    states = [ended.state for ended in watcher.ended.values()]
-    console.print(
-        f"{states.count('finished')} finished, {states.count('diverged')} diverged, {states.count('failed')} failed",
-        highlight=False,
-    )
-    groups = defaultdict(list)
-    for ended in watcher.failures():
-        groups[ended.cause, ended.message].append(ended)
-    for (cause, message), runs in groups.items():
-        console.print(f"  {len(runs)} × {cause}: {message}", markup=False, highlight=False, soft_wrap=True)
-        for ended in runs[:3]:
-            console.print(
-                f"      {ended.run.task}, {ended.run.row}, seed {ended.run.spec.seed}: {ended.log}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
-    busy, unfinished = watcher.unfinished()
-    if busy:
-        console.print(f"  {busy} runs are alive elsewhere and were left alone", highlight=False)
-    if unfinished:
-        console.print(f"  {unfinished} runs have not ended; launch again to continue", highlight=False)
-    for line in watcher.launch.crashed_workers():
-        console.print(f"  a worker ended: {line}", markup=False, highlight=False, soft_wrap=True)
+    given = [name for name, value in (local if profile else cluster).items() if value]
+    if given:
+        remedy = "the profile says it" if profile else "add --profile, or leave it out"
+        raise UserError(f"{', '.join(given)}: not for a launch {'with' if profile else 'without'} --profile; {remedy}")
 
 
 def _print_plan(checked: Plan) -> None:
@@ -195,3 +217,4 @@ def register(app: typer.Typer) -> None:
     """Add this package's commands to the application."""
     app.command()(plan)
     app.command()(launch)
+    app.command()(profiles)

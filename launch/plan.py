@@ -11,14 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.submission import manifest_digest
 from launch.sweep import PlannedRun, Sweep, dumped
 from tensloradist import backbones
 from tensloradist.results.claims import ownership
+from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder, write_once, write_replacing
+from tensloradist.results.publish import recover_broken
 from tensloradist.results.schema import Manifest, ManifestRun
 from tensloradist.tasks import task_named
 
 CLAIMED_ELSEWHERE = "claimed on another machine"
+HELD = "held"
+NOT_ASKED_FOR = "not asked for"
 
 
 @dataclass
@@ -34,6 +39,12 @@ class Plan:
 
     def to_run(self) -> list[PlannedRun]:
         return [run for run in self.sweep.runs if self.states[run.run_id] == "planned"]
+
+    def restrict(self, run_ids: set[str]) -> None:
+        """Leave out all runs but these."""
+        for run_id, state in self.states.items():
+            if run_id not in run_ids and state in ("planned", CLAIMED_ELSEWHERE):
+                self.states[run_id] = NOT_ASKED_FOR
 
     def to_watch(self) -> list[PlannedRun]:
         """Runs claimed on other machines, whose owners may or may not live: only their heartbeats can tell."""
@@ -55,9 +66,19 @@ def check(sweep: Sweep, root: Path) -> Plan:
     return Plan(sweep, states, sorted(missing))
 
 
+def recover(sweep: Sweep, root: Path) -> None:
+    """Set broken results aside, with a warning, so that their runs are trained again."""
+    for run in sweep.runs:
+        folder = RunFolder(root, run.run_id)
+        if folder.result.exists():
+            recover_broken(folder)
+
+
 def _state(run: RunFolder) -> str:
     if run.result.exists():
         return "finished"
+    if held(run) is not None:
+        return HELD
     return {"free": "planned", "alive": "alive elsewhere", "unknown": CLAIMED_ELSEWHERE}[ownership(run)]
 
 
@@ -136,8 +157,6 @@ def cells(sweep: Sweep) -> list[Cell]:
 
 def write_manifest(sweep: Sweep, root: Path) -> Path:
     """The sweep's immutable manifest, `results/sweeps/<name>/<digest>.json`; `latest` then names it."""
-    from hashlib import sha256
-
     runs = tuple(
         ManifestRun(
             run_id=run.run_id,
@@ -153,7 +172,7 @@ def write_manifest(sweep: Sweep, root: Path) -> Path:
     )
     manifest = Manifest(name=sweep.name, sweep_sha256=sweep.sha256, conditions=sweep.conditions, runs=runs)
     text = manifest.model_dump_json(indent=1) + "\n"
-    digest = sha256(text.encode()).hexdigest()[:16]
+    digest = manifest_digest(text)
     folder = sweep_folder(root, sweep.name)
     path = folder / f"{digest}.json"
     if not path.exists():

@@ -17,7 +17,8 @@ from typing import Any
 
 from launch import STOP_SECONDS
 from launch.plan import Plan, write_manifest
-from launch.worker import Submission, run_worker
+from launch.submission import Submission
+from launch.worker import run_worker
 from tensloradist.results.claims import STILL_SECONDS, highest_claim
 from tensloradist.results.layout import RunFolder, sweep_folder, write_once
 

@@ -15,22 +15,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from launch.plan import CLAIMED_ELSEWHERE, Plan
+from launch.display import SYMBOLS, duration
+from launch.failures import FailureBook
+from launch.plan import Plan
 from launch.submit import LocalLaunch
 from launch.sweep import PlannedRun
 from tensloradist.results.claims import is_alive
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.publish import read_failure, read_result
+from tensloradist.results.publish import read_result
 
-SYMBOLS = {
-    "planned": ("·", "dim"),
-    "running": ("▶", "cyan"),
-    "finished": ("✓", "green"),
-    "diverged": ("∞", "yellow"),
-    "failed": ("✗", "red"),
-    "alive elsewhere": ("⇄", "cyan"),
-    CLAIMED_ELSEWHERE: ("⇄", "cyan"),
-}
 MOST_ROWS = 30  # of the live table; larger sweeps show counts only
 
 
@@ -54,6 +47,7 @@ class Watcher:
         self.states = dict(plan.states)
         self.ended: dict[str, Ended] = {}
         self.began = time.monotonic()
+        self._failures = FailureBook(root, [], launch.baseline)
         self._open = {run.run_id: run for run in plan.to_run() + plan.to_watch()}
 
     def look(self) -> list[Ended]:
@@ -65,9 +59,9 @@ class Watcher:
                 result = read_result(folder.result)
                 news.append(Ended(run, result.state, result.metrics.score))
             elif folder.path.is_dir():
-                failure = read_failure(folder)
-                if failure is None or failure.attempt <= self.launch.baseline[run_id] or failure.cause == "interrupted":
+                if not self._failures.is_settled(folder):
                     continue
+                failure = self._failures.of_launch(folder)[-1]
                 news.append(
                     Ended(
                         run,
@@ -109,14 +103,6 @@ class Watcher:
 
     def failures(self) -> list[Ended]:
         return [ended for ended in self.ended.values() if ended.state == "failed"]
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def follow(watcher: Watcher, console: Console) -> None:

@@ -64,7 +64,6 @@ def _application():  # type: ignore[no-untyped-def]  # typer is optional, so its
     import typer
 
     from tensloradist.commands import evaluate, fetch, params, run
-    from tensloradist.doctor import doctor
 
     app = typer.Typer(
         name="tensloradist",
@@ -76,7 +75,7 @@ def _application():  # type: ignore[no-untyped-def]  # typer is optional, so its
         "ranks and seeds, and the isorank and isoparameter tables.",
         epilog="Start with:  tensloradist launch demo && tensloradist report demo --out report",
     )
-    for command in (run, evaluate, fetch, params, doctor):
+    for command in (run, evaluate, fetch, params):
         app.command()(command)
     for entry in sorted(entry_points(group="tensloradist.commands"), key=lambda entry: entry.name, reverse=True):
         entry.load()(app)

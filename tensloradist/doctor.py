@@ -1,4 +1,4 @@
-"""The command `doctor`: versions, devices, what the results folder's file system does, and an all-reduce."""
+"""Checks of one machine: versions, devices, what the results folder's file system does, and an all-reduce."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from tensloradist.errors import UserError
 
 _ALL_REDUCE = """
 import os, datetime, torch, torch.distributed as dist
@@ -23,38 +22,24 @@ dist.destroy_process_group()
 """
 
 
-def doctor(
-    results: Annotated[
-        Path | None, typer.Option("--results", help="Folder to test [TENSLORADIST_RESULTS, ./results].")
-    ] = None,
-) -> None:
-    """Check this machine: versions, devices, the results folder's file system, an all-reduce between two processes.
-
-    Example:
-
-        tensloradist doctor --results /shared/results
-
-    Exit code: 1 when a check fails.
-    """
-    from tensloradist.results.layout import results_root
-
+def check_machine(root: Path) -> bool:
+    """Print a line for each check of this machine and of a results folder's file system; whether all held."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("versions", _versions),
         ("devices", _devices),
         ("CPU threads", _threads),
-        ("file system", lambda: _file_system(results_root(results))),
+        ("file system", lambda: check_file_system(root)),
         ("all-reduce, 2 processes", _all_reduce),
     ]
     failed = 0
     for name, check in checks:
         try:
             mark, said = "ok", check()
-        except (AssertionError, OSError, ImportError, RuntimeError, subprocess.SubprocessError) as error:
+        except (AssertionError, OSError, ImportError, RuntimeError, UserError, subprocess.SubprocessError) as error:
             mark, said = "FAILED", f"{type(error).__name__}: {error}"
             failed += 1
-        typer.echo(f"{mark:7} {name}: {said}")
-    if failed:
-        raise typer.Exit(1)
+        print(f"{mark:7} {name}: {said}")
+    return not failed
 
 
 def _versions() -> str:
@@ -81,7 +66,7 @@ def _threads() -> str:
     return f"{torch.get_num_threads()} of {len(os.sched_getaffinity(0))} available cores"
 
 
-def _file_system(root: Path) -> str:
+def check_file_system(root: Path) -> str:
     """What claims and results rely on: exclusive links that count, atomic replacement, fsync."""
     from tensloradist.results.layout import link_once, write_replacing
 

@@ -150,6 +150,8 @@ class ComputeSpec(SpecModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     micro_batch: PositiveInt | None = Field(None, description="examples a process and pass; null: no accumulation")
     threads: PositiveInt | None = Field(None, description="CPU threads a process; null: torch's default")
+    checkpoint_steps: PositiveInt | None = Field(None, description="updates between checkpoints; null: by time alone")
+    checkpoint_seconds: float | None = Field(300.0, gt=0, description="between checkpoints; null: by updates alone")
     log_with: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
 
     @model_validator(mode="after")

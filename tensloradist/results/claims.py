@@ -55,6 +55,13 @@ def _start_time(pid: int) -> str | None:
         return None
 
 
+def slurm_job() -> tuple[str | None, int]:
+    """This process's Slurm job, as squeue names it, and its restart count; (None, 0) outside of one."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    return job, int(os.environ.get("SLURM_RESTART_COUNT") or 0) if job else 0
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who made a claim."""
@@ -64,10 +71,16 @@ class Owner:
     pid: int
     start: str | None
     namespace: str = ""
+    job: str | None = None
+    """Its Slurm job, '1234' or '1234_5', and how often that had been restarted."""
+    restart: int = 0
 
     @classmethod
     def me(cls) -> Owner:
-        return cls(socket.gethostname(), _boot_id(), os.getpid(), _start_time(os.getpid()), _pid_namespace())
+        job, restart = slurm_job()
+        return cls(
+            socket.gethostname(), _boot_id(), os.getpid(), _start_time(os.getpid()), _pid_namespace(), job, restart
+        )
 
     @property
     def is_here(self) -> bool:
@@ -126,15 +139,26 @@ def is_released(run: RunFolder, number: int) -> bool:
     return (run.path / f"released.{number:04d}").exists()
 
 
-def ownership(run: RunFolder) -> Literal["free", "alive", "unknown"]:
-    """Whether a run may be claimed at once, has an owner that lives on this machine, or one that cannot be seen."""
+JobAlive = Callable[[str, int], bool | None]
+
+
+def ownership(run: RunFolder, job_alive: JobAlive | None = None) -> Literal["free", "alive", "unknown"]:
+    """Whether a run may be claimed at once, has an owner that lives on this machine, or one that cannot be seen.
+
+    Args:
+        job_alive: whether a Slurm job may still run at a restart count; None where that cannot be told. The owner of
+            a job that does not has ended, or is an orphan that may be replaced: publishing is first-wins.
+    """
     number = highest_claim(run)
     if number == 0 or is_released(run, number):
         return "free"
     owner = owner_of(run, number)
     if owner.is_dead_here():
         return "free"
-    return "alive" if owner.is_here else "unknown"
+    if owner.is_here:
+        return "alive"
+    gone = job_alive is not None and owner.job is not None and job_alive(owner.job, owner.restart) is False
+    return "free" if gone else "unknown"
 
 
 def is_alive(run: RunFolder) -> bool:

@@ -1,27 +1,32 @@
-"""One run from claim to published result: claim, train, publish, or record why not. No torch here.
+"""One run from claim to published result: claim, go on from a checkpoint, train, publish, or record why not.
 
-The training function is given, so that workers, `tensloradist run` and tests share this one sequence.
+No torch here: the training function is given, so that workers, `tensloradist run` and tests share this one sequence.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tensloradist.errors import UserError
+from tensloradist.results.attempts import begin_attempt, end_attempt
+from tensloradist.results.checkpoints import newest_valid, remove_checkpoints
 from tensloradist.results.claims import claim
+from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.layout import RunFolder, write_replacing
 from tensloradist.results.publish import publish, read_result, write_failure, write_spec
-from tensloradist.results.schema import Cause, Failure, Result
+from tensloradist.results.schema import AttemptEnd, Cause, Failure, Result
 from tensloradist.spec import RunSpec
 
 Progress = Callable[[dict[str, Any]], None]
-Train = Callable[[RunSpec, Path, Progress | None], Result]
+Train = Callable[[RunSpec, Path, Progress | None, RunControl], Result]
 log = logging.getLogger("tensloradist")
 
 
@@ -43,14 +48,18 @@ def execute(
     started: Callable[[Path], None] | None = None,
     expected: int | None = None,
     stood_still: bool = False,
+    control: RunControl | None = None,
 ) -> Outcome:
     """Train a resolved run that has no result yet, in an attempt folder of its own.
+
+    It goes on from the newest valid checkpoint of any earlier attempt.
 
     Args:
         root: the results folder.
         started: called with the attempt's folder once the run is claimed.
         expected: the highest claim that the caller has judged; a newer one makes the run 'busy'.
         stood_still: the caller has watched the owner of that claim stand still, and takes over.
+        control: through which the run is told to stop.
 
     Raises:
         UserError: the results folder cannot be used. Failures of training are returned.
@@ -61,29 +70,41 @@ def execute(
     claimed = claim(run, expected=expected, stood_still=stood_still)
     if claimed is None:
         return Outcome("present", read_result(run.result)) if run.result.exists() else Outcome("busy")
+    control = control or RunControl()
+    control.owned = lambda: not claimed.is_outnumbered
     with claimed:
         attempt = run.attempt(claimed.number)
         attempt.mkdir(parents=True)
-        if started is not None:
-            started(attempt)
         handler = _log_to(attempt / "log.txt")
         try:
+            begin_attempt(run, claimed.number, spec, newest_valid(run))
+            if started is not None:
+                started(attempt)
             write_spec(run, spec)
-            result = train(spec, attempt, progress)
+            result = train(spec, attempt, progress, control)
             write_replacing(attempt / "provenance.json", json.dumps(result.provenance, indent=2) + "\n")
-            if not publish(run, result):
+            first = publish(run, result)
+            if first:
+                remove_checkpoints(run)
+            else:
                 log.warning("run %s had a result already; this one stays in %s", run.run_id, attempt)
+            _end(run, claimed.number, result.state if first else "duplicate", steps=result.times.steps)
             return Outcome(result.state, result, attempt=attempt)
         except BaseException as error:
             failure = Failure(
                 run_id=run.run_id,
                 attempt=claimed.number,
-                cause=cause_of(error),
+                cause=_cause_within(error, control),
                 message=_one_line(error),
                 traceback="".join(traceback.format_exception(error)),
             )
-            log.error("%s", failure.traceback)
-            write_failure(attempt, failure)
+            log.error("%s", failure.message if isinstance(error, Stopped) else failure.traceback)
+            steps = error.step if isinstance(error, Stopped) else None
+            try:
+                write_failure(attempt, failure)
+                _end(run, claimed.number, "failed", failure.cause, steps)
+            except OSError as second:  # on a full disk neither can be written; the outcome below still says it
+                log.error("the failure could not be recorded: %s", second)
             if not isinstance(error, Exception):
                 raise
             return Outcome("failed", failure=failure, attempt=attempt)
@@ -92,10 +113,30 @@ def execute(
             handler.close()
 
 
+def _end(
+    run: RunFolder,
+    number: int,
+    state: Literal["finished", "diverged", "duplicate", "failed"],
+    cause: Cause | None = None,
+    steps: int | None = None,
+) -> None:
+    end = AttemptEnd(run_id=run.run_id, attempt=number, ended=time.time(), state=state, cause=cause, steps=steps)
+    end_attempt(run.attempt(number), end)
+
+
+def _cause_within(error: BaseException, control: RunControl) -> Cause:
+    """The cause of a failure, where an interruption may have been asked for with a reason."""
+    cause = cause_of(error)
+    asked = control.stop_reason
+    return asked if cause == "interrupted" and asked in get_args(Cause) else cause  # type: ignore[return-value]
+
+
 def cause_of(error: BaseException) -> Cause:
     """The class of a failure (schema.Failure.cause), from the exception alone."""
-    if isinstance(error, KeyboardInterrupt | SystemExit):
+    if isinstance(error, KeyboardInterrupt | SystemExit | Stopped | Outnumbered):
         return "interrupted"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
         return "out_of_device_memory"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +14,8 @@ from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder, link_once, write_once
 from tensloradist.results.schema import RESULT_SCHEMA_VERSION, Failure, Result
 from tensloradist.spec import RunSpec
+
+log = logging.getLogger("tensloradist")
 
 
 class BrokenResult(UserError):
@@ -84,11 +88,43 @@ def write_failure(attempt: Path, failure: Failure) -> None:
 
 def read_failure(run: RunFolder) -> Failure | None:
     """The newest attempt's failure, if it ended with one."""
-    for number in reversed(run.attempt_numbers()):
-        path = run.attempt(number) / "failure.json"
-        if path.exists():
-            try:
-                return Failure.model_validate_json(path.read_text())
-            except ValidationError as error:
-                raise BrokenResult(f"{path}: not a valid failure record ({error.errors()[0]['msg']})") from error
-    return None
+    return next((f for number in reversed(run.attempt_numbers()) if (f := read_failure_of(run, number))), None)
+
+
+def read_failure_of(run: RunFolder, number: int) -> Failure | None:
+    """One attempt's failure, if it ended with one. Raises BrokenResult for a file that is no failure record."""
+    path = run.attempt(number) / "failure.json"
+    if not path.exists():
+        return None
+    try:
+        return Failure.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise BrokenResult(f"{path}: not a valid failure record ({error.errors()[0]['msg']})") from error
+
+
+def recover_broken(run: RunFolder) -> Path | None:
+    """Set a broken result aside, so that the run is trained again; returns where it went, None for a sound one.
+
+    A power cut or a full disk can leave one. It is renamed, never deleted, and another attempt's sound result takes
+    its place if there is one.
+    """
+    try:
+        read_result(run.result)
+        return None
+    except BrokenResult as error:
+        if not run.result.exists():  # somebody else set it aside meanwhile
+            return None
+        log.warning("%s; it is set aside", error)
+    number = 1 + sum(1 for _ in run.path.glob("result.json.broken-*"))
+    aside = run.path / f"result.json.broken-{number}"
+    os.rename(run.result, aside)
+    for attempt in run.attempt_numbers():
+        path = run.attempt(attempt) / "result.json"
+        try:
+            read_result(path)
+        except BrokenResult:
+            continue
+        link_once(path, run.result)
+        log.warning("%s: the sound result of attempt %d takes its place", run.result, attempt)
+        break
+    return aside

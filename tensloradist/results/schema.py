@@ -84,8 +84,59 @@ Cause = Literal[
     "killed",
     "interrupted",
     "communication",
+    "preempted",
+    "time_limit",
+    "node_failure",
+    "cancelled",
+    "disk_full",
     "bug",
 ]
+
+
+class SlurmJob(Record):
+    """The job that an attempt ran in."""
+
+    job_id: str
+    array_job_id: str | None
+    array_task_id: str | None
+    restart_count: int
+    partition: str | None
+    node_list: str | None
+
+
+class ResumedFrom(Record):
+    """The checkpoint that an attempt goes on from."""
+
+    attempt: int
+    step: int = Field(description="updates done")
+    checkpoint: str = Field(description="its folder, relative to the run's")
+
+
+class AttemptRecord(Record):
+    """`attempts/NNNN/attempt.json`: where an attempt runs, written once at its start. Times are unix seconds."""
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    attempt: int
+    started: float
+    host: str
+    user: str
+    pid: int
+    slurm: SlurmJob | None
+    compute: dict[str, Any] = Field(description="the compute section as it was used")
+    resumed_from: ResumedFrom | None
+
+
+class AttemptEnd(Record):
+    """`attempts/NNNN/end.json`: how an attempt ended, written once; a process that was killed leaves none."""
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    attempt: int
+    ended: float
+    state: Literal["finished", "diverged", "duplicate", "failed"]
+    cause: Cause | None = None
+    steps: int | None = Field(None, description="updates done, where that is known")
 
 
 class Failure(Record):

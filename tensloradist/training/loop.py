@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,11 +27,14 @@ from tensloradist.adapter import Adapter, attach
 from tensloradist.adapter.checkpoint import backbone_hash
 from tensloradist.backbones import family_of, initialize_head
 from tensloradist.errors import UserError
+from tensloradist.results.attempts import resumed_from
+from tensloradist.results.control import RunControl
 from tensloradist.results.schema import Fingerprints, Metrics, PeakMemory, Result, Times
 from tensloradist.spec import RunSpec
 from tensloradist.training.accelerator import make_accelerator, release
+from tensloradist.training.checkpoint import Boundary, restore
 from tensloradist.training.optimization import make_optimizer, make_schedule
-from tensloradist.training.order import epoch_batches, order_fingerprint, share
+from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
 from tensloradist.training.prediction import predict, prefetch
 from tensloradist.training.provenance import peak_memory, provenance, reset_peak_memory
 from tensloradist.training.records import AttemptWriter, Scores, defined
@@ -45,17 +49,23 @@ class Diverged(Exception):
     """The loss or the logits are not finite: a result of its own, never retried."""
 
 
-def train(spec: RunSpec, folder: Path, progress: Progress | None = None) -> Result:
+def train(spec: RunSpec, folder: Path, progress: Progress | None = None, control: RunControl | None = None) -> Result:
     """Train one run and write its attempt folder (metrics.jsonl, adapter, head, predictions); return its result.
+
+    Where the folder's attempt.json names a checkpoint, the run goes on from there.
 
     Args:
         spec: resolved (with fingerprints).
         folder: the attempt's folder, `runs/<run_id>/attempts/NNNN`.
         progress: called with {'epoch', 'step', 'steps', 'loss'} about twice a second, on the first process.
+        control: tells the run to stop at its next step boundary, with a checkpoint.
 
     Raises:
         UserError: the spec does not fit its data or backbone.
+        Stopped: `control` said so; the checkpoint is written.
+        Outnumbered: another worker has taken the run over.
     """
+    control = control or RunControl()
     reset_peak_memory()
     started = time.perf_counter()
     if spec.compute.threads:
@@ -68,23 +78,30 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None) -> Resu
             f"examples of {task.name}; use at most {len(task.train)}"
         )
     model = backbone_for(spec, task.num_labels)
-    run = _Run(spec, task, model, accelerator, AttemptWriter(folder, accelerator.is_main_process, progress))
+    run = Run(spec, task, model, accelerator, AttemptWriter(folder, accelerator.is_main_process, progress))
+    # Dropout draws from the process's global generator: seeded here, after everything that a warm process skips.
+    torch.manual_seed(spec.seed * 1_000 + accelerator.process_index)
+    checkpoint = resumed_from(folder)
+    if checkpoint is not None:
+        restore(run, checkpoint)
+    earlier = run.train_seconds + run.evaluate_seconds  # of the attempts before this one
     loaded = time.perf_counter()
     try:
-        state = run.fit()
-        total = time.perf_counter() - started
+        state = run.fit(Boundary(run, folder, control))
+        total = time.perf_counter() - started + earlier
         result = run.result(state, int(folder.name), loaded - started, total)
         run.writer.predictions(run.scores.predictions, task)
         if accelerator.is_main_process:
             run.adapter.save(folder)
     finally:
+        control.at_boundary = False
         release(accelerator)
     run.adapter.detach()
     keep_backbone(spec, task.num_labels, model)
     return result
 
 
-class _Run:
+class Run:
     """One run's parts and its progress through the epochs."""
 
     def __init__(
@@ -107,43 +124,53 @@ class _Run:
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(torch.bfloat16)
         model.to(accelerator.device)
-        self.raw_model = model
         head_ids = {id(p) for p in self.adapter.parameters()}
         head = [p for p in model.parameters() if p.requires_grad and id(p) not in head_ids]
-        self.trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = make_optimizer(self.adapter, head, spec.optimizer)
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.trainable_names, self.trainable = [name for name, _ in named], [p for _, p in named]
+        self.raw_optimizer = optimizer = make_optimizer(self.adapter, head, spec.optimizer)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.steps = spec.optimizer.epochs * len(self.first_batches)
         self.schedule = make_schedule(optimizer, self.steps, spec.optimizer)
         self.scores = Scores(official=spec.protocol == "official", primary=task.primary_metric)
         self.step_seconds: list[float] = []
         self.train_seconds = self.evaluate_seconds = 0.0
-        self.step = 0
+        self.step = self.epoch = self.position = 0  # updates done; the epoch (0-based), and updates done in it
+        self.total_loss = torch.zeros((), device=accelerator.device)  # of the epoch's examples, on this process
         self.best_state: list[torch.Tensor] | None = None
+        self._epoch_began: float | None = None
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         return epoch_batches(
             len(self.task.train), self.spec.optimizer.batch_size, self.spec.seed, epoch, self.task.train.lengths
         )
 
-    def fit(self) -> str:
-        """All epochs and the final scores; returns the state of the result."""
-        # Dropout draws from the process's global generator: seeded here, after everything that a warm process skips.
-        torch.manual_seed(self.spec.seed * 1_000 + self.accelerator.process_index)
+    def epoch_seconds(self) -> float:
+        """Seconds of training in the epoch in progress that are not in `train_seconds` yet."""
+        return time.perf_counter() - self._epoch_began if self._epoch_began is not None else 0.0
+
+    def fit(self, boundary: Boundary) -> str:
+        """What is left of all epochs, and the final scores; returns the state of the result."""
+        boundary.control.at_boundary = True
         try:
-            for epoch in range(self.spec.optimizer.epochs):
+            for epoch in range(self.epoch, self.spec.optimizer.epochs):
+                self.epoch = epoch
+                before, self._epoch_began = self.train_seconds, time.perf_counter()
+                loss = self._train_epoch(boundary)
+                self.train_seconds, self._epoch_began = self.train_seconds + self.epoch_seconds(), None
                 began = time.perf_counter()
-                loss = self._train_epoch(epoch)
-                trained = time.perf_counter()
-                self._evaluate_epoch(epoch + 1)
-                done = time.perf_counter()
-                self.train_seconds += trained - began
-                self.evaluate_seconds += done - trained
-                record = {"train_loss": loss, **self.scores.epoch(epoch + 1), "seconds": round(done - began, 3)}
+                self._evaluate_epoch(epoch + 1, boundary)
+                evaluated = time.perf_counter() - began
+                self.evaluate_seconds += evaluated
+                seconds = self.train_seconds - before + evaluated
+                record = {"train_loss": loss, **self.scores.epoch(epoch + 1), "seconds": round(seconds, 3)}
                 self.writer.epoch(epoch + 1, self.step, record)
                 self.accelerator.log({"train_loss": loss, **self.scores.flat(epoch + 1)}, step=self.step)
+                if epoch + 1 < self.spec.optimizer.epochs:
+                    self.position = 0
+                    self.total_loss.zero_()
             began = time.perf_counter()
-            self._final_scores()
+            self._final_scores(boundary)
             self.evaluate_seconds += time.perf_counter() - began
         except Diverged as error:
             log.warning("diverged: %s", error)
@@ -152,31 +179,25 @@ class _Run:
             return "diverged"
         return "finished"
 
-    def _train_epoch(self, epoch: int) -> float:
-        """One pass over the training data; returns its mean loss."""
+    def _train_epoch(self, boundary: Boundary) -> float:
+        """What is left of a pass over the training data; returns the whole pass's mean loss."""
         spec, accelerator = self.spec, self.accelerator
-        batches = self.first_batches if epoch == 0 else self._batches(epoch)
-        shared = [
-            share(batch, accelerator.process_index, accelerator.num_processes, spec.compute.micro_batch)
-            for batch in batches
-        ]
-        plan = [
-            (micro, len(batch), i == len(micros) - 1)
-            for batch, micros in zip(batches, shared, strict=True)
-            for i, micro in enumerate(micros)
-        ]
+        plan = self._micro_batches()
         inputs_of = prefetch(
-            [micro for micro, _, _ in plan], lambda micro: self.task.train.batch(micro.indices, (spec.seed, epoch))
+            [micro for micro, _, _ in plan], lambda micro: self.task.train.batch(micro.indices, (spec.seed, self.epoch))
         )
         self.model.train()
-        total = torch.zeros((), device=accelerator.device)
+        # A fault of the official script, kept under its protocol: text has no dropout from each epoch's second update.
+        evaluates = spec.protocol == "official" and self.task.kind == "text"
+        if evaluates and self.position:
+            self.model.eval()
         began = time.perf_counter()
         for (micro, examples, last), inputs in zip(plan, inputs_of, strict=True):
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
                 loss = self._loss(inputs, micro) / examples
                 # DDP averages gradients over processes; the loss is a sum over all of them, hence the factor.
                 accelerator.backward(loss * accelerator.num_processes)
-            total += loss.detach() * examples
+            self.total_loss += loss.detach() * examples
             if not last:
                 continue
             if spec.optimizer.gradient_clipping:
@@ -185,20 +206,32 @@ class _Run:
             self.schedule.step()
             self.optimizer.zero_grad()
             self.step += 1
+            self.position += 1
             if accelerator.device.type == "cpu" or self.step % _LOSS_CHECK == 0:
                 value = float(loss.detach())
                 if not math.isfinite(value):
                     raise Diverged(f"the loss is {value} at update {self.step} of {self.steps}")
-                self.writer.step(epoch + 1, self.step, self.steps, value)
+                self.writer.step(self.epoch + 1, self.step, self.steps, value)
             now = time.perf_counter()
             self.step_seconds.append(now - began)
-            began = now
-            if spec.protocol == "official" and self.task.kind == "text":
-                self.model.eval()  # a fault of the official script, kept under its protocol: no dropout from here on
-        mean = float(accelerator.reduce(total, reduction="sum")) / len(self.task.train)
+            if evaluates:
+                self.model.eval()
+            boundary.reached()
+            began = time.perf_counter()
+        mean = float(accelerator.reduce(self.total_loss, reduction="sum")) / len(self.task.train)
         if not math.isfinite(mean):
-            raise Diverged(f"the mean loss of epoch {epoch + 1} is {mean}")
+            raise Diverged(f"the mean loss of epoch {self.epoch + 1} is {mean}")
         return mean
+
+    def _micro_batches(self) -> list[tuple[MicroBatch, int, bool]]:
+        """What is left of the epoch for this process: (micro-batch, examples of its batch, whether it is its last)."""
+        accelerator, size = self.accelerator, self.spec.compute.micro_batch
+        batches = self.first_batches if self.epoch == 0 else self._batches(self.epoch)
+        plan = []
+        for batch in batches[self.position :]:
+            micros = share(batch, accelerator.process_index, accelerator.num_processes, size)
+            plan += [(micro, len(batch), micro is micros[-1]) for micro in micros]
+        return plan
 
     def _loss(self, inputs: dict[str, torch.Tensor], micro: Any) -> torch.Tensor:
         """The sum of the examples' losses: cross-entropy, or the squared error for regression."""
@@ -212,21 +245,21 @@ class _Run:
             losses = F.cross_entropy(logits, labels, reduction="none")
         return (losses * torch.as_tensor(micro.weights, device=device)).sum()
 
-    def _evaluate_epoch(self, epoch: int) -> None:
+    def _evaluate_epoch(self, epoch: int, boundary: Boundary) -> None:
         """Validation scores of this epoch (the official protocol's validation is its test part)."""
-        logits = self._predict("validation")
+        logits = self._predict("validation", boundary)
         is_best = self.scores.add_validation(epoch, self._metrics("validation", logits), logits)
         if is_best and (self.spec.protocol == "official" or epoch < self.spec.optimizer.epochs):
             self.best_state = [parameter.detach().clone() for parameter in self.trainable]
 
-    def _final_scores(self) -> None:
+    def _final_scores(self, boundary: Boundary) -> None:
         """Test scores at the last epoch and at the one that was best on validation."""
         epochs = self.spec.optimizer.epochs
         if self.spec.protocol == "official":
             self._restore(self.best_state)
             self.scores.set_test_official(self._predict("validation"))
             return
-        logits = self._predict("test")
+        logits = self._predict("test", boundary)
         last = self._metrics("test", logits)
         self.scores.set_test(last, logits)
         if self.scores.best_epoch == epochs:
@@ -242,8 +275,10 @@ class _Run:
         for parameter, value in zip(self.trainable, values or [], strict=True):
             parameter.copy_(value)
 
-    def _predict(self, split: str) -> np.ndarray:
-        logits = predict(self.accelerator, self.model, self.family, getattr(self.task, split))
+    def _predict(self, split: str, boundary: Boundary | None = None) -> np.ndarray:
+        """The split's logits. With `boundary`, while the weights are those of the last update, the run may stop."""
+        between = None if boundary is None else partial(boundary.reached, within_evaluation=True)
+        logits = predict(self.accelerator, self.model, self.family, getattr(self.task, split), between)
         if not np.isfinite(logits).all():
             raise Diverged(f"logits on the {split} part are not finite after update {self.step} of {self.steps}")
         return logits

@@ -37,11 +37,17 @@ def prefetch(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Ma
 
 
 @torch.no_grad()
-def predict(accelerator: Accelerator, model: nn.Module, family: Family, split: SplitData) -> np.ndarray:
+def predict(
+    accelerator: Accelerator,
+    model: nn.Module,
+    family: Family,
+    split: SplitData,
+    between: Callable[[], None] | None = None,
+) -> np.ndarray:
     """Logits of every example, in the split's order: (n, classes) float32, the same on all processes.
 
     Text is taken in order of length, so that little is padded; the result does not depend on the number of processes
-    but for rounding.
+    but for rounding. `between` is called after each batch, equally often on all processes.
     """
     model.eval()
     order = np.arange(len(split)) if split.lengths is None else np.argsort(-split.lengths, kind="stable")
@@ -55,6 +61,8 @@ def predict(accelerator: Accelerator, model: nn.Module, family: Family, split: S
         with accelerator.autocast():
             logits = family.logits(model, {name: value.to(accelerator.device) for name, value in inputs.items()})
         outputs.append(logits.float())
+        if between is not None:
+            between()
     gathered = accelerator.gather(torch.cat(outputs)).cpu().numpy()[: len(order)]
     result = np.empty_like(gathered)
     result[order] = gathered

@@ -31,6 +31,7 @@ class AttemptWriter:
     def __init__(self, folder: Path, is_main: bool, progress: Callable[[dict[str, Any]], None] | None) -> None:
         self.folder, self.is_main, self.show = folder, is_main, progress
         self._filed = self._shown = -math.inf
+        self.history: list[dict[str, Any]] = []  # the epochs' records
 
     def event(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""
@@ -50,9 +51,16 @@ class AttemptWriter:
 
     def epoch(self, epoch: int, step: int, record: dict[str, Any]) -> None:
         record = {"epoch": epoch, "step": step, **record}
+        self.history.append(record)
         self.event(record)
         if self.show and self.is_main:
             self.show(record)
+
+    def resume(self, history: list[dict[str, Any]], event: dict[str, Any]) -> None:
+        """Begin with the epochs that earlier attempts have done, so that this attempt's file is the whole story."""
+        self.history = list(history)
+        for record in (*history, event):
+            self.event(record)
 
     def predictions(self, logits: Mapping[str, np.ndarray], task: LoadedTask) -> None:
         """Logits, labels (safetensors) and ids (JSON in its metadata) of the scored state, split by split."""
@@ -70,6 +78,20 @@ class AttemptWriter:
         # One entry: safetensors writes several in a random order, and equal runs shall have equal files.
         save_file(tensors, temporary, metadata={"ids": json.dumps(ids)})
         os.replace(temporary, path)
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str | None]:
+    """The records of a metrics.jsonl, and what is wrong with its last line if a crash has torn it."""
+    lines = path.read_bytes().splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                return records, f"{path}: line {number} was torn by a crash and is left out ({error})"
+            raise ValueError(f"{path}: line {number} is no JSON: {error}") from error
+    return records, None
 
 
 class Scores:

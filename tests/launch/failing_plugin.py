@@ -15,10 +15,12 @@ def load(task, backbone, protocol):
     if how and (only is None or int(only) == task.split_seed):
         if how == "raise":
             raise RuntimeError("broken on request")
-        if how == "kill":
+        mark = Path(os.environ["FAIL_MARK"])
+        if how == "kill_once" and not mark.exists():
+            mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "hang":
-            Path(os.environ["FAIL_MARK"]).touch()
+            mark.touch()
             time.sleep(600)
     return TASKS["digits"].load(task.model_copy(update={"name": "digits"}), backbone, protocol)
 

@@ -15,7 +15,7 @@ from tensloradist.results.publish import BrokenResult, publish, read_failure, re
 def test_a_run_is_trained_once_and_then_present(tmp_path, spec, make_result):
     calls = []
 
-    def train(given, folder, progress):
+    def train(given, folder, progress, control):
         calls.append(folder)
         return make_result(int(folder.name))
 
@@ -39,21 +39,21 @@ def test_a_later_result_stays_in_its_attempt(tmp_path, spec, make_result):
 
 
 def test_a_failure_is_recorded_and_the_run_can_be_tried_again(tmp_path, spec, make_result):
-    def fails(given, folder, progress):
+    def fails(given, folder, progress, control):
         raise ZeroDivisionError("by hand")
 
     outcome = execute(spec, tmp_path, fails)
     assert (outcome.status, outcome.failure.cause) == ("failed", "bug")
     assert "ZeroDivisionError: by hand" in read_failure(RunFolder(tmp_path, spec.run_id)).message
     assert "by hand" in (outcome.attempt / "log.txt").read_text()
-    assert execute(spec, tmp_path, lambda s, f, p: make_result(int(f.name))).result.attempt == 2
+    assert execute(spec, tmp_path, lambda s, f, p, c: make_result(int(f.name))).result.attempt == 2
 
 
 def test_another_specification_in_the_folder_fails_the_run_by_name(tmp_path, spec, make_result):
     run = RunFolder(tmp_path, spec.run_id)
     write_spec(run, spec)
     run.spec.write_text(run.spec.read_text().replace('"seed": 0', '"seed": 5'))
-    outcome = execute(spec, tmp_path, lambda s, f, p: make_result(int(f.name)))
+    outcome = execute(spec, tmp_path, lambda s, f, p, c: make_result(int(f.name)))
     assert (outcome.status, outcome.failure.cause) == ("failed", "configuration")
     assert '"seed": 5' in outcome.failure.message and not run.result.exists() and not is_alive(run)
 
@@ -71,7 +71,7 @@ def test_a_result_is_published_for_its_own_run_and_once_an_attempt(tmp_path, spe
 def test_files_keep_the_users_umask(tmp_path, spec, make_result):
     before = os.umask(0o002)
     try:
-        execute(spec, tmp_path, lambda s, f, p: make_result(int(f.name)))
+        execute(spec, tmp_path, lambda s, f, p, c: make_result(int(f.name)))
     finally:
         os.umask(before)
     run = RunFolder(tmp_path, spec.run_id)
@@ -80,7 +80,7 @@ def test_files_keep_the_users_umask(tmp_path, spec, make_result):
 
 
 def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
-    def interrupted(given, folder, progress):
+    def interrupted(given, folder, progress, control):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

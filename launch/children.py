@@ -1,0 +1,128 @@
+"""A supervisor's child processes: one for runs of one process, a group of them for a run of several."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch import STOP_SECONDS
+
+
+@contextmanager
+def _ignored(number: signal.Signals) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers can be set by the main thread alone
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+class Child:
+    """One child process and its events."""
+
+    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+        # Slurm sends its warning signal to every process of a job; it is for supervisors, and would end a child. What
+        # is ignored here stays so in the child.
+        with log.open("ab") as stream, _ignored(signal.SIGUSR2):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "launch.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                env={**os.environ, **environment},
+                text=True,
+                bufsize=1,
+                start_new_session=True,
+            )
+        self.events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.events.put(json.loads(line))
+        self.events.put(None)
+
+    def request(self, **fields: Any) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # the child has ended: the end of its events tells
+            self._process.stdin.write(json.dumps(fields) + "\n")
+
+    def next_event(self, seconds: float) -> dict[str, Any] | None:
+        """The next event; {'event': 'waiting'} after `seconds` without one; None once the child has ended."""
+        try:
+            return self.events.get(timeout=seconds)
+        except queue.Empty:
+            return {"event": "waiting"}
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self) -> int:
+        """The exit code of a child whose events have ended."""
+        return self._process.wait()
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """End the child in an orderly way, or by force after so many seconds."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A process that ended without a word: its exit code (negative for a signal) and where it said its last."""
+
+    code: int
+    log: str
+
+
+class ChildGroup:
+    """The processes of one run on this machine; the first of them claims and reports."""
+
+    def __init__(self, children: list[Child], log: Path) -> None:
+        self.lead, self._others, self._log = children[0], children[1:], log
+
+    def follow(self, spec: dict[str, Any], attempt: str) -> None:
+        """The first has begun an attempt: the others join it."""
+        for child in self._others:
+            child.request(spec=spec, follow=attempt)
+
+    def crash(self) -> Crash | None:
+        """The end of one of the others, if one has ended. Their ordinary events are taken off their queues."""
+        for child in self._others:
+            while not child.events.empty():
+                if child.events.get() is None:
+                    return Crash(child.wait(), str(self._log))
+        return None
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Every process stops at its next step boundary, with a checkpoint."""
+        for child in (self.lead, *self._others):
+            child.request(stop=reason)
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        for child in (self.lead, *self._others):
+            child.stop(seconds)

@@ -1,0 +1,109 @@
+"""Launching on a cluster, as the command `launch --profile` does it: what would be submitted, and what was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from launch import scheduler
+from launch.plan import CLAIMED_ELSEWHERE, HELD, Plan
+from launch.profile import Options, Profile, load_profile
+from launch.slurm import Array, arrays, submit
+from tensloradist.errors import UserError
+from tensloradist.results.layout import make_folder
+
+
+def launch_on_cluster(
+    plan: Plan,
+    root: Path,
+    profile_name: str,
+    option_sets: list[str] | None = None,
+    runs_per_task: int | None = None,
+    dry_run: bool = False,
+    snapshot: bool = False,
+) -> None:
+    """Submit what has no result and is not alive or held, say what was left out, and return.
+
+    Raises:
+        UserError: an unknown profile or option set, a site that refuses, a results folder that cannot be used.
+    """
+    console, profile = Console(), load_profile(profile_name)
+    sets = profile.chosen(option_sets)
+    for run in plan.sweep.runs:
+        for options in sets.values():
+            options.layout(run.spec.compute.processes)
+    runs = plan.to_run() + plan.to_watch()
+    _say_left_out(console, plan)
+    if not runs:
+        console.print("Nothing to submit.")
+        return
+    wanted = arrays(runs, sets, root, runs_per_task)
+    for array in wanted:
+        console.print(_described(array, sets[array.options], profile), highlight=False)
+    for warning in site_warnings(profile, sets):
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    if dry_run:
+        console.print("A dry run: nothing was written or submitted.")
+        return
+    make_folder(root)
+    done, folder = submit(plan, runs, root, profile, sets, wanted, snapshot)
+    jobs = ", ".join(entry["job_id"] for entry in done.arrays)
+    console.print(f"Submitted: jobs {jobs}; their files are in {folder}", highlight=False, soft_wrap=True)
+    console.print(f"Follow with: tensloradist status {plan.sweep.name} --watch", highlight=False)
+
+
+def _described(array: Array, options: Options, profile: Profile) -> str:
+    nodes, each = options.layout(array.processes)
+    share = f"up to {array.runs_per_task} each" if array.runs_per_task else "until none is left"
+    what = f"{array.tasks} task{'s' * (array.tasks != 1)} for {array.runs} runs ({share})"
+    asked = [f"{options.time_minutes} min"]
+    if array.processes > 1:
+        asked.append(f"{nodes} nodes × {each} processes")
+    elif options.workers > 1:
+        asked.append(f"{options.workers} workers")
+    if options.gpus_per_node:
+        asked.append(f"{options.gpus_per_node} GPUs a node")
+    parallel = f"at most {min(array.tasks, options.max_parallel)} at once"
+    partition = f"partition {options.partition}" if options.partition else "the default partition"
+    return f"{profile.name}/{array.options}: {what}, {parallel}, on {partition}; a task: {', '.join(asked)}"
+
+
+def _say_left_out(console: Console, plan: Plan) -> None:
+    states = plan.counts()
+    wanted = states.pop("planned", 0) + states.pop(CLAIMED_ELSEWHERE, 0)
+    left = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none"
+    console.print(f"{plan.sweep.name}: {wanted} runs to train; left out: {left}", highlight=False)
+    if states.get(HELD):
+        console.print(f"  held runs go on after: tensloradist release {plan.sweep.name}", highlight=False)
+
+
+def site_warnings(profile: Profile, sets: dict[str, Options]) -> list[str]:
+    """Where the site's own limits, as far as it tells them, are below what the profile asks for.
+
+    Raises:
+        UserError: a partition or an account that the site does not have.
+    """
+    found, warnings = scheduler.limits(), []
+    if found is None:
+        return [f"profile {profile.name} could not be checked: Slurm does not answer here"]
+    accounts = scheduler.accounts()
+    for name, options in sets.items():
+        where = f"profile {profile.name}, option set {name}"
+        if options.account and accounts and options.account not in accounts:
+            raise UserError(f"{where}: account {options.account!r}; the site has {', '.join(sorted(accounts))}")
+        if options.partition is None:
+            continue
+        partition = found.partitions.get(options.partition)
+        if partition is None:
+            raise UserError(
+                f"{where}: partition {options.partition!r}; the site has {', '.join(sorted(found.partitions))}"
+            )
+        limit = partition.max_time_minutes
+        if limit is not None and options.time_minutes > limit:
+            raise UserError(f"{where}: time_minutes: {options.time_minutes} exceeds the partition's {limit:g}")
+        if found.max_array_size and options.max_array_size > found.max_array_size:
+            warnings.append(
+                f"{where}: arrays are split at the site's {found.max_array_size}, not {options.max_array_size}"
+            )
+    return warnings

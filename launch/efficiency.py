@@ -1,0 +1,144 @@
+"""Accounting: what a sweep's jobs asked for against what they used, and what that suggests for the profile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch import scheduler
+from launch.status import latest_manifest, launches
+from tensloradist.errors import UserError
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.publish import read_result
+from tensloradist.results.schema import Result
+
+MARGIN = 1.3  # of what was used, when less is suggested
+LITTLE = 0.5  # of what was asked for: below, less is suggested
+
+
+@dataclass
+class Efficiency:
+    """One option set's jobs: asked for against used. Times in seconds, memory in bytes; None: not recorded."""
+
+    profile: str
+    options: str
+    tasks: int
+    limit_seconds: float
+    longest_seconds: float | None
+    elapsed_seconds: float
+    cpu_share: float | None
+    memory_asked: float | None
+    memory_used: float | None
+    gpus: int
+    suggestions: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Spent:
+    """Where the finished runs' seconds went, and their share of the time that workers were given."""
+
+    runs: int
+    start_seconds: float
+    train_seconds: float
+    evaluate_seconds: float
+    worker_seconds: float
+    device_bytes: int | None
+
+    @property
+    def busy_share(self) -> float | None:
+        """Training and evaluation over what workers were given."""
+        return (self.train_seconds + self.evaluate_seconds) / self.worker_seconds if self.worker_seconds else None
+
+
+def account(name: str, root: Path) -> tuple[list[Efficiency], Spent]:
+    """What a sweep's jobs asked for and used.
+
+    Raises:
+        UserError: it was never launched on a cluster, or sacct does not answer.
+    """
+    arrays = [(launch["profile"], array) for _, launch in launches(name, root) for array in launch["arrays"]]
+    if not arrays:
+        raise UserError(f"{name}: never launched with --profile, so there are no jobs to account for")
+    used = scheduler.usage(array["job_id"] for _, array in arrays)
+    if used is None:
+        raise UserError("sacct does not answer: what jobs used is not known; try again later")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for profile, array in arrays:
+        groups.setdefault((profile, array["options"]), []).append(array)
+    jobs = {key: [use for use in used for array in group if _is_of(use, array)] for key, group in groups.items()}
+    results = _results(name, root)
+    worker_seconds = sum(
+        use.elapsed_seconds * array["workers_per_task"] for _, array in arrays for use in used if _is_of(use, array)
+    )
+    spent = Spent(
+        len(results),
+        sum(result.times.load_seconds for result in results),
+        sum(result.times.train_seconds for result in results),
+        sum(result.times.evaluate_seconds for result in results),
+        worker_seconds,
+        max((result.peak_memory.device_bytes or 0 for result in results), default=0) or None,
+    )
+    return [_of_set(*key, group, jobs[key], spent) for key, group in groups.items()], spent
+
+
+def _is_of(use: scheduler.Usage, array: dict[str, Any]) -> bool:
+    return scheduler.base_id(use.key) == array["job_id"]
+
+
+def _results(name: str, root: Path) -> list[Result]:
+    ids = dict.fromkeys(run.run_id for run in latest_manifest(name, root).runs)
+    paths = [RunFolder(root, run_id).result for run_id in ids]
+    return [read_result(path) for path in paths if path.exists()]
+
+
+def _of_set(
+    profile: str, options: str, arrays: list[dict[str, Any]], jobs: list[scheduler.Usage], spent: Spent
+) -> Efficiency:
+    asked = arrays[-1]["asked"]
+    limit = 60.0 * arrays[-1]["time_limit_minutes"]
+    elapsed = sum(job.elapsed_seconds for job in jobs)
+    cpu = [job.cpu_seconds for job in jobs if job.cpu_seconds is not None]
+    capacity = sum(job.elapsed_seconds * (job.allocated_cpus or 1) for job in jobs if job.cpu_seconds is not None)
+    peaks = [job.peak_memory_bytes for job in jobs if job.peak_memory_bytes]
+    found = Efficiency(
+        profile,
+        options,
+        sum(int(array["tasks"]) for array in arrays),
+        limit,
+        max((job.elapsed_seconds for job in jobs), default=None),
+        elapsed,
+        sum(cpu) / capacity if capacity else None,
+        asked["memory_gb"] * 2**30 if asked["memory_gb"] else None,
+        max(peaks, default=None),
+        int(asked["gpus_per_node"]),
+    )
+    found.suggestions = _suggestions(found, jobs, spent)
+    return found
+
+
+def _suggestions(found: Efficiency, jobs: list[scheduler.Usage], spent: Spent) -> list[str]:
+    said = []
+    if found.memory_asked and found.memory_used and found.memory_used < LITTLE * found.memory_asked:
+        less = max(0.5, math.ceil(2 * MARGIN * found.memory_used / 2**30) / 2)
+        said.append(
+            f"memory_gb: {less:g} would do ({found.memory_used / 2**30:.1f} of {found.memory_asked / 2**30:g} GB used)"
+        )
+    if found.memory_asked and found.memory_used and found.memory_used > 0.9 * found.memory_asked:
+        said.append(f"memory_gb: more than {found.memory_used / 2**30:.1f} is wise: the limit is near")
+    ended = [job.elapsed_seconds for job in jobs if job.state == "COMPLETED"]
+    if ended and max(ended) < LITTLE * found.limit_seconds:
+        minutes = max(2, math.ceil(MARGIN * max(ended) / 60))
+        said.append(
+            f"time_minutes: {minutes} would do (the longest took {max(ended) / 60:.1f}); short jobs start sooner"
+        )
+    if any(job.state == "TIMEOUT" for job in jobs):
+        said.append("signal_lead_seconds: raise it: jobs reached their time limit without an orderly end")
+    if spent.runs and (share := spent.busy_share) is not None and share < LITTLE:
+        each = (spent.train_seconds + spent.evaluate_seconds) / spent.runs
+        said.append(
+            f"runs_per_task: raise it or leave it out: only {100 * share:.0f} % of the workers' time went into runs of "
+            f"{each:.0f} s each"
+        )
+    return said

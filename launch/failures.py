@@ -1,0 +1,75 @@
+"""What a launch's failures lead to: `policy` applied to the attempts on disk, decisions recorded, cells held."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.policy import Decision, decide, to_hold
+from tensloradist.results.holds import hold
+from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.results.publish import read_failure_of
+from tensloradist.results.schema import Failure, ManifestRun
+
+TRIED_AGAIN = ("retry", "retry_smaller")
+
+
+class FailureBook:
+    """The failures of a launch's runs since it began, and what follows from them."""
+
+    def __init__(self, root: Path, runs: Sequence[ManifestRun], baseline: Mapping[str, int]) -> None:
+        self._root, self._baseline = root, baseline
+        self._cells: dict[tuple[str, ...], list[ManifestRun]] = defaultdict(list)
+        for run in runs:
+            self._cells[_cell(run)].append(run)
+
+    def of_launch(self, folder: RunFolder) -> list[Failure]:
+        """The failures of the run's attempts since the launch began, oldest first."""
+        return [f for n in folder.attempt_numbers() if (f := read_failure_of(folder, n)) and self._is_new(folder, n)]
+
+    def _is_new(self, folder: RunFolder, number: int) -> bool:
+        return number > self._baseline[folder.run_id]
+
+    def is_settled(self, folder: RunFolder) -> bool:
+        """Whether the run's failures in this launch leave nothing to try."""
+        failures = self.of_launch(folder)
+        return bool(failures) and decide(failures, {}).action not in TRIED_AGAIN
+
+    def decide(self, run: ManifestRun, folder: RunFolder) -> Decision | None:
+        """Decide on the newest failure, record it in its attempt, and hold the cell where its runs fail alike."""
+        failures = self.of_launch(folder)
+        if not failures:
+            return None
+        decision = decide(failures, self.adjusted(run, folder))
+        record = {"cause": failures[-1].cause, **decision.as_dict()}
+        write_once(folder.attempt(failures[-1].attempt) / "decision.json", json.dumps(record, indent=2) + "\n")
+        self._break_circuit(run)
+        return decision
+
+    def adjusted(self, run: ManifestRun, folder: RunFolder) -> dict[str, Any]:
+        """The run's spec, with the micro-batch that the newest decision on one of its attempts has set."""
+        for number in reversed(folder.attempt_numbers()):
+            path = folder.attempt(number) / "decision.json"
+            if path.exists() and (smaller := json.loads(path.read_text()).get("micro_batch")):
+                return {**run.spec, "compute": {**run.spec["compute"], "micro_batch": smaller}}
+        return run.spec
+
+    def _break_circuit(self, run: ManifestRun) -> None:
+        """Hold what has not begun of a cell whose first runs all failed for one cause."""
+        cell = self._cells[_cell(run)]
+        folders = [RunFolder(self._root, other.run_id) for other in cell]
+        first = {folder.run_id: failures[0] for folder in folders if (failures := self.of_launch(folder))}
+        finished = sum(folder.result.exists() for folder in folders)
+        reason = to_hold(list(first.values()), finished)
+        if reason is None:
+            return
+        for folder in folders:
+            if not folder.result.exists() and folder.run_id not in first:
+                hold(folder, f"{reason} ({run.row}, {run.task})")
+
+
+def _cell(run: ManifestRun) -> tuple[str, ...]:
+    return (run.backbone, run.task, run.row, *(membership.condition for membership in run.conditions))

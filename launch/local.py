@@ -1,0 +1,88 @@
+"""Launching on this machine, as the command `launch` does it: workers until nothing is left, watched, and summed up."""
+
+from __future__ import annotations
+
+import signal
+from collections import defaultdict
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from launch.display import duration
+from launch.plan import Plan, write_manifest
+from launch.submit import LocalLaunch, default_workers
+from launch.watch import Watcher, follow
+from tensloradist.results.layout import make_folder
+
+
+def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: float) -> None:
+    """Train what a checked sweep has left to train, and return when all is done.
+
+    Raises:
+        UserError: the results folder cannot be used.
+        typer.Exit: with code 1, when some runs failed or have not ended.
+    """
+    console = Console()
+    text = ", ".join(f"{number} {state}" for state, number in sorted(plan.counts().items()))
+    console.print(f"{plan.sweep.name}: {len(plan.sweep.runs)} runs ({text}); results in {root}", highlight=False)
+    make_folder(root)
+    if not plan.to_run() and not plan.to_watch():
+        write_manifest(plan.sweep, root)
+        console.print("Nothing to train: every run has a result, is alive elsewhere, or is held.")
+        return
+    if plan.to_watch():
+        console.print(
+            f"{len(plan.to_watch())} runs are claimed on another machine: they are left alone if their heartbeats "
+            f"move, and taken over if those stand still for {takeover_after:g} s",
+            highlight=False,
+        )
+    local = LocalLaunch(plan, root, workers or default_workers(plan), takeover_after)
+    watcher = Watcher(plan, root, local)
+    _interrupt_on_termination()
+    try:
+        local.start()
+        follow(watcher, console)
+    except KeyboardInterrupt:
+        console.print("Stopping: the runs in progress are released; launch again to continue.")
+        raise
+    finally:
+        local.stop()
+    _summarise(watcher, console)
+    console.print(f"{duration(watcher.elapsed_seconds())} in all", highlight=False)
+    if watcher.failures() or local.crashed_workers() or watcher.unfinished()[1]:
+        raise typer.Exit(1)
+
+
+def _interrupt_on_termination() -> None:
+    """A terminated launch, or one whose terminal is closed, stops its workers as an interrupted one does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores the second
+            signal.signal(number, interrupt)
+
+
+def _summarise(watcher: Watcher, console: Console) -> None:
+    """What became of the launch's runs; failures grouped by cause and message."""
+    states = [ended.state for ended in watcher.ended.values()]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "diverged", "failed"))
+    lines = [counts]
+    groups = defaultdict(list)
+    for ended in watcher.failures():
+        groups[ended.cause, ended.message].append(ended)
+    for (cause, message), runs in groups.items():
+        lines.append(f"  {len(runs)} × {cause}: {message}")
+        lines += [
+            f"      {ended.run.task}, {ended.run.row}, seed {ended.run.spec.seed}: {ended.log}" for ended in runs[:3]
+        ]
+    busy, unfinished = watcher.unfinished()
+    if busy:
+        lines.append(f"  {busy} runs are alive elsewhere and were left alone")
+    if unfinished:
+        lines.append(f"  {unfinished} runs have not ended; launch again to continue")
+    lines += [f"  a worker ended: {line}" for line in watcher.launch.crashed_workers()]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

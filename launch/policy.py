@@ -1,0 +1,103 @@
+"""What follows from a failure, by its cause; and the circuit breaker, which holds a cell whose first runs fail alike.
+
+Pure decisions: they depend on the failures alone, so that every worker comes to the same one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from tensloradist.results.schema import Failure
+
+Action = Literal["retry", "retry_smaller", "stop"]
+BREAKER = 3  # runs of a cell that fail first, for one cause, before the rest is held
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How often a run is tried again after failures of one cause in one launch, and what a person can do."""
+
+    retries: int
+    advice: str
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether nothing is wrong with the run itself: it goes on by itself, or with the next launch."""
+        return self.retries == FREE or self is RULES["cancelled"]
+
+
+FREE = 1000  # as often as the site makes it necessary: nothing is wrong with the run
+RULES: dict[str, Rule] = {
+    "preempted": Rule(FREE, "nothing: it goes on from its checkpoint"),
+    "time_limit": Rule(FREE, "nothing: it goes on from its checkpoint; a longer time limit saves restarts"),
+    "node_failure": Rule(FREE, "nothing; if a node comes up often, exclude it in the profile (sbatch: {exclude: …})"),
+    "interrupted": Rule(FREE, "launch again to go on"),
+    "killed": Rule(5, "look for the memory limit first: raise memory_gb in the profile"),
+    "out_of_host_memory": Rule(1, "raise memory_gb in the profile, or lower workers_per_node"),
+    "out_of_device_memory": Rule(8, "the micro-batch was halved each time; larger GPUs need not"),
+    "communication": Rule(3, "check the network interface (NCCL_SOCKET_IFNAME in the profile) and the nodes"),
+    "disk_full": Rule(0, "free space or raise the quota, then launch again: it goes on from its checkpoint"),
+    "bug": Rule(1, "read the log (tensloradist logs RUN) and mend the code; an exception would only come again"),
+    "configuration": Rule(0, "change the sweep file as the message says"),
+    "data_missing": Rule(0, "run `tensloradist fetch`, or correct the path"),
+    "cancelled": Rule(0, "launch again to go on"),
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows from a run's newest failure, and why."""
+
+    action: Action
+    reason: str
+    micro_batch: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def decide(failures: Sequence[Failure], run_spec: Mapping[str, Any]) -> Decision:
+    """What follows from a run's failures in one launch, oldest first.
+
+    Args:
+        run_spec: `compute` and `optimizer` of the run as it was tried last, to halve its micro-batch.
+    """
+    cause = failures[-1].cause
+    rule, times = RULES[cause], sum(failure.cause == cause for failure in failures)
+    if times > rule.retries:
+        tried = f"after {times} failures of this kind" if rule.retries else "never tried again by itself"
+        return Decision("stop", f"{cause}: {tried}; {rule.advice}")
+    if cause == "bug" and failures[-1].traceback is not None:  # only a crash by a signal is worth another try
+        return Decision("stop", f"{cause}: {rule.advice}")
+    if cause == "out_of_device_memory":
+        micro = _micro_batch(run_spec)
+        if micro <= 1:
+            return Decision("stop", f"{cause}: the micro-batch is 1 already; take larger GPUs, or ZeRO")
+        return Decision(
+            "retry_smaller", f"{cause}: micro-batch {micro} → {micro // 2}, accumulated to the same batch", micro // 2
+        )
+    return Decision(
+        "retry", f"{cause}: {'tried again at no cost' if rule.retries == FREE else f'retry {times} of {rule.retries}'}"
+    )
+
+
+def _micro_batch(run_spec: Mapping[str, Any]) -> int:
+    """Examples a process and pass."""
+    compute, optimizer = run_spec.get("compute", {}), run_spec.get("optimizer", {})
+    each = -(-int(optimizer.get("batch_size", 1)) // int(compute.get("processes", 1)))
+    return min(each, int(compute.get("micro_batch") or each))
+
+
+def to_hold(first_failures: Sequence[Failure], finished: int) -> str | None:
+    """Why the rest of a cell should be held, given its runs' first failures; None if it should not.
+
+    A cause that says nothing of the cell (a preemption, a lost node) never holds it, nor does one finished run.
+    """
+    if finished:
+        return None
+    causes = Counter(failure.cause for failure in first_failures if not RULES[failure.cause].goes_on)
+    cause, times = next(iter(causes.most_common(1)), (None, 0))
+    return f"the first {times} runs of the cell failed: {cause}" if times >= BREAKER else None

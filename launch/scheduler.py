@@ -1,0 +1,240 @@
+"""Questions to Slurm, each under a time limit: an absent or silent daemon is no answer (None), never an error.
+
+squeue tells what lives, sacct what has ended; both lag, and neither decides whether a run is done (its result does).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+TIMEOUT_SECONDS = 20.0
+_MOST_JOBS = 400  # in one command line
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, or one element of an array."""
+
+    key: str
+    state: str
+    restart: int = 0
+    node: str = ""
+    reason: str = ""
+    partition: str = ""
+    elapsed_seconds: float | None = None
+    limit_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition's limits; None: without, or not told."""
+
+    max_time_minutes: float | None
+    nodes: int | None = None
+    cpus: int | None = None
+    gpus: int | None = None
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class SiteLimits:
+    """What the controller says of its limits."""
+
+    max_array_size: int | None
+    partitions: dict[str, Partition] = field(default_factory=dict)
+
+
+def available() -> bool:
+    """Whether jobs can be submitted from this machine."""
+    return shutil.which("sbatch") is not None
+
+
+def _ask(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def base_id(key: str) -> str:
+    """The job id of an array element's key: '1234' of '1234_5'."""
+    return key.split("_")[0]
+
+
+def living(job_ids: Iterable[str]) -> dict[str, Job] | None:
+    """Those of the jobs that squeue knows, array elements by themselves; None if it does not answer.
+
+    Ids that Slurm has forgotten are no error, so all of the user's and group's jobs are asked for and filtered.
+    """
+    wanted = {base_id(key) for key in job_ids}
+    if not wanted:
+        return {}
+    layout = "%i|%T|%N|%r|%P|%M|%l|%F|%K"
+    said = _ask("squeue", "-r", "-h", "-a", "-o", layout)
+    restarts = _restarts()
+    if said is None or restarts is None:
+        return None
+    found = {}
+    for line in said.splitlines():
+        key, state, node, reason, partition, elapsed, limit, base, _ = (part.strip() for part in line.split("|"))
+        if base in wanted or base_id(key) in wanted:
+            found[key] = Job(
+                key, state, restarts.get(key, 0), node, reason, partition, _seconds(elapsed), _seconds(limit)
+            )
+    return found
+
+
+def _restarts() -> dict[str, int] | None:
+    said = _ask("squeue", "-h", "-a", "-r", "-O", "JobArrayID:64,RestartCnt:16")
+    if said is None:
+        return None
+    pairs = (line.split() for line in said.splitlines() if len(line.split()) == 2)
+    return {key: int(count) for key, count in pairs if count.isdigit()}
+
+
+def ended(job_ids: Iterable[str]) -> dict[str, Job] | None:
+    """What sacct recorded of jobs, one record a job or element (its last); None if it does not answer."""
+    ids = sorted({base_id(key) for key in job_ids})
+    found: dict[str, Job] = {}
+    for begin in range(0, len(ids), _MOST_JOBS):
+        fields = "JobID,State,NodeList,Reason,Partition,ElapsedRaw,TimelimitRaw,Restarts"
+        said = _ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", fields)
+        if said is None:
+            said = _ask(
+                "sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", fields[:-9]
+            )  # Restarts is newer than some sites' Slurm
+        if said is None:
+            return None
+        for line in said.splitlines():
+            key, state, node, reason, partition, elapsed, limit, *restart = line.split("|")
+            found[key] = Job(
+                key,
+                state.split()[0],
+                int(restart[0]) if restart and restart[0].isdigit() else 0,
+                node,
+                reason,
+                partition,
+                float(elapsed) if elapsed.isdigit() else None,
+                60 * float(limit) if limit.isdigit() else None,
+            )
+    return found
+
+
+def cancel(keys: Iterable[str]) -> str | None:
+    """Cancel jobs or array elements; None if Slurm accepted, else what it said."""
+    wanted = list(keys)
+    if not wanted:
+        return None
+    try:
+        done = subprocess.run(["scancel", *wanted], capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return None if done.returncode == 0 else done.stderr.strip()
+
+
+def limits() -> SiteLimits | None:
+    """The controller's limits; None if it does not answer."""
+    config, shown = _ask("scontrol", "show", "config"), _ask("scontrol", "show", "partition", "-o")
+    if config is None or shown is None:
+        return None
+    size = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
+    partitions = {}
+    for line in shown.splitlines():
+        fields = dict(re.findall(r"(\w+)=(\S*)", line))
+        if "PartitionName" in fields:
+            gpus = re.search(r"gres/gpu=(\d+)", fields.get("TRES", ""))
+            limit = _seconds(fields.get("MaxTime", ""))
+            partitions[fields["PartitionName"]] = Partition(
+                None if limit is None else limit / 60,
+                _integer(fields.get("TotalNodes")),
+                _integer(fields.get("TotalCPUs")),
+                int(gpus.group(1)) if gpus else None,
+                fields.get("State", ""),
+            )
+    return SiteLimits(int(size.group(1)) if size else None, partitions)
+
+
+def accounts() -> set[str] | None:
+    """The accounts that this user may charge; None where accounting does not tell."""
+    said = _ask("sacctmgr", "-n", "-P", "show", "assoc", "where", f"user={_user()}", "format=account")
+    found = {line.strip() for line in (said or "").splitlines()} - {""}
+    return found or None
+
+
+def _user() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
+def _integer(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None
+
+
+def _seconds(text: str) -> float | None:
+    """Seconds of Slurm's days-hours:minutes:seconds; None for UNLIMITED and what is not a time."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one job or array element used, by sacct; None: not recorded."""
+
+    key: str
+    state: str
+    elapsed_seconds: float
+    cpu_seconds: float | None
+    allocated_cpus: int | None
+    peak_memory_bytes: float | None
+
+
+def usage(job_ids: Iterable[str]) -> list[Usage] | None:
+    """What jobs that have begun used, their restarts apart; None if sacct does not answer."""
+    ids = sorted({base_id(key) for key in job_ids})
+    found = []
+    for begin in range(0, len(ids), _MOST_JOBS):
+        fields = "JobID,State,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS"
+        said = _ask("sacct", "-n", "-P", "-D", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", fields)
+        if said is None:
+            return None
+        peaks: list[float] = []
+        lines = [line.split("|") for line in said.splitlines()]
+        for key, state, elapsed, cpu, cpus, peak in reversed(lines):  # a job's steps follow it
+            if "." in key:
+                peaks += [_bytes(peak)] if peak else []
+            else:
+                if float(elapsed or 0) > 0:
+                    found.append(
+                        Usage(
+                            key,
+                            state.split()[0],
+                            float(elapsed),
+                            _cpu_seconds(cpu),
+                            _integer(cpus),
+                            max(peaks, default=None),
+                        )
+                    )
+                peaks = []
+    return found[::-1]
+
+
+def _bytes(text: str) -> float:
+    """Bytes of sacct's 1234K, 5.6M, 7G."""
+    factors = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    return float(text[:-1]) * factors[text[-1]] if text[-1] in factors else float(text)
+
+
+def _cpu_seconds(text: str) -> float | None:
+    """Seconds of sacct's TotalCPU, which has fractions: 01:02:03 or 02:03.456."""
+    whole, _, fraction = text.partition(".")
+    seconds = _seconds(whole)
+    return None if seconds is None else seconds + float(f"0.{fraction or 0}")

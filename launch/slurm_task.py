@@ -1,0 +1,135 @@
+"""What a Slurm task runs: one worker, or as many as the job has GPUs, or one rank of a multi-process run.
+
+Signals: SIGUSR2 comes before the time limit, and on preemption where the site asks for it; SIGTERM on preemption
+elsewhere. The handlers, installed after submitit's, set a flag; the runs in progress stop at their next step boundary
+with a checkpoint, and the task ends with the exit code that puts its job back into the queue.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from launch import scheduler
+from launch.board import Board, NodeGroup, Place, follow
+from launch.submission import Submission
+from launch.worker import Worker
+from tensloradist.results.schema import Cause
+
+REQUEUE_CODE = 85  # the batch script puts the job back into the queue when a task ends with it, or by a signal
+ASK_SECONDS = 15.0  # between questions to squeue, by one worker
+
+
+def run_task(submission: str) -> None:
+    """What submitit runs: tiny, importable, its argument just a path."""
+    path = Path(submission)
+    place, known = Place.here(), Submission.read(path)
+    if place.tasks > 1:
+        wants_requeue = _one_rank(path, place)
+    elif known.workers > 1:
+        wants_requeue = _several_workers(path, place, known)
+    else:
+        wants_requeue = _one_worker(path, f"{place.job}.{place.restart}.0")
+    if wants_requeue and known.requeue:
+        sys.exit(REQUEUE_CODE)
+
+
+def _one_worker(path: Path, name: str, device: int = 0) -> bool:
+    worker = Worker(path, name, device, job_alive=JobsAlive(path.parent))
+    _on_signals(worker.submission, lambda cause: setattr(worker, "told", worker.told or cause))
+    return worker.drain()
+
+
+def _several_workers(path: Path, place: Place, known: Submission) -> bool:
+    """A process for each worker of this job; signals are passed on to them."""
+    names = [f"{place.job}.{place.restart}.{index}" for index in range(known.workers)]
+    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    workers = []
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # inherited, so that a signal before a worker's own handler kills nobody
+    for index, name in enumerate(names):
+        environment = dict(os.environ)
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+        command = [sys.executable, "-m", "launch.slurm_task", str(path), name]
+        workers.append(subprocess.Popen(command, env=environment, start_new_session=True))
+
+    def pass_on(cause: Cause) -> None:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGUSR2)
+
+    _on_signals(known, pass_on)
+    codes = [worker.wait() for worker in workers]
+    bad = [code for code in codes if code not in (0, REQUEUE_CODE)]
+    if bad and all(code > 0 for code in bad) and REQUEUE_CODE not in codes:
+        raise RuntimeError(f"of {len(workers)} workers, {len(bad)} ended with {bad}; see {path.parent}")
+    return REQUEUE_CODE in codes or bool(bad)
+
+
+def _one_rank(path: Path, place: Place) -> bool:
+    """The first task leads with a worker, the others follow."""
+    board, name = Board(path.parent, place), f"{place.job}.{place.restart}.{place.rank}"
+    if place.rank:
+        told: list[str] = []
+        _on_signals(Submission.read(path), told.append)
+        follow(board, place, path.parent / f"worker-{name}.err", lambda: told[0] if told else None)
+        return False
+    worker = Worker(path, name, job_alive=JobsAlive(path.parent), make_group=lambda: next(groups))
+
+    def made():  # type: ignore[no-untyped-def]  # a generator of groups, one for each run
+        number = 0
+        while True:
+            number += 1
+            child = worker._start_child(0, place.local_tasks, **place.environment(number))
+            yield NodeGroup(board, number, child)
+
+    groups = made()
+    _on_signals(worker.submission, lambda cause: setattr(worker, "told", worker.told or cause))
+    try:
+        return worker.drain()
+    finally:
+        board.end()
+
+
+def _on_signals(submission: Submission, say: Callable[[Cause], None]) -> None:
+    """Call `say` with the reason when Slurm signals this task."""
+    began = time.monotonic()
+
+    def handle(number: int, frame: object) -> None:
+        limit = submission.job_seconds
+        # Slurm rounds: the signal may come up to a minute early.
+        near = limit is not None and time.monotonic() - began > limit - submission.lead_seconds - 75
+        say("time_limit" if near and number == signal.SIGUSR2 else "preempted")
+
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, handle)
+
+
+class JobsAlive:
+    """Whether a Slurm job, at a restart count, may still run: one squeue for all workers' questions in a while."""
+
+    def __init__(self, folder: Path) -> None:
+        self._asked = -ASK_SECONDS
+        self._folder = folder
+        self._answers: dict[str, scheduler.Job] | None = None
+        self._keys: set[str] = set()
+
+    def __call__(self, job: str, restart: int) -> bool | None:
+        if job not in self._keys or time.monotonic() - self._asked > ASK_SECONDS:
+            self._keys.add(job)
+            self._answers, self._asked = scheduler.living(sorted(self._keys)), time.monotonic()
+        if self._answers is None:
+            return None
+        found = self._answers.get(job)
+        return found is not None and found.restart <= restart and found.state not in ("PENDING", "REQUEUED")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the task passes on what concerns its workers
+    sys.exit(REQUEUE_CODE if _one_worker(Path(sys.argv[1]), sys.argv[2]) else 0)

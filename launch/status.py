@@ -1,0 +1,307 @@
+"""What a sweep's files say of its runs and jobs: truth in the order result, claim, one squeue, then sacct.
+
+Results alone make a run done; Slurm's word is only about jobs, and its silence changes nothing. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch import scheduler
+from launch.policy import RULES
+from launch.submission import read_manifest
+from tensloradist.config import read_sweep
+from tensloradist.errors import UserError, unknown
+from tensloradist.results.attempts import read_attempt, read_end
+from tensloradist.results.claims import HEARTBEAT_SECONDS, highest_claim, owner_of, ownership
+from tensloradist.results.holds import held
+from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.results.publish import read_failure_of
+from tensloradist.results.schema import Manifest, ManifestRun
+from tensloradist.shipped import find_shipped
+
+OVER = ("finished", "diverged")
+
+
+@dataclass
+class RunStatus:
+    """One run: `state` is finished, diverged, running, claimed, failed, held, broken or planned."""
+
+    run_id: str
+    row: str
+    backbone: str
+    task: str
+    condition: str
+    seed: int
+    state: str
+    processes: int = 1
+    attempts: int = 0
+    score: float | None = None
+    step: int | None = None
+    steps: int | None = None
+    seconds: float = 0.0
+    wasted_seconds: float = 0.0
+    cause: str | None = None
+    message: str | None = None
+    host: str | None = None
+    log: str | None = None
+    duplicates: int = 0
+    duplicates_differ: int = 0
+    wasted_by_cause: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class JobsStatus:
+    """The sweep's Slurm jobs: counts by state, and those that were cancelled before they began."""
+
+    answers: bool
+    counts: dict[str, int] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SweepStatus:
+    """A sweep's state, as `status --json` prints it."""
+
+    name: str
+    runs: list[RunStatus]
+    jobs: JobsStatus | None
+    gpus: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    def counts(self) -> Counter[str]:
+        return Counter(run.state for run in self.runs)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is at work or waits for a job."""
+        working = any(run.state in ("running", "claimed") for run in self.runs)
+        waiting = any(run.state == "planned" for run in self.runs)
+        jobs = self.jobs is not None and any(self.jobs.counts.get(state) for state in ("pending", "running"))
+        return working or (waiting and jobs)
+
+    def remaining_seconds(self) -> float | None:
+        """At the durations recorded, with as many workers as are at work now; None where either is unknown."""
+        durations = [run.seconds for run in self.runs if run.state in OVER and run.seconds]
+        working = sum(run.state == "running" for run in self.runs)
+        if not durations or not working:
+            return None
+        left = sum(
+            1 - (run.step or 0) / run.steps if run.steps else 1.0
+            for run in self.runs
+            if run.state in ("running", "planned", "claimed")
+        )
+        return statistics.median(durations) * left / working
+
+    def to_json(self) -> str:
+        data = asdict(self)
+        data["counts"], data["remaining_seconds"] = dict(self.counts()), self.remaining_seconds()
+        return json.dumps(data, indent=1)
+
+
+def sweep_name(source: str, root: Path) -> str:
+    """The name of a sweep that was launched here, given by its file or by its name.
+
+    Raises:
+        UserError: it was never launched into this results folder; lists those that were.
+    """
+    name = source
+    if not sweep_folder(root, source).is_dir():
+        path = Path(source)
+        if path.suffix in (".yaml", ".yml") or path.is_file():
+            name = str(read_sweep(find_shipped("sweeps", source)).get("name"))
+    if not (sweep_folder(root, name) / "latest").is_file():
+        launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]
+        raise UserError(f"{unknown('launched sweep', name, launched)} Results folder: {root}")
+    return name
+
+
+def latest_manifest(name: str, root: Path) -> Manifest:
+    """The newest manifest of a launched sweep."""
+    folder = sweep_folder(root, name)
+    return read_manifest(folder / f"{(folder / 'latest').read_text().strip()}.json")
+
+
+def collect(name: str, root: Path) -> SweepStatus:
+    """The state of every run of a sweep's newest manifest, and of its jobs.
+
+    Raises:
+        UserError: a manifest, claim or record that cannot be read.
+    """
+    manifest = latest_manifest(name, root)
+    jobs = job_ids(name, root)
+    living = scheduler.living(jobs) if jobs and scheduler.available() else None
+    alive = _alive_by(living)
+    runs = [_run_status(RunFolder(root, run.run_id), run, alive) for run in manifest.runs]
+    warnings = []
+    if jobs and living is None:
+        warnings.append("Slurm does not answer: what follows is what the files say")
+    broken = [run.run_id for run in runs if run.state == "broken"]
+    if broken:
+        warnings.append(f"{len(broken)} results are broken ({', '.join(broken[:3])}); launch again to train them anew")
+    differ = sum(run.duplicates_differ for run in runs)
+    if differ:
+        warnings.append(f"{differ} duplicate results differ from the published ones")
+    gpus = any(array["asked"]["gpus_per_node"] for _, launch in launches(name, root) for array in launch["arrays"])
+    return SweepStatus(name, runs, _jobs_status(name, root, jobs, living) if jobs else None, gpus, warnings)
+
+
+def _alive_by(living: dict[str, scheduler.Job] | None) -> Any:
+    """Whether a claim's Slurm job may still run, for `ownership`."""
+
+    def alive(job: str, restart: int) -> bool | None:
+        if living is None:
+            return None
+        found = living.get(job)
+        return found is not None and found.restart <= restart and found.state in ("RUNNING", "COMPLETING", "SUSPENDED")
+
+    return alive
+
+
+def _run_status(folder: RunFolder, run: ManifestRun, alive: Any) -> RunStatus:
+    conditions = ", ".join(member.condition for member in run.conditions)
+    status = RunStatus(run.run_id, run.row, run.backbone, run.task, conditions, int(run.spec["seed"]), "planned")
+    status.processes = int(run.spec["compute"]["processes"])
+    if not folder.path.is_dir():
+        return status
+    numbers = folder.attempt_numbers()
+    status.attempts = len(numbers)
+    _account(folder, numbers, status)
+    result = _quick_result(folder)
+    if result is not None:
+        status.state = str(result["state"])
+        status.score = result["metrics"]["score"]
+        status.step = status.steps = result["times"]["steps"]
+        return status
+    if folder.result.exists():
+        status.state = "broken"
+    elif held(folder) is not None:
+        status.state, status.message = "held", str((held(folder) or {}).get("reason"))
+    elif (owner := ownership(folder, alive)) != "free":
+        number = highest_claim(folder)
+        status.state = "running" if owner == "alive" or _job_runs(folder, number, alive) else "claimed"
+        status.host = owner_of(folder, number).host
+        status.step, status.steps = _progress(folder.attempt(number))
+    elif numbers and (failure := read_failure_of(folder, numbers[-1])) is not None:
+        status.cause, status.message = failure.cause, failure.message
+        status.state = "planned" if RULES[failure.cause].goes_on else "failed"
+        record = read_attempt(folder.attempt(numbers[-1]))
+        status.host = record.host if record else None
+        status.log = str(folder.attempt(numbers[-1]) / "log.txt")
+    return status
+
+
+def _job_runs(folder: RunFolder, number: int, alive: Any) -> bool:
+    owner = owner_of(folder, number)
+    return owner.job is not None and alive(owner.job, owner.restart) is True
+
+
+def _quick_result(folder: RunFolder) -> dict[str, Any] | None:
+    """A result that is whole and this run's; the schema was checked when it was written."""
+    try:
+        data = json.loads(folder.result.read_bytes())
+        sound = data["run_id"] == folder.run_id and data["state"] in OVER and "score" in data["metrics"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return data if sound else None
+
+
+def _progress(attempt: Path) -> tuple[int | None, int | None]:
+    """(updates done, of how many) by the last whole line of metrics.jsonl that says it."""
+    path = attempt / "metrics.jsonl"
+    if not path.exists():
+        return None, None
+    for line in reversed(path.read_bytes().splitlines()[-50:]):
+        try:
+            record = json.loads(line)
+        except ValueError:  # torn, or being written
+            continue
+        if "steps" in record:
+            return record["step"], record["steps"]
+    return None, None
+
+
+def _account(folder: RunFolder, numbers: list[int], status: RunStatus) -> None:
+    """Seconds that the run's attempts took, and what of it was lost: work that no later attempt went on from."""
+    for place, number in enumerate(numbers):
+        attempt = folder.attempt(number)
+        record, end = read_attempt(attempt), read_end(attempt)
+        if record is None:
+            continue
+        # One host's clock for both times; of a killed attempt the number of heartbeats is what is known.
+        seconds = end.ended - record.started if end else _beats(folder, number) * HEARTBEAT_SECONDS
+        status.seconds += seconds
+        if end is not None and end.state == "duplicate":
+            status.duplicates += 1
+            status.duplicates_differ += not _same_metrics(attempt / "result.json", folder.result)
+        if end is None or end.state == "failed":
+            following = read_attempt(folder.attempt(numbers[place + 1])) if place + 1 < len(numbers) else None
+            went_on = following is not None and following.resumed_from is not None
+            begun = record.resumed_from.step if record.resumed_from else 0
+            kept = following.resumed_from.step - begun if went_on and following and following.resumed_from else 0
+            done = end.steps - begun if end and end.steps else kept
+            lost = seconds * (1 - min(1.0, max(0, kept) / done) if done > 0 else 1.0)
+            failure = read_failure_of(folder, number)
+            if following is not None or failure is not None:
+                cause = failure.cause if failure else "killed"
+                status.wasted_seconds += lost
+                status.wasted_by_cause[cause] = status.wasted_by_cause.get(cause, 0.0) + lost
+
+
+def _beats(folder: RunFolder, number: int) -> int:
+    path = folder.path / f"heartbeat.{number:04d}"
+    text = path.read_text() if path.exists() else ""
+    return max(0, int(text) - 1) if text.isdigit() else 0
+
+
+def _same_metrics(first: Path, second: Path) -> bool:
+    try:
+        return bool(json.loads(first.read_bytes())["metrics"] == json.loads(second.read_bytes())["metrics"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def launches(name: str, root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(folder, slurm.json) of each launch of a sweep that Slurm accepted, oldest first."""
+    for path in sorted((sweep_folder(root, name) / "launches").glob("*/slurm.json")):
+        yield path.parent, json.loads(path.read_text())
+
+
+def job_ids(name: str, root: Path) -> list[str]:
+    """The Slurm jobs of all launches of a sweep."""
+    return [array["job_id"] for _, launch in launches(name, root) for array in launch["arrays"]]
+
+
+def _elements(name: str, root: Path) -> Iterable[tuple[Path, str]]:
+    """(launch folder, key) of each job or array element that was submitted."""
+    for folder, launch in launches(name, root):
+        for array in launch["arrays"]:
+            tasks = int(array["tasks"])
+            keys = [array["job_id"]] if tasks == 1 else [f"{array['job_id']}_{task}" for task in range(tasks)]
+            yield from ((folder, key) for key in keys)
+
+
+def _jobs_status(name: str, root: Path, ids: list[str], living: dict[str, scheduler.Job] | None) -> JobsStatus:
+    counts: Counter[str] = Counter(job.state.lower() for job in (living or {}).values())
+    gone = [(folder, key) for folder, key in _elements(name, root) if key not in (living or {})]
+    ended = scheduler.ended(ids) if living is not None and gone else None
+    cancelled = []
+    states: dict[str, int] = defaultdict(int)
+    for folder, key in gone if ended is not None else ():
+        record = ended.get(key) if ended else None
+        # A pending element that was cancelled leaves no record at all, nor has it a worker's file.
+        unbegun = record is None and not list(folder.glob(f"worker-{key}.*.json"))
+        if unbegun or (record is not None and record.state.startswith("CANCELLED")):
+            cancelled.append(key)
+        elif record is not None:
+            states[record.state.lower()] += 1
+    counts.update(states)
+    return JobsStatus(
+        living is not None, dict(counts) | ({"cancelled": len(cancelled)} if cancelled else {}), cancelled
+    )

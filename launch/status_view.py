@@ -1,0 +1,111 @@
+"""A sweep's status as people read it: a table cell × seed, time left, hours spent, failures and what to do."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from launch.display import SYMBOLS, duration
+from launch.policy import RULES
+from launch.status import OVER, RunStatus, SweepStatus
+
+MOST_CELLS = 60  # rows of the table; beyond them cells that are done are left out
+EXAMPLES = 3  # runs named for each kind of failure
+
+
+def render(status: SweepStatus) -> RenderableType:
+    """Everything that `tensloradist status` shows."""
+    parts: list[RenderableType] = [_cells(status), Text(_progress(status))]
+    if status.jobs is not None:
+        states = ", ".join(f"{number} {state}" for state, number in sorted(status.jobs.counts.items()))
+        parts.append(Text(f"Slurm jobs: {states or ('none left' if status.jobs.answers else 'no answer')}"))
+    parts += [Text(line) for line in _hours(status)]
+    parts += [Text(line) for line in _failures(status)]
+    held: dict[str, int] = defaultdict(int)
+    for run in status.runs:
+        if run.state == "held":
+            held[run.message or ""] += 1
+    for reason, number in held.items():
+        parts.append(Text(f"‖ {number} held: {reason}. To let them go on: tensloradist release {status.name}"))
+    return Group(*parts, *(Text(f"warning: {warning}", style="yellow") for warning in status.warnings))
+
+
+def _cells(status: SweepStatus) -> Table:
+    rows: dict[tuple[str, ...], list[RunStatus]] = defaultdict(list)
+    for run in status.runs:
+        rows[run.backbone, run.task, run.row, run.condition].append(run)
+    done = [key for key, runs in rows.items() if all(run.state == "finished" for run in runs)]
+    hidden = set(done) if len(rows) > MOST_CELLS else set()
+    table = Table(box=None, pad_edge=False)
+    for name in ("backbone", "task", "method", "condition", "seeds", "done"):
+        table.add_column(name, justify="right" if name == "done" else "left")
+    for key, runs in rows.items():
+        if key in hidden:
+            continue
+        marks = Text()
+        for run in sorted(runs, key=lambda run: run.seed):
+            marks.append(*SYMBOLS[run.state])
+        table.add_row(*key, marks, f"{sum(run.state in OVER for run in runs)}/{len(runs)}")
+    if hidden:
+        table.caption = f"{len(hidden)} cells are finished and not shown"
+    return table
+
+
+def _progress(status: SweepStatus) -> str:
+    counts = status.counts()
+    over = sum(counts[state] for state in OVER)
+    parts = [f"{number} {state}" for state, number in sorted(counts.items())]
+    line = f"{status.name}: {over} of {len(status.runs)} runs ({', '.join(parts)})"
+    left = status.remaining_seconds()
+    running = [run for run in status.runs if run.state == "running"]
+    if left is not None:
+        line += f"; about {duration(left)} left at this pace ({len(running)} at work)"
+    for run in running[:4]:
+        where = f"step {run.step} of {run.steps}" if run.steps else "loading"
+        line += f"\n  ▶ {run.task}, {run.row}, seed {run.seed} on {run.host}: {where}"
+    return line
+
+
+def _hours(status: SweepStatus) -> list[str]:
+    unit = "GPU-hours" if status.gpus else "process-hours"
+    spent = sum(run.seconds * run.processes for run in status.runs) / 3600
+    if not spent:
+        return []
+    wasted: dict[str, float] = defaultdict(float)
+    for run in status.runs:
+        for cause, seconds in run.wasted_by_cause.items():
+            wasted[cause] += seconds * run.processes / 3600
+    line = f"{unit}: {spent:.2f} spent, {sum(wasted.values()):.2f} of them wasted"
+    by_cause = ", ".join(f"{cause} {hours:.2f}" for cause, hours in sorted(wasted.items(), key=lambda item: -item[1]))
+    return [line + (f" ({by_cause})" if by_cause else "")]
+
+
+def _failures(status: SweepStatus) -> list[str]:
+    """Failed runs by cause and message: count, nodes, the first line of the log, and what to do."""
+    groups: dict[tuple[str, str], list[RunStatus]] = defaultdict(list)
+    for run in status.runs:
+        if run.state == "failed" and run.cause:
+            groups[run.cause, run.message or ""].append(run)
+    lines = []
+    for (cause, message), runs in sorted(groups.items(), key=lambda item: -len(item[1])):
+        nodes = sorted({run.host for run in runs if run.host})
+        lines.append(f"✗ {len(runs)} × {cause}: {message}")
+        lines.append(f"    nodes: {', '.join(nodes[:6]) or 'unknown'}{' …' if len(nodes) > 6 else ''}")
+        for run in runs[:EXAMPLES]:
+            lines.append(f"    {run.task}, {run.row}, seed {run.seed} ({run.run_id}): {run.log}")
+        if first := next((line for run in runs if (line := first_log_line(run.log))), None):
+            lines.append(f"    log: {first}")
+        lines.append(f"    to do: {RULES[cause].advice}; then: tensloradist retry {status.name} --cause {cause}")
+    return lines
+
+
+def first_log_line(log: str | None) -> str | None:
+    """The first line of an attempt's log that is an error or a warning; None where there is none."""
+    if log is None or not Path(log).exists():
+        return None
+    lines = Path(log).read_text(errors="replace").splitlines()
+    return next((line for line in lines if " ERROR " in line or " WARNING " in line), lines[0] if lines else None)

@@ -1,0 +1,116 @@
+"""Steering a launched sweep: which of its runs are meant, holding and releasing them, cancelling its jobs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch import scheduler
+from launch.status import collect, job_ids, latest_manifest, launches
+from tensloradist.errors import UserError, unknown
+from tensloradist.results.holds import hold, release_hold
+from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.results.schema import ManifestRun
+
+
+def chosen(
+    name: str, root: Path, run_ids: list[str] | None = None, methods: list[str] | None = None
+) -> list[ManifestRun]:
+    """The runs of a sweep that have one of the ids (or beginnings of ids) and one of the methods; all without either.
+
+    Raises:
+        UserError: an id or a method that the sweep does not have.
+    """
+    runs = list(latest_manifest(name, root).runs)
+    rows = sorted({run.row for run in runs})
+    for method in methods or ():
+        if method not in rows:
+            raise UserError(unknown("method", method, rows))
+    for wanted in run_ids or ():
+        if not any(run.run_id.startswith(wanted) for run in runs):
+            raise UserError(f"run {wanted!r}: the sweep {name} has none whose id begins so (`status {name} --json`)")
+    return [
+        run
+        for run in runs
+        if (not run_ids or any(run.run_id.startswith(wanted) for wanted in run_ids))
+        and (not methods or run.row in methods)
+    ]
+
+
+def find_run(wanted: str, root: Path) -> RunFolder:
+    """The one run of a results folder whose id begins so.
+
+    Raises:
+        UserError: none, or several.
+    """
+    folder = root / "runs"
+    found = sorted(path.name for path in folder.glob(f"{wanted}*") if path.is_dir()) if wanted else []
+    if len(found) == 1 or wanted in found:
+        return RunFolder(root, wanted if wanted in found else found[0])
+    if not found:
+        raise UserError(f"run {wanted!r}: none in {folder} has an id that begins so (`status SWEEP --json` lists them)")
+    raise UserError(f"run {wanted!r}: {len(found)} ids begin so ({', '.join(found[:4])}, …); give more of it")
+
+
+def hold_runs(root: Path, runs: list[ManifestRun], reason: str) -> int:
+    """Hold what has no result and is not held yet; returns how many."""
+    folders = [RunFolder(root, run.run_id) for run in runs]
+    return sum(hold(folder, reason) for folder in folders if not folder.result.exists())
+
+
+def release_runs(root: Path, runs: list[ManifestRun]) -> int:
+    """Release held runs; returns how many."""
+    return sum(release_hold(RunFolder(root, run.run_id)) for run in runs)
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """What was told to stop: Slurm jobs, and launches on some machine that look for a file."""
+
+    jobs: list[str]
+    local: int
+
+
+def cancel(name: str, root: Path) -> Cancelled:
+    """Stop a sweep's workers everywhere: the runs in progress end with a checkpoint, pending jobs disappear.
+
+    Raises:
+        UserError: Slurm does not answer, or refuses; the files that tell workers to stop are written by then.
+    """
+    ids = set(job_ids(name, root))
+    submitted = {folder for folder, _ in launches(name, root)}
+    local = 0
+    for folder in sorted((root / "sweeps" / name / "launches").glob("*")):
+        if folder in submitted or _is_at_work(folder):
+            local += write_once(folder / "stop", "") and folder not in submitted
+    if not ids:
+        return Cancelled([], local)
+    living = scheduler.living(ids)
+    if living is None:
+        raise UserError(
+            "Slurm does not answer: its jobs were not cancelled, but workers that run will stop by themselves"
+        )
+    keys = sorted(living)
+    said = scheduler.cancel(sorted({scheduler.base_id(key) for key in keys}))
+    if said is not None:
+        raise UserError(f"Slurm refused to cancel: {said}; workers that run will stop by themselves")
+    return Cancelled(keys, local)
+
+
+def _is_at_work(folder: Path) -> bool:
+    """Whether one of a launch's workers has not said its last word."""
+    return any(json.loads(path.read_text())["state"] != "ended" for path in folder.glob("worker-*.json"))
+
+
+def failed_runs(name: str, root: Path, cause: str | None) -> set[str]:
+    """The ids of runs whose last attempt failed, for one cause or any.
+
+    Raises:
+        UserError: a cause that no run failed for; names those that there are.
+    """
+    failed = [run for run in collect(name, root).runs if run.state == "failed"]
+    causes = sorted({run.cause for run in failed if run.cause})
+    if cause is not None and cause not in causes:
+        raise UserError(f"--cause {cause}: no run of {name} failed for it; causes there: {', '.join(causes) or 'none'}")
+    return {run.run_id for run in failed if cause is None or run.cause == cause}

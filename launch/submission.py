@@ -1,0 +1,79 @@
+"""What a worker needs to know, as immutable files: submitted functions get their path, never objects."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tensloradist.errors import UserError
+from tensloradist.results.claims import STILL_SECONDS
+from tensloradist.results.schema import Manifest
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One launch's runs, and how its workers go about them.
+
+    Attributes:
+        manifest, root: the manifest's file, and the results folder.
+        threads: CPU threads a worker.
+        devices: the machine's GPUs, dealt to workers in turn; empty under Slurm, where each job sees its own.
+        baseline: run_id -> its highest claim when the launch began, for the runs to be trained.
+        still_seconds: how long the heartbeat of an owner elsewhere must stand still before its run is taken over.
+        processes: train runs of so many processes alone; None: of any.
+        workers: a job's workers, for runs of one process.
+        runs_per_worker: after so many a worker ends; None: when nothing is left.
+        job_seconds: the job's time limit; None: without.
+        lead_seconds: before that limit, workers stop.
+        requeue: whether a job that is stopped goes back to the queue.
+        stage: the node-local folder for copies of data and backbone, as the profile writes it.
+    """
+
+    manifest: str
+    root: str
+    threads: int
+    devices: tuple[str, ...] = ()
+    baseline: dict[str, int] = field(default_factory=dict)
+    still_seconds: float = STILL_SECONDS
+    processes: int | None = None
+    workers: int = 1
+    runs_per_worker: int | None = None
+    job_seconds: float | None = None
+    lead_seconds: float = 0.0
+    requeue: bool = False
+    stage: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Submission:
+        data = json.loads(path.read_text())
+        return cls(**{**data, "devices": tuple(data["devices"])})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def manifest_digest(text: str) -> str:
+    """What a manifest's file is named by."""
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A manifest as it was written.
+
+    Raises:
+        UserError: unreadable, of another version, or edited since (its name is the hash of its text).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        manifest = Manifest.model_validate_json(text)
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise UserError(f"{path}: cannot be read as a manifest ({str(error).splitlines()[0]})") from error
+    if manifest_digest(text) != path.stem:
+        raise UserError(
+            f"{path}: the manifest was edited after it was written; change the sweep file and launch again instead"
+        )
+    return manifest

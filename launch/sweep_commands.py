@@ -1,0 +1,268 @@
+"""The commands on a launched sweep: status, cancel, retry, hold, release, logs, why, bundle, efficiency."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.cli import ProfileOption, ResultsOption
+
+SweepArgument = Annotated[str, typer.Argument(help="A sweep file, or the name of a launched sweep.")]
+RunArgument = Annotated[str, typer.Argument(help="A run's id, or the beginning of one.")]
+RunsOption = Annotated[list[str] | None, typer.Option("--run", help="Only this run (repeat for more).")]
+MethodsOption = Annotated[list[str] | None, typer.Option("--method", help="Only this row of the tables (repeat).")]
+
+
+def status(
+    sweep: SweepArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until nothing is left to do, or Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=2, help="Seconds between two looks of --watch.")] = 30.0,
+    json: Annotated[bool, typer.Option("--json", help="Every run, the jobs and the counts, as JSON.")] = False,
+    results: ResultsOption = None,
+) -> None:
+    """Show a sweep's runs, cell × seed, with progress, time left, hours spent, and failures with what to do.
+
+    From the files first, with one squeue; sacct only for jobs that squeue has forgotten.
+
+    Examples:
+
+        tensloradist status my_sweep --watch
+
+        tensloradist status my_sweep --json | jq .counts
+    """
+    import time
+
+    from rich.console import Console
+
+    from launch.status import collect, sweep_name
+    from launch.status_view import render
+    from tensloradist.results.layout import results_root
+
+    root = results_root(results)
+    name = sweep_name(sweep, root)
+    if json:
+        sys.stdout.write(collect(name, root).to_json() + "\n")
+        return
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    if not watch:
+        console.print(render(collect(name, root)))
+        return
+    if not console.is_terminal:
+        while True:
+            found = collect(name, root)
+            console.print(render(found))
+            if not found.is_open:
+                return
+            time.sleep(every)
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            found = collect(name, root)
+            live.update(render(found), refresh=True)
+            if not found.is_open:
+                return
+            time.sleep(every)
+
+
+def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
+    """Cancel a sweep's jobs and stop its workers; the runs in progress keep a checkpoint. `launch` goes on from there.
+
+    Example:
+
+        tensloradist cancel my_sweep
+    """
+    from launch import steering
+    from launch.status import sweep_name
+    from tensloradist.results.layout import results_root
+
+    root = results_root(results)
+    done = steering.cancel(sweep_name(sweep, root), root)
+    typer.echo(f"Cancelled {len(done.jobs)} Slurm jobs; {done.local} launches without Slurm were told to stop.")
+
+
+def retry(
+    sweep: Annotated[str, typer.Argument(help="The sweep file, or the name of a shipped sweep.")],
+    cause: Annotated[
+        str | None, typer.Option(help="Only runs that failed for this cause, as `status` names it.")
+    ] = None,
+    profile: ProfileOption = None,
+    results: ResultsOption = None,
+) -> None:
+    """Launch again the runs that failed, and no others; on a cluster with --profile, else here.
+
+    Examples:
+
+        tensloradist retry my_sweep --cause out_of_host_memory --profile my_site.yaml
+
+        tensloradist retry demo
+    """
+    from launch import steering
+    from launch.cli import launch_runs
+    from launch.status import sweep_name
+    from tensloradist.results.layout import results_root
+
+    root = results_root(results)
+    only = steering.failed_runs(sweep_name(sweep, root), root, cause)
+    if not only:
+        typer.echo("No run has failed.")
+        return
+    launch_runs(sweep, results, profile, only=only)
+
+
+def hold(
+    sweep: SweepArgument,
+    run: RunsOption = None,
+    method: MethodsOption = None,
+    reason: Annotated[str, typer.Option(help="Shown by `status`.")] = "held by hand",
+    results: ResultsOption = None,
+) -> None:
+    """Hold runs that have no result: workers and `launch` pass them over until they are released.
+
+    Examples:
+
+        tensloradist hold my_sweep --method "att tucker" --reason "wrong rank"
+
+        tensloradist hold my_sweep --run 3fa1
+    """
+    from launch import steering
+    from launch.status import sweep_name
+    from tensloradist.results.layout import results_root
+
+    root = results_root(results)
+    runs = steering.chosen(sweep_name(sweep, root), root, run, method)
+    typer.echo(f"{steering.hold_runs(root, runs, reason)} runs are held now.")
+
+
+def release(
+    sweep: SweepArgument, run: RunsOption = None, method: MethodsOption = None, results: ResultsOption = None
+) -> None:
+    """Release held runs: the next `launch` takes them.
+
+    Example:
+
+        tensloradist release my_sweep
+    """
+    from launch import steering
+    from launch.status import sweep_name
+    from tensloradist.results.layout import results_root
+
+    root = results_root(results)
+    runs = steering.chosen(sweep_name(sweep, root), root, run, method)
+    typer.echo(f"{steering.release_runs(root, runs)} runs are released; `tensloradist launch` takes them.")
+
+
+def logs(
+    run: RunArgument,
+    attempt: Annotated[int | None, typer.Option(help="Which attempt [the last].")] = None,
+    results: ResultsOption = None,
+) -> None:
+    """Print a run's attempts, and the log of one of them.
+
+    Examples:
+
+        tensloradist logs 3fa1
+
+        tensloradist logs 3fa1 --attempt 1
+    """
+    from launch.steering import find_run
+    from launch.story import attempts, log_of
+    from tensloradist.results.layout import results_root
+
+    folder = find_run(run, results_root(results))
+    for line in attempts(folder):
+        typer.echo(line)
+    typer.echo(log_of(folder, attempt))
+
+
+def why(run: RunArgument, results: ResultsOption = None) -> None:
+    """Say why a run is new (what differs from its nearest relative with a result) or stale (code, versions since).
+
+    Example:
+
+        tensloradist why 3fa1
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from launch.why import explain
+    from tensloradist.results.layout import results_root
+
+    with Console(stderr=True).status("comparing"):
+        found = explain(run, results_root(results))
+    console = Console()
+    if found.trained:
+        changes, sides = found.versions, ("its result", "now")
+        head = f"{found.run_id} has a result" + (
+            ", made with other code or versions (stale):" if changes else ", made with this code and these versions."
+        )
+    elif found.relative is None:
+        changes, sides, head = [], ("", ""), f"{found.run_id} is new: no other run has a result here."
+    else:
+        changes, sides = found.fields, (found.relative, found.run_id)
+        head = f"{found.run_id} is new; its nearest relative with a result, {found.relative}, differs in:"
+    console.print(head, highlight=False)
+    if changes:
+        table = Table("field", *(side for side in sides), box=None)
+        for name, old, new in changes:
+            table.add_row(name, f"- {old}", f"+ {new}")
+        console.print(table)
+
+
+def bundle(
+    sweep: SweepArgument,
+    out: Annotated[Path | None, typer.Option("--out", help="The archive [SWEEP.bundle.tar.gz].")] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="With the trained adapters and heads.")] = False,
+    results: ResultsOption = None,
+) -> None:
+    """Write a sweep's specs, results, predictions and versions into one archive, for `report` to read elsewhere.
+
+    Examples:
+
+        tensloradist bundle my_sweep
+
+        tensloradist report my_sweep.bundle.tar.gz --out report
+    """
+    from rich.console import Console
+
+    from launch.status import latest_manifest, sweep_name
+    from tensloradist.results.bundle import SUFFIX, write_bundle
+    from tensloradist.results.layout import results_root, sweep_folder
+
+    root = results_root(results)
+    name = sweep_name(sweep, root)
+    digest = (sweep_folder(root, name) / "latest").read_text().strip()
+    target = out or Path(f"{name}{SUFFIX}")
+    with Console(stderr=True).status("bundling"):
+        number = write_bundle(root, latest_manifest(name, root), digest, target, weights)
+    typer.echo(f"{target}: {number} files, {target.stat().st_size / 2**20:.1f} MiB")
+
+
+def efficiency(sweep: SweepArgument, results: ResultsOption = None) -> None:
+    """Show what a sweep's Slurm jobs asked for and used, start-up against training, and suggest a better profile.
+
+    Example:
+
+        tensloradist efficiency my_sweep
+    """
+    from rich.console import Console
+
+    from launch.efficiency import account
+    from launch.efficiency_view import render
+    from launch.status import sweep_name
+    from tensloradist.results.layout import results_root
+
+    root = results_root(results)
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(render(*account(sweep_name(sweep, root), root)))
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands on launched sweeps to the application."""
+    for command in (status, cancel, retry, hold, release, logs, why, bundle, efficiency):
+        app.command()(command)

@@ -1,0 +1,98 @@
+"""An attempt's own records: where it runs and what it goes on from, and how it ended. No torch here."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tensloradist.errors import UserError
+from tensloradist.results.checkpoints import Checkpoint
+from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.results.schema import AttemptEnd, AttemptRecord, ResumedFrom, SlurmJob
+from tensloradist.spec import RunSpec
+
+
+def begin_attempt(run: RunFolder, number: int, spec: RunSpec, checkpoint: Checkpoint | None) -> AttemptRecord:
+    """Write attempt.json; all processes of the attempt read from it what they go on from."""
+    resumed = None
+    if checkpoint is not None:
+        resumed = ResumedFrom(
+            attempt=checkpoint.attempt,
+            step=checkpoint.step,
+            checkpoint=checkpoint.folder.relative_to(run.path).as_posix(),
+        )
+    record = AttemptRecord(
+        run_id=run.run_id,
+        attempt=number,
+        started=time.time(),
+        host=socket.gethostname(),
+        user=getpass.getuser(),
+        pid=os.getpid(),
+        slurm=_slurm(),
+        compute=spec.compute.model_dump(mode="json"),
+        resumed_from=resumed,
+    )
+    write_once(run.attempt(number) / "attempt.json", record.model_dump_json(indent=2) + "\n")
+    return record
+
+
+def end_attempt(attempt: Path, end: AttemptEnd) -> None:
+    """Write end.json; the first word stays."""
+    write_once(attempt / "end.json", end.model_dump_json(indent=2) + "\n")
+
+
+def read_attempt(attempt: Path) -> AttemptRecord | None:
+    """An attempt's record; None for a folder without one.
+
+    Raises:
+        UserError: it is not readable.
+    """
+    path = attempt / "attempt.json"
+    if not path.exists():
+        return None
+    try:
+        return AttemptRecord.model_validate_json(path.read_text())
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{path}: cannot be read as an attempt's record ({str(error).splitlines()[0]})") from error
+
+
+def read_end(attempt: Path) -> AttemptEnd | None:
+    """How an attempt ended; None where it has not, or was killed.
+
+    Raises:
+        UserError: it is not readable.
+    """
+    path = attempt / "end.json"
+    if not path.exists():
+        return None
+    try:
+        return AttemptEnd.model_validate_json(path.read_text())
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{path}: cannot be read as an attempt's end ({str(error).splitlines()[0]})") from error
+
+
+def resumed_from(attempt: Path) -> Path | None:
+    """The checkpoint folder that this attempt goes on from, as its record says."""
+    record = read_attempt(attempt)
+    if record is None or record.resumed_from is None:
+        return None
+    return attempt.parents[1] / record.resumed_from.checkpoint
+
+
+def _slurm() -> SlurmJob | None:
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return None
+    return SlurmJob(
+        job_id=job,
+        array_job_id=os.environ.get("SLURM_ARRAY_JOB_ID"),
+        array_task_id=os.environ.get("SLURM_ARRAY_TASK_ID"),
+        restart_count=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        partition=os.environ.get("SLURM_JOB_PARTITION"),
+        node_list=os.environ.get("SLURM_JOB_NODELIST"),
+    )

@@ -1,0 +1,121 @@
+"""A bundle: one sweep's manifest, specifications, results, predictions and provenance, as one archive to pass on.
+
+The archive is a results folder in small: unpacked, every command reads it like the original. Its first member,
+`bundle.json`, names the sweep and the SHA-256 of each file. Equal sweeps give equal bytes. No torch here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tensloradist.errors import UserError
+from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.results.schema import Manifest
+
+SUFFIX = ".bundle.tar.gz"
+VERSION = 1
+OF_RUN = ("spec.json", "result.json", "held.json")
+OF_ATTEMPT = ("attempt.json", "end.json", "failure.json", "decision.json", "provenance.json", "metrics.jsonl")
+OF_PUBLISHED = ("result.json", "predictions.safetensors")
+WEIGHTS = ("adapter.safetensors", "head.safetensors")
+
+
+def write_bundle(root: Path, manifest: Manifest, digest: str, target: Path, weights: bool = False) -> int:
+    """Write a sweep's bundle; returns the number of files in it.
+
+    Args:
+        digest: the manifest's, which its file is named by.
+        weights: include the trained adapters and heads.
+
+    Raises:
+        UserError: the target exists, or cannot be written.
+    """
+    if target.exists():
+        raise UserError(f"{target}: exists already; choose another name with --out")
+    files = sorted(_files(root, manifest, digest, weights))
+    sums = {path.relative_to(root).as_posix(): _sha256(path) for path in files}
+    head = {"version": VERSION, "sweep": manifest.name, "files": sums}
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as raw:
+            with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
+                _add(tar, "bundle.json", (json.dumps(head, indent=1) + "\n").encode())
+                for path in files:
+                    _add(tar, path.relative_to(root).as_posix(), path.read_bytes())
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.link(temporary, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(files)
+
+
+def _files(root: Path, manifest: Manifest, digest: str, weights: bool) -> Iterator[Path]:
+    folder = sweep_folder(root, manifest.name)
+    yield folder / f"{digest}.json"
+    yield folder / "latest"
+    for run_id in dict.fromkeys(run.run_id for run in manifest.runs):
+        run = RunFolder(root, run_id)
+        yield from _present(run.path, OF_RUN)
+        for number in run.attempt_numbers():
+            attempt = run.attempt(number)
+            names = OF_ATTEMPT + (OF_PUBLISHED + WEIGHTS * weights if (attempt / "result.json").exists() else ())
+            yield from _present(attempt, names)
+
+
+def _present(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    yield from (folder / name for name in names if (folder / name).is_file())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o644
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def is_bundle(source: str) -> bool:
+    """Whether a sweep is given by its bundle."""
+    return source.endswith((".tar.gz", ".tgz"))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[str, Path]]:
+    """(sweep's name, results folder) of a bundle, unpacked into a temporary folder and verified.
+
+    Raises:
+        UserError: no bundle, one of another version, or damaged; names the file.
+    """
+    with tempfile.TemporaryDirectory(prefix="tensloradist-bundle-") as folder:
+        root = Path(folder)
+        try:
+            with tarfile.open(path, "r:gz") as tar:
+                tar.extractall(root, filter="data")
+            head = json.loads((root / "bundle.json").read_text())
+            version, name, sums = head["version"], head["sweep"], head["files"]
+        except (OSError, EOFError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: cannot be read as a bundle ({error}); `tensloradist bundle` writes them"
+            ) from error
+        if version != VERSION:
+            raise UserError(f"{path}: a bundle of version {version!r}; this version reads {VERSION}")
+        for file, expected in sums.items():
+            member = root / file
+            if not member.is_file() or _sha256(member) != expected:
+                raise UserError(f"{path}: damaged: {file} is not as it was bundled")
+        yield name, root

@@ -1,0 +1,134 @@
+"""Checkpoint folders: written whole, verified by checksums, found again by any later attempt. No torch here.
+
+`attempts/NNNN/checkpoints/step-00000120/` holds files of tensors, `state.json`, and the marker `COMPLETE` with the
+SHA-256 of each; a folder without a marker, or with a file that does not match, is damaged and passed over with a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tensloradist.results.layout import RunFolder, sync_folder, write_synced
+
+MARKER = "COMPLETE"
+KEPT = 2  # of an attempt: the newest, and the one before it in case the newest is damaged
+log = logging.getLogger("tensloradist")
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint folder that cannot be trusted, and why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A valid checkpoint: its folder, the attempt that wrote it, and updates done."""
+
+    folder: Path
+    attempt: int
+    step: int
+
+    def state(self) -> dict[str, Any]:
+        """Its state.json."""
+        state: dict[str, Any] = json.loads((self.folder / "state.json").read_text())
+        return state
+
+
+def write_checkpoint(
+    attempt: Path, step: int, state: dict[str, Any], write_tensors: Callable[[Path], list[Path]]
+) -> Path:
+    """Write one checkpoint of an attempt, whole or not at all, and remove those before the one before it.
+
+    Args:
+        write_tensors: writes the tensor files into the folder it is given, and returns them.
+
+    Raises:
+        OSError: the disk is full, for one. Nothing is left of the new checkpoint then; earlier ones are intact.
+    """
+    parent = attempt / "checkpoints"
+    parent.mkdir(exist_ok=True)
+    target, temporary = parent / f"step-{step:08d}", parent / f".step-{step:08d}.{uuid.uuid4().hex}"
+    if (target / MARKER).exists():
+        return target
+    try:
+        temporary.mkdir()
+        files = write_tensors(temporary)
+        write_synced(temporary / "state.json", json.dumps(state) + "\n")
+        for path in files:
+            _sync(path)
+        digests = {path.name: _sha256(path) for path in (*files, temporary / "state.json")}
+        sync_folder(temporary)
+        if target.exists():  # without a marker: a write that a crash cut off
+            shutil.rmtree(target)
+        os.rename(temporary, target)
+        sync_folder(parent)
+        write_synced(target / f".{MARKER}", json.dumps(digests) + "\n")
+        os.rename(target / f".{MARKER}", target / MARKER)
+        sync_folder(target)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not (target / MARKER).exists():
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+    for old in sorted(parent.glob("step-*"))[:-KEPT]:
+        shutil.rmtree(old)
+    return target
+
+
+def newest_valid(run: RunFolder) -> Checkpoint | None:
+    """The valid checkpoint of the most updates, of any attempt; damaged ones are reported in the log."""
+    for checkpoint in _candidates(run):
+        try:
+            verify(checkpoint.folder)
+        except DamagedCheckpoint as damage:
+            log.warning("checkpoint %s is damaged (%s); the one before it is taken", checkpoint.folder, damage)
+            continue
+        return checkpoint
+    return None
+
+
+def _candidates(run: RunFolder) -> Iterator[Checkpoint]:
+    found = []
+    for number in run.attempt_numbers():
+        for folder in (run.attempt(number) / "checkpoints").glob("step-*"):
+            digits = folder.name.removeprefix("step-")
+            if digits.isdigit():
+                found.append(Checkpoint(folder, number, int(digits)))
+    yield from sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.attempt), reverse=True)
+
+
+def verify(folder: Path) -> None:
+    """Raises DamagedCheckpoint unless the marker is there and every file is as it was written."""
+    try:
+        digests = json.loads((folder / MARKER).read_text())
+        for name, digest in digests.items():
+            if Path(name).name != name or _sha256(folder / name) != digest:
+                raise DamagedCheckpoint(f"{name} is not as it was written")
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"{Path(str(error.filename)).name} is missing") from error
+    except (ValueError, AttributeError) as error:
+        raise DamagedCheckpoint(f"its marker is not readable: {error}") from error
+
+
+def remove_checkpoints(run: RunFolder) -> None:
+    """Remove all checkpoints of a run that has its result: they are of no more use, and files are a quota."""
+    for number in run.attempt_numbers():
+        shutil.rmtree(run.attempt(number) / "checkpoints", ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

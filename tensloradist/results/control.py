@@ -1,0 +1,42 @@
+"""How a run in progress is told to stop, and learns that another has taken it over. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+class Stopped(Exception):
+    """A run that stopped at a step boundary because it was told to; its checkpoint is on disk.
+
+    Attributes:
+        reason: the cause that is recorded: 'preempted', 'time_limit' or 'interrupted'.
+        step: updates done.
+    """
+
+    def __init__(self, reason: str, step: int) -> None:
+        super().__init__(f"stopped ({reason}) after update {step}, with a checkpoint")
+        self.reason, self.step = reason, step
+
+
+class Outnumbered(Exception):
+    """Another worker has taken the run over: going on would only cost time."""
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass
+class RunControl:
+    """What the training loop asks at each step boundary.
+
+    Attributes:
+        stop_reason: set by another thread or a signal handler; all processes of a run then stop at one step boundary.
+        at_boundary: True while the loop is sure to look soon; a run that is still loading may be interrupted instead.
+        owned: whether the run is still this attempt's.
+    """
+
+    stop_reason: str | None = None
+    at_boundary: bool = False
+    owned: Callable[[], bool] = field(default=_always)

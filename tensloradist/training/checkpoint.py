@@ -1,0 +1,202 @@
+"""A run's whole state at a step boundary, captured into tensors and JSON, and restored to the bit.
+
+Weights, the optimiser's moments, the schedule, every process's random state and running loss, the place within the
+epoch, and what was measured so far. Tensors go to safetensors, the rest to JSON: nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tensloradist.errors import UserError
+from tensloradist.results.checkpoints import write_checkpoint
+from tensloradist.results.control import Outnumbered, RunControl, Stopped
+
+if TYPE_CHECKING:
+    from tensloradist.training.loop import Run
+
+log = logging.getLogger("tensloradist")
+REASONS = ("interrupted", "preempted", "time_limit", "cancelled")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_AGREE_STEPS = 10  # updates between the processes' agreements on an accelerator, where each waits for the device
+
+
+class Boundary:
+    """What happens between two updates: checkpoints when they are due, and an end when the run is told to stop."""
+
+    def __init__(self, run: Run, folder: Path, control: RunControl) -> None:
+        self.run, self.folder, self.control = run, folder, control
+        compute = run.spec.compute
+        self._steps, self._seconds = compute.checkpoint_steps, compute.checkpoint_seconds
+        self._last_time, self._last_step = time.monotonic(), run.step
+
+    def reached(self, within_evaluation: bool = False) -> None:
+        """Between two updates, or two batches of an evaluation whose weights are those of the last update.
+
+        Raises:
+            Stopped: the run was told to; its checkpoint is written.
+            Outnumbered: another worker has taken the run over.
+        """
+        reason, due, lost = self._agreed(self._reason(), not within_evaluation and self._is_due())
+        if reason is None and not due and not lost:
+            return
+        if lost:
+            raise Outnumbered(f"another worker has taken this run over; it ends here, after update {self.run.step}")
+        save(self.run, self.folder)
+        self._last_time, self._last_step = time.monotonic(), self.run.step
+        if reason is not None:
+            raise Stopped(reason, self.run.step)
+
+    def _reason(self) -> str | None:
+        return self.control.stop_reason
+
+    def _is_due(self) -> bool:
+        step = self.run.step
+        if step == self._last_step:
+            return False
+        by_steps = self._steps is not None and step % self._steps == 0
+        return by_steps or (self._seconds is not None and time.monotonic() - self._last_time >= self._seconds)
+
+    def _agreed(self, reason: str | None, due: bool) -> tuple[str | None, bool, bool]:
+        """Whether any process was told to stop, and whether the first says that a checkpoint is due or all is lost."""
+        accelerator = self.run.accelerator
+        first = accelerator.is_main_process
+        if accelerator.num_processes == 1:
+            return reason, due, (due or reason is not None) and not self.control.owned()
+        if accelerator.device.type != "cpu" and self.run.step % _AGREE_STEPS:
+            return None, False, False
+        lost = first and (due or reason is not None) and not self.control.owned()
+        code = REASONS.index(reason) + 1 if reason in REASONS else int(reason is not None)
+        said = torch.tensor([code, int(first and due), int(lost)], device=accelerator.device)
+        torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MAX)
+        code, due_, lost_ = said.tolist()
+        return REASONS[code - 1] if code else None, bool(due_), bool(lost_)
+
+
+def save(run: Run, folder: Path) -> None:
+    """Write the run's checkpoint into its attempt's folder; the first process writes, all take part."""
+    shared = _of_all_processes(run)
+    if run.accelerator.is_main_process:
+        state, files = _captured(run, shared)
+
+        def write(into: Path) -> list[Path]:
+            paths = []
+            for name, tensors in files.items():
+                paths.append(into / f"{name}.safetensors")
+                # Cloned: tensors that share memory are not written twice, nor may they change meanwhile.
+                save_file({key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}, paths[-1])
+            return paths
+
+        write_checkpoint(folder, run.step, state, write)
+    run.accelerator.wait_for_everyone()
+
+
+def _of_all_processes(run: Run) -> dict[str, Tensor]:
+    """Each process's random states and running loss, one row a process."""
+    device = run.accelerator.device
+    mine = {"rng.cpu": torch.get_rng_state().to(device), "total": run.total_loss.reshape(1)}
+    if device.type == "cuda":
+        mine["rng.cuda"] = torch.cuda.get_rng_state(device).to(device)
+    return {name: run.accelerator.gather(value.unsqueeze(0)) for name, value in mine.items()}
+
+
+def _captured(run: Run, shared: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    names = run.trainable_names
+    progress: dict[str, Tensor] = {**shared, "step_seconds": torch.tensor(run.step_seconds, dtype=torch.float64)}
+    if run.best_state is not None:
+        progress |= {f"best.{name}": value for name, value in zip(names, run.best_state, strict=True)}
+    for split, logits in run.scores.predictions.items():
+        progress[f"predictions.{split}"] = torch.from_numpy(np.ascontiguousarray(logits))
+    optimizer = {
+        f"{name}.{moment}": run.raw_optimizer.state[parameter][moment]
+        for name, parameter in zip(names, run.trainable, strict=True)
+        for moment in MOMENTS
+        if parameter in run.raw_optimizer.state
+    }
+    state = {
+        "run_id": run.spec.run_id,
+        "step": run.step,
+        "epoch": run.epoch,
+        "position": run.position,
+        "processes": run.accelerator.num_processes,
+        "schedule": {k: v for k, v in run.schedule.state_dict().items() if k != "lr_lambdas"},
+        "rates": [group["lr"] for group in run.raw_optimizer.param_groups],
+        "validation": {str(epoch): metrics for epoch, metrics in run.scores.validation.items()},
+        "best_epoch": run.scores.best_epoch,
+        "history": run.writer.history,
+        "train_seconds": run.train_seconds + run.epoch_seconds(),
+        "evaluate_seconds": run.evaluate_seconds,
+        "fingerprints": run.fingerprints.model_dump(),
+    }
+    weights = dict(zip(names, run.trainable, strict=True))
+    return state, {"weights": weights, "optimizer": optimizer, "progress": progress}
+
+
+@torch.no_grad()
+def restore(run: Run, folder: Path) -> None:
+    """Bring a run that was just built to the state of a (verified) checkpoint.
+
+    Raises:
+        UserError: it is of another run, or of other data.
+    """
+    state = _checked(run, folder)
+    weights, optimizer, progress = (
+        load_file(folder / f"{name}.safetensors") for name in ("weights", "optimizer", "progress")
+    )
+    for name, parameter in zip(run.trainable_names, run.trainable, strict=True):
+        parameter.copy_(weights[name])
+        if f"{name}.step" in optimizer:
+            device = parameter.device
+            run.raw_optimizer.state[parameter] = {m: optimizer[f"{name}.{m}"].to(device) for m in MOMENTS}
+    for group, rate in zip(run.raw_optimizer.param_groups, state["rates"], strict=True):
+        group["lr"] = rate
+    run.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(state["rates"])})
+    run.step, run.epoch, run.position = state["step"], state["epoch"], state["position"]
+    run.step_seconds = progress["step_seconds"].tolist()
+    run.train_seconds, run.evaluate_seconds = state["train_seconds"], state["evaluate_seconds"]
+    run.scores.validation = {int(epoch): metrics for epoch, metrics in state["validation"].items()}
+    run.scores.best_epoch = state["best_epoch"]
+    kind = "predictions."
+    run.scores.predictions = {k.removeprefix(kind): v.numpy() for k, v in progress.items() if k.startswith(kind)}
+    if any(key.startswith("best.") for key in progress):
+        run.best_state = [progress[f"best.{name}"].to(run.accelerator.device) for name in run.trainable_names]
+    done = [record for record in state["history"] if record["epoch"] <= run.epoch]  # one in evaluation is done again
+    run.writer.resume(done, {"resumed_from": {"step": run.step, "checkpoint": str(folder)}})
+    _restore_own(run, progress, state["processes"])
+
+
+def _restore_own(run: Run, progress: dict[str, Tensor], processes: int) -> None:
+    """This process's running loss and random states."""
+    rank, device = run.accelerator.process_index, run.accelerator.device
+    if processes != run.accelerator.num_processes:
+        log.warning(
+            "the checkpoint is of %d processes, this run has %d: it goes on, but with other random draws",
+            processes,
+            run.accelerator.num_processes,
+        )
+        total = progress["total"].sum() if rank == 0 else torch.zeros(())
+        run.total_loss = total.reshape(()).to(device)
+        torch.manual_seed(run.spec.seed * 1_000 + rank + run.step)
+        return
+    run.total_loss = progress["total"][rank].reshape(()).to(device)
+    torch.set_rng_state(progress["rng.cpu"][rank].clone())  # cloned, since a row of it is not accepted
+    if "rng.cuda" in progress and device.type == "cuda":
+        torch.cuda.set_rng_state(progress["rng.cuda"][rank].clone(), device)
+
+
+def _checked(run: Run, folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    expected = {"run_id": run.spec.run_id, "fingerprints": run.fingerprints.model_dump()}
+    for name, value in expected.items():
+        if state[name] != value:
+            raise UserError(f"{folder}: {name} is {state[name]!r}, this run's is {value!r}; remove the checkpoint")
+    return state
