@@ -2,9 +2,9 @@
 
 It reads requests from standard input and writes events to standard output; what libraries print goes to standard
 error. It imports torch once and keeps the last backbone and data. Asked to stop, it does so at the next step boundary,
-with a checkpoint; so does SIGTERM, and the end of its input, when its supervisor is gone. A second SIGTERM stops it at
-once: the attempt is recorded as interrupted, the claim released. It never outlives its supervisor for long, even where
-a library does not let the orderly way happen.
+with a checkpoint; so does SIGTERM, and the end of its input, when its supervisor is gone. A second SIGTERM before that
+boundary stops it at once: the attempt is recorded as interrupted, the claim released. It never outlives its supervisor
+for long, even where a library does not let the orderly way happen.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def main() -> int:
 
     def stop(number: int, frame: object) -> None:
         """Slurm signals every process of a job: the first time is a request, as from the supervisor."""
+        if control.stopping:
+            return
         if control.at_boundary and control.stop_reason is None:
             control.stop_reason = "interrupted"
         else:

@@ -40,7 +40,7 @@ def launch_on_cluster(
         return
     wanted = arrays(runs, sets, root, runs_per_task)
     for array in wanted:
-        console.print(_described(array, sets[array.options], profile), highlight=False)
+        console.print(_described(array, sets[array.options], profile), highlight=False, soft_wrap=True)
     for warning in site_warnings(profile, sets):
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if dry_run:
@@ -73,7 +73,7 @@ def _say_left_out(console: Console, plan: Plan) -> None:
     states = plan.counts()
     wanted = states.pop("planned", 0) + states.pop(CLAIMED_ELSEWHERE, 0)
     left = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none"
-    console.print(f"{plan.sweep.name}: {wanted} runs to train; left out: {left}", highlight=False)
+    console.print(f"{plan.sweep.name}: {wanted} runs to train; left out: {left}", highlight=False, soft_wrap=True)
     if states.get(HELD):
         console.print(f"  held runs go on after: tensloradist release {plan.sweep.name}", highlight=False)
 

@@ -146,6 +146,10 @@ def collect(name: str, root: Path) -> SweepStatus:
     if broken:
         warnings.append(f"{len(broken)} results are broken ({', '.join(broken[:3])}); launch again to train them anew")
     differ = sum(run.duplicates_differ for run in runs)
+    listed = [run.run_id for run in runs if run.duplicates]
+    if listed:
+        number = sum(run.duplicates for run in runs)
+        warnings.append(f"{number} duplicate results (the first published counts): {', '.join(listed[:3])}")
     if differ:
         warnings.append(f"{differ} duplicate results differ from the published ones")
     gpus = any(array["asked"]["gpus_per_node"] for _, launch in launches(name, root) for array in launch["arrays"])

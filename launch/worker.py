@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,7 +108,7 @@ class Worker:
             if self.child is not None:
                 self.child.stop()
             self._say("ended")
-        return self.told not in (None, "cancelled") and any(self._is_open(run) for run in self.runs)
+        return self.told not in (None, "cancelled", "disk_full") and any(self._is_open(run) for run in self.runs)
 
     def _must_stop(self) -> bool:
         """Whether to stop: because a signal said so, the launch was stopped, or the job's time is nearly up."""
@@ -233,7 +234,14 @@ class Worker:
             if event["event"] == "outcome":
                 self._say("done", run, status=event["status"])
                 if event["status"] == "failed":
-                    self._failures.decide(run, folder)
+                    try:
+                        self._failures.decide(run, folder)
+                    except OSError as error:  # the full disk again: what follows is the same
+                        print(
+                            f"worker {self.name}: no decision could be recorded: {error}", file=sys.stderr, flush=True
+                        )
+                    if event["cause"] == "disk_full":
+                        self.told = "disk_full"  # for every run: this worker would only fail them all
                     if event["cause"] not in EXPECTED_CAUSES:
                         self._replace_child()
                 return str(event["status"])
@@ -266,7 +274,13 @@ class Worker:
             {} if run is None else {"run_id": run.run_id, "row": run.row, "task": run.task, "seed": run.spec["seed"]}
         )
         status = {"state": state, "pid": os.getpid(), "time": time.time(), **about, **more}
-        write_replacing(self.folder / f"worker-{self.name}.json", json.dumps(status))
+        try:
+            write_replacing(self.folder / f"worker-{self.name}.json", json.dumps(status))
+        except OSError as error:  # a full disk: the runs decide what that means, not the word on them
+            self._complain(f"its status could not be written: {error}")
+
+    def _complain(self, text: str) -> None:
+        print(f"worker {self.name}: {text}", file=sys.stderr, flush=True)
 
 
 def _free_port() -> int:

@@ -5,10 +5,13 @@ A mistake of the user is one message and exit code 2; a bug keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, entry_points, requires
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main() -> None:
@@ -36,6 +39,11 @@ def main() -> None:
         if extra is None:
             raise
         _fail(f"This command needs the package {error.name!r}: pip install 'tensloradist[{extra}]'")
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        where = error.filename or "the results folder"
+        _fail(f"{where}: {error.strerror}; make room or get write access there, or choose another folder")
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

@@ -183,5 +183,8 @@ for i in $(seq 1 "$NODES"); do
   setsid unshare --mount --uts --propagation private sh -c \
     "mount --bind $LAB/etc/hosts /etc/hosts && hostname n$i && exec slurmd -N n$i" > "$LAB/log/slurmd.n$i.out" 2>&1 < /dev/null
 done
+for i in $(seq 1 "$NODES"); do # one that was set down by hand stays so; any other refuses the wish, and needs it not
+  timeout 5 scontrol update nodename="n$i" state=resume > /dev/null 2>&1 || true
+done
 wait_for "every node" sh -c "[ \$(sinfo -h -N -p low -t idle,mix,alloc | wc -l) -eq $NODES ]"
 echo "export SLURM_CONF=$SLURM_CONF"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import nn
 
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_tensors
 from tensloradist.modes import AttentionShape
+from tensloradist.results.layout import write_replacing
 from tensloradist.spec import AdapterSpec
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ def save(adapter: Adapter, folder: Path) -> None:
     if adapter.attachment is not None:
         description["backbone"] = backbone_hash(adapter)
         _write_tensors(folder / "head.safetensors", adapter.attachment.head_state())
-    temporary = folder / f".adapter.json.{os.getpid()}"
-    temporary.write_text(json.dumps(description, indent=2) + "\n")
-    os.replace(temporary, folder / "adapter.json")
+    write_replacing(folder / "adapter.json", json.dumps(description, indent=2) + "\n")
 
 
 def load(model: nn.Module, folder: str | Path) -> Adapter:
@@ -108,11 +107,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    # Not by safetensors' save_file: it writes files that only their owner can read, whatever the umask.
+    write_replacing(path, serialized({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
 
 
 @torch.no_grad()

@@ -95,4 +95,14 @@ def _slurm() -> SlurmJob | None:
         restart_count=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         partition=os.environ.get("SLURM_JOB_PARTITION"),
         node_list=os.environ.get("SLURM_JOB_NODELIST"),
+        limits=_limits(),
     )
+
+
+def _limits() -> dict[str, str]:
+    names = {"cpus": "SLURM_CPUS_PER_TASK", "memory": "SLURM_MEM_PER_NODE", "gpus": "SLURM_GPUS_ON_NODE"}
+    found = {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
+    begin, end = os.environ.get("SLURM_JOB_START_TIME"), os.environ.get("SLURM_JOB_END_TIME")
+    if begin and end:  # newer than some sites' Slurm
+        found["minutes"] = str(round((int(end) - int(begin)) / 60))
+    return found

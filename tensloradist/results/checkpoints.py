@@ -48,7 +48,7 @@ def write_checkpoint(
     """Write one checkpoint of an attempt, whole or not at all, and remove those before the one before it.
 
     Args:
-        write_tensors: writes the tensor files into the folder it is given, and returns them.
+        write_tensors: writes the tensor files (synced) into the folder it is given, and returns them.
 
     Raises:
         OSError: the disk is full, for one. Nothing is left of the new checkpoint then; earlier ones are intact.
@@ -62,8 +62,6 @@ def write_checkpoint(
         temporary.mkdir()
         files = write_tensors(temporary)
         write_synced(temporary / "state.json", json.dumps(state) + "\n")
-        for path in files:
-            _sync(path)
         digests = {path.name: _sha256(path) for path in (*files, temporary / "state.json")}
         sync_folder(temporary)
         if target.exists():  # without a marker: a write that a crash cut off
@@ -127,8 +125,3 @@ def remove_checkpoints(run: RunFolder) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -91,6 +91,14 @@ class Owner:
             _pid_namespace(),
         )
 
+    @property
+    def is_stopped_here(self) -> bool:
+        """Whether its process is stopped (SIGSTOP, a debugger): alive, but only its heartbeat can tell for how long."""
+        try:
+            return self.is_here and Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        except (OSError, IndexError):
+            return False
+
     def is_dead_here(self) -> bool:
         """Whether this machine can tell that the owner is gone; False where it cannot tell."""
         if self.host == socket.gethostname() and self.boot and _boot_id() and self.boot != _boot_id():
@@ -155,7 +163,7 @@ def ownership(run: RunFolder, job_alive: JobAlive | None = None) -> Literal["fre
     owner = owner_of(run, number)
     if owner.is_dead_here():
         return "free"
-    if owner.is_here:
+    if owner.is_here and not owner.is_stopped_here:
         return "alive"
     gone = job_alive is not None and owner.job is not None and job_alive(owner.job, owner.restart) is False
     return "free" if gone else "unknown"

@@ -34,9 +34,11 @@ class RunControl:
     Attributes:
         stop_reason: set by another thread or a signal handler; all processes of a run then stop at one step boundary.
         at_boundary: True while the loop is sure to look soon; a run that is still loading may be interrupted instead.
+        stopping: True once the run is on its orderly way to an end, which another request must not cut short.
         owned: whether the run is still this attempt's.
     """
 
     stop_reason: str | None = None
     at_boundary: bool = False
+    stopping: bool = False
     owned: Callable[[], bool] = field(default=_always)

@@ -6,7 +6,6 @@ No torch here: the training function is given, so that workers, `tensloradist ru
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import time
 import traceback
@@ -20,7 +19,8 @@ from tensloradist.results.attempts import begin_attempt, end_attempt
 from tensloradist.results.checkpoints import newest_valid, remove_checkpoints
 from tensloradist.results.claims import claim
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
-from tensloradist.results.layout import RunFolder, write_replacing
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.metrics import read_metrics
 from tensloradist.results.publish import publish, read_result, write_failure, write_spec
 from tensloradist.results.schema import AttemptEnd, Cause, Failure, Result
 from tensloradist.spec import RunSpec
@@ -77,12 +77,12 @@ def execute(
         attempt.mkdir(parents=True)
         handler = _log_to(attempt / "log.txt")
         try:
+            _say_torn_metrics(run, claimed.number)
             begin_attempt(run, claimed.number, spec, newest_valid(run))
             if started is not None:
                 started(attempt)
             write_spec(run, spec)
             result = train(spec, attempt, progress, control)
-            write_replacing(attempt / "provenance.json", json.dumps(result.provenance, indent=2) + "\n")
             first = publish(run, result)
             if first:
                 remove_checkpoints(run)
@@ -111,6 +111,15 @@ def execute(
         finally:
             log.removeHandler(handler)
             handler.close()
+
+
+def _say_torn_metrics(run: RunFolder, number: int) -> None:
+    """A crash can tear the last line of an earlier attempt's metrics; its checkpoints have what counts."""
+    path = run.attempt(number - 1) / "metrics.jsonl"
+    if path.exists():
+        _, torn = read_metrics(path)
+        if torn is not None:
+            log.warning("%s; this attempt goes on from a checkpoint", torn)
 
 
 def _end(

@@ -69,19 +69,28 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: not writable; give your group write access, or choose another with --results")
 
 
-def write_synced(path: Path, text: str) -> None:
-    """Write a new file and make its content durable. Raises FileExistsError if it exists."""
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def write_synced(path: Path, content: str | bytes) -> None:
+    """Write a new file and make its content durable; nothing is left where that fails.
+
+    Raises:
+        FileExistsError: it exists.
+        OSError: the disk is full, for one.
+    """
+    with path.open("xb") as file:
+        try:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink()
+            raise
 
 
-def write_replacing(path: Path, text: str) -> None:
+def write_replacing(path: Path, content: str | bytes) -> None:
     """Write a file whole, in the place of an older one if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    write_synced(temporary, text)
+    write_synced(temporary, content)
     os.replace(temporary, path)
     sync_folder(path.parent)
 

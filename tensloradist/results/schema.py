@@ -102,6 +102,7 @@ class SlurmJob(Record):
     restart_count: int
     partition: str | None
     node_list: str | None
+    limits: dict[str, str] = Field(default_factory=dict, description="cpus, memory (MB) and minutes that it was given")
 
 
 class ResumedFrom(Record):

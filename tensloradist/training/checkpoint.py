@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from tensloradist.errors import UserError
 from tensloradist.results.checkpoints import write_checkpoint
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
+from tensloradist.results.layout import write_synced
 
 if TYPE_CHECKING:
     from tensloradist.training.loop import Run
@@ -51,6 +53,7 @@ class Boundary:
             return
         if lost:
             raise Outnumbered(f"another worker has taken this run over; it ends here, after update {self.run.step}")
+        self.control.stopping = reason is not None
         save(self.run, self.folder)
         self._last_time, self._last_step = time.monotonic(), self.run.step
         if reason is not None:
@@ -93,7 +96,8 @@ def save(run: Run, folder: Path) -> None:
             for name, tensors in files.items():
                 paths.append(into / f"{name}.safetensors")
                 # Cloned: tensors that share memory are not written twice, nor may they change meanwhile.
-                save_file({key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}, paths[-1])
+                own = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+                write_synced(paths[-1], serialized(own))  # not by save_file, whose files only their owner can read
             return paths
 
         write_checkpoint(folder, run.step, state, write)

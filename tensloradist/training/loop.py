@@ -7,6 +7,7 @@ processes run the same code: the first alone writes.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import time
@@ -29,6 +30,7 @@ from tensloradist.backbones import family_of, initialize_head
 from tensloradist.errors import UserError
 from tensloradist.results.attempts import resumed_from
 from tensloradist.results.control import RunControl
+from tensloradist.results.layout import write_replacing
 from tensloradist.results.schema import Fingerprints, Metrics, PeakMemory, Result, Times
 from tensloradist.spec import RunSpec
 from tensloradist.training.accelerator import make_accelerator, release
@@ -81,6 +83,8 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None, control
     run = Run(spec, task, model, accelerator, AttemptWriter(folder, accelerator.is_main_process, progress))
     # Dropout draws from the process's global generator: seeded here, after everything that a warm process skips.
     torch.manual_seed(spec.seed * 1_000 + accelerator.process_index)
+    if accelerator.is_main_process:  # now, and not only with the result: a killed attempt has no other
+        write_replacing(folder / "provenance.json", json.dumps(run.provenance(), indent=2) + "\n")
     checkpoint = resumed_from(folder)
     if checkpoint is not None:
         restore(run, checkpoint)
@@ -287,7 +291,7 @@ class Run:
         return defined(self.task.metrics(logits, getattr(self.task, split).labels))
 
     def result(self, state: str, attempt: int, load_seconds: float, total_seconds: float) -> Result:
-        spec, accelerator = self.spec, self.accelerator
+        spec = self.spec
         step = median(self.step_seconds) if self.step_seconds else None
         host, device = peak_memory()
         return Result(
@@ -308,7 +312,11 @@ class Run:
             ),
             peak_memory=PeakMemory(host_bytes=host, device_bytes=device),
             fingerprints=self.fingerprints,
-            provenance=provenance(
-                precision=spec.precision, device=str(accelerator.device), processes=accelerator.num_processes
-            ),
+            provenance=self.provenance(),
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        accelerator = self.accelerator
+        return provenance(
+            precision=self.spec.precision, device=str(accelerator.device), processes=accelerator.num_processes
         )

@@ -45,6 +45,7 @@ def _of_this_process() -> dict[str, Any]:
             "machine": platform.machine(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "gpu_count": torch.cuda.device_count(),
+            "gpu_uuids": [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())],
         },
         "code": {"commit": _commit(), "sources": sources_hash()},
         "host": socket.gethostname(),

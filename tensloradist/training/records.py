@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
+
+from tensloradist.results.layout import write_replacing
 
 if TYPE_CHECKING:
     from tensloradist.tasks.base import LoadedTask
@@ -73,25 +74,9 @@ class AttemptWriter:
             tensors[f"{split}.logits"] = np.ascontiguousarray(values, dtype=np.float32)
             tensors[f"{split}.labels"] = np.ascontiguousarray(data.labels)
             ids[split] = list(data.ids)
-        path = self.folder / "predictions.safetensors"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         # One entry: safetensors writes several in a random order, and equal runs shall have equal files.
-        save_file(tensors, temporary, metadata={"ids": json.dumps(ids)})
-        os.replace(temporary, path)
-
-
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str | None]:
-    """The records of a metrics.jsonl, and what is wrong with its last line if a crash has torn it."""
-    lines = path.read_bytes().splitlines()
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):
-                return records, f"{path}: line {number} was torn by a crash and is left out ({error})"
-            raise ValueError(f"{path}: line {number} is no JSON: {error}") from error
-    return records, None
+        content = save(tensors, metadata={"ids": json.dumps(ids)})
+        write_replacing(self.folder / "predictions.safetensors", content)
 
 
 class Scores:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from slurm_sweeps import OTHER_USER
 
+SMALL_DISK_MIB = 24
 DEVCLUSTER = Path(__file__).parents[2] / "slurm" / "devcluster"
 APT = "apt-get install -y --no-install-recommends slurm-wlm slurmdbd munge mariadb-server"
 
@@ -19,7 +20,7 @@ class Cluster:
     """The running development cluster, and what tests do to it."""
 
     def __init__(self, lab: Path, port: int) -> None:
-        self.lab, self.port = lab, port
+        self.lab, self.port, self.small_disk = lab, port, lab / "small-disk"
         self.tensloradist = [sys.executable, "-m", "tensloradist.cli"]
         self._signalled = True
 
@@ -42,10 +43,6 @@ class Cluster:
         self.up()
         subprocess.run(["scancel", "-u", getpass.getuser()], timeout=20)
         subprocess.run(["scancel", "-u", OTHER_USER], timeout=20, stderr=subprocess.DEVNULL)
-        for node in range(1, 5):
-            subprocess.run(
-                ["scontrol", "update", f"nodename=n{node}", "state=resume"], timeout=20, stderr=subprocess.DEVNULL
-            )
         deadline = time.monotonic() + 60
         while self._said("squeue", "-h") or self._said("sinfo", "-h", "-N", "-p", "low", "-t", "idle").count("\n") < 4:
             assert time.monotonic() < deadline, self._said("squeue") + self._said("sinfo", "-N", "-l")
@@ -120,8 +117,8 @@ def another_user():
     for place in (Path(sys.executable).resolve(), Path(sys.prefix), Path(__file__)):
         for folder in place.parents:
             mode = folder.stat().st_mode
-            if not mode & 0o001:
-                folder.chmod(mode | 0o001)
+            if mode & 0o011 != 0o011:
+                folder.chmod(mode | 0o011)
                 changed.append((folder, mode))
     yield OTHER_USER
     for folder, mode in changed:
@@ -145,11 +142,15 @@ def running_cluster(tmp_path_factory):
     for folder in (lab, *lab.parents):  # slurmd's nodes and the other user must be able to look in
         if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
             folder.chmod(folder.stat().st_mode | 0o055)
+    # A small disk, mounted before the nodes get namespaces of their own, so that all of them see it.
+    cluster.small_disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_MIB}m", "tmpfs", cluster.small_disk], check=True)
     try:
         cluster.up("--fresh")
         yield cluster
     finally:
         cluster.down()
+        subprocess.run(["umount", "--lazy", cluster.small_disk], check=True)
         if before is None:
             del os.environ["SLURM_CONF"]
         else:

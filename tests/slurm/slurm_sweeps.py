@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from tensloradist.results.claims import highest_claim, owner_of
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_result
 
@@ -28,19 +29,22 @@ options:
 SWEEP = """
 name: faults
 backbone: {{source: digits_vit, name: digits_vit}}
-task: {{name: digits}}
+task: {{name: {task}}}
 methods: [{methods}]
 conditions: [{{isorank: [2]}}]
 seeds: {seeds}
 optimizer: {{epochs: {epochs}, batch_size: 64, learning_rate: 1e-2}}
 adapter: {{dropout: 0.1}}
 compute: {{device: cpu, threads: 1, checkpoint_steps: {checkpoint_steps}, checkpoint_seconds: null{compute}}}
+{plugins}
 """
 
 
 def tensloradist(*arguments, check=True, **environment):
     command = [sys.executable, "-m", "tensloradist.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300)
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # where the tests' plugin is
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -70,13 +74,20 @@ class Sweep:
         lead=15,
         parallel=4,
         compute="",
+        task="digits",
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.root = folder, folder / "results"
         self.file, self.profile = folder / "sweep.yaml", folder / "site.yaml"
         self.file.write_text(
             SWEEP.format(
-                methods=methods, seeds=seeds, epochs=epochs, checkpoint_steps=checkpoint_steps, compute=compute
+                methods=methods,
+                seeds=seeds,
+                epochs=epochs,
+                checkpoint_steps=checkpoint_steps,
+                compute=compute,
+                task=task,
+                plugins="plugins: [ending_plugin]" if task == "ending" else "",
             )
         )
         self.profile.write_text(PROFILE.format(minutes=minutes, lead=lead, parallel=parallel))
@@ -90,15 +101,26 @@ class Sweep:
             self._ids = [run["run_id"] for run in json.loads(planned.stdout)["runs"]]
         return self._ids
 
-    def launch(self, *options, check=True):
+    def launch(self, *options, check=True, **environment):
         done = tensloradist(
-            "launch", self.file, "--profile", self.profile, "--results", self.root, *options, check=check
+            "launch",
+            self.file,
+            "--profile",
+            self.profile,
+            "--results",
+            self.root,
+            *options,
+            check=check,
+            **environment,
         )
         for path in self.root.glob("sweeps/*/launches/*/slurm.json"):
             for array in json.loads(path.read_text())["arrays"]:
                 if array["job_id"] not in self.jobs:
                     self.jobs.append(array["job_id"])
         return done.stdout + done.stderr
+
+    def status(self):
+        return tensloradist("status", self.file, "--results", self.root).stdout
 
     def run(self, index=0):
         return RunFolder(self.root, self.run_ids[index])
@@ -164,3 +186,37 @@ def assert_same_bits(sweep, reference_root):
         for name in FILES:
             a, b = ours.attempt(first.attempt) / name, theirs.attempt(second.attempt) / name
             assert a.read_bytes() == b.read_bytes(), f"{run_id}: {name} differs"
+
+
+def processes_of(*words):
+    """Process numbers whose command line has all the words."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                line = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if all(word in line for word in words) and not line.startswith("srun"):
+                found.append(int(name))
+    return found
+
+
+def task_processes(sweep):
+    """The processes that submitit runs: the workers."""
+    return processes_of("submitit.core._submit", str(sweep.root))
+
+
+def child_of_run(sweep, index=0):
+    """The training process that owns a run."""
+    run = sweep.run(index)
+    return owner_of(run, highest_claim(run)).pid
+
+
+def scontrol(*arguments):
+    return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=20)
+
+
+def job_field(job, field):
+    shown = scontrol("show", "job", job).stdout
+    return next((word.split("=", 1)[1] for word in shown.split() if word.startswith(f"{field}=")), None)

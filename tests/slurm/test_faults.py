@@ -7,48 +7,23 @@ import random
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
-from slurm_sweeps import Sweep, assert_same_bits, reference, tensloradist, wait_until
+from slurm_sweeps import (
+    Sweep,
+    assert_same_bits,
+    child_of_run,
+    job_field,
+    reference,
+    scontrol,
+    task_processes,
+    tensloradist,
+    wait_until,
+)
 
-from tensloradist.results.claims import highest_claim, owner_of
+from tensloradist.results.claims import highest_claim
 
 pytestmark = pytest.mark.slurm
-
-
-def processes_of(*words):
-    """Process numbers whose command line has all the words."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                line = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if all(word in line for word in words) and not line.startswith("srun"):
-                found.append(int(name))
-    return found
-
-
-def task_processes(sweep):
-    """The processes that submitit runs: the workers."""
-    return processes_of("submitit.core._submit", str(sweep.root))
-
-
-def child_of_run(sweep, index=0):
-    """The training process that owns a run."""
-    run = sweep.run(index)
-    return owner_of(run, highest_claim(run)).pid
-
-
-def scontrol(*arguments):
-    return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=20)
-
-
-def job_field(job, field):
-    shown = scontrol("show", "job", job).stdout
-    return next((word.split("=", 1)[1] for word in shown.split() if word.startswith(f"{field}=")), None)
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ import time
 import pytest
 
 from tensloradist.identity import resolve
-from tensloradist.results import checkpoints
 from tensloradist.results.attempts import begin_attempt, read_attempt, read_end
 from tensloradist.results.checkpoints import newest_valid
 from tensloradist.results.control import RunControl
 from tensloradist.results.execute import execute
 from tensloradist.results.layout import RunFolder
+from tensloradist.results.metrics import read_metrics
 from tensloradist.results.publish import read_failure
 from tensloradist.spec import RunSpec
+from tensloradist.training import checkpoint as training_checkpoint
 from tensloradist.training import train
-from tensloradist.training.records import read_metrics
 
 FILES = ("adapter.safetensors", "head.safetensors", "predictions.safetensors")
 OPTIMIZER = {"epochs": 3, "batch_size": 64, "learning_rate": 1e-2}
@@ -162,14 +162,14 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(stopped, tmp_p
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
     run = spec(compute={**COMPUTE, "checkpoint_steps": 4})
-    sync = checkpoints._sync
+    write = training_checkpoint.write_synced
 
-    def full(path):
+    def full(path, content):
         if "step-00000008" in str(path) and path.name == "optimizer.safetensors":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        sync(path)
+        write(path, content)
 
-    monkeypatch.setattr(checkpoints, "_sync", full)
+    monkeypatch.setattr(training_checkpoint, "write_synced", full)
     outcome = execute(run, tmp_path, train)
     assert outcome.failure.cause == "disk_full" and "No space left" in outcome.failure.message
     assert [p.name for p in (outcome.attempt / "checkpoints").iterdir()] == ["step-00000004"]
@@ -218,6 +218,7 @@ import json, os, sys
 from pathlib import Path
 from tensloradist.results.control import RunControl, Stopped
 from tensloradist.spec import RunSpec
+from tensloradist.training import checkpoint as training_checkpoint
 from tensloradist.training import train
 run, folder, looks = RunSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 class Told(RunControl):

@@ -1,0 +1,72 @@
+"""A site's limits and refusals, its doctor, and what its jobs used."""
+
+import os
+import subprocess
+
+import pytest
+from slurm_sweeps import Sweep, tensloradist
+
+pytestmark = pytest.mark.slurm
+
+
+def refusal(sweep, **environment):
+    done = tensloradist(
+        "launch", sweep.file, "--profile", sweep.profile, "--results", sweep.root, check=False, **environment
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert not list(sweep.root.glob("sweeps/*/launches/*/slurm.json")), "nothing may be recorded as submitted"
+    return done.stderr
+
+
+def test_what_a_site_refuses_is_said_in_its_words(cluster, tmp_path):
+    sweep = Sweep(tmp_path)
+    text = sweep.profile.read_text()
+    sweep.profile.write_text(text.replace("partition: low", "partition: lo"))
+    assert "partition 'lo'; the site has high, low" in refusal(sweep)
+    sweep.profile.write_text(text + "constraint: infiniband\n")
+    assert "Slurm refused the job" in refusal(sweep) and "nvalid feature" in refusal(sweep)
+    sweep.profile.write_text(text + "account: nobody\n")
+    assert subprocess.run(["squeue", "-h"], capture_output=True, text=True, timeout=20).stdout == ""
+    sweep.profile.write_text(text)
+    nowhere = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not os.path.exists(f"{p}/sbatch"))
+    assert "no Slurm on this machine" in refusal(sweep, PATH=nowhere)
+
+
+def test_a_results_folder_that_is_not_writable(cluster, another_user, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mine")
+    sweep = Sweep(folder)
+    home = folder / "home"
+    for path in (sweep.root, home):
+        path.mkdir()
+    cluster.share(folder)
+    sweep.root.chmod(0o755)
+    command = ["launch", str(sweep.file), "--profile", str(sweep.profile), "--results", str(sweep.root)]
+    process = cluster.as_other_user([*cluster.tensloradist, *command], home)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "not writable" in out and "Traceback" not in out, out
+
+
+def test_the_plan_says_what_a_site_would_be_asked_for(cluster, tmp_path):
+    sweep = Sweep(tmp_path, seeds=3)
+    shown = tensloradist("plan", sweep.file, "--profile", sweep.profile, "--results", sweep.root).stdout
+    assert "3 tasks for 3 runs" in shown and "on partition low" in shown and "nothing was written" in shown
+
+
+def test_the_doctor_looks_at_two_nodes(cluster, tmp_path):
+    shown = tensloradist("doctor", "--profile", "devcluster", "--results", tmp_path / "results").stdout
+    for word in ("of 2 links to one name at the same moment, 1 succeeded", "clocks differ by", "versions: python"):
+        assert word in shown, shown
+    assert "all-reduce over 2 nodes: gloo, 2 processes" in shown
+    assert "n1: file system" in shown and "n2: file system" in shown
+    assert not list((tmp_path / "results").glob(".doctor-*")), "nothing stays behind"
+
+
+def test_a_job_of_several_workers_and_what_it_used(cluster, tmp_path):
+    sweep = Sweep(tmp_path, seeds=4, epochs=4)
+    sweep.profile.write_text(sweep.profile.read_text() + "workers_per_node: 2\ngpus_per_node: 2\n")
+    assert "2 workers" in sweep.launch("--runs-per-task", "4", "--snapshot")
+    sweep.wait_finished()
+    assert len(sweep.attempt_files("attempt.json")) == 4, "no run may be trained twice"
+    assert len(list(sweep.root.glob("sweeps/*/launches/*/worker-*.json"))) == 2
+    shown = tensloradist("efficiency", sweep.file, "--results", sweep.root).stdout
+    assert "4 finished runs: start-up" in shown and "site/low" in shown, shown
