@@ -34,9 +34,12 @@ class FailureBook:
         return number > self._baseline[folder.run_id]
 
     def is_settled(self, folder: RunFolder) -> bool:
-        """Whether the run's failures in this launch leave nothing to try."""
+        """Whether the run's failures in this launch leave nothing to try: as decided, where that is on record."""
         failures = self.of_launch(folder)
-        return bool(failures) and decide(failures, {}).action not in TRIED_AGAIN
+        if not failures:
+            return False
+        recorded = _decision(folder, failures[-1].attempt)
+        return (recorded["action"] if recorded else decide(failures, {}).action) not in TRIED_AGAIN
 
     def decide(self, run: ManifestRun, folder: RunFolder) -> Decision | None:
         """Decide on the newest failure, record it in its attempt, and hold the cell where its runs fail alike."""
@@ -52,8 +55,7 @@ class FailureBook:
     def adjusted(self, run: ManifestRun, folder: RunFolder) -> dict[str, Any]:
         """The run's spec, with the micro-batch that the newest decision on one of its attempts has set."""
         for number in reversed(folder.attempt_numbers()):
-            path = folder.attempt(number) / "decision.json"
-            if path.exists() and (smaller := json.loads(path.read_text()).get("micro_batch")):
+            if (decision := _decision(folder, number)) and (smaller := decision.get("micro_batch")):
                 return {**run.spec, "compute": {**run.spec["compute"], "micro_batch": smaller}}
         return run.spec
 
@@ -69,6 +71,11 @@ class FailureBook:
         for folder in folders:
             if not folder.result.exists() and folder.run_id not in first:
                 hold(folder, f"{reason} ({run.row}, {run.task})")
+
+
+def _decision(folder: RunFolder, number: int) -> dict[str, Any] | None:
+    path = folder.attempt(number) / "decision.json"
+    return dict(json.loads(path.read_text())) if path.exists() else None
 
 
 def _cell(run: ManifestRun) -> tuple[str, ...]:

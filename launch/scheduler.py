@@ -125,6 +125,13 @@ def ended(job_ids: Iterable[str]) -> dict[str, Job] | None:
     return found
 
 
+def end_of(key: str, restart: int) -> str | None:
+    """Slurm's word on how a job or array element ended at a restart count; None: no record, or no answer."""
+    said = _ask("sacct", "-n", "-P", "-X", "-D", "-j", key, "-o", "State")
+    states = [line.split()[0] for line in (said or "").splitlines() if line]
+    return states[restart] if restart < len(states) else None
+
+
 def cancel(keys: Iterable[str]) -> str | None:
     """Cancel jobs or array elements; None if Slurm accepted, else what it said."""
     wanted = list(keys)

@@ -188,6 +188,7 @@ def submit(
             lead_seconds=float(options.signal_lead_seconds),
             requeue=options.requeue,
             stage=options.stage,
+            workers_per_gpu=options.workers_per_gpu if array.processes == 1 else 1,
         )
         path = folder / f"submission-{index}.json"
         write_once(path, submission.to_json())

@@ -14,6 +14,7 @@ from launch.policy import RULES
 from launch.status import OVER, RunStatus, SweepStatus
 
 MOST_CELLS = 60  # rows of the table; beyond them cells that are done are left out
+MOST_NAMED = 4  # runs at work that are named, with their steps
 EXAMPLES = 3  # runs named for each kind of failure
 
 
@@ -64,9 +65,10 @@ def _progress(status: SweepStatus) -> str:
     running = [run for run in status.runs if run.state == "running"]
     if left is not None:
         line += f"; about {duration(left)} left at this pace ({len(running)} at work)"
-    for run in running[:4]:
+    for run in [*running, *(run for run in status.runs if run.state == "claimed")][:MOST_NAMED]:
         where = f"step {run.step} of {run.steps}" if run.steps else "loading"
-        line += f"\n  ▶ {run.task}, {run.row}, seed {run.seed} on {run.host}: {where}"
+        seen = "" if run.state == "running" else " (claimed there; only its heartbeats tell whether it lives)"
+        line += f"\n  {SYMBOLS[run.state][0]} {run.task}, {run.row}, seed {run.seed} on {run.host}: {where}{seen}"
     return line
 
 

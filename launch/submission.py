@@ -30,6 +30,7 @@ class Submission:
         job_seconds: the job's time limit; None: without.
         lead_seconds: before that limit, workers stop.
         requeue: whether a job that is stopped goes back to the queue.
+        workers_per_gpu: more than one: the runs' times do not compare with others'.
         stage: the node-local folder for copies of data and backbone, as the profile writes it.
     """
 
@@ -46,6 +47,7 @@ class Submission:
     lead_seconds: float = 0.0
     requeue: bool = False
     stage: str | None = None
+    workers_per_gpu: int = 1
 
     @classmethod
     def read(cls, path: Path) -> Submission:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from launch import STOP_SECONDS
+from launch import STOP_SECONDS, scheduler
 from launch.children import Child, ChildGroup, Crash
 from launch.failures import FailureBook
 from launch.memory import memory_kills
@@ -33,6 +33,13 @@ LOOK_SECONDS = 2.0  # between looks at the heartbeats of owners on other machine
 ORDERLY_SECONDS = 12.0  # for a checkpoint at the next step boundary, where the profile does not give more
 MOST_EARLY_ENDS = 3  # of children in a row that could not even claim a run
 EXPECTED_CAUSES = ("configuration", "data_missing")  # after these a child is as good as before
+CAUSES_BY_SLURM: dict[str, Cause] = {
+    "NODE_FAIL": "node_failure",
+    "PREEMPTED": "preempted",
+    "TIMEOUT": "time_limit",
+    "OUT_OF_MEMORY": "out_of_host_memory",
+    "CANCELLED": "cancelled",
+}
 JobAlive = Callable[[str, int], bool | None]
 
 
@@ -169,7 +176,10 @@ class Worker:
         if attempt.is_dir() and not (attempt / "result.json").exists():
             owner = owner_of(folder, number)
             where = f"{owner.host}, process {owner.pid}" + (f", job {owner.job}" if owner.job else "")
-            self._record(run, folder, number, "killed", f"its process vanished without a word ({where})")
+            word = scheduler.end_of(owner.job, owner.restart) if owner.job else None
+            cause = CAUSES_BY_SLURM.get(word or "", "killed")
+            said = f"; Slurm says {word}" if word else ""
+            self._record(run, folder, number, cause, f"its process vanished without a word ({where}{said})")
         return not self._is_open(run)
 
     def _record(self, run: ManifestRun, folder: RunFolder, number: int, cause: Cause, message: str) -> None:
@@ -186,6 +196,7 @@ class Worker:
     def _start_child(self, rank: int = 0, processes: int = 1, **more: str) -> Child:
         threads, devices = str(max(1, self.submission.threads // processes)), self.submission.devices
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **more}
+        environment["TENSLORADIST_WORKERS_PER_GPU"] = str(self.submission.workers_per_gpu)
         if devices:
             chosen = (devices[self._device % len(devices)],) if processes == 1 else devices
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)

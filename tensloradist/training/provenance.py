@@ -55,8 +55,12 @@ def _of_this_process() -> dict[str, Any]:
 
 
 def provenance(**more: Any) -> dict[str, Any]:
-    """Versions, hardware and code of this process, with what the caller adds (precision, device, …)."""
-    return {**_of_this_process(), "threads": torch.get_num_threads(), **more}
+    """Versions, hardware and code of this process, with what the caller adds (precision, device, …).
+
+    `workers_per_gpu` above 1 says that other runs shared its GPU: its times compare with nobody's.
+    """
+    sharing = int(os.environ.get("TENSLORADIST_WORKERS_PER_GPU", "1"))
+    return {**_of_this_process(), "threads": torch.get_num_threads(), "workers_per_gpu": sharing, **more}
 
 
 @lru_cache(maxsize=1)

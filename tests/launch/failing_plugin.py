@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from tensloradist.tasks import TASKS
 
 
@@ -16,6 +18,9 @@ def load(task, backbone, protocol):
         if how == "raise":
             raise RuntimeError("broken on request")
         mark = Path(os.environ["FAIL_MARK"])
+        if how == "memory_once" and not mark.exists():
+            mark.touch()
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if how == "kill_once" and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -104,6 +104,26 @@ def test_a_killed_child_is_replaced_and_its_run_tried_again(launch):
     assert json.loads(record.with_name("decision.json").read_text())["action"] == "retry"
 
 
+def test_out_of_gpu_memory_halves_the_micro_batch(launch):
+    code, out = launch.run(workers=1, FAIL_HOW="memory_once", FAIL_SPLIT_SEED="0")
+    assert (code, launch.finished()) == (0, 4), out
+    assert launch.causes() == {"out_of_device_memory": 1}
+    (failure,) = launch.results.glob("runs/*/attempts/0001/failure.json")
+    decision = json.loads(failure.with_name("decision.json").read_text())
+    assert (decision["action"], decision["micro_batch"]) == ("retry_smaller", 32)
+    again = json.loads((failure.parents[1] / "0002" / "attempt.json").read_text())
+    assert again["compute"]["micro_batch"] == 32, "the batch is accumulated from smaller ones"
+
+
+def test_a_cell_whose_first_runs_fail_alike_is_held(launch):
+    launch.file.write_text(SWEEP.replace("seeds: 1", "seeds: 5").replace("[lora, ", "["))
+    code, out = launch.run(workers=1, FAIL_HOW="raise", FAIL_SPLIT_SEED="0")
+    assert code == 1 and launch.causes() == {"bug": 3}, out
+    assert launch.finished() == 5, "the other cell goes on"
+    held = [json.loads(path.read_text())["reason"] for path in launch.results.glob("runs/*/held.json")]
+    assert len(held) == 2 and "the first 3 runs of the cell failed: bug" in held[0]
+
+
 def wait_for(condition, seconds=240):
     deadline = time.monotonic() + seconds
     while not condition():

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from slurm_sweeps import OTHER_USER
+from slurm_sweeps import OTHER_USER, Sweep, reference
 
 SMALL_DISK_MIB = 24
 DEVCLUSTER = Path(__file__).parents[2] / "slurm" / "devcluster"
@@ -123,6 +123,13 @@ def another_user():
     yield OTHER_USER
     for folder, mode in changed:
         folder.chmod(mode)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    """The results folder of one run of `att`, as `Sweep` has it by default, trained without any interruption."""
+    folder = tmp_path_factory.mktemp("reference")
+    return reference(Sweep(folder), folder / "uninterrupted")
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,6 @@ from tensloradist.results.publish import read_result
 pytestmark = pytest.mark.slurm
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reference")
-    return reference(Sweep(folder), folder / "uninterrupted")
-
-
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

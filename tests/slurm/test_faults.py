@@ -26,14 +26,6 @@ from tensloradist.results.claims import highest_claim
 pytestmark = pytest.mark.slurm
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """One run of `att`, trained without any interruption."""
-    folder = tmp_path_factory.mktemp("reference")
-    sweep = Sweep(folder)
-    return reference(sweep, folder / "uninterrupted")
-
-
 def test_a_sweep_in_an_array_finishes_and_is_left_out_afterwards(cluster, tmp_path):
     sweep = Sweep(tmp_path, methods="lora, {tenslora: {grouping: [att, qkv_depth]}}", seeds=2, epochs=2)
     said = sweep.launch("--dry-run")
@@ -89,10 +81,10 @@ def test_preemption(cluster, tmp_path, uninterrupted, signalled):
 
 
 def test_the_time_limit(cluster, tmp_path):
-    sweep = Sweep(tmp_path, epochs=400, minutes=1, lead=30)
+    sweep = Sweep(tmp_path, epochs=160, minutes=1, lead=45)
     whole = reference(sweep, tmp_path / "uninterrupted")
     sweep.launch()
-    sweep.wait_finished(400)
+    sweep.wait_finished(300)
     assert set(sweep.causes()) == {"time_limit"}
     ends = [json.loads(path.read_text()) for path in sweep.attempt_files("end.json")]
     assert sweep.resumed_from()[1:] == [end["steps"] for end in ends[:-1]], "nothing beyond a step may be lost"

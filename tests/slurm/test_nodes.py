@@ -12,12 +12,6 @@ from tensloradist.results.publish import read_result
 pytestmark = pytest.mark.slurm
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reference")
-    return reference(Sweep(folder), folder / "uninterrupted")
-
-
 def node_of(sweep):
     return wait_until(
         lambda: job_field(f"{sweep.jobs[0]}_0", "NodeList") or job_field(sweep.jobs[0], "NodeList"), 20, ""
@@ -53,7 +47,7 @@ def test_a_node_goes_down(cluster, tmp_path, uninterrupted):
 
 def test_an_orphan_of_a_killed_slurmd(cluster, tmp_path, uninterrupted):
     """The node is lost, its task lives on, and the job runs again elsewhere."""
-    sweep = Sweep(tmp_path, epochs=250)
+    sweep = Sweep(tmp_path, epochs=130)
     sweep.launch()
     sweep.wait_step(20)
     orphan = child_of_run(sweep)
