@@ -39,7 +39,7 @@ class FailureBook:
         if not failures:
             return False
         recorded = _decision(folder, failures[-1].attempt)
-        return (recorded["action"] if recorded else decide(failures, {}).action) not in TRIED_AGAIN
+        return (recorded["action"] if recorded else decide(failures, None).action) not in TRIED_AGAIN
 
     def decide(self, run: ManifestRun, folder: RunFolder) -> Decision | None:
         """Decide on the newest failure, record it in its attempt, and hold the cell where its runs fail alike."""

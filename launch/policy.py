@@ -59,11 +59,12 @@ class Decision:
         return asdict(self)
 
 
-def decide(failures: Sequence[Failure], run_spec: Mapping[str, Any]) -> Decision:
+def decide(failures: Sequence[Failure], run_spec: Mapping[str, Any] | None) -> Decision:
     """What follows from a run's failures in one launch, oldest first.
 
     Args:
-        run_spec: `compute` and `optimizer` of the run as it was tried last, to halve its micro-batch.
+        run_spec: `compute` and `optimizer` of the run as it was tried last, to halve its micro-batch; None: not known
+            here (its worker has yet to record the decision), which counts as if it could be halved.
     """
     cause = failures[-1].cause
     rule, times = RULES[cause], sum(failure.cause == cause for failure in failures)
@@ -73,6 +74,8 @@ def decide(failures: Sequence[Failure], run_spec: Mapping[str, Any]) -> Decision
     if cause == "bug" and failures[-1].traceback is not None:  # only a crash by a signal is worth another try
         return Decision("stop", f"{cause}: {rule.advice}")
     if cause == "out_of_device_memory":
+        if run_spec is None:
+            return Decision("retry_smaller", f"{cause}: the worker is about to halve the micro-batch")
         micro = _micro_batch(run_spec)
         if micro <= 1:
             return Decision("stop", f"{cause}: the micro-batch is 1 already; take larger GPUs, or ZeRO")
