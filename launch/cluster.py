@@ -7,9 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from launch import scheduler
-from launch.plan import CLAIMED_ELSEWHERE, HELD, Plan
+from launch.arrays import Array, arrays
+from launch.plan import CLAIMED_ELSEWHERE, HELD, Plan, write_manifest
 from launch.profile import Options, Profile, load_profile
-from launch.slurm import Array, arrays, submit
+from launch.slurm import submit
 from tensloradist.errors import UserError
 from tensloradist.results.layout import make_folder
 
@@ -47,7 +48,8 @@ def launch_on_cluster(
         console.print("A dry run: nothing was written or submitted.")
         return
     make_folder(root)
-    done, folder = submit(plan, runs, root, profile, sets, wanted, snapshot)
+    manifest = write_manifest(plan.sweep, root)
+    done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot)
     jobs = ", ".join(entry["job_id"] for entry in done.arrays)
     console.print(f"Submitted: jobs {jobs}; their files are in {folder}", highlight=False, soft_wrap=True)
     console.print(f"Follow with: tensloradist status {plan.sweep.name} --watch", highlight=False)
@@ -56,7 +58,7 @@ def launch_on_cluster(
 def _described(array: Array, options: Options, profile: Profile) -> str:
     nodes, each = options.layout(array.processes)
     share = f"up to {array.runs_per_task} each" if array.runs_per_task else "until none is left"
-    what = f"{array.tasks} task{'s' * (array.tasks != 1)} for {array.runs} runs ({share})"
+    what = f"{array.tasks} task{'s' * (array.tasks != 1)} for {len(array.run_ids)} runs ({share})"
     asked = [f"{options.time_minutes} min"]
     if array.processes > 1:
         asked.append(f"{nodes} nodes × {each} processes")

@@ -8,20 +8,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.policy import Decision, decide, to_hold
+from launch.policy import Decision, Growth, decide, to_hold
 from tensloradist.results.holds import hold
 from tensloradist.results.layout import RunFolder, write_once
 from tensloradist.results.publish import read_failure_of
 from tensloradist.results.schema import Failure, ManifestRun
 
-TRIED_AGAIN = ("retry", "retry_smaller")
+TRIED_AGAIN = ("retry", "retry_smaller", "retry_larger")
 
 
 class FailureBook:
-    """The failures of a launch's runs since it began, and what follows from them."""
+    """The failures of a launch's runs since it began, and what follows from them.
 
-    def __init__(self, root: Path, runs: Sequence[ManifestRun], baseline: Mapping[str, int]) -> None:
-        self._root, self._baseline = root, baseline
+    Args:
+        baseline: run_id -> its highest claim when the launch began.
+        given: what the launch's jobs were given; None outside of a job.
+    """
+
+    def __init__(
+        self, root: Path, runs: Sequence[ManifestRun], baseline: Mapping[str, int], given: Growth | None = None
+    ) -> None:
+        self._root, self._baseline, self._given = root, baseline, given
         self._cells: dict[tuple[str, ...], list[ManifestRun]] = defaultdict(list)
         for run in runs:
             self._cells[_cell(run)].append(run)
@@ -34,19 +41,25 @@ class FailureBook:
         return number > self._baseline[folder.run_id]
 
     def is_settled(self, folder: RunFolder) -> bool:
-        """Whether the run's failures in this launch leave nothing to try: as decided, where that is on record."""
+        """Whether the run's failures leave nothing to try here: as decided, where that is on record."""
+        if self.needs_more(folder):
+            return True
         failures = self.of_launch(folder)
         if not failures:
             return False
-        recorded = _decision(folder, failures[-1].attempt)
-        return (recorded["action"] if recorded else decide(failures, None).action) not in TRIED_AGAIN
+        recorded = decision_of(folder, failures[-1].attempt)
+        return (recorded["action"] if recorded else decide(failures, None, self._given).action) not in TRIED_AGAIN
+
+    def needs_more(self, folder: RunFolder) -> bool:
+        """Whether the run is for a larger job than this launch's are."""
+        return self._given is not None and not self._given.covers(demand_of(folder))
 
     def decide(self, run: ManifestRun, folder: RunFolder) -> Decision | None:
         """Decide on the newest failure, record it in its attempt, and hold the cell where its runs fail alike."""
         failures = self.of_launch(folder)
         if not failures:
             return None
-        decision = decide(failures, self.adjusted(run, folder))
+        decision = decide(failures, self.adjusted(run, folder), self._given)
         record = {"cause": failures[-1].cause, **decision.as_dict()}
         write_once(folder.attempt(failures[-1].attempt) / "decision.json", json.dumps(record, indent=2) + "\n")
         self._break_circuit(run)
@@ -55,7 +68,7 @@ class FailureBook:
     def adjusted(self, run: ManifestRun, folder: RunFolder) -> dict[str, Any]:
         """The run's spec, with the micro-batch that the newest decision on one of its attempts has set."""
         for number in reversed(folder.attempt_numbers()):
-            if (decision := _decision(folder, number)) and (smaller := decision.get("micro_batch")):
+            if (decision := decision_of(folder, number)) and (smaller := decision.get("micro_batch")):
                 return {**run.spec, "compute": {**run.spec["compute"], "micro_batch": smaller}}
         return run.spec
 
@@ -73,7 +86,16 @@ class FailureBook:
                 hold(folder, f"{reason} ({run.row}, {run.task})")
 
 
-def _decision(folder: RunFolder, number: int) -> dict[str, Any] | None:
+def demand_of(folder: RunFolder) -> Growth:
+    """What the newest decision that says so has found the run to need."""
+    for number in reversed(folder.attempt_numbers()):
+        if (decision := decision_of(folder, number)) and (growth := decision.get("growth")):
+            return Growth(**growth)
+    return Growth()
+
+
+def decision_of(folder: RunFolder, number: int) -> dict[str, Any] | None:
+    """What was decided on an attempt's failure, as `Decision.as_dict` says it; None without a record."""
     path = folder.attempt(number) / "decision.json"
     return dict(json.loads(path.read_text())) if path.exists() else None
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from launch.policy import Growth
 from tensloradist.config import read_yaml
 from tensloradist.errors import UserError, unknown
 from tensloradist.shipped import find_shipped, shipped_names
@@ -78,6 +79,11 @@ class Options(SpecModel):
     def workers(self) -> int:
         """Workers a job, for runs of one process."""
         return self.workers_per_node or max(1, self.gpus_per_node * self.workers_per_gpu)
+
+    def grown(self, growth: Growth) -> Options:
+        """The same with so many times the memory and the time limit."""
+        memory = self.memory_gb * (growth.memory or 1) if self.memory_gb is not None else None
+        return self.model_copy(update={"memory_gb": memory, "time_minutes": self.time_minutes * growth.time})
 
     def layout(self, processes: int) -> tuple[int, int]:
         """(nodes, tasks a node) of a job that trains runs of so many processes.

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 TIMEOUT_SECONDS = 20.0
 _MOST_JOBS = 400  # in one command line
@@ -125,11 +125,30 @@ def ended(job_ids: Iterable[str]) -> dict[str, Job] | None:
     return found
 
 
-def end_of(key: str, restart: int) -> str | None:
-    """Slurm's word on how a job or array element ended at a restart count; None: no record, or no answer."""
-    said = _ask("sacct", "-n", "-P", "-X", "-D", "-j", key, "-o", "State")
-    states = [line.split()[0] for line in (said or "").splitlines() if line]
-    return states[restart] if restart < len(states) else None
+@dataclass(frozen=True)
+class Ended:
+    """Slurm's word on one restart of a job: its state, and whether its memory was what ended it."""
+
+    state: str
+    over_memory: bool
+
+
+def end_of(key: str, restart: int) -> Ended | None:
+    """Slurm's word on how a job or array element ended at a restart count; None: no record, or no answer.
+
+    Where memory is enforced by polling, the state is FAILED: what the steps used, against what was asked, tells.
+    """
+    said = _ask("sacct", "-n", "-P", "-D", "-j", key, "-o", "JobID,State,AllocTRES,MaxRSS")
+    restarts: list[Ended] = []
+    memory = 0.0
+    for name, state, tres, peak in (line.split("|") for line in (said or "").splitlines()):
+        if "." not in name:
+            given = re.search(r"mem=([\d.]+[KMGT]?)", tres)
+            memory = _bytes(given.group(1)) if given else 0.0
+            restarts.append(Ended(state.split()[0], False))
+        elif restarts and memory and peak and _bytes(peak) > memory:
+            restarts[-1] = replace(restarts[-1], over_memory=True)
+    return restarts[restart] if restart < len(restarts) else None
 
 
 def cancel(keys: Iterable[str]) -> str | None:

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from launch import scheduler
 from launch.cluster import site_warnings
+from launch.executor import executor
 from launch.profile import load_profile
 from launch.site_probe import probe
-from launch.slurm import executor
 from tensloradist.errors import UserError
 from tensloradist.results.layout import make_folder
 
@@ -42,8 +42,8 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
     make_folder(root)
     folder = (root / f".doctor-{uuid.uuid4().hex[:8]}").absolute()
     folder.mkdir()
-    overrides = {"nodes": nodes, "ntasks_per_node": 1, "time": 2, "signal_delay_s": 30}
-    made = executor(profile, options, folder / "submitit", "tensloradist-doctor", **overrides)
+    overrides: dict[str, Any] = {"nodes": nodes, "ntasks_per_node": 1, "time": 2, "signal_delay_s": 30}
+    made = executor(profile.name, options, folder / "submitit", "tensloradist-doctor", **overrides)
     try:
         job = made.submit(probe, str(folder), str(root.absolute()))
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:

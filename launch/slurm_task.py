@@ -42,7 +42,17 @@ def run_task(submission: str) -> None:
 def _one_worker(path: Path, name: str, device: int = 0) -> bool:
     worker = Worker(path, name, device, job_alive=JobsAlive(path.parent))
     _on_signals(worker.submission, lambda cause: setattr(worker, "told", worker.told or cause))
-    return worker.drain()
+    return _drained(worker, path)
+
+
+def _drained(worker: Worker, path: Path) -> bool:
+    """Drain, and see to it that runs that need larger jobs get them; whether the job shall be queued again."""
+    unfinished = worker.drain()
+    if worker.told is None and (needs := worker.needing_more()):
+        from launch.larger import submit_larger
+
+        submit_larger(path, worker.submission, needs)
+    return unfinished
 
 
 def _several_workers(path: Path, place: Place, known: Submission) -> bool:
@@ -92,7 +102,7 @@ def _one_rank(path: Path, place: Place) -> bool:
     groups = made()
     _on_signals(worker.submission, lambda cause: setattr(worker, "told", worker.told or cause))
     try:
-        return worker.drain()
+        return _drained(worker, path)
     finally:
         board.end()
 

@@ -6,9 +6,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from launch.policy import Growth
 from tensloradist.errors import UserError
 from tensloradist.results.claims import STILL_SECONDS
 from tensloradist.results.schema import Manifest
@@ -32,6 +34,9 @@ class Submission:
         requeue: whether a job that is stopped goes back to the queue.
         workers_per_gpu: more than one: the runs' times do not compare with others'.
         stage: the node-local folder for copies of data and backbone, as the profile writes it.
+        sources: the hash of the package's source files when the launch began; None: not compared.
+        profile, option_set, options: the profile's name, and what it asks for, to ask for more of it.
+        growth: how many times that memory and time the jobs of this submission have; None outside of jobs.
     """
 
     manifest: str
@@ -48,11 +53,17 @@ class Submission:
     requeue: bool = False
     stage: str | None = None
     workers_per_gpu: int = 1
+    sources: str | None = None
+    profile: str = ""
+    option_set: str = ""
+    options: dict[str, Any] | None = None
+    growth: Growth | None = None
 
     @classmethod
     def read(cls, path: Path) -> Submission:
         data = json.loads(path.read_text())
-        return cls(**{**data, "devices": tuple(data["devices"])})
+        growth = Growth(**data["growth"]) if data["growth"] else None
+        return cls(**{**data, "devices": tuple(data["devices"]), "growth": growth})
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"

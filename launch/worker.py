@@ -12,27 +12,32 @@ import signal
 import socket
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from launch import STOP_SECONDS, scheduler
 from launch.children import Child, ChildGroup, Crash
-from launch.failures import FailureBook
+from launch.failures import FailureBook, demand_of
 from launch.memory import memory_kills
+from launch.policy import Growth
 from launch.staging import staged_spec
 from launch.submission import Submission, read_manifest
+from tensloradist.results.checkpoints import kept_step
 from tensloradist.results.claims import Watch, highest_claim, is_released, owner_of, ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, write_replacing
 from tensloradist.results.publish import recover_broken, write_failure
 from tensloradist.results.schema import Cause, Failure, ManifestRun
+from tensloradist.sources import sources_hash
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between looks at the heartbeats of owners on other machines
 ORDERLY_SECONDS = 12.0  # for a checkpoint at the next step boundary, where the profile does not give more
 MOST_EARLY_ENDS = 3  # of children in a row that could not even claim a run
 EXPECTED_CAUSES = ("configuration", "data_missing")  # after these a child is as good as before
+CODE_CHANGED = "this is not the code that was submitted: it was edited since (launch --snapshot runs a copy)"
 CAUSES_BY_SLURM: dict[str, Cause] = {
     "NODE_FAIL": "node_failure",
     "PREEMPTED": "preempted",
@@ -84,11 +89,12 @@ class Worker:
         ]
         self.child: Child | None = None
         self.told: Cause | None = None  # why to stop; set by a signal handler, too
-        self._failures = FailureBook(self.root, self.runs, self.submission.baseline)
+        self._failures = FailureBook(self.root, self.runs, self.submission.baseline, self.submission.growth)
         self._job_alive, self._make_group = job_alive, make_group
         self._watch = Watch(self.submission.still_seconds)
         self._began = time.monotonic()
         self._trained = self._early_ends = 0
+        self._code_changed = self.submission.sources not in (None, sources_hash())
 
     @property
     def log(self) -> Path:
@@ -101,6 +107,8 @@ class Worker:
         Runs with owners elsewhere are watched meanwhile, and left alone as soon as a heartbeat moves. Returns whether
         it was stopped while there was work.
         """
+        if self._code_changed:
+            self._complain(CODE_CHANGED)
         try:
             while True:
                 passed = [self._try(run) for run in self.runs]
@@ -111,11 +119,23 @@ class Worker:
                         break
                     self._say("watching")
                     time.sleep(min(LOOK_SECONDS, self.submission.still_seconds / 4))
+        except BaseException as error:
+            self._say("crashed", error=" ".join(f"{type(error).__name__}: {error}".split()))
+            raise
         finally:
             if self.child is not None:
                 self.child.stop()
-            self._say("ended")
+        self._say("ended")
         return self.told not in (None, "cancelled", "disk_full") and any(self._is_open(run) for run in self.runs)
+
+    def needing_more(self) -> dict[Growth, list[str]]:
+        """The ids of open runs that need larger jobs than this launch's, by what they need."""
+        found: dict[Growth, list[str]] = defaultdict(list)
+        for run in self.runs:
+            folder = RunFolder(self.root, run.run_id)
+            if self._failures.needs_more(folder) and not folder.result.exists() and held(folder) is None:
+                found[demand_of(folder)].append(run.run_id)
+        return found
 
     def _must_stop(self) -> bool:
         """Whether to stop: because a signal said so, the launch was stopped, or the job's time is nearly up."""
@@ -176,16 +196,20 @@ class Worker:
         if attempt.is_dir() and not (attempt / "result.json").exists():
             owner = owner_of(folder, number)
             where = f"{owner.host}, process {owner.pid}" + (f", job {owner.job}" if owner.job else "")
-            word = scheduler.end_of(owner.job, owner.restart) if owner.job else None
-            cause = CAUSES_BY_SLURM.get(word or "", "killed")
-            said = f"; Slurm says {word}" if word else ""
+            ended = scheduler.end_of(owner.job, owner.restart) if owner.job else None
+            cause: Cause = "killed"
+            said = ""
+            if ended is not None:
+                cause = "out_of_host_memory" if ended.over_memory else CAUSES_BY_SLURM.get(ended.state, "killed")
+                said = f"; Slurm says {ended.state}" + (", beyond its memory" if ended.over_memory else "")
             self._record(run, folder, number, cause, f"its process vanished without a word ({where}{said})")
         return not self._is_open(run)
 
     def _record(self, run: ManifestRun, folder: RunFolder, number: int, cause: Cause, message: str) -> None:
-        write_failure(
-            folder.attempt(number), Failure(run_id=folder.run_id, attempt=number, cause=cause, message=message)
+        failure = Failure(
+            run_id=folder.run_id, attempt=number, cause=cause, message=message, kept_step=kept_step(folder)
         )
+        write_failure(folder.attempt(number), failure)
         self._failures.decide(run, folder)
 
     def _replace_child(self) -> None:
@@ -248,9 +272,7 @@ class Worker:
                     try:
                         self._failures.decide(run, folder)
                     except OSError as error:  # the full disk again: what follows is the same
-                        print(
-                            f"worker {self.name}: no decision could be recorded: {error}", file=sys.stderr, flush=True
-                        )
+                        self._complain(f"no decision could be recorded: {error}")
                     if event["cause"] == "disk_full":
                         self.told = "disk_full"  # for every run: this worker would only fail them all
                     if event["cause"] not in EXPECTED_CAUSES:
@@ -284,7 +306,8 @@ class Worker:
         about = (
             {} if run is None else {"run_id": run.run_id, "row": run.row, "task": run.task, "seed": run.spec["seed"]}
         )
-        status = {"state": state, "pid": os.getpid(), "time": time.time(), **about, **more}
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "code_changed": self._code_changed}
+        status = {"state": state, "time": time.time(), **me, **about, **more}
         try:
             write_replacing(self.folder / f"worker-{self.name}.json", json.dumps(status))
         except OSError as error:  # a full disk: the runs decide what that means, not the word on them

@@ -93,6 +93,12 @@ def newest_valid(run: RunFolder) -> Checkpoint | None:
     return None
 
 
+def kept_step(run: RunFolder) -> int:
+    """Updates done that a checkpoint of any attempt keeps, by its marker; 0 without one."""
+    whole = (checkpoint.step for checkpoint in _candidates(run) if (checkpoint.folder / MARKER).exists())
+    return next(whole, 0)
+
+
 def _candidates(run: RunFolder) -> Iterator[Checkpoint]:
     found = []
     for number in run.attempt_numbers():

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from tensloradist.errors import UserError
 from tensloradist.results.attempts import begin_attempt, end_attempt
-from tensloradist.results.checkpoints import newest_valid, remove_checkpoints
+from tensloradist.results.checkpoints import kept_step, newest_valid, remove_checkpoints
 from tensloradist.results.claims import claim
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.layout import RunFolder
@@ -97,6 +97,7 @@ def execute(
                 cause=_cause_within(error, control),
                 message=_one_line(error),
                 traceback="".join(traceback.format_exception(error)),
+                kept_step=kept_step(run),
             )
             log.error("%s", failure.message if isinstance(error, Stopped) else failure.traceback)
             steps = error.step if isinstance(error, Stopped) else None

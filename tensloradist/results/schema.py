@@ -149,6 +149,7 @@ class Failure(Record):
     cause: Cause
     message: str = Field(description="one line")
     traceback: str | None = None
+    kept_step: int | None = Field(None, description="updates done that a checkpoint keeps; null: not looked up")
 
 
 class Condition(Record):

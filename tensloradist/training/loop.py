@@ -73,6 +73,8 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None, control
     if spec.compute.threads:
         torch.set_num_threads(spec.compute.threads)
     accelerator = make_accelerator(spec, folder)
+    if accelerator.is_main_process:  # now, and not only with the result: an attempt that is killed has no other
+        write_replacing(folder / "provenance.json", json.dumps(_provenance(spec, accelerator), indent=2) + "\n")
     task = task_for(spec)
     if spec.optimizer.batch_size > len(task.train):
         raise UserError(
@@ -83,8 +85,6 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None, control
     run = Run(spec, task, model, accelerator, AttemptWriter(folder, accelerator.is_main_process, progress))
     # Dropout draws from the process's global generator: seeded here, after everything that a warm process skips.
     torch.manual_seed(spec.seed * 1_000 + accelerator.process_index)
-    if accelerator.is_main_process:  # now, and not only with the result: a killed attempt has no other
-        write_replacing(folder / "provenance.json", json.dumps(run.provenance(), indent=2) + "\n")
     checkpoint = resumed_from(folder)
     if checkpoint is not None:
         restore(run, checkpoint)
@@ -312,11 +312,9 @@ class Run:
             ),
             peak_memory=PeakMemory(host_bytes=host, device_bytes=device),
             fingerprints=self.fingerprints,
-            provenance=self.provenance(),
+            provenance=_provenance(spec, self.accelerator),
         )
 
-    def provenance(self) -> dict[str, Any]:
-        accelerator = self.accelerator
-        return provenance(
-            precision=self.spec.precision, device=str(accelerator.device), processes=accelerator.num_processes
-        )
+
+def _provenance(spec: RunSpec, accelerator: Accelerator) -> dict[str, Any]:
+    return provenance(precision=spec.precision, device=str(accelerator.device), processes=accelerator.num_processes)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import importlib.metadata
 import os
 import platform
 import socket
-import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tensloradist.sources import commit, sources_hash
 
 PACKAGES = (
     "tensloradist",
@@ -47,7 +47,7 @@ def _of_this_process() -> dict[str, Any]:
             "gpu_count": torch.cuda.device_count(),
             "gpu_uuids": [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())],
         },
-        "code": {"commit": _commit(), "sources": sources_hash()},
+        "code": {"commit": commit(), "sources": sources_hash()},
         "host": socket.gethostname(),
         "user": getpass.getuser(),
         "command": sys.argv,
@@ -61,30 +61,6 @@ def provenance(**more: Any) -> dict[str, Any]:
     """
     sharing = int(os.environ.get("TENSLORADIST_WORKERS_PER_GPU", "1"))
     return {**_of_this_process(), "threads": torch.get_num_threads(), "workers_per_gpu": sharing, **more}
-
-
-@lru_cache(maxsize=1)
-def sources_hash() -> str:
-    """A hash of this package's own source files: tells whether code was edited, in a checkout or not."""
-    root = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with '+changes' where files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    git = ["git", "-C", str(root), "-c", f"safe.directory={root}"]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "") if head.returncode == 0 else None
 
 
 def _cpu_model() -> str:

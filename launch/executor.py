@@ -1,0 +1,83 @@
+"""A submitit executor that asks Slurm for what an option set of a profile says."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from launch import scheduler
+from launch.profile import Options
+from launch.slurm_task import REQUEUE_CODE
+from tensloradist.errors import UserError
+
+# Slurm requeues by itself after a preemption or a lost node. This is for what it does not: a worker that was killed, or
+# that stopped in time before the limit. Not for a cancelled job, whose state tells.
+_AFTER = """\
+code=$?
+if {{ [ $code -ge 128 ] || [ $code -eq {code} ]; }} && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ] && \\
+   scontrol show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'; then
+  scontrol requeue "$SLURM_JOB_ID" && sleep 60
+fi
+exit $code"""
+
+
+def executor(
+    profile: str, options: Options, folder: Path, name: str, processes: int = 1, code: Path | None = None, **more: Any
+) -> Any:
+    """A submitit executor with everything that an option set asks for.
+
+    Args:
+        profile: its name, for messages.
+        folder: submitit's own, a new one for each submission: job ids can come again.
+        code: a copy of the code to run instead of what is installed.
+        more: parameters of submitit's that replace the option set's.
+
+    Raises:
+        UserError: no Slurm on this machine.
+    """
+    import submitit
+
+    if not scheduler.available():
+        raise UserError(
+            f"profile {profile}: no Slurm on this machine (sbatch is not on the PATH); launch from a login node, "
+            "or without --profile to train here"
+        )
+    nodes, tasks = options.layout(processes)
+    python = shlex.quote(sys.executable)
+    made = submitit.SlurmExecutor(folder, python=f"{options.container} {python}" if options.container else python)
+    asked: dict[str, Any] = {
+        "job_name": name,
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+        "constraint": options.constraint,
+        "time": options.time_minutes,
+        "nodes": nodes,
+        "ntasks_per_node": tasks,
+        "cpus_per_task": options.cpus_per_worker * (options.workers if processes == 1 else 1),
+        "gpus_per_node": options.gpus_per_node or None,
+        "mem": f"{round(1024 * options.memory_gb)}M" if options.memory_gb else None,
+        "signal_delay_s": options.signal_lead_seconds,
+        "array_parallelism": options.max_parallel,
+        "setup": _setup(options, code),
+        "teardown": _AFTER.format(code=REQUEUE_CODE, restarts=options.max_restarts).splitlines(),
+        "srun_args": ["--kill-on-bad-exit=1", *options.srun],
+        "additional_parameters": {"requeue" if options.requeue else "no_requeue": True, **options.sbatch},
+    }
+    asked |= more
+    parameters = {name: value for name, value in asked.items() if value is not None}
+    made.update_parameters(**{k: v for k, v in parameters.items() if k != "mem"})
+    if "mem" in parameters:
+        made.parameters["mem"] = parameters["mem"]  # submitit's own conversion knows whole gigabytes only
+    return made
+
+
+def _setup(options: Options, code: Path | None) -> list[str]:
+    lines = list(options.setup)
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in options.environment.items()]
+    if code is not None:
+        lines.append(f"export PYTHONPATH={shlex.quote(str(code))}")
+    # Since Slurm 22.05 srun does not take --cpus-per-task over from sbatch.
+    return [*lines, 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"']

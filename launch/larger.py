@@ -1,0 +1,55 @@
+"""Larger jobs for runs that ran out of a job's memory or time: submitted by the job that found it out, at its end."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from launch import scheduler
+from launch.arrays import array_of
+from launch.policy import Growth
+from launch.profile import Options
+from launch.slurm import submit
+from launch.submission import Submission, read_manifest
+from tensloradist.errors import UserError
+from tensloradist.results.layout import write_once
+
+
+def submit_larger(path: Path, known: Submission, needs: Mapping[Growth, list[str]]) -> None:
+    """Submit arrays for runs that need more than this launch's jobs have: each run by one job alone.
+
+    Where nodes cannot submit, or the site refuses so much, this is said in the job's log, and the next `launch` asks
+    for it again, before a person's eyes.
+
+    Args:
+        path: the submission's file.
+        needs: run ids by what they need.
+    """
+    import submitit
+
+    given = Options.model_validate(known.options)
+    arrays = []
+    for growth, run_ids in needs.items():
+        marks = {run_id: path.parent / "larger" / f"{run_id}-{growth.memory or 1}-{growth.time}" for run_id in run_ids}
+        ours = [run_id for run_id, mark in marks.items() if write_once(mark, "")]
+        if ours:
+            processes = known.processes or 1
+            each = math.ceil(len(ours) / given.max_parallel)
+            arrays += array_of(known.option_set, given, processes, ours, each, growth)
+    if not arrays:
+        return
+    if not scheduler.available():
+        print("this node has no sbatch, so nothing larger was submitted; launch again", file=sys.stderr, flush=True)
+        return
+    manifest = Path(known.manifest)
+    name = read_manifest(manifest).name
+    try:
+        # A job's own SLURM_… variables would be taken for the new job's options.
+        with submitit.helpers.clean_env():
+            done, folder = submit(name, manifest, Path(known.root), known.profile, {known.option_set: given}, arrays)
+    except UserError as error:
+        print(f"nothing larger was submitted: {error}", file=sys.stderr, flush=True)
+        return
+    print(f"larger jobs were submitted: {[array['job_id'] for array in done.arrays]}, {folder}", flush=True)
