@@ -9,7 +9,9 @@ from rich.console import Console
 from launch import scheduler
 from launch.arrays import Array, arrays
 from launch.plan import CLAIMED_ELSEWHERE, HELD, Plan, write_manifest
+from launch.policy import Growth
 from launch.profile import Options, Profile, load_profile
+from launch.pruning import prune
 from launch.slurm import submit
 from tensloradist.errors import UserError
 from tensloradist.results.layout import make_folder
@@ -36,12 +38,18 @@ def launch_on_cluster(
             options.layout(run.spec.compute.processes)
     runs = plan.to_run() + plan.to_watch()
     _say_left_out(console, plan)
+    if not dry_run:
+        prune(plan.sweep.name, root)
     if not runs:
         console.print("Nothing to submit.")
         return
-    wanted = arrays(runs, sets, root, runs_per_task)
+    wanted = _within_site(console, profile, sets, arrays(runs, sets, root, runs_per_task))
+    if not wanted:
+        return
     for array in wanted:
-        console.print(_described(array, sets[array.options], profile), highlight=False, soft_wrap=True)
+        console.print(
+            _described(array, sets[array.options].grown(array.growth), profile), highlight=False, soft_wrap=True
+        )
     for warning in site_warnings(profile, sets):
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if dry_run:
@@ -55,11 +63,27 @@ def launch_on_cluster(
     console.print(f"Follow with: tensloradist status {plan.sweep.name} --watch", highlight=False)
 
 
+def _within_site(console: Console, profile: Profile, sets: dict[str, Options], wanted: list[Array]) -> list[Array]:
+    """Those arrays that the site can give what their runs have grown to need; the others are named and left out."""
+    kept = []
+    for array in wanted:
+        try:
+            if array.growth != Growth():
+                site_warnings(profile, {array.options: sets[array.options].grown(array.growth)})
+            kept.append(array)
+        except UserError as error:
+            text = f"left out: {len(array.run_ids)} runs that earlier jobs were too small for: {error}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return kept
+
+
 def _described(array: Array, options: Options, profile: Profile) -> str:
     nodes, each = options.layout(array.processes)
     share = f"up to {array.runs_per_task} each" if array.runs_per_task else "until none is left"
     what = f"{array.tasks} task{'s' * (array.tasks != 1)} for {len(array.run_ids)} runs ({share})"
     asked = [f"{options.time_minutes} min"]
+    if array.growth != Growth():  # earlier jobs were too small for these runs
+        asked.append(f"{array.growth.memory or 1} × the profile's memory and {array.growth.time} × its time")
     if array.processes > 1:
         asked.append(f"{nodes} nodes × {each} processes")
     elif options.workers > 1:
@@ -84,16 +108,18 @@ def site_warnings(profile: Profile, sets: dict[str, Options]) -> list[str]:
     """Where the site's own limits, as far as it tells them, are below what the profile asks for.
 
     Raises:
-        UserError: a partition or an account that the site does not have.
+        UserError: a partition, account or QOS that the site does not have, or more than a node or the time limit give.
     """
     found, warnings = scheduler.limits(), []
     if found is None:
         return [f"profile {profile.name} could not be checked: Slurm does not answer here"]
-    accounts = scheduler.accounts()
+    accounts, qualities = scheduler.accounts(), scheduler.qualities()
     for name, options in sets.items():
         where = f"profile {profile.name}, option set {name}"
         if options.account and accounts and options.account not in accounts:
             raise UserError(f"{where}: account {options.account!r}; the site has {', '.join(sorted(accounts))}")
+        if options.qos and qualities and options.qos not in qualities:
+            raise UserError(f"{where}: qos {options.qos!r}; the site has {', '.join(sorted(qualities))}")
         if options.partition is None:
             continue
         partition = found.partitions.get(options.partition)
@@ -104,8 +130,25 @@ def site_warnings(profile: Profile, sets: dict[str, Options]) -> list[str]:
         limit = partition.max_time_minutes
         if limit is not None and options.time_minutes > limit:
             raise UserError(f"{where}: time_minutes: {options.time_minutes} exceeds the partition's {limit:g}")
+        _check_node(where, options, partition)
         if found.max_array_size and options.max_array_size > found.max_array_size:
             warnings.append(
                 f"{where}: arrays are split at the site's {found.max_array_size}, not {options.max_array_size}"
             )
     return warnings
+
+
+def _check_node(where: str, options: Options, partition: scheduler.Partition) -> None:
+    """Raises UserError where a node would have to give more than the partition's largest has."""
+    cpus = options.cpus_per_worker * options.workers
+    memory = 1024 * options.memory_gb if options.memory_gb else 0
+    for field, asked, has, unit in (
+        ("cpus_per_worker × workers", cpus, partition.node_cpus, "CPUs"),
+        ("memory_gb", memory, partition.node_memory_mb, "MB"),
+        ("gpus_per_node", options.gpus_per_node, partition.node_gpus, "GPUs"),
+    ):
+        if has is not None and asked > has:
+            raise UserError(
+                f"{where}: {field}: {asked:g} {unit} a node, but the largest node of partition {options.partition} has "
+                f"{has}; ask for less"
+            )

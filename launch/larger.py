@@ -27,28 +27,27 @@ def submit_larger(path: Path, known: Submission, needs: Mapping[Growth, list[str
         path: the submission's file.
         needs: run ids by what they need.
     """
-    import submitit
-
-    given = Options.model_validate(known.options)
-    arrays = []
+    if not scheduler.available():
+        print("this node has no sbatch, so nothing larger was submitted; launch again", file=sys.stderr, flush=True)
+        return
     for growth, run_ids in needs.items():
         marks = {run_id: path.parent / "larger" / f"{run_id}-{growth.memory or 1}-{growth.time}" for run_id in run_ids}
         ours = [run_id for run_id, mark in marks.items() if write_once(mark, "")]
         if ours:
-            processes = known.processes or 1
-            each = math.ceil(len(ours) / given.max_parallel)
-            arrays += array_of(known.option_set, given, processes, ours, each, growth)
-    if not arrays:
-        return
-    if not scheduler.available():
-        print("this node has no sbatch, so nothing larger was submitted; launch again", file=sys.stderr, flush=True)
-        return
-    manifest = Path(known.manifest)
-    name = read_manifest(manifest).name
+            _submit(known, growth, ours)
+
+
+def _submit(known: Submission, growth: Growth, run_ids: list[str]) -> None:
+    import submitit
+
+    given, manifest = Options.model_validate(known.options), Path(known.manifest)
+    each = math.ceil(len(run_ids) / given.max_parallel)
+    arrays = array_of(known.option_set, given, known.processes or 1, run_ids, each, growth)
     try:
         # A job's own SLURM_… variables would be taken for the new job's options.
         with submitit.helpers.clean_env():
-            done, folder = submit(name, manifest, Path(known.root), known.profile, {known.option_set: given}, arrays)
+            sets = {known.option_set: given}
+            done, folder = submit(read_manifest(manifest).name, manifest, Path(known.root), known.profile, sets, arrays)
     except UserError as error:
         print(f"nothing larger was submitted: {error}", file=sys.stderr, flush=True)
         return

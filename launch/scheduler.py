@@ -31,13 +31,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition's limits; None: without, or not told."""
+    """A partition's limits; None: without, or not told. What a node has is its largest node's."""
 
     max_time_minutes: float | None
     nodes: int | None = None
-    cpus: int | None = None
-    gpus: int | None = None
-    state: str = ""
+    node_cpus: int | None = None
+    node_memory_mb: int | None = None
+    node_gpus: int | None = None
 
 
 @dataclass(frozen=True)
@@ -169,20 +169,33 @@ def limits() -> SiteLimits | None:
     if config is None or shown is None:
         return None
     size = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
+    largest = _largest_nodes()
     partitions = {}
     for line in shown.splitlines():
         fields = dict(re.findall(r"(\w+)=(\S*)", line))
-        if "PartitionName" in fields:
-            gpus = re.search(r"gres/gpu=(\d+)", fields.get("TRES", ""))
+        if name := fields.get("PartitionName"):
             limit = _seconds(fields.get("MaxTime", ""))
-            partitions[fields["PartitionName"]] = Partition(
-                None if limit is None else limit / 60,
-                _integer(fields.get("TotalNodes")),
-                _integer(fields.get("TotalCPUs")),
-                int(gpus.group(1)) if gpus else None,
-                fields.get("State", ""),
-            )
+            minutes = None if limit is None else limit / 60
+            partitions[name] = Partition(minutes, _integer(fields.get("TotalNodes")), *largest.get(name, ()))
     return SiteLimits(int(size.group(1)) if size else None, partitions)
+
+
+def _largest_nodes() -> dict[str, tuple[int, int, int]]:
+    """Partition -> the most CPUs, MB and GPUs that one of its nodes has."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for line in (_ask("sinfo", "-h", "-N", "-a", "-o", "%R|%c|%m|%G") or "").splitlines():
+        name, cpus, memory, resources = line.split("|")
+        gpus = sum(int(number) for number in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", resources))
+        before = found.get(name, (0, 0, 0))
+        found[name] = (max(before[0], int(cpus)), max(before[1], int(memory)), max(before[2], gpus))
+    return found
+
+
+def qualities() -> set[str] | None:
+    """The site's qualities of service; None where accounting does not tell."""
+    said = _ask("sacctmgr", "-n", "-P", "show", "qos", "format=name")
+    found = {line.strip() for line in (said or "").splitlines()} - {""}
+    return found or None
 
 
 def accounts() -> set[str] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import scheduler
+from launch.failures import TRIED_AGAIN, decision_of
 from launch.policy import RULES
 from launch.submission import read_manifest
 from tensloradist.config import read_sweep
@@ -49,6 +50,7 @@ class RunStatus:
     wasted_seconds: float = 0.0
     cause: str | None = None
     message: str | None = None
+    decision: str | None = None
     host: str | None = None
     log: str | None = None
     duplicates: int = 0
@@ -152,6 +154,7 @@ def collect(name: str, root: Path) -> SweepStatus:
         warnings.append(f"{number} duplicate results (the first published counts): {', '.join(listed[:3])}")
     if differ:
         warnings.append(f"{differ} duplicate results differ from the published ones")
+    warnings += _said_by_workers(name, root)
     gpus = any(array["asked"]["gpus_per_node"] for _, launch in launches(name, root) for array in launch["arrays"])
     return SweepStatus(name, runs, _jobs_status(name, root, jobs, living) if jobs else None, gpus, warnings)
 
@@ -194,7 +197,10 @@ def _run_status(folder: RunFolder, run: ManifestRun, alive: Any) -> RunStatus:
         status.step, status.steps = _progress(folder.attempt(number))
     elif numbers and (failure := read_failure_of(folder, numbers[-1])) is not None:
         status.cause, status.message = failure.cause, failure.message
-        status.state = "planned" if RULES[failure.cause].goes_on else "failed"
+        decision = decision_of(folder, numbers[-1])
+        goes_on = decision["action"] in TRIED_AGAIN if decision else RULES[failure.cause].goes_on
+        status.state = "planned" if goes_on or RULES[failure.cause].goes_on else "failed"
+        status.decision = decision["reason"] if decision else None
         record = read_attempt(folder.attempt(numbers[-1]))
         status.host = record.host if record else None
         status.log = str(folder.attempt(numbers[-1]) / "log.txt")
@@ -275,6 +281,28 @@ def launches(name: str, root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """(folder, slurm.json) of each launch of a sweep that Slurm accepted, oldest first."""
     for path in sorted((sweep_folder(root, name) / "launches").glob("*/slurm.json")):
         yield path.parent, json.loads(path.read_text())
+
+
+def _said_by_workers(name: str, root: Path) -> list[str]:
+    """What went wrong with the workers themselves of the newest launch, and of others that are still at work."""
+    folders = sorted((sweep_folder(root, name) / "launches").glob("*"))
+    errors: dict[str, list[str]] = defaultdict(list)
+    changed = 0
+    for folder in folders:
+        said = [json.loads(path.read_bytes()) for path in folder.glob("worker-*.json")]
+        if folder != folders[-1] and all(word["state"] in ("ended", "crashed") for word in said):
+            continue
+        for word in said:
+            changed += bool(word.get("code_changed"))
+            if word["state"] == "crashed":
+                errors[word["error"]].append(word["host"])
+    lines = [
+        f"{len(hosts)} workers ended by an error of their own ({', '.join(sorted(set(hosts))[:4])}): {error}"
+        for error, hosts in errors.items()
+    ]
+    if changed:
+        lines.append(f"{changed} workers run other code than was submitted: it was edited since (launch --snapshot)")
+    return lines
 
 
 def job_ids(name: str, root: Path) -> list[str]:

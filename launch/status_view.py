@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -26,6 +26,7 @@ def render(status: SweepStatus) -> RenderableType:
         parts.append(Text(f"Slurm jobs: {states or ('none left' if status.jobs.answers else 'no answer')}"))
     parts += [Text(line) for line in _hours(status)]
     parts += [Text(line) for line in _failures(status)]
+    parts += [Text(line) for line in _tried_again(status)]
     held: dict[str, int] = defaultdict(int)
     for run in status.runs:
         if run.state == "held":
@@ -103,6 +104,12 @@ def _failures(status: SweepStatus) -> list[str]:
             lines.append(f"    log: {first}")
         lines.append(f"    to do: {RULES[cause].advice}; then: tensloradist retry {status.name} --cause {cause}")
     return lines
+
+
+def _tried_again(status: SweepStatus) -> list[str]:
+    """What was decided on failures whose runs go on, by decision."""
+    decisions = Counter(run.decision for run in status.runs if run.state == "planned" and run.decision)
+    return [f"↻ {number} to be tried again: {reason}" for reason, number in decisions.most_common()]
 
 
 def first_log_line(log: str | None) -> str | None:

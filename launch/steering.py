@@ -100,7 +100,9 @@ def cancel(name: str, root: Path) -> Cancelled:
 
 def _is_at_work(folder: Path) -> bool:
     """Whether one of a launch's workers has not said its last word."""
-    return any(json.loads(path.read_text())["state"] != "ended" for path in folder.glob("worker-*.json"))
+    return any(
+        json.loads(path.read_text())["state"] not in ("ended", "crashed") for path in folder.glob("worker-*.json")
+    )
 
 
 def failed_runs(name: str, root: Path, cause: str | None) -> set[str]:

@@ -76,9 +76,23 @@ def write_checkpoint(
         if not (target / MARKER).exists():
             shutil.rmtree(target, ignore_errors=True)
         raise
-    for old in sorted(parent.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old)
+    _remove_superseded(attempt)
     return target
+
+
+def _remove_superseded(attempt: Path) -> None:
+    """Remove what this attempt's two newest have made of no use: its own older ones, and those of earlier attempts.
+
+    Files are a quota on clusters, and a run that is often preempted has many attempts. Its `checkpoints` folders stay:
+    the orphan of an earlier attempt may still write there, or be removing the same.
+    """
+    own = sorted((attempt / "checkpoints").glob("step-*"))
+    if len(own) < KEPT:
+        return
+    newest, earlier = own[-1].name, attempt.parent.glob("*/checkpoints/step-*")
+    superseded = [old for old in earlier if old.parents[1].name < attempt.name and old.name <= newest]
+    for old in (*own[:-KEPT], *superseded):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def newest_valid(run: RunFolder) -> Checkpoint | None:

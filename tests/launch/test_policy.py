@@ -1,10 +1,15 @@
 """What follows from failures: by cause, by number, and for a cell whose first runs fail alike."""
 
+import json
 from typing import get_args
 
 import pytest
 
-from launch.policy import BREAKER, RULES, decide, to_hold
+from launch.failures import FailureBook, demand_of
+from launch.policy import BREAKER, MOST_GROWTH, RULES, Growth, decide, to_hold
+from launch.profile import Options
+from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.results.publish import write_failure
 from tensloradist.results.schema import Cause, Failure
 
 COMPUTE = {"compute": {"processes": 2, "micro_batch": None}, "optimizer": {"batch_size": 32}}
@@ -54,6 +59,51 @@ def test_out_of_gpu_memory_halves_the_micro_batch_until_one():
         seen.append(decision.micro_batch)
         compute["micro_batch"] = decision.micro_batch
     assert seen == [8, 4, 2, 1] and "1 already" in decision.reason
+
+
+def test_out_of_host_memory_in_a_job_asks_for_twice_as_much_up_to_a_bound():
+    given, seen = Growth(), []
+    while (decision := decide(failures("out_of_host_memory"), COMPUTE, given)).action == "retry_larger":
+        given = decision.growth
+        seen.append(given.memory)
+    assert seen == [2, 4, MOST_GROWTH] and decision.action == "stop" and "memory_gb" in decision.reason
+    unknown = Growth().of(memory_gb=None)
+    assert decide(failures("out_of_host_memory"), COMPUTE, unknown).action == "retry", (
+        "the default cannot be multiplied"
+    )
+
+
+def test_a_time_limit_asks_for_more_time_only_where_a_whole_job_brought_nothing():
+    def ended_at(*steps):
+        return [
+            failure.model_copy(update={"kept_step": step})
+            for failure, step in zip(failures(*["time_limit"] * len(steps)), steps, strict=True)
+        ]
+
+    assert decide(ended_at(100, 200), COMPUTE, Growth()).action == "retry"
+    assert decide(ended_at(100), COMPUTE, Growth()).action == "retry", "one job says nothing"
+    assert decide(ended_at(100, 100), COMPUTE, Growth()).growth == Growth(time=2)
+    assert decide(ended_at(0, 0), COMPUTE, Growth(memory=2, time=2)).growth == Growth(memory=2, time=4)
+    assert decide(ended_at(100, 100), COMPUTE, Growth(time=MOST_GROWTH)).action == "stop"
+
+
+def test_a_grown_profile_asks_for_more_and_covers_what_was_needed():
+    options = Options(memory_gb=4, time_minutes=30).grown(Growth(memory=2, time=4))
+    assert (options.memory_gb, options.time_minutes) == (8, 120)
+    assert Options(time_minutes=30).grown(Growth(memory=2)).memory_gb is None
+    assert Growth(memory=2).covers(Growth()) and not Growth(memory=2).covers(Growth(time=2))
+
+
+def test_a_run_that_needs_more_is_settled_for_small_jobs_and_open_for_larger_ones(tmp_path):
+    folder = RunFolder(tmp_path, "r")
+    write_failure(folder.attempt(1), failures("out_of_host_memory")[0])
+    decision = decide(failures("out_of_host_memory"), COMPUTE, Growth())
+    write_once(folder.attempt(1) / "decision.json", json.dumps(decision.as_dict()))
+    assert demand_of(folder) == Growth(memory=2)
+    same, larger, elsewhere = (FailureBook(tmp_path, [], {"r": 1}, given) for given in (Growth(), Growth(2), None))
+    assert same.needs_more(folder) and same.is_settled(folder)
+    assert not larger.needs_more(folder) and not larger.is_settled(folder)
+    assert not elsewhere.is_settled(folder), "outside of a job nothing is rationed"
 
 
 def test_the_circuit_breaker():

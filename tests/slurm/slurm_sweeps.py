@@ -87,7 +87,7 @@ class Sweep:
                 checkpoint_steps=checkpoint_steps,
                 compute=compute,
                 task=task,
-                plugins="plugins: [ending_plugin]" if task == "ending" else "",
+                plugins="" if task == "digits" else f"plugins: [{task}_plugin]",
             )
         )
         self.profile.write_text(PROFILE.format(minutes=minutes, lead=lead, parallel=parallel))

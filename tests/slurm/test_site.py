@@ -23,6 +23,13 @@ def test_what_a_site_refuses_is_said_in_its_words(cluster, tmp_path):
     text = sweep.profile.read_text()
     sweep.profile.write_text(text.replace("partition: low", "partition: lo"))
     assert "partition 'lo'; the site has high, low" in refusal(sweep)
+    for field, says in (
+        ("qos: urgent", "qos 'urgent'; the site has normal"),
+        ("gpus_per_node: 3", "gpus_per_node: 3 GPUs a node, but the largest node of partition low has 2"),
+        ("cpus_per_worker: 5", "5 CPUs a node, but the largest node of partition low has 4"),
+    ):
+        sweep.profile.write_text(text.replace("cpus_per_worker: 1\n", "") + field + "\n")
+        assert says in refusal(sweep)
     sweep.profile.write_text(text + "constraint: infiniband\n")
     assert "Slurm refused the job" in refusal(sweep) and "nvalid feature" in refusal(sweep)
     sweep.profile.write_text(text + "account: nobody\n")

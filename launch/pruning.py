@@ -1,0 +1,40 @@
+"""Pruning: what a sweep's earlier launches leave that nobody reads again once their jobs are gone.
+
+Files are a quota on clusters, and an array of a thousand tasks leaves some five thousand. What tells of the launch
+stays: slurm.json, the submissions, the workers' last words, and every log that says something.
+"""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+from pathlib import Path
+
+from launch import scheduler
+from launch.status import launches
+
+OF_JOBS = ("submitit-*/*.pkl", "submitit-*/*.sh", "submitit-*/.submission_file_*.sh", "larger/*", "boards/*/*")
+IF_EMPTY = ("*.err", "submitit-*/*.err", "submitit-*/*.out")
+MARK = "pruned"
+
+
+def prune(name: str, root: Path) -> int:
+    """Remove them from this user's launches; returns how many files. Nothing goes while Slurm does not answer."""
+    own = ((folder, said) for folder, said in launches(name, root) if said["user"] == getpass.getuser())
+    ended = [(folder, said) for folder, said in own if not (folder / MARK).exists()]
+    living = scheduler.living([array["job_id"] for _, said in ended for array in said["arrays"]]) if ended else {}
+    if living is None:
+        return 0
+    alive = {scheduler.base_id(key) for key in living}
+    removed = 0
+    for folder, said in ended:
+        if any(array["job_id"] in alive for array in said["arrays"]):
+            continue
+        files = [path for pattern in OF_JOBS for path in folder.glob(pattern)]
+        files += [path for pattern in IF_EMPTY for path in folder.glob(pattern) if not path.stat().st_size]
+        for path in files:
+            path.unlink(missing_ok=True)  # another launch may be pruning, too
+        shutil.rmtree(folder / "code", ignore_errors=True)
+        (folder / MARK).touch()
+        removed += len(files)
+    return removed
