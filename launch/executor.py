@@ -74,6 +74,12 @@ def executor(
     return made
 
 
+def refusal(error: Exception) -> str:
+    """What sbatch said when it refused a job, from the exception that submitit made of it."""
+    lines = str(error).strip().splitlines() or str(error.__cause__).strip().splitlines()
+    return lines[-1].removeprefix("sbatch: ").removeprefix("error: ")
+
+
 def _setup(options: Options, code: Path | None) -> list[str]:
     lines = list(options.setup)
     lines += [f"export {name}={shlex.quote(value)}" for name, value in options.environment.items()]

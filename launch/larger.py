@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,8 +45,10 @@ def _submit(known: Submission, growth: Growth, run_ids: list[str]) -> None:
     each = math.ceil(len(run_ids) / given.max_parallel)
     arrays = array_of(known.option_set, given, known.processes or 1, run_ids, each, growth)
     try:
-        # A job's own SLURM_… variables would be taken for the new job's options.
+        # A job's own SLURM_… variables would be taken for the new job's options; where Slurm is configured is not one.
+        configured = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
         with submitit.helpers.clean_env():
+            os.environ.update(configured)
             sets = {known.option_set: given}
             done, folder = submit(read_manifest(manifest).name, manifest, Path(known.root), known.profile, sets, arrays)
     except UserError as error:

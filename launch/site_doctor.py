@@ -13,7 +13,7 @@ from rich.console import Console
 
 from launch import scheduler
 from launch.cluster import site_warnings
-from launch.executor import executor
+from launch.executor import executor, refusal
 from launch.profile import load_profile
 from launch.site_probe import probe
 from tensloradist.errors import UserError
@@ -48,8 +48,9 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
         job = made.submit(probe, str(folder), str(root.absolute()))
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         shutil.rmtree(folder)
-        said = str(error.__cause__ or error).strip().splitlines()[-1]
-        raise UserError(f"profile {profile.name}, option set {name}: Slurm refused the job ({said})") from error
+        raise UserError(
+            f"profile {profile.name}, option set {name}: Slurm refused the job ({refusal(error)})"
+        ) from error
     with Console(stderr=True).status(f"job {job.job_id} on {nodes} nodes of {profile.name}/{name}"):
         words = _wait(folder, job.job_id, nodes)
     held = _say(console, words, nodes)

@@ -17,7 +17,7 @@ from typing import Any
 
 from launch import scheduler
 from launch.arrays import Array
-from launch.executor import executor
+from launch.executor import executor, refusal
 from launch.profile import Options
 from launch.slurm_task import run_task
 from launch.submission import Submission
@@ -82,9 +82,9 @@ def submit(
             jobs = made.map_array(run_task, [str(path)] * array.tasks)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             scheduler.cancel([entry["job_id"] for entry in accepted])
-            said = str(error.__cause__ or error).strip().splitlines()[-1]
             raise UserError(
-                f"profile {profile}, option set {array.options}: Slurm refused the job ({said}); nothing was submitted"
+                f"profile {profile}, option set {array.options}: Slurm refused the job ({refusal(error)}); nothing was "
+                "submitted"
             ) from error
         accepted.append(_accepted(str(jobs[0].job_id).split("_")[0], array, options))
     done = Submitted(

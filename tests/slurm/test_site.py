@@ -31,7 +31,7 @@ def test_what_a_site_refuses_is_said_in_its_words(cluster, tmp_path):
         sweep.profile.write_text(text.replace("cpus_per_worker: 1\n", "") + field + "\n")
         assert says in refusal(sweep)
     sweep.profile.write_text(text + "constraint: infiniband\n")
-    assert "Slurm refused the job" in refusal(sweep) and "nvalid feature" in refusal(sweep)
+    assert "Slurm refused the job (Batch job submission failed: Invalid feature specification)" in refusal(sweep)
     sweep.profile.write_text(text + "account: nobody\n")
     assert subprocess.run(["squeue", "-h"], capture_output=True, text=True, timeout=20).stdout == ""
     sweep.profile.write_text(text)
