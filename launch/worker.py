@@ -202,6 +202,8 @@ class Worker:
             if ended is not None:
                 cause = "out_of_host_memory" if ended.over_memory else CAUSES_BY_SLURM.get(ended.state, "killed")
                 said = f"; Slurm says {ended.state}" + (", beyond its memory" if ended.over_memory else "")
+            if folder.result.exists() or is_released(folder, number):  # it lived, and ended while Slurm was asked
+                return not self._is_open(run)
             self._record(run, folder, number, cause, f"its process vanished without a word ({where}{said})")
         return not self._is_open(run)
 

@@ -1,10 +1,12 @@
 """A plugin for tests: the embedded digits, with a process that is stopped, or a disk that fills up, at the very end.
 
 It happens once, when a run's test scores are computed: after its last look at claims, before its result is published.
+Or the first process to train is a slow one, for it to be at work still when it is taken for lost.
 """
 
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +20,21 @@ def load(task, backbone, protocol):
     loaded = TASKS["digits"].load(task.model_copy(update={"name": "digits"}), backbone, protocol)
 
     def metrics(logits, labels):
-        if labels is loaded.test.labels and os.environ.get("ENDING_HOW"):
-            happen(os.environ["ENDING_HOW"], Path(os.environ["ENDING_MARK"]))
+        how = os.environ.get("ENDING_HOW")
+        if how == "slow":
+            be_slow(Path(os.environ["ENDING_MARK"]))
+        elif how and labels is loaded.test.labels:
+            happen(how, Path(os.environ["ENDING_MARK"]))
         return loaded.metrics(logits, labels)
 
     return replace(loaded, metrics=metrics)
+
+
+def be_slow(mark):
+    if not mark.exists():
+        mark.write_text(str(os.getpid()))
+    if mark.read_text() == str(os.getpid()):
+        time.sleep(1)
 
 
 def happen(how, mark):

@@ -47,8 +47,9 @@ def test_a_node_goes_down(cluster, tmp_path, uninterrupted):
 
 def test_an_orphan_of_a_killed_slurmd(cluster, tmp_path, uninterrupted):
     """The node is lost, its task lives on, and the job runs again elsewhere."""
-    sweep = Sweep(tmp_path, epochs=130)
-    sweep.launch()
+    sweep = Sweep(tmp_path, task="ending")
+    whole = reference(sweep, tmp_path / "whole")
+    sweep.launch(ENDING_HOW="slow", ENDING_MARK=str(tmp_path / "mark"))
     sweep.wait_step(20)
     orphan = child_of_run(sweep)
     cluster.kill(f"slurmd.{node_of(sweep)}")
@@ -57,7 +58,6 @@ def test_an_orphan_of_a_killed_slurmd(cluster, tmp_path, uninterrupted):
     assert sweep.resumed_from()[1] >= 20
     wait_until(lambda: not os.path.exists(f"/proc/{orphan}"), 60, "the orphan has not ended")
     assert_one_result(sweep)
-    whole = reference(sweep, tmp_path / "whole")
     assert_same_bits(sweep, whole)
 
 
