@@ -1,6 +1,7 @@
 """A site's limits and refusals, its doctor, and what its jobs used."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -51,6 +52,46 @@ def test_a_results_folder_that_is_not_writable(cluster, another_user, tmp_path_f
     process = cluster.as_other_user([*cluster.tensloradist, *command], home)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 2 and "not writable" in out and "Traceback" not in out, out
+
+
+@pytest.fixture
+def without_hard_links(tmp_path):
+    """A folder on a real exFAT, which has no hard links."""
+    if missing := [name for name in ("mkfs.exfat", "mount.exfat-fuse") if shutil.which(name) is None]:
+        reason = f"{missing} missing; apt-get install -y --no-install-recommends exfat-fuse exfatprogs"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    image, folder = tmp_path / "exfat.image", tmp_path / "exfat"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 * 2**20)
+    subprocess.run(["mkfs.exfat", image], check=True, capture_output=True)
+    attached = subprocess.run(["losetup", "--find", "--show", image], check=True, capture_output=True, text=True)
+    device = attached.stdout.strip()
+    subprocess.run(["mount.exfat-fuse", device, folder], check=True, capture_output=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_file_system_without_hard_links_is_refused(cluster, tmp_path, without_hard_links):
+    sweep = Sweep(tmp_path)
+    sweep.root = without_hard_links / "results"
+    said = refusal(sweep)
+    assert "this file system has no hard links" in said and "--results" in said, said
+    assert subprocess.run(["squeue", "-h"], capture_output=True, text=True, timeout=20).stdout == ""
+
+
+def test_a_results_folder_copied_from_elsewhere_goes_on_here(cluster, tmp_path):
+    """Its finished runs are left out; one that was in progress there is taken over, from its checkpoint."""
+    sweep = Sweep(tmp_path / "there", seeds=2, epochs=60, parallel=1)
+    sweep.launch("--runs-per-task", "2")
+    sweep.wait_step(20, index=1)
+    shutil.copytree(sweep.root, tmp_path / "results")
+    tensloradist("cancel", sweep.file, "--results", sweep.root)
+    sweep.root = tmp_path / "results"
+    assert "1 runs to train; left out: 1 finished" in sweep.launch()
+    sweep.wait_finished()
+    assert sweep.resumed_from(index=1)[-1] >= 20 and len(sweep.attempt_files("result.json")) == 2
 
 
 def test_the_plan_says_what_a_site_would_be_asked_for(cluster, tmp_path):
