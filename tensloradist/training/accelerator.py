@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from pathlib import Path
 
@@ -50,7 +49,6 @@ def release(accelerator: Accelerator) -> None:
     if accelerator.num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
         PartialState._reset_state()
-    gc.collect()
 
 
 def _flat(data: dict, prefix: str = "") -> dict[str, str | int | float | bool]:

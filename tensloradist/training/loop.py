@@ -7,6 +7,7 @@ processes run the same code: the first alone writes.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import math
@@ -40,7 +41,7 @@ from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerp
 from tensloradist.training.prediction import predict, prefetch
 from tensloradist.training.provenance import peak_memory, provenance, reset_peak_memory
 from tensloradist.training.records import AttemptWriter, Scores, defined
-from tensloradist.training.warm import backbone_for, keep_backbone, task_for
+from tensloradist.training.warm import backbone_for, keep_backbone, settle, task_for
 
 log = logging.getLogger(__name__)
 Progress = Callable[[dict[str, Any]], None]
@@ -68,6 +69,7 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None, control
         Outnumbered: another worker has taken the run over.
     """
     control = control or RunControl()
+    gc.collect()  # what is left of the run before must not count as this one's memory
     reset_peak_memory()
     started = time.perf_counter()
     if spec.compute.threads:
@@ -82,6 +84,7 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None, control
             f"examples of {task.name}; use at most {len(task.train)}"
         )
     model = backbone_for(spec, task.num_labels)
+    settle()
     run = Run(spec, task, model, accelerator, AttemptWriter(folder, accelerator.is_main_process, progress))
     # Dropout draws from the process's global generator: seeded here, after everything that a warm process skips.
     torch.manual_seed(spec.seed * 1_000 + accelerator.process_index)
