@@ -34,7 +34,7 @@ demo: $(INSTALLED)  ## Train the demo sweep and print its isorank and isoparamet
 	$(BIN)/tensloradist report demo --out $(OUT)
 
 test: $(INSTALLED)  ## All tests but those of `make test-slurm` and `make evidence`
-	$(BIN)/python -m pytest -q -m "not evidence and not slurm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not evidence and not slurm"
 
 test-slurm: $(INSTALLED)  ## Faults injected into a real Slurm cluster on this machine (root, slurm/devcluster/README.md)
 	$(BIN)/python -m pytest -q -m "slurm and not evidence"
@@ -55,7 +55,7 @@ benchmark: $(INSTALLED)  ## Step time and memory against PEFT's LoRA (about 15 m
 	$(BIN)/python tests/benchmarks/adapter_step.py
 
 evidence: $(INSTALLED)  ## Scale runs and long repeats, for closing notes
-	$(BIN)/python -m pytest -q -m evidence
+	$(BIN)/python -m pytest -q -s -m evidence
 	$(BIN)/python tests/benchmarks/adapter_step.py
 
 soak: $(INSTALLED)  ## 200 runs on the development cluster, with a random fault every few seconds for ten minutes
