@@ -37,7 +37,7 @@ test: $(INSTALLED)  ## All tests but those of `make test-slurm` and `make eviden
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not evidence and not slurm"
 
 test-slurm: $(INSTALLED)  ## Faults injected into a real Slurm cluster on this machine (root, slurm/devcluster/README.md)
-	$(BIN)/python -m pytest -q -m "slurm and not evidence"
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "slurm and not evidence"
 
 devcluster: $(INSTALLED)  ## Start the one-machine Slurm cluster in ./.devcluster
 	slurm/devcluster/up.sh

@@ -2,9 +2,10 @@
 
 It reads requests from standard input and writes events to standard output; what libraries print goes to standard
 error. It imports torch once and keeps the last backbone and data. Asked to stop, it does so at the next step boundary,
-with a checkpoint; so does SIGTERM, and the end of its input, when its supervisor is gone. A second SIGTERM before that
-boundary stops it at once: the attempt is recorded as interrupted, the claim released. It never outlives its supervisor
-for long, even where a library does not let the orderly way happen.
+with a checkpoint; so it does at the end of its input, when its supervisor is gone, and a second after SIGTERM, as
+interrupted unless its supervisor gives another reason meanwhile. A SIGTERM after that stops it before the boundary: the
+attempt is recorded as interrupted, the claim released. It never outlives its supervisor for long, even where a library
+does not let the orderly way happen.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from tensloradist.results.control import RunControl, Stopped
 from tensloradist.results.execute import execute
 from tensloradist.spec import RunSpec
 
+WORD_SECONDS = 1.0  # how long a signalled process waits for its supervisor, which was signalled too, to say why
+
 
 class Events:
     """Lines of JSON on what was standard output."""
@@ -40,7 +43,36 @@ class Events:
             raise KeyboardInterrupt from None  # the supervisor is gone: an interruption, no failure of the run
 
 
-def _requests(control: RunControl) -> queue.SimpleQueue[dict[str, Any] | None]:
+class Stopping:
+    """What a request to stop and SIGTERM do. Slurm signals every process of a job, so that both may say the same thing,
+    in either order: what comes within a second is one request, and the supervisor knows the reason."""
+
+    def __init__(self, control: RunControl) -> None:
+        self.control = control
+        self._first: float | None = None  # when it was first asked for
+
+    def requested(self, reason: str) -> None:
+        self._first = self._first or time.monotonic()
+        self.control.stop_reason = reason
+
+    def signalled(self, number: int, frame: object) -> None:
+        if self.control.stopping:
+            return
+        if self._first is not None and time.monotonic() - self._first > WORD_SECONDS:
+            raise KeyboardInterrupt
+        first = self._first is None
+        self._first = self._first or time.monotonic()
+        if not self.control.at_boundary:
+            while self.control.stop_reason is None and time.monotonic() - self._first < WORD_SECONDS:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        if first:
+            unexplained = threading.Timer(WORD_SECONDS, self.control.stop_unexplained)
+            unexplained.daemon = True
+            unexplained.start()
+
+
+def _requests(control: RunControl, stopping: Stopping) -> queue.SimpleQueue[dict[str, Any] | None]:
     """Requests as they arrive; the end of the input (None) interrupts whatever is in progress.
 
     A request to stop goes to the run in progress. One that is still loading has nothing to lose, and is interrupted.
@@ -54,7 +86,7 @@ def _requests(control: RunControl) -> queue.SimpleQueue[dict[str, Any] | None]:
             if "stop" not in request:
                 requests.put(request)
                 continue
-            control.stop_reason = request["stop"]
+            stopping.requested(request["stop"])
             if not control.at_boundary and main_thread is not None:
                 signal.pthread_kill(main_thread, signal.SIGTERM)
         requests.put(None)
@@ -69,22 +101,13 @@ def _requests(control: RunControl) -> queue.SimpleQueue[dict[str, Any] | None]:
 
 def main() -> int:
     control = RunControl()
-
-    def stop(number: int, frame: object) -> None:
-        """Slurm signals every process of a job: the first time is a request, as from the supervisor."""
-        if control.stopping:
-            return
-        if control.at_boundary and control.stop_reason is None:
-            control.stop_reason = "interrupted"
-        else:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
+    stopping = Stopping(control)
+    signal.signal(signal.SIGTERM, stopping.signalled)
     # A crash dumps no core: many of several gigabytes each would fill a quota.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     events = Events()
     try:
-        requests = _requests(control)
+        requests = _requests(control, stopping)
         from tensloradist.plugins import load_plugins
         from tensloradist.training import train
 

@@ -42,3 +42,8 @@ class RunControl:
     at_boundary: bool = False
     stopping: bool = False
     owned: Callable[[], bool] = field(default=_always)
+
+    def stop_unexplained(self) -> None:
+        """Stop at the next step boundary as interrupted, unless a reason was given meanwhile."""
+        if self.stop_reason is None:
+            self.stop_reason = "interrupted"

@@ -143,7 +143,8 @@ def running_cluster(tmp_path_factory):
         reason = f"no development cluster here: {'not root' if not missing else f'{missing} missing; {APT}'}"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     lab = tmp_path_factory.mktemp("cluster")
-    cluster = Cluster(lab, 18817)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    cluster = Cluster(lab, 18817 + 1000 * worker)  # each process of the test runner has a cluster of its own
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(lab / "etc" / "slurm.conf")
     for folder in (lab, *lab.parents):  # slurmd's nodes and the other user must be able to look in

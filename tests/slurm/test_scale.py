@@ -33,6 +33,7 @@ def test_ten_kills_of_a_worker_at_random_steps(cluster, tmp_path):
         print(f"kill {number + 1}: attempts began at {sweep.resumed_from()}; same bits")
 
 
+@pytest.mark.xdist_group("another user")
 def test_five_pairs_of_launches_one_by_another_user(cluster, another_user, tmp_path_factory):
     for number in range(5):
         folder = tmp_path_factory.mktemp("two")

@@ -40,6 +40,7 @@ def test_what_a_site_refuses_is_said_in_its_words(cluster, tmp_path):
     assert "no Slurm on this machine" in refusal(sweep, PATH=nowhere)
 
 
+@pytest.mark.xdist_group("another user")
 def test_a_results_folder_that_is_not_writable(cluster, another_user, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mine")
     sweep = Sweep(folder)
