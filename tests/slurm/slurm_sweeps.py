@@ -11,6 +11,7 @@ from tensloradist.results.claims import highest_claim, owner_of
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_result
 
+PATIENCE = 4
 OTHER_USER = "tensloradist-test"
 FILES = ("adapter.safetensors", "head.safetensors", "predictions.safetensors")
 PROFILE = """
@@ -51,13 +52,13 @@ def tensloradist(*arguments, check=True, **environment):
 
 
 def wait_until(condition, seconds, what):
-    """The condition's first true value, asked about four times a second."""
-    deadline = time.monotonic() + seconds
+    """The condition's first true value, asked about four times a second. On a busy machine all takes longer."""
+    deadline = time.monotonic() + PATIENCE * seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.25)
-    raise AssertionError(f"after {seconds} s still not: {what() if callable(what) else what}")
+    raise AssertionError(f"after {PATIENCE * seconds} s still not: {what() if callable(what) else what}")
 
 
 class Sweep:
