@@ -9,7 +9,9 @@ import typer
 
 
 def report(
-    sweep: Annotated[str, typer.Argument(help="A sweep file, the name of a launched sweep, or a bundle.")],
+    sweeps: Annotated[
+        list[str], typer.Argument(metavar="SWEEP...", help="Sweep files, names of launched sweeps, or bundles.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for tables.md and tables.csv.")],
     results: Annotated[
         Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")
@@ -29,19 +31,13 @@ def report(
     """
     from rich.console import Console
 
+    from analysis.analyse import analyse
     from analysis.load import load_from
     from analysis.render import HEAD, markdown, rich_table, tidy_csv
-    from analysis.tables import build
     from tensloradist.results.layout import results_root, write_replacing
 
-    loaded = load_from(sweep, results_root(results))
-    blocks = build(loaded)
-    warnings = [*loaded.warnings, *(f"Broken: {line}" for line in loaded.broken)]
-    finished = int((loaded.frame.drop_duplicates("run_id")["state"] == "finished").sum())
-    total = int(loaded.frame["run_id"].nunique())
-    if finished < total:
-        warnings.append(f"{finished} of {total} runs are finished; the tables show what there is.")
-    name = loaded.manifest.name
+    analysis = analyse(load_from(sweeps, results_root(results)))
+    blocks, warnings, name = analysis.blocks, analysis.warnings, analysis.name
     write_replacing(out / "tables.md", markdown(name, blocks, warnings))
     write_replacing(out / "tables.csv", tidy_csv(blocks))
     console = Console()
