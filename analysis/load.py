@@ -61,7 +61,7 @@ def load_from(sources: Sequence[str], root: Path) -> Loaded:
     for source in dict.fromkeys(sources):
         if is_bundle(source):
             with opened(Path(source)) as (name, folder):
-                part = load(name, folder)
+                part = load(name, folder, use_cache=False)
                 part.root = None
         else:
             part = load(source, root)
@@ -74,7 +74,7 @@ def load_from(sources: Sequence[str], root: Path) -> Loaded:
     return joined(parts)
 
 
-def load(source: str, root: Path) -> Loaded:
+def load(source: str, root: Path, use_cache: bool = True) -> Loaded:
     """The results of one sweep, by its file or the name it was launched with.
 
     Raises:
@@ -94,7 +94,7 @@ def load(source: str, root: Path) -> Loaded:
         ]
     except KeyError as error:
         raise UserError(f"sweep {name!r}: its manifest has no {error}; launch it again with this version") from error
-    measured = outcomes(root, list(dict.fromkeys(run.run_id for run in manifest.runs)), loaded.broken)
+    measured = outcomes(root, list(dict.fromkeys(run.run_id for run in manifest.runs)), loaded.broken, use_cache)
     planned = typed(
         rows, {name: column for name, column in COLUMNS.items() if name not in measured.columns or name == "run_id"}
     )

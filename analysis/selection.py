@@ -54,7 +54,9 @@ def axis_columns(frame: pd.DataFrame) -> list[str]:
     """The optimiser's fields that differ between runs of the same cell."""
     names = [c for c in frame.columns if c == "learning_rate" or c.startswith("optimizer.")]
     varied = [name for name in names if frame[name].nunique(dropna=False) > 1]
-    counts = frame.groupby(CELL)[varied].nunique(dropna=False).max() if varied and len(frame) else {}
+    if not varied:
+        return []
+    counts = frame.groupby(CELL)[varied].nunique(dropna=False).max()
     return [name for name in varied if counts[name] > 1]
 
 

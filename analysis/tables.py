@@ -222,7 +222,7 @@ def _with_intervals(blocks: list[Block]) -> list[Block]:
 
 def _with_best(block: Block) -> Block:
     """Mark the best complete mean of each task within the budget; nothing is best among fewer than two."""
-    new = {}
+    new: dict[tuple[str, str], Cell] = {}
     for task in block.tasks:
         cells = {row.name: row.cells[task] for row in block.rows if row.is_ranked and row.cells[task].is_complete}
         if len(cells) > 1:
