@@ -6,7 +6,6 @@ Scores and differences are in points (100 × the metric), intervals at 95 %.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ class Curve:
 class Curves:
     metric: str
     curves: tuple[Curve, ...]
-    skipped: tuple[Path, ...] = ()  # attempts whose metrics could not be read
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,9 @@ class Cost:
     rows: tuple[tuple[str, Estimate | None, Estimate | None], ...]  # method, milliseconds a step, mebibytes (min, max)
 
 
+Data = Parameters | Pairs | Curves | Forest | Lines | CriticalDifference | Cost
+
+
 @dataclass(frozen=True)
 class Drawing:
     """One figure to draw."""
@@ -95,5 +96,6 @@ class Drawing:
     title: str  # what it shows
     subtitle: str  # for which task, backbone and condition
     caption: str
-    section: tuple[str, str]  # the backbone and, where it belongs to one, the condition
-    data: Parameters | Pairs | Curves | Forest | Lines | CriticalDifference | Cost
+    backbone: str
+    task: str  # empty where it is over tasks
+    data: Data

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.figures import cost, critical, curves, forest, lines, pairs, parameters
 from analysis.figures.data import Drawing
 from analysis.figures.style import entitle, settings
+from analysis.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,11 +68,12 @@ def compact(svg: str) -> str:
     shared = {style: f"s{sha256(style.encode()).hexdigest()[:8]}" for style, number in styles.items() if number > 2}
     svg = re.sub(r' style="([^"]*)"', lambda m: f' class="{shared[m[1]]}"' if m[1] in shared else m[0], svg)
     rules = "".join(f".{name}{{{style}}}" for style, name in sorted(shared.items()))
+    svg = svg.replace("*{stroke-linejoin", "svg *{stroke-linejoin")  # inline in a page, `*` would be all of it
     return svg.replace("<defs>", f"<style>{rules}</style>\n<defs>", 1)
 
 
 def draw_all(
-    drawings: Sequence[Drawing], formats: Sequence[str] = FORMATS, progress: Callable[[int, int], None] | None = None
+    drawings: Sequence[Drawing], formats: Sequence[str] = FORMATS, progress: Progress | None = None
 ) -> Iterator[tuple[Drawing, dict[str, bytes]]]:
     """Every figure with its files, in order, drawn by as many processes as there are cores.
 
@@ -96,7 +98,7 @@ def _job(job: tuple[Drawing, tuple[str, ...]]) -> dict[str, bytes]:
 
 
 def _counted(
-    drawings: Sequence[Drawing], files: Iterator[dict[str, bytes]], progress: Callable[[int, int], None] | None
+    drawings: Sequence[Drawing], files: Iterator[dict[str, bytes]], progress: Progress | None
 ) -> Iterator[tuple[Drawing, dict[str, bytes]]]:
     for number, (drawing, content) in enumerate(zip(drawings, files, strict=True), 1):
         if progress:

@@ -68,6 +68,7 @@ def settings() -> dict[str, object]:
         "svg.hashsalt": "tensloradist",
         "font.family": ["DejaVu Sans", "sans-serif"],
         "font.size": FONT_POINTS,
+        "axes.facecolor": "none",  # on the page, the page's own
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.linewidth": 0.7,
