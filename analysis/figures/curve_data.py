@@ -16,9 +16,7 @@ from analysis.tables import Cell
 from tensloradist.results.layout import RunFolder
 
 
-def read_curves(
-    analysis: Analysis, cells: Sequence[tuple[str, Cell]], metric: str
-) -> tuple[Curves | None, list[str]]:
+def read_curves(analysis: Analysis, cells: Sequence[tuple[str, Cell]], metric: str) -> tuple[Curves | None, list[str]]:
     """The curves of the methods' chosen settings, and why some are absent.
 
     A run's curve is that of the attempt that its result came from; an epoch that not all of a method's runs have is
@@ -62,7 +60,9 @@ def epochs_of(path: Path, metric: str) -> dict[int, float] | None:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         records: list[dict[str, Any]] = [json.loads(line) for line in lines if '"validation"' in line]
-        values = {int(r["epoch"]): r["validation"].get(metric) for r in records if isinstance(r.get("validation"), dict)}
+        values = {
+            int(r["epoch"]): r["validation"].get(metric) for r in records if isinstance(r.get("validation"), dict)
+        }
     except (OSError, UnicodeDecodeError, ValueError, KeyError, AttributeError):
         return None
     return {epoch: float(value) for epoch, value in values.items() if value is not None}

@@ -76,7 +76,11 @@ def header(block: Block) -> list[str]:
 def body(block: Block) -> list[list[str]]:
     """The table's lines."""
     return [
-        [row.name, parameters(row, block), *(f(row.cells.get(task)) for task in block.tasks for f in (score, difference))]
+        [
+            row.name,
+            parameters(row, block),
+            *(f(row.cells.get(task)) for task in block.tasks for f in (score, difference)),
+        ]
         for row in block.rows
     ]
 

@@ -137,7 +137,9 @@ def _groups(drawn: Iterable[tuple[Drawing, Mapping[str, bytes]]]) -> list[Figure
     groups: dict[str, list[Figure]] = {}
     for drawing, content in drawn:
         title = f"{drawing.task}, {drawing.backbone}" if drawing.task else f"Over tasks, {drawing.backbone}"
-        figure = Figure(drawing.name, drawing.title, drawing.subtitle, drawing.caption, _inline(drawing, content["svg"]))
+        figure = Figure(
+            drawing.name, drawing.title, drawing.subtitle, drawing.caption, _inline(drawing, content["svg"])
+        )
         groups.setdefault(title, []).append(figure)
     return [FigureGroup(title, figures) for title, figures in groups.items()]
 

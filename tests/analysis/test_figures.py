@@ -65,7 +65,16 @@ def data_of(kind, methods, seed=0):
 
 
 def drawing_of(kind, methods, seed=0):
-    return Drawing(kind, kind, "What the figure shows, in some words", "my_long_task, my_backbone, isoparameter r=16", "A caption.", "deit", "dtd", data_of(kind, methods, seed))
+    return Drawing(
+        kind,
+        kind,
+        "What the figure shows, in some words",
+        "my_long_task, my_backbone, isoparameter r=16",
+        "A caption.",
+        "deit",
+        "dtd",
+        data_of(kind, methods, seed),
+    )
 
 
 def texts_of(figure):
