@@ -1,10 +1,12 @@
-"""Loading: a sweep's manifest and its runs' results, as one tidy pandas frame with a row for each run and condition.
+"""Loading: manifests and results as one tidy pandas frame with a row for each run and condition.
 
-Nothing is dropped in silence: a run without a result has a state that says why, a broken file is listed.
+Nothing is dropped in silence: a run without a result has a state that says why, a broken file is listed. Several sweeps
+and bundles are joined where they mean the same by the same names, and refused where they do not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -14,108 +16,132 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
+from analysis.columns import COLUMNS, typed
+from analysis.outcomes import outcomes
 from tensloradist.errors import UserError
 from tensloradist.results.bundle import is_bundle, opened
-from tensloradist.results.layout import RunFolder, sweep_folder
-from tensloradist.results.publish import BrokenResult, read_failure, read_result
-from tensloradist.results.schema import MANIFEST_SCHEMA_VERSION, Manifest, ManifestRun, Result
+from tensloradist.results.layout import sweep_folder
+from tensloradist.results.schema import MANIFEST_SCHEMA_VERSION, Condition, Manifest, ManifestRun
 from tensloradist.shipped import find_shipped
-
-FINGERPRINTS = ("data", "split", "data_order", "head")
+from tensloradist.spec import ADDED_LATER, OptimizerSpec
 
 
 @dataclass
 class Loaded:
-    """A sweep's results: the manifest, the frame (see `COLUMNS`), broken files, and warnings for the reader."""
+    """Sweeps and their results: manifests, the frame (see `COLUMNS`), broken files, and warnings for the reader."""
 
-    manifest: Manifest
+    manifests: tuple[Manifest, ...]
     frame: pd.DataFrame
     broken: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    root: Path | None = None  # the results folder; None where a bundle was read, which lies unpacked nowhere
+    sources: tuple[str, ...] = ()  # as the user gave them
+
+    @property
+    def name(self) -> str:
+        """The sweeps' names."""
+        return " + ".join(manifest.name for manifest in self.manifests)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Those of all sweeps, each once, in order."""
+        return tuple({c.name: c for manifest in self.manifests for c in manifest.conditions}.values())
 
 
-COLUMNS = {
-    "run_id": "identity of the run",
-    "row": "method: grouping, factorisation and options",
-    "backbone": "",
-    "task": "",
-    "condition": "isorank r=… or isoparameter r=…",
-    "kind": "isorank or isoparameter",
-    "seed": "training seed",
-    "state": "finished, diverged, failed, missing or broken",
-    "cause": "why it failed",
-    "score": "the protocol's test score, in the metric's own unit",
-    "validation_score": "at the last epoch",
-    "metric": "name of the score's metric",
-    "adapter_parameters": "",
-    "budget": "LoRA's parameters",
-    "residual": "adapter_parameters / budget - 1",
-    "all_ranks_equal": "every mode has the condition's rank",
-    "learning_rate": "",
-    "hardware": "",
-    "versions": "",
-    "precision": "",
-    "step_seconds": "median of the training steps",
-    "peak_bytes": "device, else host",
-    **{f"fingerprint_{name}": "equal in runs that may be paired" for name in FINGERPRINTS},
-}
-
-
-def load_from(source: str, root: Path) -> Loaded:
-    """The results of a sweep that is given by its file, its name, or its bundle (`tensloradist bundle`).
+def load_from(sources: Sequence[str], root: Path) -> Loaded:
+    """The results of one or more sweeps, each given by its file, its name, or its bundle (`tensloradist bundle`).
 
     Raises:
-        UserError: as `load`, or the bundle is damaged.
+        UserError: a sweep was never launched with this results folder, a manifest is not readable, a bundle is
+            damaged, or two sweeps mean different things by the same name.
     """
-    if not is_bundle(source):
-        return load(source, root)
-    with opened(Path(source)) as (name, folder):
-        return load(name, folder)
+    if not sources:
+        raise UserError("no sweep is given; name a sweep file, a launched sweep, or a bundle")
+    parts = []
+    for source in dict.fromkeys(sources):
+        if is_bundle(source):
+            with opened(Path(source)) as (name, folder):
+                part = load(name, folder, use_cache=False)
+                part.root = None
+        else:
+            part = load(source, root)
+        part.sources = (source,)
+        parts.append(part)
+    if len(parts) == 1:
+        return parts[0]
+    from analysis.join import joined
+
+    return joined(parts)
 
 
-def load(source: str, root: Path) -> Loaded:
-    """The results of a sweep.
-
-    Args:
-        source: a sweep file, or the name of a launched sweep.
+def load(source: str, root: Path, use_cache: bool = True) -> Loaded:
+    """The results of one sweep, by its file or the name it was launched with.
 
     Raises:
         UserError: the sweep was never launched with this results folder, or its manifest is not readable.
     """
     name, text_hash = _name_of(source, root)
-    manifest = _manifest(name, root)
-    loaded = Loaded(manifest, pd.DataFrame())
+    manifest = read_manifest(name, root)
+    loaded = Loaded((manifest,), pd.DataFrame(), root=root, sources=(source,))
     if text_hash is not None and text_hash != manifest.sweep_sha256:
         loaded.warnings.append(f"{source} has changed since it was launched; the tables show the sweep as launched")
-    rows: list[dict[str, Any]] = []
     conditions = {condition.name: condition for condition in manifest.conditions}
-    cache: dict[str, dict[str, Any]] = {}
-    for run in manifest.runs:
-        if run.run_id not in cache:
-            cache[run.run_id] = _outcome(RunFolder(root, run.run_id), loaded.broken)
-        outcome = cache[run.run_id]
-        for membership in run.conditions:
-            condition = conditions[membership.condition]
-            rows.append(
-                {
-                    "run_id": run.run_id,
-                    "row": run.row,
-                    "backbone": run.backbone,
-                    "task": run.task,
-                    "condition": condition.name,
-                    "kind": condition.kind,
-                    "seed": run.spec["seed"],
-                    "budget": membership.budget,
-                    "residual": membership.residual,
-                    "adapter_parameters": run.adapter_parameters,
-                    "all_ranks_equal": all(rank == condition.rank for rank in run.ranks.values()),
-                    "ranks": ", ".join(f"{mode} {rank}" for mode, rank in run.ranks.items()),
-                    **_axes(run),
-                    **outcome,
-                }
-            )
-    loaded.frame = pd.DataFrame(rows)
+    try:
+        rows = [
+            {**_planned(run, manifest.name), **_membership(run, membership, conditions[membership.condition])}
+            for run in manifest.runs
+            for membership in run.conditions
+        ]
+    except KeyError as error:
+        raise UserError(f"sweep {name!r}: its manifest has no {error}; launch it again with this version") from error
+    measured = outcomes(root, list(dict.fromkeys(run.run_id for run in manifest.runs)), loaded.broken, use_cache)
+    planned = typed(
+        rows, {name: column for name, column in COLUMNS.items() if name not in measured.columns or name == "run_id"}
+    )
+    loaded.frame = planned.merge(measured, on="run_id", how="left", validate="many_to_one")[list(COLUMNS)]
     return loaded
+
+
+def _planned(run: ManifestRun, sweep: str) -> dict[str, Any]:
+    adapter, task = run.spec["adapter"], run.spec["task"]
+    return {
+        "sweep": sweep,
+        "run_id": run.run_id,
+        "row": run.row,
+        "method": adapter["method"],
+        "grouping": adapter.get("grouping"),
+        "factorization": adapter.get("factorization"),
+        "backbone": run.backbone,
+        "task": run.task,
+        "data_set": task.get("fingerprint") or task["name"],
+        "protocol": run.spec["protocol"],
+        "seed": run.spec["seed"],
+        "adapter_parameters": run.adapter_parameters,
+        "ranks": ", ".join(f"{mode} {rank}" for mode, rank in run.ranks.items()),
+        **_axes(run.spec["optimizer"]),
+    }
+
+
+def _membership(run: ManifestRun, membership: Any, condition: Condition) -> dict[str, Any]:
+    return {
+        "condition": condition.name,
+        "kind": condition.kind,
+        "condition_rank": condition.rank,
+        "budget": membership.budget,
+        "residual": membership.residual,
+        "all_ranks_equal": all(rank == condition.rank for rank in run.ranks.values()),
+    }
+
+
+def _axes(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser's fields: what a selection may choose between."""
+    fields = {}
+    for name in OptimizerSpec.model_fields:
+        value = optimizer.get(name, ADDED_LATER.get(f"optimizer.{name}"))
+        fields[name if name == "learning_rate" else f"optimizer.{name}"] = (
+            str(value) if isinstance(value, dict) else value
+        )
+    return fields
 
 
 def _name_of(source: str, root: Path) -> tuple[str, str | None]:
@@ -132,7 +158,12 @@ def _name_of(source: str, root: Path) -> tuple[str, str | None]:
     return data["name"], sha256(path.read_bytes()).hexdigest()
 
 
-def _manifest(name: str, root: Path) -> Manifest:
+def read_manifest(name: str, root: Path) -> Manifest:
+    """The newest manifest of a launched sweep.
+
+    Raises:
+        UserError: never launched with this results folder, or not readable.
+    """
     folder = sweep_folder(root, name)
     if not (folder / "latest").exists():
         known = sorted(path.parent.name for path in root.glob("sweeps/*/latest"))
@@ -149,46 +180,3 @@ def _manifest(name: str, root: Path) -> Manifest:
         raise UserError(
             f"{path}: not a manifest of version {MANIFEST_SCHEMA_VERSION} ({error.errors()[0]['msg']})"
         ) from error
-
-
-def _axes(run: ManifestRun) -> dict[str, Any]:
-    """The optimiser's fields: what a selection may choose between."""
-    fields = {}
-    for name, value in run.spec["optimizer"].items():
-        key = name if name == "learning_rate" else f"optimizer.{name}"
-        fields[key] = str(value) if isinstance(value, dict) else value
-    return fields
-
-
-def _outcome(folder: RunFolder, broken: list[str]) -> dict[str, Any]:
-    if folder.result.exists():
-        try:
-            return _columns(read_result(folder.result))
-        except BrokenResult as error:
-            broken.append(str(error))
-            return {"state": "broken"}
-    try:
-        failure = read_failure(folder)
-    except BrokenResult as error:
-        broken.append(str(error))
-        return {"state": "broken"}
-    if failure is None or failure.cause == "interrupted":
-        return {"state": "missing"}
-    return {"state": "failed", "cause": f"{failure.cause}: {failure.message}"}
-
-
-def _columns(result: Result) -> dict[str, Any]:
-    hardware, versions = result.provenance.get("hardware", {}), result.provenance.get("versions", {})
-    return {
-        "state": result.state,
-        "score": result.metrics.score,
-        "validation_score": result.metrics.validation_score,
-        "metric": result.metrics.primary,
-        "step_seconds": result.times.step_seconds,
-        "total_seconds": result.times.total_seconds,
-        "peak_bytes": result.peak_memory.device_bytes or result.peak_memory.host_bytes,
-        "hardware": str(hardware.get("gpu") or hardware.get("cpu")),
-        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
-        "precision": str(result.provenance.get("precision")),
-        **{f"fingerprint_{name}": getattr(result.fingerprints, name) for name in FINGERPRINTS},
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,30 +10,54 @@ import numpy as np
 import pandas as pd
 
 CELL = ["backbone", "task", "condition", "row"]
+ENDED = ("finished", "diverged")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting that was tried in a cell; its mean validation score over the seeds common to all of them."""
+
+    values: dict[str, Any]
+    validation: float | None  # None: no common seed, or not defined (diverged)
+    ended: int  # runs that have finished or diverged
 
 
 @dataclass(frozen=True)
 class Choice:
     """What was chosen for one cell, from what, and whether it lies at the edge of a grid."""
 
-    cell: tuple[str, ...]
+    cell: tuple[str, ...]  # as in CELL
     chosen: dict[str, Any]
-    candidates: int
+    tried: tuple[Setting, ...]
     common_seeds: int
     at_edge: bool
 
+    @property
+    def candidates(self) -> int:
+        return len(self.tried)
+
     def describe(self) -> str:
-        values = ", ".join(
-            f"{name.removeprefix('optimizer.')} {value:g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in self.chosen.items()
-        )
-        return values + (" (at the grid's edge)" if self.at_edge else "")
+        return describe(self.chosen) + (" (at the grid's edge)" if self.at_edge else "")
+
+
+def describe(values: dict[str, Any]) -> str:
+    """'learning_rate 0.001, epochs 10'."""
+    return ", ".join(
+        f"{name.removeprefix('optimizer.')} {value:g}"
+        if isinstance(value, int | float)
+        else f"{name.removeprefix('optimizer.')} {value}"
+        for name, value in values.items()
+    )
 
 
 def axis_columns(frame: pd.DataFrame) -> list[str]:
     """The optimiser's fields that differ between runs of the same cell."""
     names = [c for c in frame.columns if c == "learning_rate" or c.startswith("optimizer.")]
-    return [name for name in names if frame.groupby(CELL)[name].nunique(dropna=False).max() > 1]
+    varied = [name for name in names if frame[name].nunique(dropna=False) > 1]
+    if not varied:
+        return []
+    counts = frame.groupby(CELL)[varied].nunique(dropna=False).max()
+    return [name for name in varied if counts[name] > 1]
 
 
 def select(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Choice]]:
@@ -45,29 +70,37 @@ def select(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Choice]]:
     axes = axis_columns(frame)
     if not axes:
         return frame, []
-    kept, choices = [], []
-    for cell, group in frame.groupby(CELL, sort=False):
-        settings = list(group.groupby(axes, sort=True, dropna=False))
-        ended = group["state"].isin(["finished", "diverged"])
-        seeds = [set(part.loc[ended.loc[part.index], "seed"]) for _, part in settings]
-        common = set.intersection(*seeds)
-        best = max(range(len(settings)), key=lambda i: (_mean_validation(settings[i][1], common), -i)) if common else 0
-        key, chosen = settings[best]
-        values = dict(zip(axes, key, strict=True))
-        kept.append(chosen)
-        choices.append(Choice(tuple(map(str, cell)), values, len(settings), len(common), _at_edge(values, group)))
-    return pd.concat(kept), choices
+    columns = [frame[name].tolist() for name in CELL]
+    settings = [[None if pd.isna(v) else v for v in frame[name].tolist()] for name in axes]
+    seeds, states, scores = (frame[name].tolist() for name in ("seed", "state", "validation_score"))
+    cells: dict[tuple[str, ...], dict[tuple[Any, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
+    for place, (cell, key) in enumerate(zip(zip(*columns, strict=True), zip(*settings, strict=True), strict=True)):
+        cells[cell][key].append(place)
+    kept: list[int] = []
+    choices = []
+    for cell, by_setting in cells.items():
+        keys = sorted(by_setting, key=lambda key: [(value is not None, value) for value in key])
+        ended = [{seeds[place]: scores[place] for place in by_setting[k] if states[place] in ENDED} for k in keys]
+        common = set.intersection(*(set(part) for part in ended))
+        means = [_mean([part[seed] for seed in sorted(common)]) for part in ended]
+        best = max(range(len(keys)), key=lambda i: (means[i], -i)) if common else 0
+        tried = tuple(
+            Setting(dict(zip(axes, key, strict=True)), mean if common and np.isfinite(mean) else None, len(part))
+            for key, mean, part in zip(keys, means, ended, strict=True)
+        )
+        kept += by_setting[keys[best]]
+        choices.append(Choice(cell, tried[best].values, tried, len(common), _at_edge(best, tried)))
+    return frame.iloc[sorted(kept)], choices
 
 
-def _mean_validation(part: pd.DataFrame, seeds: set[int]) -> float:
-    scores = part.loc[part["seed"].isin(seeds), "validation_score"].astype(float)
-    return float(scores.fillna(-np.inf).mean())
+def _mean(scores: list[float]) -> float:
+    return float(np.mean([-np.inf if np.isnan(score) else score for score in scores])) if scores else -np.inf
 
 
-def _at_edge(values: dict[str, Any], group: pd.DataFrame) -> bool:
+def _at_edge(best: int, tried: tuple[Setting, ...]) -> bool:
     """Whether a chosen number is the smallest or largest of at least two tried."""
-    for name, value in values.items():
-        tried = group[name].unique()
-        if len(tried) > 1 and isinstance(value, int | float) and value in (min(tried), max(tried)):
+    for name, value in tried[best].values.items():
+        numbers = {setting.values[name] for setting in tried if isinstance(setting.values[name], int | float)}
+        if len(numbers) > 1 and value in (min(numbers), max(numbers)):
             return True
     return False

@@ -1,24 +1,28 @@
 """The isorank and isoparameter tables: a block for each backbone and condition, rows methods, columns tasks.
 
 Cells are honest: what failed, diverged or is missing is counted and shown, nothing incomplete is bold, a row beyond
-its budget is shown with its residual and never bold, an isorank row of other ranks is refused.
+its budget is shown with its residual and never bold, an isorank row of other ranks is refused. The references `head`
+and `full` are rows that are shown, but neither bold nor tested: they frame the comparison and are not part of it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from analysis.load import FINGERPRINTS, Loaded
-from analysis.selection import Choice, select
-from analysis.statistics import Paired, holm, paired, seeds_needed, t_half_width
+from analysis.load import Loaded
+from analysis.selection import CELL, Choice, select
+from analysis.statistics.intervals import Interval, mean_intervals
+from analysis.statistics.paired import MARGIN, Paired
 from tensloradist.results.schema import Condition
 
 GROUPING_ORDER = ("lora", "att", "qkv", "depth", "att_qkv", "att_depth", "qkv_depth", "att_qkv_depth")
-HARDWARE = {"hardware": "hardware", "precision": "precision", "versions": "library versions"}
+REFERENCES = ("head", "full")  # methods that a normalised score is relative to
+Runs = list[Any]  # named tuples of the frame's columns
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,15 @@ class Cell:
     scores: dict[int, float]  # seed -> test score of finished runs
     planned: int
     other: Counter[str]  # states of the runs that have no score
+    metric: str | None = None
+    interval: Interval | None = None  # 95 %, of the mean
     difference: Paired | None = None
     no_difference: str | None = None  # why there is no paired difference
     best: bool = False
     choice: Choice | None = None
+    step_seconds: float | None = None  # medians over seeds; not to be compared where Block.no_times says so
+    peak_bytes: int | None = None
+    run_ids: dict[int, str] = field(default_factory=dict)  # seed -> run, of all planned runs of the chosen setting
 
     @property
     def mean(self) -> float | None:
@@ -39,11 +48,11 @@ class Cell:
 
     @property
     def half_width(self) -> float | None:
-        return t_half_width(np.array(list(self.scores.values())))
+        return None if self.interval is None else self.interval.half_width
 
     @property
     def is_complete(self) -> bool:
-        return len(self.scores) == self.planned
+        return self.planned > 0 and len(self.scores) == self.planned
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,18 @@ class Row:
     beyond_budget: bool
     refused: str | None
     cells: dict[str, Cell]
+    method: str = ""
+    grouping: str | None = None
+    factorization: str | None = None
+
+    @property
+    def is_reference(self) -> bool:
+        return self.method in REFERENCES
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether it takes part in what is bold and in rankings."""
+        return not (self.is_reference or self.beyond_budget or self.refused)
 
 
 @dataclass(frozen=True)
@@ -69,190 +90,142 @@ class Block:
     metrics: dict[str, str]
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
+    data_sets: dict[str, str] = field(default_factory=dict)  # task -> fingerprint of its data
+    no_times: str | None = None  # why times must not be compared
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
 
 
-def build(loaded: Loaded) -> list[Block]:
-    """All blocks of a sweep, in the order of its conditions."""
-    frame, choices = select(_with_columns(loaded.frame))
+def build(loaded: Loaded, margin: float = MARGIN) -> list[Block]:
+    """All blocks of the sweeps, in the order of their conditions.
+
+    Args:
+        margin: half the region of practical equivalence, in the unit of the scores.
+    """
+    from analysis.differences import with_differences
+    from analysis.notes import with_notes
+
+    frame, choices = select(loaded.frame)
     chosen = {choice.cell: choice for choice in choices}
-    blocks = []
-    for backbone in frame["backbone"].unique():
-        for condition in loaded.manifest.conditions:
-            part = frame[(frame["backbone"] == backbone) & (frame["condition"] == condition.name)]
-            if len(part):
-                blocks.append(_block(str(backbone), condition, part, chosen))
-    return blocks
-
-
-def _with_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """A sweep without any result has no columns of results yet."""
-    optional = ("score", "validation_score", "metric", "cause", *HARDWARE, *(f"fingerprint_{n}" for n in FINGERPRINTS))
-    return frame.assign(**{name: None for name in optional if name not in frame})
+    groups: dict[tuple[str, ...], Runs] = defaultdict(list)
+    for run in frame.rename(columns=lambda name: name.replace(".", "_")).itertuples(index=False):
+        groups[tuple(getattr(run, name) for name in CELL)].append(run)
+    blocks, runs_of = [], []
+    for backbone in dict.fromkeys(key[0] for key in groups):
+        for condition in loaded.conditions:
+            mine = {
+                (row, task): runs for (b, task, c, row), runs in groups.items() if (b, c) == (backbone, condition.name)
+            }
+            if mine:
+                cells = {
+                    key: _cell(runs, chosen.get((backbone, key[1], condition.name, key[0])))
+                    for key, runs in mine.items()
+                }
+                blocks.append(_block(backbone, condition, mine, cells))
+                runs_of.append(mine)
+    blocks = _with_intervals(blocks)
+    blocks = with_differences(blocks, runs_of, margin)
+    return [with_notes(_with_best(block), runs, blocks) for block, runs in zip(blocks, runs_of, strict=True)]
 
 
 def _order(row: str) -> tuple[int, str]:
     name = row.split()[0]
+    if name in REFERENCES:
+        return (REFERENCES.index(name) - len(REFERENCES), row)
     return (GROUPING_ORDER.index(name) if name in GROUPING_ORDER else len(GROUPING_ORDER), row)
 
 
-def _block(backbone: str, condition: Condition, part: pd.DataFrame, chosen: dict[tuple[str, ...], Choice]) -> Block:
-    tasks = tuple(str(task) for task in part["task"].unique())
+def _block(
+    backbone: str, condition: Condition, runs: dict[tuple[str, str], Runs], cells: dict[tuple[str, str], Cell]
+) -> Block:
+    tasks = tuple(dict.fromkeys(task for _, task in runs))
     rows = []
-    for name in sorted(part["row"].unique(), key=_order):
-        runs = part[part["row"] == name]
-        first = runs.iloc[0]
+    for name in sorted({row for row, _ in runs}, key=_order):
+        own = [run for task in tasks for run in runs.get((name, task), [])]
+        first = max(own, key=lambda run: abs(run.residual))
+        is_reference = first.method in REFERENCES
         refused = None
-        if condition.kind == "isorank" and not runs["all_ranks_equal"].all():
-            refused = f"its ranks ({first['ranks']}) are not all {condition.rank}"
-        cells = {
-            task: _cell(runs[runs["task"] == task], chosen.get((backbone, task, condition.name, name)))
-            for task in tasks
-            if refused is None
-        }
-        beyond = condition.tolerance is not None and abs(first["residual"]) > condition.tolerance
+        if condition.kind == "isorank" and not is_reference and not all(run.all_ranks_equal for run in own):
+            refused = (
+                f"its ranks ({next(run.ranks for run in own if not run.all_ranks_equal)}) are not all {condition.rank}"
+            )
+        beyond = condition.tolerance is not None and abs(first.residual) > condition.tolerance and not is_reference
+        nothing = Cell({}, 0, Counter())
         rows.append(
             Row(
                 name,
-                int(first["adapter_parameters"]),
-                float(first["residual"]),
-                str(first["ranks"]),
+                int(first.adapter_parameters),
+                float(first.residual),
+                _text(first.ranks) or "",
                 beyond,
                 refused,
-                cells,
+                {} if refused else {task: cells.get((name, task), nothing) for task in tasks},
+                first.method,
+                _text(first.grouping),
+                _text(first.factorization),
             )
         )
-    notes: list[str] = []
-    for task in tasks:
-        rows = _compare(rows, task, part[part["task"] == task], notes)
-        rows = _mark_best(rows, task)
-    metrics = {task: str(next(iter(part.loc[part["task"] == task, "metric"].dropna()), "score")) for task in tasks}
-    notes += _honest_notes(rows, part) + _selection_notes(rows)
-    return Block(backbone, condition, tasks, metrics, rows, notes)
+    sets = {task: next(run.data_set for (_, t), own in runs.items() if t == task for run in own) for task in tasks}
+    return Block(backbone, condition, tasks, {task: _metric(cells, task) for task in tasks}, rows, data_sets=sets)
 
 
-def _cell(runs: pd.DataFrame, choice: Choice | None) -> Cell:
-    finished = runs[(runs["state"] == "finished") & runs["score"].notna()].sort_values("seed")  # sums round by order
-    states = Counter(runs["state"])
-    states["finished"] -= len(finished)
-    if states["finished"]:
-        states["undefined score"] = states["finished"]
-    del states["finished"]
-    scores = {int(seed): float(score) for seed, score in zip(finished["seed"], finished["score"], strict=True)}
-    return Cell(scores, len(runs), states, choice=choice)
+def _metric(cells: dict[tuple[str, str], Cell], task: str) -> str:
+    return next((cell.metric for (_, t), cell in cells.items() if t == task and cell.metric), "score")
 
 
-def _compare(rows: list[Row], task: str, part: pd.DataFrame, notes: list[str]) -> list[Row]:
-    """Add the paired differences to LoRA of one column, Holm-corrected over its rows."""
-    baselines = [row for row in rows if row.name.split()[0] == "lora" and task in row.cells]
-    if len(baselines) != 1:
-        why = "no LoRA in this sweep" if not baselines else "several LoRA variants in this sweep"
-        notes.append(f"{task}: {why}, so there are no paired differences.")
-        return rows
-    baseline = baselines[0]
-    compared: dict[str, Cell] = {}
-    for row in rows:
-        if row is baseline or task not in row.cells:
-            continue
-        cell = row.cells[task]
-        common = sorted(cell.scores.keys() & baseline.cells[task].scores.keys())
-        mismatch = _mismatch(part, row.name, baseline.name, common)
-        if mismatch:
-            compared[row.name] = replace(cell, no_difference=mismatch)
-            notes.append(f"{task}, {row.name}: not compared with LoRA: {mismatch}.")
-        elif not common:
-            compared[row.name] = replace(cell, no_difference="no common seed")
-        else:
-            a, b = (np.array([c.scores[s] for s in common]) for c in (cell, baseline.cells[task]))
-            compared[row.name] = replace(cell, difference=paired(a, b))
-    tested = [name for name, cell in compared.items() if cell.difference]
-    differences = {name: cell.difference for name, cell in compared.items() if cell.difference}
-    corrected = dict(zip(tested, holm([differences[name].p for name in tested]), strict=True))
-    for name in tested:
-        compared[name] = replace(compared[name], difference=replace(differences[name], p_holm=corrected[name]))
-    if tested:
-        need, have = seeds_needed(len(tested)), min(d.n for d in differences.values())
-        if have < need:
-            notes.append(
-                f"{task}: {have} seed{'s are' if have > 1 else ' is'} too few for a corrected test over "
-                f"{len(tested)} rows (it needs {need}); the intervals are the estimate, not a verdict."
-            )
-        else:
-            significant = [name for name in tested if corrected[name] <= 0.05]
-            notes.append(
-                f"{task}: different from LoRA at 5 % (exact sign-flip test, Holm over {len(tested)} rows): "
-                f"{', '.join(significant) or 'none'}."
-            )
-    return [
-        replace(row, cells={**row.cells, task: compared[row.name]}) if row.name in compared else row for row in rows
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _cell(runs: Runs, choice: Choice | None) -> Cell:
+    finished = sorted((r for r in runs if r.state == "finished" and not np.isnan(r.score)), key=lambda r: r.seed)
+    states = Counter(run.state for run in runs)
+    undefined = states.pop("finished", 0) - len(finished)
+    if undefined:
+        states["undefined score"] = undefined
+    return Cell(
+        {int(run.seed): float(run.score) for run in finished},  # in this order, since sums round by order
+        len(runs),
+        states,
+        next((run.metric for run in runs if isinstance(run.metric, str)), None),
+        choice=choice,
+        step_seconds=_median(run.step_seconds for run in finished),
+        peak_bytes=None if (peak := _median(run.peak_bytes for run in finished)) is None else int(peak),
+        run_ids={int(run.seed): run.run_id for run in sorted(runs, key=lambda r: r.seed)},
+    )
+
+
+def _median(values: Iterable[Any]) -> float | None:
+    known = [float(value) for value in values if value == value and value is not None and str(value) != "<NA>"]
+    return float(np.median(known)) if known else None
+
+
+def mapped(block: Block, new: dict[tuple[str, str], Cell]) -> Block:
+    """The block with some of its cells, by (row, task), replaced."""
+    rows = [
+        replace(row, cells={task: new.get((row.name, task), cell) for task, cell in row.cells.items()})
+        for row in block.rows
     ]
+    return replace(block, rows=rows)
 
 
-def _mismatch(part: pd.DataFrame, name: str, baseline: str, seeds: list[int]) -> str | None:
-    """Which fingerprints differ between two methods' runs of the same seed, if any."""
-    different = set()
-    for seed in seeds:
-        ours, theirs = (part[(part["row"] == row) & (part["seed"] == seed)].iloc[0] for row in (name, baseline))
-        different |= {n for n in FINGERPRINTS if ours[f"fingerprint_{n}"] != theirs[f"fingerprint_{n}"]}
-    return f"the runs differ in {', '.join(sorted(different))}, so they are not paired" if different else None
+def _with_intervals(blocks: list[Block]) -> list[Block]:
+    """The intervals of all cells, computed at once."""
+    places = [(i, row.name, task) for i, b in enumerate(blocks) for row in b.rows for task in row.cells]
+    samples = [np.array(list(blocks[i].row(row).cells[task].scores.values())) for i, row, task in places]
+    found: dict[int, dict[tuple[str, str], Cell]] = defaultdict(dict)
+    for (i, row, task), interval in zip(places, mean_intervals(samples), strict=True):
+        found[i][row, task] = replace(blocks[i].row(row).cells[task], interval=interval)
+    return [mapped(block, found[i]) for i, block in enumerate(blocks)]
 
 
-def _mark_best(rows: list[Row], task: str) -> list[Row]:
-    """The best complete mean within the budget; nothing is best among fewer than two."""
-    means = {
-        row.name: row.cells[task].mean
-        for row in rows
-        if task in row.cells and row.cells[task].is_complete and not row.beyond_budget
-    }
-    known = {name: mean for name, mean in means.items() if mean is not None}
-    if len(known) < 2:
-        return rows
-    top = max(known.values())
-    return [
-        replace(row, cells={**row.cells, task: replace(row.cells[task], best=True)})
-        if known.get(row.name) == top
-        else row
-        for row in rows
-    ]
-
-
-def _honest_notes(rows: list[Row], part: pd.DataFrame) -> list[str]:
-    notes = []
-    ended = part[part["state"].isin(["finished", "diverged"])]
-    for column, what in HARDWARE.items():
-        found = ended[column].dropna().unique()
-        if len(found) > 1:
-            notes.append(
-                f"Warning: runs of different {what} are compared here ({'; '.join(sorted(map(str, found)))}); "
-                "times must not be compared."
-            )
-    for row in rows:
-        if row.refused:
-            notes.append(f"{row.name}: refused, {row.refused}.")
-        if row.beyond_budget:
-            notes.append(f"{row.name}: {100 * row.residual:+.1f} % off its budget, beyond the tolerance; not ranked.")
-        if any(len(cell.scores) > 1 and len(set(cell.scores.values())) == 1 for cell in row.cells.values()):
-            notes.append(f"{row.name}: all seeds gave the same score, so its interval has no width.")
-    for cause, number in part.loc[part["state"] == "failed", "cause"].value_counts().items():
-        notes.append(f"{number} failed: {cause}")
-    return notes
-
-
-def _selection_notes(rows: list[Row]) -> list[str]:
-    """What was chosen for whom: methods with the same choice on one line."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    unfair = []
-    for row in rows:
-        for task, cell in row.cells.items():
-            if cell.choice is not None:
-                groups.setdefault((task, cell.choice.describe()), []).append(row.name)
-                unfair += [row.name] if not cell.choice.common_seeds else []
-    notes = [
-        f"{task}: {what}, by mean validation score, for "
-        f"{'all methods' if len(names) == len(rows) else ', '.join(names)}."
-        for (task, what), names in groups.items()
-    ]
-    if unfair:
-        notes.append(
-            f"Not chosen but first of the grid, since its settings have no common seed yet: {', '.join(unfair)}."
-        )
-    return notes
+def _with_best(block: Block) -> Block:
+    """Mark the best complete mean of each task within the budget; nothing is best among fewer than two."""
+    new: dict[tuple[str, str], Cell] = {}
+    for task in block.tasks:
+        cells = {row.name: row.cells[task] for row in block.rows if row.is_ranked and row.cells[task].is_complete}
+        if len(cells) > 1:
+            top = max(cell.mean or -np.inf for cell in cells.values())
+            new |= {(name, task): replace(cell, best=True) for name, cell in cells.items() if cell.mean == top}
+    return mapped(block, new)

@@ -48,7 +48,16 @@ class Folder:
     ):
         run_id = f"{row}-{task}-{seed}-{rate}-{ranks}".replace(" ", "_")
         memberships = tuple(Membership(condition=c, budget=100, residual=residual) for c in conditions)
-        spec = {"seed": seed, "optimizer": {"learning_rate": rate, "epochs": 1, "lr_multipliers": {}}}
+        method = row.split()[0] if row.split()[0] in ("lora", "head", "full") else "tenslora"
+        adapter = {"method": method, "grouping": None if method != "tenslora" else row.split()[0]}
+        spec = {
+            "seed": seed,
+            "protocol": "sound",
+            "backbone": {"source": "transformers", "name": "deit"},
+            "task": {"name": "images", "fingerprint": f"data of {task}"},
+            "adapter": {**adapter, "factorization": "tucker" if method == "tenslora" else None},
+            "optimizer": {"learning_rate": rate, "epochs": 1, "lr_multipliers": {}},
+        }
         self.runs[run_id] = ManifestRun(
             run_id=run_id,
             spec=spec,

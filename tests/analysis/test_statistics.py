@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics import holm, paired, seeds_needed, sign_flip_p, t_half_width
+from analysis.statistics.intervals import t_intervals
+from analysis.statistics.paired import paired
+from analysis.statistics.permutation import holm, sign_flip_p
+from analysis.statistics.power import seeds_needed
 
 scores = st.lists(st.floats(0, 1, allow_nan=False), min_size=2, max_size=8)
 
@@ -16,15 +19,16 @@ scores = st.lists(st.floats(0, 1, allow_nan=False), min_size=2, max_size=8)
 @given(scores)
 def test_t_interval_equals_scipys(values):
     array = np.array(values)
+    (interval,) = t_intervals([array])
     if stats.sem(array) == 0:
-        assert t_half_width(array) == 0
+        assert interval.low == interval.high == array.mean()
         return
     low, high = stats.t.interval(0.95, len(array) - 1, array.mean(), stats.sem(array))
-    assert t_half_width(array) == pytest.approx((high - low) / 2, abs=1e-12)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
 
 
 def test_one_value_has_no_interval():
-    assert t_half_width(np.array([0.5])) is None
+    assert t_intervals([np.array([0.5])]) == [None]
 
 
 @given(st.lists(st.integers(-20, 20), min_size=1, max_size=7))

@@ -4,20 +4,28 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.analyse import analyse
 from analysis.load import load
-from analysis.render import difference, markdown, score, tidy_csv
+from analysis.render.export import tidy_csv
+from analysis.render.markdown import markdown
+from analysis.render.text import difference, score
 from analysis.tables import build
 from tensloradist.errors import UserError
 
 
-def blocks_of(folder, **options):
+def analysis_of(folder, **options):
     folder.write(**options)
-    return build(load("s", folder.root))
+    return analyse(load("s", folder.root))
+
+
+def blocks_of(folder, **options):
+    return analysis_of(folder, **options).blocks
 
 
 def cell_of(blocks, row, task="dtd", block=0):
@@ -60,7 +68,7 @@ def test_one_run_serves_two_conditions(folder):
 
 def test_the_order_of_runs_changes_nothing(folder):
     three_seeds(folder, **{"qkv_depth tucker": (0.7, 0.9, 0.8)})
-    texts = {tidy_csv(blocks_of(folder, shuffle=random.Random(seed).shuffle)) for seed in range(4)}
+    texts = {tidy_csv(analysis_of(folder, shuffle=random.Random(seed).shuffle)) for seed in range(4)}
     assert len(texts) == 1
     assert [row.name for row in blocks_of(folder)[0].rows] == ["lora", "att tucker", "qkv_depth tucker"]
 
@@ -126,7 +134,7 @@ def test_an_isorank_row_of_other_ranks_is_refused(folder):
     blocks = blocks_of(folder)
     row = blocks[0].rows[-1]
     assert row.refused and not row.cells and any("not all 4" in n for n in blocks[0].notes)
-    assert "refused" in markdown("s", blocks, [])
+    assert "refused" in markdown(analysis_of(folder))
 
 
 def test_no_lora_no_differences(folder):
@@ -173,13 +181,13 @@ def test_two_tasks_are_two_columns(folder):
         folder.add("lora", seed, 0.4, task="cub")
     blocks = blocks_of(folder)
     assert blocks[0].tasks == ("dtd", "cub") or blocks[0].tasks == ("cub", "dtd")
-    text = markdown("s", blocks, ["a warning"])
+    text = markdown(replace(analysis_of(folder), warnings=["a warning"]))
     assert "dtd (accuracy)" in text and "cub (accuracy)" in text and "> a warning" in text
 
 
 def test_csv_has_all_numbers(folder, tmp_path):
     three_seeds(folder)
-    (tmp_path / "t.csv").write_text(tidy_csv(blocks_of(folder)))
+    (tmp_path / "t.csv").write_text(tidy_csv(analysis_of(folder)))
     frame = pd.read_csv(tmp_path / "t.csv").set_index("method")
     assert frame.loc["att tucker", "mean"] == pytest.approx(np.mean([0.83, 0.84, 0.86]), abs=1e-15)
     assert frame.loc["att tucker", "p_sign_flip"] == 0.25 and frame.loc["lora", "planned_seeds"] == 3
@@ -206,8 +214,9 @@ def test_the_analysis_imports_no_torch(folder):
     three_seeds(folder)
     folder.write()
     code = (
-        "import sys; from pathlib import Path; from analysis.load import load; from analysis.tables import build; "
-        "from analysis.render import markdown; b = build(load('s', Path(sys.argv[1]))); print(markdown('s', b, [])); "
+        "import sys; from pathlib import Path; from analysis.load import load; from analysis.analyse import analyse; "
+        "from analysis.render.markdown import markdown; from analysis.report.page import page; "
+        "a = analyse(load('s', Path(sys.argv[1]))); print(markdown(a), page(a, [], [])); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(folder.root)], check=True, capture_output=True)

@@ -1,0 +1,78 @@
+"""The cache of results already read and validated, as Parquet: only ever a cache.
+
+A row is used while its file has the same times, size and inode as when it was read; results are never changed, so such
+a row is right. A cache that is missing, damaged, or made by other code is as good as none, and is written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.columns import MEASURED, Column
+from tensloradist.caching import entry_path
+from tensloradist.results.layout import write_replacing
+
+RUN = {"run_id": Column("str", "", "")}
+STAMP = ("mtime_ns", "ctime_ns", "size", "inode")
+Stamp = tuple[int, int, int, int]
+_MAKERS = ("columns.py", "outcomes.py", "cache.py")  # whoever changes how a row is made invalidates it
+log = logging.getLogger("tensloradist")
+
+
+def stamp_of(path: Path | str) -> Stamp | None:
+    """What identifies a file's content without reading it; None without the file."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+
+def cache_path(root: Path) -> Path:
+    """The cache of one results folder, in the user's own cache: the folder itself may be read-only or shared."""
+    return entry_path("analysis", hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]).with_suffix(".parquet")
+
+
+def read_cache(root: Path) -> pd.DataFrame | None:
+    """Rows by run_id, with the stamps of their files; None where there is nothing that can be used."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path = cache_path(root)
+    if not path.exists():
+        return None
+    try:
+        table = pyarrow.parquet.read_table(path)
+        if (table.schema.metadata or {}).get(b"made_by") != _made_by():
+            return None
+        frame = table.to_pandas()[["run_id", *STAMP, *MEASURED]]
+        frame = frame.astype({name: column.type for name, column in (RUN | MEASURED).items()})
+    except (OSError, KeyError, ValueError, TypeError, pyarrow.ArrowException) as error:
+        log.info("%s: damaged, and not used (%s)", path, error)
+        return None
+    return frame.set_index("run_id", drop=False)
+
+
+def write_cache(root: Path, frame: pd.DataFrame) -> None:
+    """Replace the cache; where it cannot be written there is none, which only costs time."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"made_by": _made_by()})
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, buffer)
+    try:
+        write_replacing(cache_path(root), buffer.getvalue().to_pybytes())
+    except OSError as error:
+        log.info("%s: cannot be written (%s)", cache_path(root), error)
+
+
+def _made_by() -> bytes:
+    texts = [Path(__file__).with_name(name).read_bytes() for name in _MAKERS]
+    return hashlib.sha256(b"".join(texts)).hexdigest().encode()

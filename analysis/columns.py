@@ -1,0 +1,90 @@
+"""The column dictionary: every column of the analysis' frame, with its type, unit and meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tensloradist.spec import OptimizerSpec
+
+FINGERPRINTS = ("data", "split", "data_order", "head")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `type` is a pandas dtype: str, float64, Int64 (integers, may be missing) or boolean."""
+
+    type: str
+    unit: str
+    meaning: str
+
+
+def _optimizer(name: str, annotation: Any) -> Column:
+    numeric = (
+        annotation in (float, int) or "float" in str(annotation) or "Int" in str(annotation) or "int" in str(annotation)
+    )
+    is_number = numeric and "dict" not in str(annotation)
+    return Column("float64" if is_number else "str", "", f"the specification's optimizer.{name}")
+
+
+PLANNED = {
+    "sweep": Column("str", "", "name of the sweep that asked for the run"),
+    "run_id": Column("str", "", "identity of the run: a hash of everything that determines its result"),
+    "row": Column("str", "", "row of the tables: grouping, factorisation and options"),
+    "method": Column("str", "", "lora, tenslora, or another adapter method"),
+    "grouping": Column("str", "", "the stacked modes; missing for lora"),
+    "factorization": Column("str", "", "how the stacked updates are factorised"),
+    "backbone": Column("str", "", "label of the backbone"),
+    "task": Column("str", "", "label of the task"),
+    "data_set": Column("str", "", "fingerprint of the task's data: equal for tasks on the same data"),
+    "protocol": Column("str", "", "sound or official"),
+    "condition": Column("str", "", "isorank r=… or isoparameter r=…"),
+    "kind": Column("str", "", "isorank or isoparameter"),
+    "condition_rank": Column("Int64", "", "the condition's rank: of every mode, or of the LoRA that sets the budget"),
+    "seed": Column("Int64", "", "training seed: draws the order of the data, the head and the adapter"),
+    "adapter_parameters": Column("Int64", "parameters", "of the adapter alone, without the head"),
+    "budget": Column("Int64", "parameters", "LoRA's adapter parameters at the condition's rank"),
+    "residual": Column("float64", "fraction", "adapter_parameters / budget - 1"),
+    "all_ranks_equal": Column("boolean", "", "every mode has the condition's rank"),
+    "ranks": Column("str", "", "rank of each mode"),
+    "learning_rate": Column("float64", "", "the largest of the schedule"),
+    **{
+        f"optimizer.{name}": _optimizer(name, field.annotation)
+        for name, field in OptimizerSpec.model_fields.items()
+        if name != "learning_rate"
+    },
+}
+MEASURED = {
+    "state": Column("str", "", "finished, diverged, failed, missing or broken"),
+    "cause": Column("str", "", "why a failed run failed"),
+    "attempt": Column("Int64", "", "the attempt whose result this is"),
+    "metric": Column("str", "", "name of the score's metric"),
+    "score": Column("float64", "the metric's own", "the protocol's test score; a fraction for accuracy, not percent"),
+    "validation_score": Column("float64", "the metric's own", "on the validation part at the last epoch"),
+    "score_at_best_validation": Column("float64", "the metric's own", "test score at the epoch best on validation"),
+    "best_epoch": Column("Int64", "epochs", "the epoch that was best on validation, from 1"),
+    "test_metrics": Column("str", "the metrics' own", "all test metrics at the last epoch, as JSON"),
+    "trainable_parameters": Column("Int64", "parameters", "adapter and head"),
+    "step_seconds": Column("float64", "seconds", "median of the training steps"),
+    "samples_per_second": Column("float64", "examples / second", "while training"),
+    "train_seconds": Column("float64", "seconds", "of training"),
+    "total_seconds": Column("float64", "seconds", "of the run, loading and evaluation included"),
+    "peak_bytes": Column("Int64", "bytes", "peak memory: the device's, else the host's"),
+    "hardware": Column("str", "", "model of the GPU, else of the CPU"),
+    "versions": Column("str", "", "library versions"),
+    "precision": Column("str", "", "fp32 or bf16"),
+    "commit": Column("str", "", "commit of the code that trained the run"),
+    "host": Column("str", "", "the machine"),
+    "workers_per_gpu": Column("Int64", "", "runs that shared the GPU; above 1 its times compare with nobody's"),
+    **{f"fingerprint_{n}": Column("str", "", "equal in runs that may be paired") for n in FINGERPRINTS},
+}
+COLUMNS = PLANNED | MEASURED
+
+
+def typed(rows: Iterable[dict[str, Any]], columns: dict[str, Column]) -> pd.DataFrame:
+    """A frame with all of the columns, typed, also when no row has a value for some of them."""
+    frame = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
+    return frame.astype({name: column.type for name, column in columns.items()})

@@ -1,0 +1,106 @@
+"""Drawing: from a figure's data to SVG and PNG, the same bytes for the same data, in several processes at once."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from analysis.figures import cost, critical, curves, forest, lines, pairs, parameters
+from analysis.figures.data import Drawing
+from analysis.figures.style import entitle, settings
+from analysis.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS: dict[str, Callable[[Any], Figure]] = {
+    "parameters": parameters.draw,
+    "pairs": pairs.draw,
+    "differences": forest.draw,
+    "curves": curves.draw,
+    "rank": lines.draw,
+    "learning_rate": lines.draw,
+    "ranking": critical.draw,
+    "cost": cost.draw,
+}
+FORMATS = ("svg", "png")
+
+
+def figure_of(drawing: Drawing) -> Figure:
+    """The drawn figure, of its kind and with its title."""
+    import matplotlib
+
+    with matplotlib.rc_context(settings()):
+        figure = KINDS[drawing.kind](drawing.data)
+        entitle(figure, drawing.title, drawing.subtitle)
+        return figure
+
+
+def render(drawing: Drawing, formats: Sequence[str] = FORMATS) -> dict[str, bytes]:
+    """The figure in each format: 'svg' (compact, its text as text) and 'png'."""
+    import matplotlib
+
+    files = {}
+    with matplotlib.rc_context(settings()):
+        figure = figure_of(drawing)
+        for form in formats:
+            out = io.BytesIO()
+            metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
+            figure.savefig(out, format=form, metadata=metadata, facecolor="white" if form == "png" else "none")
+            files[form] = compact(out.getvalue().decode()).encode() if form == "svg" else out.getvalue()
+    return files
+
+
+def compact(svg: str) -> str:
+    """matplotlib's SVG in a third of its size: no metadata, comments and names of groups, no digits beyond a hundredth,
+    and repeated styles as classes, named by their content so that figures on one page agree on them."""
+    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r"(?<![\w#.])(-?\d+\.\d{3,})", lambda m: f"{float(m[1]):.2f}".rstrip("0").rstrip("."), svg)
+    svg = re.sub(r"\s*\n\s*", "\n", svg).strip() + "\n"
+    styles = Counter(re.findall(r' style="([^"]*)"', svg))
+    shared = {style: f"s{sha256(style.encode()).hexdigest()[:8]}" for style, number in styles.items() if number > 2}
+    svg = re.sub(r' style="([^"]*)"', lambda m: f' class="{shared[m[1]]}"' if m[1] in shared else m[0], svg)
+    rules = "".join(f".{name}{{{style}}}" for style, name in sorted(shared.items()))
+    svg = svg.replace("*{stroke-linejoin", "svg *{stroke-linejoin")  # inline in a page, `*` would be all of it
+    return svg.replace("<defs>", f"<style>{rules}</style>\n<defs>", 1)
+
+
+def draw_all(
+    drawings: Sequence[Drawing], formats: Sequence[str] = FORMATS, progress: Progress | None = None
+) -> Iterator[tuple[Drawing, dict[str, bytes]]]:
+    """Every figure with its files, in order, drawn by as many processes as there are cores.
+
+    Args:
+        progress: called with the number done and the number of all.
+    """
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg  # imported here once, not in each process  # noqa: F401
+
+    processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+    jobs = [(drawing, tuple(formats)) for drawing in drawings]
+    if processes < 2 or len(jobs) < 4 or "fork" not in multiprocessing.get_all_start_methods():
+        done: Iterator[dict[str, bytes]] = map(_job, jobs)
+        yield from _counted(drawings, done, progress)
+        return
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        yield from _counted(drawings, pool.imap(_job, jobs, chunksize=1), progress)
+
+
+def _job(job: tuple[Drawing, tuple[str, ...]]) -> dict[str, bytes]:
+    return render(*job)
+
+
+def _counted(
+    drawings: Sequence[Drawing], files: Iterator[dict[str, bytes]], progress: Progress | None
+) -> Iterator[tuple[Drawing, dict[str, bytes]]]:
+    for number, (drawing, content) in enumerate(zip(drawings, files, strict=True), 1):
+        if progress:
+            progress(number, len(drawings))
+        yield drawing, content

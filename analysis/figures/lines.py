@@ -1,0 +1,66 @@
+"""Score against rank, and score against learning rate: one line for each method over a logarithmic axis."""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING
+
+from analysis.figures.data import Estimate, Lines
+from analysis.figures.panels import panel_areas, panels_of
+from analysis.figures.style import label_beside, looks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw(data: Lines) -> Figure:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    panels = panels_of(data.lines)
+    figure, areas = panel_areas(panels, lines_below=2 if data.chosen else 1)
+    ticks = _apart(sorted({x for _, points in data.lines for x, _ in points}), 0.13 if len(panels) == 1 else 0.2)
+    for axes, (_, lines) in zip(areas, panels, strict=True):
+        _panel(axes, data, lines)
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: _number(value))
+        axes.set_xlabel(data.axis + ("\nringed: the chosen one" if data.chosen else ""))
+        axes.set_ylabel(f"{data.metric} × 100")
+    return figure
+
+
+def _panel(axes: Axes, data: Lines, lines: list[tuple[str, tuple[tuple[float, Estimate], ...]]]) -> None:
+    styles, chosen = looks([method for method, _ in data.lines]), dict(data.chosen)
+    marks = []
+    for index, (method, points) in enumerate(lines):
+        look = styles[method]
+        shift = 1 + 0.012 * (index - (len(lines) - 1) / 2)  # so that intervals at one x stand side by side
+        xs = [x * shift for x, _ in points]
+        ys = [value.mean for _, value in points]
+        axes.plot(xs, ys, color=look.color, ls=look.dash, marker=look.marker, fillstyle=look.fill)
+        for x, (given, value) in zip(xs, points, strict=True):
+            if value.low is not None and value.high is not None:
+                axes.plot([x, x], [value.low, value.high], color=look.color, lw=0.8, alpha=0.6)
+            if chosen.get(method) == given:
+                axes.plot(x, value.mean, color=look.color, marker="o", fillstyle="none", ms=9, mew=0.8)
+        marks.append((xs[-1], ys[-1], method, look.color))
+    axes.set_xscale("log")
+    axes.margins(x=0.06, y=0.06)
+    label_beside(axes, marks)
+
+
+def _apart(ticks: list[float], least: float) -> list[float]:
+    """The ticks that have room for their labels: at least that part of the axis apart."""
+    width = log(ticks[-1] / ticks[0]) or 1.0
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or log(tick / kept[-1]) / width >= least:
+            kept.append(tick)
+    return kept
+
+
+def _number(value: float) -> str:
+    """4, 0.002, 5e-05: short, as a person writes it."""
+    text = f"{value:.3g}"
+    return text.replace("e-0", "e−").replace("e-", "e−").replace("e+0", "e")

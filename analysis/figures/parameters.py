@@ -1,0 +1,93 @@
+"""Adapter parameters against score, with intervals and the Pareto front."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from analysis.figures.data import Parameters, Point
+from analysis.figures.style import INK, Margins, canvas, height_for, label_beside, looks, text_inches
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def pareto(points: list[Point]) -> list[Point]:
+    """The complete points that no other beats in score with as few parameters, by parameters."""
+    front: list[Point] = []
+    for point in sorted((p for p in points if p.complete), key=lambda p: (p.parameters, -p.score.mean)):
+        if not front or point.score.mean > front[-1].score.mean:
+            front.append(point)
+    return front
+
+
+def draw(data: Parameters) -> Figure:
+    """Isorank conditions are joined and labelled; isoparameter ones, all at one budget, are small marks beside them."""
+    named = [p for p in data.points if p.kind == "isorank"] or list(data.points)
+    beside = [p for p in data.points if p not in named]
+    methods = list(dict.fromkeys(p.method for p in named))
+    margins = Margins(right=0.4 + text_inches(methods), bottom=0.68 if beside else 0.5)
+    figure, axes = canvas(4.6, height_for(len(methods), 3.0), margins)
+    styles = looks([p.method for p in data.points])
+    marks = []
+    for method in methods:
+        points = sorted((p for p in named if p.method == method), key=lambda p: p.parameters)
+        look = styles[method]
+        bars = [p for p in points if p.score.low is not None and p.score.high is not None]
+        axes.errorbar(
+            [p.parameters for p in bars],
+            [p.score.mean for p in bars],
+            yerr=[
+                [p.score.mean - p.score.low for p in bars if p.score.low is not None],
+                [p.score.high - p.score.mean for p in bars if p.score.high is not None],
+            ],
+            fmt="none",
+            ecolor=look.color,
+            elinewidth=0.9,
+            alpha=0.6,
+        )
+        axes.plot(
+            [p.parameters for p in points],
+            [p.score.mean for p in points],
+            color=look.color,
+            marker=look.marker,
+            fillstyle=look.fill,
+            ls=look.dash,
+            lw=0.8,
+        )
+        marks.append((points[-1].parameters, points[-1].score.mean, method, look.color))
+    for point in beside:
+        look = styles[point.method]
+        axes.plot(point.parameters, point.score.mean, color=look.color, marker=look.marker, ms=3, fillstyle=look.fill)
+    front = pareto(list(data.points))
+    axes.step([p.parameters for p in front], [p.score.mean for p in front], where="post", color=INK, lw=2.2, alpha=0.25)
+    axes.set_xscale("log")
+    axes.set_xlabel("adapter parameters" + ("\nsmall marks: isoparameter, without intervals" if beside else ""))
+    axes.set_ylabel(f"{data.metric} × 100")
+    axes.margins(x=0.08, y=0.06)
+    parameter_ticks(axes, [p.parameters for p in data.points])
+    label_beside(axes, marks)
+    return figure
+
+
+def parameter_ticks(axes, counts: list[int]) -> None:  # type: ignore[no-untyped-def]
+    """Ticks at 1, 2 and 5 × powers of ten inside the axis, or at its two ends where none of those lie there."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = axes.get_xlim()
+    power = [base * 10**exponent for exponent in range(1, 13) for base in (1, 2, 5)]
+    inside = [tick for tick in power if low <= tick <= high]
+    if len(inside) > 7:
+        inside = [tick for tick in inside if str(tick)[0] == "1"]
+    if len(inside) < 2:
+        inside = sorted({min(counts), max(counts)}) if max(counts) > 1.5 * min(counts) else [max(counts)]
+    axes.xaxis.set_major_locator(FixedLocator(inside))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(round(value))))
+
+
+def short_count(count: int) -> str:
+    """4,608 as '4.6k', 1,200,000 as '1.2M'."""
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)

@@ -1,0 +1,185 @@
+"""Which figures an analysis has, and their data: from blocks and the frame to `Drawing`s. Nothing is drawn here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from analysis.analyse import Analysis
+from analysis.figures.cost_data import cost_of
+from analysis.figures.curve_data import read_curves
+from analysis.figures.data import (
+    CriticalDifference,
+    Data,
+    Drawing,
+    Estimate,
+    Forest,
+    Lines,
+    Pairs,
+    Parameters,
+    Point,
+)
+from analysis.overall import Overall
+from analysis.render import text
+from analysis.tables import Block, Cell, Row
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The figures, and for each that could not be drawn one sentence that says why."""
+
+    drawings: list[Drawing]
+    absent: list[str]
+
+
+def plan_figures(analysis: Analysis) -> Planned:
+    """All figures that the results allow."""
+    drawings: list[Drawing] = []
+    absent: list[str] = []
+    for backbone in dict.fromkeys(block.backbone for block in analysis.blocks):
+        blocks = [block for block in analysis.blocks if block.backbone == backbone]
+        for task in dict.fromkeys(task for block in blocks for task in block.tasks):
+            own = [block for block in blocks if task in block.tasks]
+            drawings += _of_task(backbone, task, own)
+            found, why = cost_of(own, task)
+            if found is not None:
+                caption = "Median over runs, lines from the least to the most; measured on the same hardware."
+                drawings.append(_drawing("cost", "Step time and memory by method", caption, found, backbone, task))
+            elif why:
+                absent.append(f"{task}, {backbone}: no figure of step times, which must not be compared: {why}.")
+            for block in own:
+                drawings += _of_condition(block, task, analysis, absent)
+    for overall in analysis.overall:
+        drawings += _ranking(overall)
+    return Planned(drawings, absent)
+
+
+def _of_task(backbone: str, task: str, blocks: list[Block]) -> Iterator[Drawing]:
+    metric = blocks[0].metrics[task]
+    found = tuple(
+        Point(
+            row.name, block.condition.name, block.condition.kind, row.parameters, estimate,
+            cell.is_complete and row.is_ranked,
+        )
+        for block in blocks
+        for row, cell in _cells(block, task)
+        if (estimate := _score(cell)) is not None and row.parameters
+    )  # fmt: skip
+    if found:
+        caption = (
+            "Isorank, with 95 % intervals; each method's ranks are joined. The grey steps are the Pareto front: no "
+            "complete method has a better mean with as few parameters."
+        )
+        yield _drawing("parameters", "Parameters against score", caption, Parameters(metric, found), backbone, task)
+    for rank in sorted({block.condition.rank for block in blocks}):
+        kinds = {block.condition.kind: block for block in blocks if block.condition.rank == rank}
+        if {"isorank", "isoparameter"} <= set(kinds):
+            scores = [
+                {row.name: _score(cell) for row, cell in _cells(kinds[kind], task)}
+                for kind in ("isorank", "isoparameter")
+            ]
+            names = [row.name for block in kinds.values() for row in block.rows]
+            rows = tuple((name, scores[0].get(name), scores[1].get(name)) for name in dict.fromkeys(names))
+            rows = tuple(row for row in rows if row[1] or row[2])
+            if rows:
+                title = "Isorank and isoparameter side by side"
+                caption = f"Rank {rank} against the parameters of LoRA at rank {rank}; 95 % intervals; dashed: LoRA."
+                yield _drawing("pairs", title, caption, Pairs(metric, rows), backbone, task, f"r={rank}")
+    for kind in ("isorank", "isoparameter"):
+        lines: dict[str, list[tuple[float, Estimate]]] = {}
+        for block in sorted((b for b in blocks if b.condition.kind == kind), key=lambda b: b.condition.rank):
+            for row, cell in _cells(block, task):
+                if (estimate := _score(cell)) is not None and not row.is_reference:
+                    lines.setdefault(row.name, []).append((block.condition.rank, estimate))
+        if any(len({x for x, _ in points}) > 1 for points in lines.values()):
+            axis = "rank" if kind == "isorank" else "rank of the LoRA that sets the budget"
+            data = Lines(metric, axis, tuple((name, tuple(points)) for name, points in lines.items()))
+            yield _drawing("rank", "Score against rank", "With 95 % intervals.", data, backbone, task, kind)
+
+
+def _of_condition(block: Block, task: str, analysis: Analysis, absent: list[str]) -> Iterator[Drawing]:
+    cells = _cells(block, task)
+    name = block.condition.name
+    rows = tuple(
+        (row.name, _difference(cell), text.difference(cell))
+        for row, cell in cells
+        if cell.difference is not None or "differ" in (cell.no_difference or "")
+    )
+    if rows:
+        caption = f"Paired by seed, with 95 % intervals; shaded: practically equivalent (± {100 * analysis.margin:g})."
+        forest = Forest(rows, 100 * analysis.margin)
+        yield _drawing("differences", "Paired differences to LoRA", caption, forest, block.backbone, task, name)
+    curves, why = read_curves(analysis, [(row.name, cell) for row, cell in cells], block.metrics[task])
+    if curves is not None:
+        caption = "Mean over seeds of the chosen setting; bands are 95 % t intervals."
+        yield _drawing("curves", "Learning curves", caption, curves, block.backbone, task, name)
+    absent += [f"{task}, {block.backbone}, {name}: {reason}." for reason in why]
+    chosen = {row.name: cell.choice for row, cell in cells if cell.choice is not None}
+    if len({s.values.get("learning_rate") for choice in chosen.values() for s in choice.tried}) > 1:
+        lines = []
+        for method, choice in chosen.items():
+            best: dict[float, float] = {}  # the best over the other axes, where there are any
+            for setting in choice.tried:
+                if setting.validation is not None:
+                    rate = float(setting.values["learning_rate"])
+                    best[rate] = max(best.get(rate, setting.validation), setting.validation)
+            if best:
+                lines.append((method, tuple((rate, Estimate(100 * best[rate])) for rate in sorted(best))))
+        if lines:
+            rings = tuple((m, float(chosen[m].chosen["learning_rate"])) for m, _ in lines if chosen[m].common_seeds)
+            caption = "Mean validation score over the seeds that all settings have; the choice is made on it."
+            data = Lines(f"validation {block.metrics[task]}", "learning rate", tuple(lines), rings)
+            title = "Score against learning rate"
+            yield _drawing("learning_rate", title, caption, data, block.backbone, task, name)
+
+
+def _ranking(overall: Overall) -> Iterator[Drawing]:
+    if overall.ranks is not None:
+        ranks = overall.ranks
+        data = CriticalDifference(
+            tuple(zip(ranks.names, ranks.mean_ranks, strict=True)), ranks.critical_difference, ranks.blocks
+        )
+        caption = (
+            f"Mean ranks over {ranks.blocks} data sets, 1 is best; a bar joins what the Nemenyi test does not tell "
+            f"apart. The critical difference is {100 * ranks.share:.0f} % of the range that ranks have."
+        )
+        yield _drawing(
+            "ranking", "Mean ranks and their critical difference", caption, data, overall.backbone, "",
+            overall.condition.name,
+        )  # fmt: skip
+
+
+def _cells(block: Block, task: str) -> list[tuple[Row, Cell]]:
+    return [(row, row.cells[task]) for row in block.rows if task in row.cells]
+
+
+def _score(cell: Cell) -> Estimate | None:
+    if cell.mean is None:
+        return None
+    if cell.interval is None:
+        return Estimate(100 * cell.mean)
+    return Estimate(100 * cell.mean, 100 * cell.interval.low, 100 * cell.interval.high)
+
+
+def _difference(cell: Cell) -> Estimate | None:
+    if cell.difference is None:
+        return None
+    interval = cell.difference.interval
+    ends = () if interval is None else (100 * interval.low, 100 * interval.high)
+    return Estimate(100 * cell.difference.effect, *ends)
+
+
+def _drawing(kind: str, title: str, caption: str, data: Data, backbone: str, task: str, condition: str = "") -> Drawing:
+    where = [part for part in (task, backbone, condition) if part]
+    return Drawing(kind, file_name(kind, *where), title, ", ".join(where), caption, backbone, task, data)
+
+
+def file_name(*parts: str) -> str:
+    """A name for a file or an anchor, of what people may have called things."""
+    return "_".join(re.sub(r"[^A-Za-z0-9.=-]+", "_", part).strip("_") for part in parts)
+
+
+def kinds_of(drawings: Iterable[Drawing]) -> list[str]:
+    """The kinds that occur, in order."""
+    return list(dict.fromkeys(drawing.kind for drawing in drawings))

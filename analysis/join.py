@@ -1,0 +1,92 @@
+"""Several sweeps as one: joined where names mean the same, refused where they do not."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import pandas as pd
+
+from analysis.columns import COLUMNS
+from analysis.load import Loaded
+from analysis.selection import CELL, ENDED
+from tensloradist.errors import UserError
+from tensloradist.results.schema import Condition, Manifest
+
+Contents = dict[str, dict[str, set[str]]]  # label -> field -> values, as JSON
+REMEDY = "report on them apart, or launch one of them again with a name or label of its own"
+
+
+def joined(parts: list[Loaded]) -> Loaded:
+    """One `Loaded` of several. A run that several sweeps share is one row.
+
+    Raises:
+        UserError: the same name stands for different things in two sweeps.
+    """
+    known: dict[str, Loaded] = {}
+    for part in parts:
+        (manifest,) = part.manifests
+        earlier = known.setdefault(manifest.name, part)
+        if earlier.manifests != part.manifests:
+            raise UserError(
+                f"{earlier.sources[0]} and {part.sources[0]} are two different sweeps of the name {manifest.name!r}; "
+                f"{REMEDY}"
+            )
+    manifests = [part.manifests[0] for part in known.values()]
+    for index, manifest in enumerate(manifests):
+        for other in manifests[:index]:
+            _refuse_clashes(other, manifest)
+    frame = pd.concat([part.frame for part in parts], ignore_index=True)
+    frame = frame.astype({name: column.type for name, column in COLUMNS.items()})
+    # Where a bundle and the folder hold the same run, the one that has its result counts.
+    order = (~frame["state"].isin(ENDED)).sort_values(kind="stable").index
+    kept = frame.loc[order].drop_duplicates([*CELL, "run_id"]).sort_index()
+    roots = {part.root for part in parts}
+    return Loaded(
+        tuple(manifests),
+        kept.reset_index(drop=True),
+        list(dict.fromkeys(line for part in parts for line in part.broken)),
+        list(dict.fromkeys(line for part in parts for line in part.warnings)),
+        next(iter(roots)) if len(roots) == 1 else None,
+        tuple(source for part in parts for source in part.sources),
+    )
+
+
+def _refuse_clashes(first: Manifest, second: Manifest) -> None:
+    both = f"sweeps {first.name!r} and {second.name!r}"
+    conditions: dict[str, Condition] = {condition.name: condition for condition in first.conditions}
+    for condition in second.conditions:
+        if conditions.get(condition.name, condition) != condition:
+            differing = [n for n, v in condition if v != getattr(conditions[condition.name], n)]
+            raise UserError(f"{both}: the condition {condition.name!r} differs in {', '.join(differing)}; {REMEDY}")
+    for ours, theirs in zip(_contents(first), _contents(second), strict=True):
+        for label in ours.keys() & theirs.keys():
+            for field in sorted(ours[label].keys() | theirs[label].keys()):
+                a, b = ours[label].get(field, set()), theirs[label].get(field, set())
+                if a != b:
+                    shown = " and ".join(", ".join(sorted(values)) or "not given" for values in (a, b))
+                    raise UserError(f"{both}: {label} means different things: {field} is {shown}; {REMEDY}")
+
+
+def _contents(manifest: Manifest) -> tuple[Contents, Contents]:
+    """What stands behind each backbone-and-task label, and behind each method's: all but seeds, rates and ranks."""
+    columns: Contents = defaultdict(lambda: defaultdict(set))
+    methods: Contents = defaultdict(lambda: defaultdict(set))
+    for run in manifest.runs:
+        for field, value in _identity(run.spec).items():
+            where = methods[run.row] if field.startswith("adapter.") else columns[f"{run.backbone}, {run.task}"]
+            where[field].add(json.dumps(value, sort_keys=True))
+    return columns, methods
+
+
+def _identity(spec: dict[str, Any]) -> dict[str, Any]:
+    fields = {name: spec.get(name) for name in ("protocol", "precision")}
+    for section in ("backbone", "task", "adapter", "optimizer"):
+        part = spec[section]
+        by_content = part.get("fingerprint") is not None
+        for name, value in part.items():
+            # As in a run's identity: where something lies does not count where its content is known.
+            if not (by_content and name in ("name", "data", "weights", "revision") and section in ("backbone", "task")):
+                fields[f"{section}.{name}"] = value
+    return {name: v for name, v in fields.items() if name not in ("adapter.ranks", "optimizer.learning_rate")}

@@ -1,0 +1,112 @@
+"""What became of each run: its result, its newest failure, or nothing yet. Results are read once, then from a cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.cache import RUN, STAMP, Stamp, read_cache, stamp_of, write_cache
+from analysis.columns import FINGERPRINTS, MEASURED, typed
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.publish import BrokenResult, read_failure, read_result
+from tensloradist.results.schema import Result
+
+_THREADS, _AT_ONCE = 8, 256  # a network file system answers many requests at once
+
+
+def outcomes(root: Path, run_ids: list[str], broken: list[str], use_cache: bool = True) -> pd.DataFrame:
+    """A row of measured columns for each run; unreadable files are added to `broken`."""
+    cached = read_cache(root) if use_cache else None
+    stamps = dict(zip(run_ids, _in_threads(root, run_ids), strict=True))
+    fresh = set() if cached is None else _fresh(cached, stamps)
+    rows, new_stamps = [], {}
+    for run_id in run_ids:
+        if run_id in fresh:
+            continue
+        stamp = stamps[run_id]
+        outcome = _without_result(root, run_id, broken) if stamp is None else _with_result(root, run_id, broken)
+        rows.append({"run_id": run_id, **outcome})
+        if stamp is not None and outcome["state"] != "broken":
+            new_stamps[run_id] = stamp
+    read = typed(rows, RUN | MEASURED).set_index("run_id", drop=False)
+    if use_cache and new_stamps:
+        stamped = pd.DataFrame.from_dict(new_stamps, orient="index", columns=list(STAMP), dtype="int64")
+        new = read.loc[list(new_stamps)].join(stamped)
+        old = cached[~cached.index.isin(new.index)] if cached is not None else new.iloc[:0]
+        write_cache(root, pd.concat([old, new])[["run_id", *STAMP, *MEASURED]])
+    if cached is None or not fresh:
+        return read.reset_index(drop=True)
+    columns = list(read.columns)
+    both = pd.concat([cached.loc[[run_id for run_id in run_ids if run_id in fresh], columns], read])
+    return both.loc[run_ids].reset_index(drop=True)
+
+
+def _in_threads(root: Path, run_ids: list[str]) -> Iterator[Stamp | None]:
+    runs = str(root / "runs")
+    parts = [run_ids[i : i + _AT_ONCE] for i in range(0, len(run_ids), _AT_ONCE)]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for part in threads.map(lambda ids: [stamp_of(f"{runs}/{run_id}/result.json") for run_id in ids], parts):
+            yield from part
+
+
+def _fresh(cached: pd.DataFrame, stamps: dict[str, Stamp | None]) -> set[str]:
+    """Runs whose files are as they were when the cached rows were read."""
+    known = zip(cached.index, zip(*(cached[name].tolist() for name in STAMP), strict=True), strict=True)
+    return {run_id for run_id, stamp in known if run_id in stamps and stamps[run_id] == stamp}
+
+
+def _with_result(root: Path, run_id: str, broken: list[str]) -> dict[str, Any]:
+    path = RunFolder(root, run_id).result
+    try:
+        result = read_result(path)
+        if result.run_id != run_id:
+            raise BrokenResult(f"{path}: a result of run {result.run_id}, which does not belong here")
+    except BrokenResult as error:
+        broken.append(str(error))
+        return {"state": "broken"}
+    return measured(result)
+
+
+def _without_result(root: Path, run_id: str, broken: list[str]) -> dict[str, Any]:
+    try:
+        failure = read_failure(RunFolder(root, run_id))
+    except BrokenResult as error:
+        broken.append(str(error))
+        return {"state": "broken"}
+    if failure is None or failure.cause == "interrupted":
+        return {"state": "missing"}
+    return {"state": "failed", "cause": f"{failure.cause}: {failure.message}"}
+
+
+def measured(result: Result) -> dict[str, Any]:
+    """The measured columns of a validated result."""
+    provenance, metrics = result.provenance, result.metrics
+    hardware, versions = provenance.get("hardware") or {}, provenance.get("versions") or {}
+    return {
+        "state": result.state,
+        "attempt": result.attempt,
+        "metric": metrics.primary,
+        "score": metrics.score,
+        "validation_score": metrics.validation_score,
+        "score_at_best_validation": metrics.test_at_best_validation.get(metrics.primary),
+        "best_epoch": metrics.best_epoch,
+        "test_metrics": json.dumps(metrics.test, sort_keys=True),
+        "trainable_parameters": result.trainable_parameters,
+        "step_seconds": result.times.step_seconds,
+        "samples_per_second": result.times.samples_per_second,
+        "train_seconds": result.times.train_seconds,
+        "total_seconds": result.times.total_seconds,
+        "peak_bytes": result.peak_memory.device_bytes or result.peak_memory.host_bytes,
+        "hardware": str(hardware.get("gpu") or hardware.get("cpu")),
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+        "precision": str(provenance.get("precision")),
+        "commit": (provenance.get("code") or {}).get("commit"),
+        "host": provenance.get("host"),
+        "workers_per_gpu": provenance.get("workers_per_gpu"),
+        **{f"fingerprint_{name}": getattr(result.fingerprints, name) for name in FINGERPRINTS},
+    }

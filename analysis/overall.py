@@ -1,0 +1,113 @@
+"""Tables over tasks: interquartile mean, probability of improvement over LoRA, and mean ranks with their caution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from analysis.differences import baseline_of
+from analysis.statistics.aggregate import interquartile_mean, normalised, probability_of_improvement
+from analysis.statistics.intervals import Estimate, Values
+from analysis.statistics.ranks import LEAST_BLOCKS, Ranks, rank
+from analysis.tables import Block, Row
+from tensloradist.results.schema import Condition
+
+
+@dataclass(frozen=True)
+class OverallRow:
+    """One method over all tasks; `normalised` scores have head-only training at 0 and full fine-tuning at 1."""
+
+    name: str
+    parameters: int
+    normalised: bool
+    iqm: Estimate | None
+    improvement: Estimate | None  # the probability that a run is better than LoRA's
+    mean_rank: float | None
+
+
+@dataclass(frozen=True)
+class Overall:
+    """One backbone under one condition, over its tasks."""
+
+    backbone: str
+    condition: Condition
+    tasks: tuple[str, ...]
+    rows: list[OverallRow]
+    ranks: Ranks | None
+    notes: list[str] = field(default_factory=list)
+
+
+def build_overall(blocks: list[Block]) -> list[Overall]:
+    """A table for each block of two tasks or more; none for one task, where there is nothing to aggregate."""
+    return [_overall(block) for block in blocks if len(block.tasks) > 1]
+
+
+def _overall(block: Block) -> Overall:
+    notes: list[str] = []
+    complete = [row for row in block.rows if row.is_ranked and all(cell.is_complete for cell in row.cells.values())]
+    left_out = [row.name for row in block.rows if row not in complete and not row.is_reference]
+    if left_out:
+        notes.append(f"Left out, being incomplete, beyond the budget or refused: {', '.join(left_out)}.")
+    scale = _scale(block, notes)
+    pooled = scale is not None or len(set(block.metrics.values())) == 1
+    if not pooled:
+        notes.append(f"Scores of different metrics ({', '.join(sorted(set(block.metrics.values())))}) are not pooled.")
+    baseline, why = baseline_of(block)
+    if baseline is None:
+        notes.append(f"No probability of improvement: {why}.")
+    elif baseline not in complete:
+        notes.append("No probability of improvement: LoRA is not complete on all tasks.")
+        baseline = None
+    ranks = _ranks(block, complete, notes)
+    means = dict(zip(ranks.names, ranks.mean_ranks, strict=True)) if ranks else {}
+    rows = []
+    for row in complete:
+        strata = [_scores(row, task) for task in block.tasks]
+        scaled = [normalised(s, *scale[t]) for s, t in zip(strata, block.tasks, strict=True)] if scale else strata
+        improvement = None
+        if baseline is not None and row is not baseline:
+            improvement = probability_of_improvement(strata, [_scores(baseline, task) for task in block.tasks])
+        iqm = interquartile_mean(scaled) if pooled else None
+        rows.append(OverallRow(row.name, row.parameters, scale is not None, iqm, improvement, means.get(row.name)))
+    return Overall(block.backbone, block.condition, block.tasks, rows, ranks, notes)
+
+
+def _scores(row: Row, task: str) -> Values:
+    return np.array(list(row.cells[task].scores.values()))
+
+
+def _scale(block: Block, notes: list[str]) -> dict[str, tuple[float, float]] | None:
+    """Mean scores of head-only training and full fine-tuning on each task, if all are there and in order."""
+    references = {row.method: row for row in block.rows if row.is_reference and not row.refused}
+    if set(references) != {"head", "full"}:
+        missing = [name for name in ("head", "full") if name not in references]
+        notes.append(f"Raw scores: without {' and '.join(missing)} in the sweep there is no common scale.")
+        return None
+    scale = {}
+    for task in block.tasks:
+        head, full = (references[name].cells[task].mean for name in ("head", "full"))
+        if head is None or full is None or not full > head:
+            reason = "has no score yet" if head is None or full is None else "is not above training the head alone"
+            notes.append(f"Raw scores: on {task} full fine-tuning or the head alone {reason}.")
+            return None
+        scale[task] = (head, full)
+    return scale
+
+
+def _ranks(block: Block, rows: list[Row], notes: list[str]) -> Ranks | None:
+    sets = [block.data_sets[task] for task in block.tasks]
+    scores = np.array([[_scores(row, task).mean() for task in block.tasks] for row in rows])
+    found = rank([row.name for row in rows], scores, sets) if len(rows) > 1 else None
+    if found is None:
+        notes.append(
+            f"No mean ranks: they need {LEAST_BLOCKS} data sets and two complete methods; "
+            f"there are {len(set(sets))} and {len(rows)}."
+        )
+    else:
+        notes.append(
+            f"Ranks over {found.blocks} data sets: Friedman's p = {found.friedman_p:.3g}; two methods differ at 5 % "
+            f"(Nemenyi) only if their mean ranks are {found.critical_difference:.1f} apart, {100 * found.share:.0f} % "
+            "of the range that ranks have."
+        )
+    return found

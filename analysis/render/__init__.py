@@ -1,0 +1,1 @@
+"""Rendering: the same tables as markdown, LaTeX, CSV, JSON and on the terminal."""

@@ -1,0 +1,68 @@
+"""Tables on the terminal, through rich: coloured where there is one, plain text of a fixed width in a pipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from analysis.analyse import Analysis
+from analysis.overall import Overall
+from analysis.render import text
+from analysis.tables import Block
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+PIPE_WIDTH = 200
+
+
+def console() -> Console:
+    """Standard output; wide where it is no terminal, so that no table is cut."""
+    from rich.console import Console
+
+    shown = Console()
+    return shown if shown.is_terminal else Console(width=PIPE_WIDTH)
+
+
+def show(analysis: Analysis, to: Console) -> None:
+    """All tables with their notes, and the warnings last, where they are seen."""
+    for block in analysis.blocks:
+        if text.is_empty(block):
+            to.print(f"{text.title(block)}: {text.emptiness(block)}", markup=False, highlight=False)
+        else:
+            to.print(rich_table(block))
+        _notes(block.notes, to)
+    for overall in analysis.overall:
+        if text.has_overall(overall):
+            to.print(overall_table(overall))
+            _notes(overall.notes, to)
+    to.print(text.HEAD, markup=False, highlight=False)
+    for warning in analysis.warnings:
+        to.print(warning, markup=False, highlight=False)
+
+
+def _notes(notes: list[str], to: Console) -> None:
+    for note in notes:
+        to.print(f"  {note}", markup=False, highlight=False)
+
+
+def rich_table(block: Block) -> Table:
+    """One block."""
+    return _table(text.title(block), text.header(block), text.body(block), text.bold(block))
+
+
+def overall_table(overall: Overall) -> Table:
+    """One table over tasks."""
+    return _table(text.title(overall), text.overall_header(overall), text.overall_body(overall), set())
+
+
+def _table(title: str, header: list[str], lines: list[list[str]], bold: set[tuple[int, int]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(Text(name), justify="left" if index == 0 else "right")
+    for i, line in enumerate(lines):
+        table.add_row(*(Text(cell, style="bold" if (i, j) in bold else "") for j, cell in enumerate(line)))
+    return table

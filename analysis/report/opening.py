@@ -1,0 +1,167 @@
+"""The answer in three sentences: at LoRA's budget, at LoRA's rank, and what can be concluded from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.analyse import Analysis
+from analysis.render.text import LEVEL, bracketed, points
+from analysis.render.text import score as score_text
+from analysis.statistics.paired import Paired
+from analysis.tables import Block, Cell
+
+MOST_TASKS = 4
+SURE = 0.95  # posterior probability from which a difference is called practically equivalent to none
+
+
+def opening(analysis: Analysis) -> list[str]:
+    """One sentence for each kind of condition that there is, and one for what can be concluded."""
+    sentences = []
+    for kind in ("isoparameter", "isorank"):
+        blocks = [block for block in analysis.blocks if block.condition.kind == kind]
+        if blocks:
+            # The first of those that have the most scores: early in a sweep others may have none yet.
+            headline = max(blocks, key=_scores)
+            sentence = _of_block(headline)
+            more = len(blocks) - 1
+            if more:
+                sentence = f"{sentence[:-1]} ({more} more {kind} block{'s' if more > 1 else ''} below)."
+            sentences.append(sentence)
+    return [*sentences, _conclusion(analysis)]
+
+
+def _scores(block: Block) -> int:
+    return sum(len(cell.scores) for row in block.rows for cell in row.cells.values())
+
+
+def _where(block: Block) -> str:
+    rank = block.condition.rank
+    return f"at LoRA r={rank}'s budget" if block.condition.kind == "isoparameter" else f"at rank {rank}"
+
+
+def _of_block(block: Block) -> str:
+    if not _scores(block):
+        return f"{_capital(_where(block))} ({block.backbone}), no run has a score yet."
+    if len(block.tasks) == 1:
+        (task,) = block.tasks
+        return f"On {task} ({block.backbone}), {_where(block)}, {_all_on(block, task)}."
+    parts = [f"on {task}, {_best_and_worst(block, task)}" for task in block.tasks[:MOST_TASKS]]
+    more = len(block.tasks) - MOST_TASKS
+    parts += [f"and so on for {more} more task{'s' if more > 1 else ''}"] if more > 0 else []
+    return f"{_capital(_where(block))} ({block.backbone}): {'; '.join(parts)}."
+
+
+def _all_on(block: Block, task: str) -> str:
+    compared = _compared(block, task)
+    if not compared:
+        return _not_compared(block, task)
+    if len(compared) <= 3:
+        return _listed(block, compared)
+    others = len(compared) - 3
+    between = f"the other {others} lie between" if others > 1 else "the other one lies between"
+    return f"{_listed(block, [*compared[:2], compared[-1]])}; {between}"
+
+
+def _best_and_worst(block: Block, task: str) -> str:
+    compared = _compared(block, task)
+    if not compared:
+        return _not_compared(block, task)
+    return _listed(block, [compared[0], compared[-1]] if len(compared) > 1 else compared)
+
+
+def _compared(block: Block, task: str) -> list[tuple[str, Paired]]:
+    """The methods that are compared with LoRA, the highest first; what is beyond its budget is not among them."""
+    found = [
+        (row.name, cell.difference)
+        for row in block.rows
+        if row.is_ranked and (cell := row.cells.get(task)) is not None and cell.difference is not None
+    ]
+    return sorted(found, key=lambda item: (-item[1].effect, item[0]))
+
+
+def _listed(block: Block, compared: Sequence[tuple[str, Paired]]) -> str:
+    parts = []
+    for index, (name, paired) in enumerate(compared):
+        value = points(paired.effect, plus=True) + bracketed(paired.interval)
+        if index:
+            parts.append(f"{short(name, block)} {value}")
+        else:
+            side = "over" if paired.effect >= 0 else "against"
+            parts.append(f"{short(name, block)} is {value} points {side} LoRA")
+    return ", ".join(parts)
+
+
+def _not_compared(block: Block, task: str) -> str:
+    cells: list[tuple[str, Cell]] = [(row.name, row.cells[task]) for row in block.rows if task in row.cells]
+    if not any(name.split()[0] == "lora" for name, _ in cells):
+        why = "there is no LoRA to compare with"
+    else:
+        why = "nothing is compared with LoRA"
+    known = [(name, cell) for name, cell in cells if cell.mean is not None]
+    if not known:
+        return f"{why}, and no run has a score yet"
+    name, cell = max(known, key=lambda item: item[1].mean or 0.0)
+    return f"{why}; the highest mean is that of {short(name, block)}, {score_text(cell)}"
+
+
+def short(name: str, block: Block) -> str:
+    """A row's name without its factorisation where all rows have the same."""
+    variants = {row.name.partition(" ")[2] for row in block.rows if " " in row.name}
+    return name.split()[0] if len(variants) == 1 else name
+
+
+def _conclusion(analysis: Analysis) -> str:
+    tested = [
+        (row.name, task, block, cell.difference)
+        for block in analysis.blocks
+        for row in block.rows
+        for task, cell in row.cells.items()
+        if cell.difference is not None and cell.difference.p_holm is not None
+    ]
+    if not tested:
+        if not any(_scores(block) for block in analysis.blocks):
+            return "No run is finished, so nothing can be concluded yet."
+        return "No method is compared with LoRA, so nothing can be concluded about which is better."
+    seeds = sorted({d.n for *_, d in tested})
+    span = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    with_seeds = f"With {span} seed{'s' if seeds[-1] > 1 else ''}"
+    able = [item for item in tested if item[3].n >= (item[3].seeds_needed or 0)]
+    established = [item for item in able if item[3].p_holm is not None and item[3].p_holm <= LEVEL]
+    same = [item for item in tested if (item[3].equivalence.probability or 0.0) >= SURE]
+    equivalent = ""
+    if same:
+        equivalent = (
+            f"; practically equivalent to LoRA (± {100 * analysis.margin:g} points, probability ≥ 95 %): "
+            f"{_named(same, analysis)}"
+        )
+    if not able:
+        need = max(d.seeds_needed or 0 for *_, d in tested)
+        rest = "no difference is established and none is excluded"
+        return (
+            f"{with_seeds} these are estimates and not findings: a corrected test needs {need} seeds, so {rest}"
+            f"{equivalent}."
+        )
+    which = f": {_named(established, analysis)}" if established else ""
+    few = len(tested) - len(able)
+    lacking = f"; {few} have too few seeds for a corrected test" if few else ""
+    return (
+        f"{with_seeds}, of {len(tested)} differences to LoRA {len(established)} "
+        f"{'is' if len(established) == 1 else 'are'} established at 5 % after Holm's correction"
+        f"{which}; the others are neither established nor excluded{lacking}{equivalent}."
+    )
+
+
+def _named(items: Sequence[tuple[str, str, Block, Paired]], analysis: Analysis) -> str:
+    """Names of cells, each with what tells it from the others; at most five."""
+    several_tasks = len({task for block in analysis.blocks for task in block.tasks}) > 1
+    several_backbones = len({block.backbone for block in analysis.blocks}) > 1
+    texts = []
+    for name, task, block, _ in items[:5]:
+        where = [block.backbone] * several_backbones + [task] * several_tasks + [block.condition.name]
+        texts.append(f"{short(name, block)} ({', '.join(where)})")
+    more = len(items) - 5
+    return ", ".join(texts) + (f" and {more} more" if more > 0 else "")
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -1,0 +1,161 @@
+"""The HTML page: one file that needs nothing else, no network and no JavaScript to be read."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+from analysis.analyse import Analysis
+from analysis.cells import Address
+from analysis.figures.data import Drawing
+from analysis.figures.style import GRID, INK
+from analysis.methods import methods_paragraph
+from analysis.overall import Overall
+from analysis.render import text
+from analysis.report.cells import Cells, cell_sections
+from analysis.report.opening import opening
+from analysis.tables import Block
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One cell of a table; `value` is what it is sorted by."""
+
+    text: str
+    value: float | str | None = None
+    bold: bool = False
+    anchor: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    name: str
+    filter: str
+    cells: list[Shown]
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    header: list[str]
+    lines: list[Line]
+    notes: list[str]
+    empty: str | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str
+    title: str
+    subtitle: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class FigureGroup:
+    title: str
+    figures: list[Figure]
+
+
+def page(analysis: Analysis, drawn: Sequence[tuple[Drawing, Mapping[str, bytes]]], absent: Sequence[str]) -> str:
+    """The page.
+
+    Args:
+        drawn: the figures with their files, of which the SVG is used.
+        absent: sentences on figures that could not be drawn.
+    """
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    from tensloradist import __version__
+
+    cells = cell_sections(analysis)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_own("page.html.j2")).render(
+        name=analysis.name,
+        version=__version__,
+        css=Markup(_own("page.css")),
+        script=Markup(_own("page.js")),
+        head=text.HEAD,
+        opening=opening(analysis),
+        warnings=analysis.warnings,
+        blocks=[_block(block, cells) for block in analysis.blocks],
+        overall=[_overall(overall) for overall in analysis.overall],
+        figures=_groups(drawn),
+        absent=absent,
+        cells=cells,
+        failures=_failures(analysis),
+        methods=methods_paragraph(analysis),
+        sources=", ".join(analysis.loaded.sources),
+    )
+
+
+@lru_cache
+def _own(name: str) -> str:
+    return files("analysis.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _block(block: Block, cells: Cells) -> Table:
+    lines = []
+    for row in block.rows:
+        shown = [Shown(text.parameters(row, block), row.parameters)]
+        for task in block.tasks:
+            cell = row.cells.get(task)
+            anchor = cells.anchors.get(Address(block.backbone, block.condition.name, row.name, task))
+            mean = "" if cell is None or cell.mean is None else cell.mean
+            effect = "" if cell is None or cell.difference is None else cell.difference.effect
+            shown.append(Shown(text.score(cell), mean, bool(cell and cell.best), anchor))
+            shown.append(Shown(text.difference(cell), effect))
+        searched = " ".join([row.name, block.backbone, block.condition.name, *block.tasks])
+        lines.append(Line(row.name, searched, shown))
+    empty = text.emptiness(block) if text.is_empty(block) else None
+    return Table(text.title(block), text.header(block), lines, block.notes, empty)
+
+
+def _overall(overall: Overall) -> Table:
+    lines = []
+    if text.has_overall(overall):
+        for row, texts in zip(overall.rows, text.overall_body(overall), strict=True):
+            values = [
+                row.parameters,
+                row.iqm.value if row.iqm else "",
+                row.improvement.value if row.improvement else "",
+                "" if row.mean_rank is None else row.mean_rank,
+            ]
+            shown = [Shown(cell, value) for cell, value in zip(texts[1:], values, strict=True)]
+            searched = " ".join([row.name, overall.backbone, overall.condition.name, *overall.tasks])
+            lines.append(Line(row.name, searched, shown))
+    return Table(text.title(overall), text.overall_header(overall), lines, overall.notes)
+
+
+def _groups(drawn: Iterable[tuple[Drawing, Mapping[str, bytes]]]) -> list[FigureGroup]:
+    """Figures by backbone and task, those over tasks last."""
+    groups: dict[str, list[Figure]] = {}
+    for drawing, content in drawn:
+        title = f"{drawing.task}, {drawing.backbone}" if drawing.task else f"Over tasks, {drawing.backbone}"
+        figure = Figure(
+            drawing.name, drawing.title, drawing.subtitle, drawing.caption, _inline(drawing, content["svg"])
+        )
+        groups.setdefault(title, []).append(figure)
+    return [FigureGroup(title, figures) for title, figures in groups.items()]
+
+
+def _inline(drawing: Drawing, svg: bytes) -> str:
+    """The SVG as an image of the page, in the page's own colours, light or dark."""
+    label = html.escape(f"{drawing.title}, {drawing.subtitle}. {drawing.caption}", quote=True)
+    shown = svg.decode().replace(INK, "currentColor").replace(GRID, "var(--grid)")
+    return shown.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _failures(analysis: Analysis) -> list[tuple[str, str, str, str, str]]:
+    """Method, task, state, cause and seeds of the runs without a score, those of one cause on one line."""
+    frame = analysis.loaded.frame.drop_duplicates("run_id")
+    seeds: dict[tuple[str, str, str, str], list[int]] = {}
+    for run in frame[~frame["state"].isin(["finished", "missing"])].itertuples():
+        cause = run.cause if isinstance(run.cause, str) else ""
+        seeds.setdefault((run.row, run.task, run.state, cause), []).append(int(run.seed))
+    return [(*key, ", ".join(map(str, sorted(set(found))))) for key, found in seeds.items()]

@@ -1,0 +1,60 @@
+"""Two runs compared example by example, from their stored predictions: McNemar's test, and a bootstrap of examples.
+
+This asks whether these two trained models differ on the population of examples; it says nothing of other seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.statistics.intervals import Estimate, Interval
+
+RESAMPLES = 2_000
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Examples that only one of two models gets right, and the exact two-sided p of as many for either."""
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    p: float
+
+
+def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> McNemar:
+    """Exact McNemar's test of two models' hits on the same examples."""
+    from statsmodels.stats.contingency_tables import mcnemar as test
+
+    table = np.array(
+        [[(first & second).sum(), (first & ~second).sum()], [(~first & second).sum(), (~first & ~second).sum()]]
+    )
+    p = float(test(table, exact=True).pvalue)
+    return McNemar(int(table[0, 0]), int(table[0, 1]), int(table[1, 0]), int(table[1, 1]), min(1.0, p))
+
+
+def bootstrap_difference(
+    metric: Callable[[Array, Array], float], first: Array, second: Array, labels: Array, resamples: int = RESAMPLES
+) -> Estimate:
+    """metric(first) − metric(second) on the same examples, with the percentile interval of resampled examples.
+
+    Args:
+        metric: of (outputs, labels), examples first. Draws where it is undefined (NaN) are left out.
+    """
+    value = metric(first, labels) - metric(second, labels)
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(resamples):
+        chosen = rng.integers(0, len(labels), len(labels))
+        draws.append(metric(first[chosen], labels[chosen]) - metric(second[chosen], labels[chosen]))
+    defined = np.array(draws)[np.isfinite(draws)]
+    if len(defined) < resamples / 2:
+        return Estimate(float(value), None)
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return Estimate(float(value), Interval(float(low), float(high), "bootstrap"))

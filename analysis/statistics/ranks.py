@@ -1,0 +1,70 @@
+"""Mean ranks over data sets with Friedman's test and Nemenyi's critical difference (Demšar 2006).
+
+Only from five data sets on: below that the critical difference is most of the range that ranks can have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.statistics.intervals import Values
+
+LEAST_BLOCKS = 5
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks of k methods over n data sets (1 is best); two differ if theirs are further apart than the difference.
+
+    `share`: critical_difference / (k − 1), the part of all possible differences that is not one.
+    """
+
+    names: tuple[str, ...]  # best first
+    mean_ranks: tuple[float, ...]
+    blocks: int
+    friedman_p: float
+    critical_difference: float
+    share: float
+
+    def groups(self) -> list[tuple[int, int]]:
+        """(first, last) of each largest run of neighbours that are not shown to differ: the diagram's bars."""
+        found: list[tuple[int, int]] = []
+        for first, start in enumerate(self.mean_ranks):
+            last = max(i for i, rank in enumerate(self.mean_ranks) if rank - start <= self.critical_difference)
+            if last > first and (not found or last > found[-1][1]):
+                found.append((first, last))
+        return found
+
+
+def rank(names: list[str], scores: Values, data_sets: list[str], level: float = 0.05) -> Ranks | None:
+    """Ranks of methods by their scores (methods, tasks); None below five data sets or two methods.
+
+    Args:
+        data_sets: of each task; tasks on the same one are not independent, and count once with their mean rank.
+    """
+    from scipy import stats
+
+    distinct = list(dict.fromkeys(data_sets))
+    if len(distinct) < LEAST_BLOCKS or len(names) < 2:
+        return None
+    by_task = stats.rankdata(-scores, axis=0)
+    by_set = np.array([by_task[:, [d == name for d in data_sets]].mean(axis=1) for name in distinct])  # (sets, methods)
+    k, n = len(names), len(distinct)
+    p = float(stats.friedmanchisquare(*(-by_set.T)).pvalue) if k > 2 else _two(by_set)
+    q = stats.studentized_range.ppf(1 - level, k, np.inf) / np.sqrt(2)
+    difference = float(q * np.sqrt(k * (k + 1) / (6 * n)))
+    means: Mapping[str, float] = dict(zip(names, map(float, by_set.mean(axis=0)), strict=True))
+    order = sorted(names, key=lambda name: (means[name], names.index(name)))
+    return Ranks(tuple(order), tuple(means[name] for name in order), n, p, difference, difference / (k - 1))
+
+
+def _two(ranks: Values) -> float:
+    """Friedman's test of two methods is the sign test."""
+    from scipy import stats
+
+    signs = np.sign(ranks[:, 0] - ranks[:, 1])
+    decided = int((signs != 0).sum())
+    return float(stats.binomtest(int((signs > 0).sum()), decided).pvalue) if decided else 1.0

@@ -1,0 +1,172 @@
+"""Every kind of figure at 1 and at 30 methods: nothing overlaps, nothing is clipped, the same bytes each time."""
+
+import itertools
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from analysis.figures.critical import cliques
+from analysis.figures.data import (
+    Cost,
+    CriticalDifference,
+    Curve,
+    Curves,
+    Drawing,
+    Estimate,
+    Forest,
+    Lines,
+    Pairs,
+    Parameters,
+    Point,
+)
+from analysis.figures.drawing import KINDS, draw_all, figure_of, render
+from analysis.figures.parameters import pareto
+from analysis.figures.style import GROUPINGS, looks, spread
+
+FACTORIZATIONS = ("tucker", "cp", "tensor_train", "tensor_ring")
+METHODS = ["lora", "full", *(f"{g} {f}" for g in GROUPINGS if g != "lora" for f in FACTORIZATIONS)]
+
+
+def data_of(kind, methods, seed=0):
+    """Plausible data for a kind of figure."""
+    random = np.random.default_rng(seed)
+
+    def estimate(low=70.0, high=90.0, width=3.0):
+        mean, half = random.uniform(low, high), random.uniform(0.2, width)
+        return Estimate(float(mean), float(mean - half), float(mean + half))
+
+    if kind == "parameters":
+        points = []
+        for method in methods:
+            for rank, condition in itertools.product((2, 8), ("isorank", "isoparameter")):
+                count = int(random.integers(300, 3000)) * rank if condition == "isorank" else 9000 * rank
+                points.append(Point(method, f"{condition} r={rank}", condition, count, estimate(), True))
+        return Parameters("accuracy", tuple(points))
+    if kind == "pairs":
+        return Pairs("accuracy", tuple((method, estimate(), estimate()) for method in methods))
+    if kind == "differences":
+        rows = [(method, estimate(-3, 3), "+1.2 [−0.4, 2.8]") for method in methods]
+        return Forest((*rows[:-1], (methods[-1], None, "not paired")), 0.5)
+    if kind == "curves":
+        epochs = tuple(range(1, 11))
+        curves = [Curve(m, epochs, tuple(estimate(60 + 2 * e, 62 + 2 * e) for e in epochs)) for m in methods]
+        return Curves("accuracy", tuple(curves))
+    if kind in ("rank", "learning_rate"):
+        xs = (1, 2, 4, 8, 16) if kind == "rank" else (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
+        lines = tuple((method, tuple((x, estimate()) for x in xs)) for method in methods)
+        return Lines("accuracy", kind, lines, () if kind == "rank" else tuple((m, xs[2]) for m in methods))
+    if kind == "ranking":
+        ranks = tuple((m, float(random.uniform(1, len(methods)))) for m in methods)
+        return CriticalDifference(ranks, 0.3 * len(methods), 6)
+    return Cost(tuple((method, estimate(20, 60), estimate(500, 900)) for method in methods))
+
+
+def drawing_of(kind, methods, seed=0):
+    return Drawing(
+        kind,
+        kind,
+        "What the figure shows, in some words",
+        "my_long_task, my_backbone, isoparameter r=16",
+        "A caption.",
+        "deit",
+        "dtd",
+        data_of(kind, methods, seed),
+    )
+
+
+def texts_of(figure):
+    """The boxes, in pixels, of all texts that are drawn."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    boxes = []
+    hidden = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            if not axes.axison:
+                hidden.update({id(t) for tick in axis.get_major_ticks() for t in (tick.label1, tick.label2)})
+                hidden.update({id(axis.label), id(axis.get_offset_text())})
+            for tick in axis.get_major_ticks():
+                if not low - 1e-9 <= tick.get_loc() <= high + 1e-9:
+                    hidden.update((id(tick.label1), id(tick.label2)))
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text().strip() and id(text) not in hidden:
+            boxes.append((text.get_text(), text.get_window_extent(renderer)))
+    return boxes
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 30])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_text_overlaps_or_is_clipped(kind, count):
+    for seed in range(2 if count == 30 else 1):
+        figure = figure_of(drawing_of(kind, METHODS[:count], seed))
+        boxes = texts_of(figure)
+        assert len(boxes) >= count, "the methods are named"
+        width, height = figure.canvas.get_width_height()
+        for text, box in boxes:
+            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, f"{text!r} is clipped"
+        for (one, a), (other, b) in itertools.combinations(boxes, 2):
+            apart = a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 + 1 or b.y1 <= a.y0 + 1
+            assert apart, f"{one!r} overlaps {other!r}"
+        shown = " ".join(text for text, _ in boxes)
+        assert all(method in shown for method in METHODS[:count])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_data_gives_the_same_bytes_and_valid_svg(kind):
+    first, again = (render(drawing_of(kind, METHODS[:3])) for _ in range(2))
+    assert first == again
+    root = ElementTree.fromstring(first["svg"])
+    assert root.tag.endswith("svg") and first["png"].startswith(b"\x89PNG")
+    assert "lora" in first["svg"].decode(), "text stays text"
+
+
+def test_processes_change_nothing_and_progress_is_told():
+    drawings = [drawing_of(kind, METHODS[:2]) for kind in KINDS]
+    told = []
+    files = dict(zip(KINDS, (f for _, f in draw_all(drawings, ("svg",), lambda *n: told.append(n))), strict=True))
+    assert files == {d.kind: render(d, ("svg",)) for d in drawings}
+    assert told == [(i, len(KINDS)) for i in range(1, len(KINDS) + 1)]
+
+
+def test_thirty_methods_look_different_without_colour():
+    styles = looks(METHODS)
+    assert len({(s.marker, s.fill, s.dash) for s in styles.values() if s.marker != "h"}) == 29
+
+
+def test_the_pareto_front_is_what_nothing_beats():
+    def point(parameters, mean, complete=True):
+        return Point("m", "c", "isorank", parameters, Estimate(mean), complete)
+
+    points = [point(10, 80), point(20, 79), point(30, 85), point(30, 82), point(40, 99, complete=False)]
+    assert [(p.parameters, p.score.mean) for p in pareto(points)] == [(10, 80), (30, 85)]
+
+
+def test_cliques_are_the_maximal_groups_within_the_critical_difference():
+    assert cliques([1.0, 1.5, 3.0, 3.2], 2.0) == [(1.0, 3.0), (1.5, 3.2)]
+    assert cliques([1.0, 4.0], 1.0) == [] and cliques([1.0, 1.1], None) == []
+
+
+@pytest.mark.parametrize("kind", ["parameters", "curves", "rank", "learning_rate"])
+def test_each_name_is_joined_to_the_end_of_its_line(kind):
+    """The thin line from a name begins at a mark of the method's colour, once all limits are final."""
+    figure = figure_of(drawing_of(kind, METHODS[:6]))
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    drawn = [line for line in axes.lines if line.get_transform() != axes.transAxes and line.get_linewidth() > 0.6]
+    ends = {(line.get_color(), *axes.transData.transform(line.get_xydata()[-1]).round(3)) for line in drawn}
+    leaders = [line for line in axes.lines if line.get_transform() == axes.transAxes]
+    assert len(leaders) == 6
+    for line in leaders:
+        assert (line.get_color(), *axes.transAxes.transform(line.get_xydata()[0]).round(3)) in ends
+
+
+def test_labels_keep_their_order_and_their_distance():
+    wanted = [0.5, 0.5, 0.1, 0.52, 0.99, 0.98]
+    placed = spread(wanted, 0.1, 0.0, 1.0)
+    ordered = sorted(placed)
+    assert min(b - a for a, b in itertools.pairwise(ordered)) >= 0.1 - 1e-9 and 0 <= ordered[0] and ordered[-1] <= 1
+    assert np.argsort(placed, kind="stable").tolist() == np.argsort(wanted, kind="stable").tolist()
