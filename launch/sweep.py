@@ -198,7 +198,9 @@ def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
 def _row(method: str, chosen: Fields, varied: Sequence[str]) -> str:
     """'lora', or 'qkv_depth tucker'; then the options that set this variant apart from the method's defaults."""
     name = method if method == "lora" else f"{chosen['grouping']} {chosen.get('factorization') or 'tucker'}"
-    extra = [f"{key}={chosen[key]}" for key in dict.fromkeys(varied) if key not in ("grouping", "factorization")]
+    named = [key for key in dict.fromkeys(varied) if key not in ("grouping", "factorization")]
+    # A head layout's value says what it is: 'att tucker official'.
+    extra = [str(chosen[key]) if key == "head_layout" else f"{key}={chosen[key]}" for key in named]
     return " ".join([name, *extra])
 
 

@@ -66,8 +66,8 @@ def test_axes_lists_and_fields_that_are_lists_by_nature(sweep):
     text = edited(sweep, "{grouping: [att, qkv_depth]}", "{grouping: att, head_layout: [aligned, official]}")
     assert {run.row for run in load_sweep(text).runs} == {
         "lora",
-        "att tucker head_layout=aligned",
-        "att tucker head_layout=official",
+        "att tucker aligned",
+        "att tucker official",
     }
     text = edited(sweep, "{grouping: [att, qkv_depth]}", "{grouping: att, scale: [1, 2]}")
     assert {run.spec.adapter.scale for run in load_sweep(text).runs} == {1.0, 2.0}
