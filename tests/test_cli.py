@@ -8,7 +8,7 @@ import time
 import pytest
 
 COMMANDS = ("run", "evaluate", "fetch", "plan", "launch", "report", "params", "doctor", "profiles", "status")
-COMMANDS += ("cancel", "retry", "hold", "release", "logs", "why", "bundle", "efficiency")
+COMMANDS += ("cancel", "retry", "hold", "release", "logs", "why", "bundle", "efficiency", "export", "spectra")
 RUN = """
 backbone: {source: digits_vit, name: digits_vit}
 task: {name: digits}

@@ -53,7 +53,7 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
     folder = Path(folder)
     description = _read_description(folder / "adapter.json")
     spec = AdapterSpec.model_validate(description["adapter"])
-    tensors = _read_tensors(folder / "adapter.safetensors")
+    tensors = read_tensors(folder / "adapter.safetensors")
     adapter = attach(model, spec, seed=description["seed"])
     try:
         found = {field: getattr(adapter.shape, field) for field in AttentionShape.__dataclass_fields__}
@@ -65,10 +65,10 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
                 f"{folder}: the adapter was trained on other backbone weights than this model's (their "
                 "hashes differ); load the backbone it was trained on"
             )
-        _copy_into(adapter.state_dict(), tensors, folder / "adapter.safetensors")
+        copy_into(adapter.state_dict(), tensors, folder / "adapter.safetensors")
         head = folder / "head.safetensors"
         if head.exists() and adapter.attachment is not None:
-            _copy_into(adapter.attachment.head_state(), _read_tensors(head), head)
+            copy_into(adapter.attachment.head_state(), read_tensors(head), head)
     except UserError:
         adapter.detach()
         raise
@@ -99,7 +99,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises UserError if it is missing or is none."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -112,7 +113,8 @@ def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 @torch.no_grad()
-def _copy_into(target: dict[str, torch.Tensor], source: dict[str, torch.Tensor], path: Path) -> None:
+def copy_into(target: dict[str, torch.Tensor], source: dict[str, torch.Tensor], path: Path) -> None:
+    """Copy all values, or none: UserError (naming the file `path`) if names or shapes are not the same."""
     missing, extra = sorted(target.keys() - source.keys()), sorted(source.keys() - target.keys())
     if missing or extra:
         raise UserError(f"{path}: missing tensors {missing[:5]}, extra tensors {extra[:5]}")

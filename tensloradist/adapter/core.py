@@ -153,10 +153,14 @@ class Adapter(nn.Module):
             raise unknown("projection", projection, self.shape.projections)
         if not 0 <= layer < self.shape.layers:
             raise UserError(f"layer: {layer} is not within 0..{self.shape.layers - 1}")
+        return self.pairs()[projection, layer]
+
+    def pairs(self) -> dict[tuple[str, int], Pair]:
+        """(projection, layer) -> pair, for all of them at once: see `pair`."""
         kept = self._pairs
-        pair = self()[projection, layer]
+        pairs = self()
         self._pairs = kept  # a look from outside must not replace what a pending backward pass recomputes with
-        return pair
+        return pairs
 
     def delta(self, projection: str, layer: int) -> Tensor:
         """What is added to the projection's weight, scale included: scale · A B, shape (input, output features)."""
@@ -192,6 +196,18 @@ class Adapter(nn.Module):
         from tensloradist.adapter.checkpoint import save
 
         save(self, Path(folder))
+
+    def export_peft(self, folder: str | Path) -> None:
+        """Write the attached adapter and the head as an ordinary LoRA checkpoint of PEFT. See `export.peft`."""
+        from tensloradist.export import export_peft
+
+        export_peft(self, folder)
+
+    def export_merged(self, folder: str | Path) -> None:
+        """Write the model with its update as a plain checkpoint of its own library. See `export.merged`."""
+        from tensloradist.export import export_merged
+
+        export_merged(self, folder)
 
     def _attached(self) -> Attachment:
         if self.attachment is None:
