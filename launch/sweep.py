@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter
 
 from tensloradist import backbones, budget
+from tensloradist.allocation import by_spectrum
 from tensloradist.config import expand_paths, read_sweep
 from tensloradist.errors import UserError, unknown
 from tensloradist.identity import resolve_all
@@ -26,6 +27,7 @@ from tensloradist.plugins import load_plugins
 from tensloradist.results.schema import Condition, Membership
 from tensloradist.shipped import find_shipped
 from tensloradist.spec import AdapterSpec, PositiveInt, RunSpec, SpecModel
+from tensloradist.spectra import spectra_of
 from tensloradist.tasks import task_named
 from tensloradist.validation import validate
 
@@ -45,7 +47,7 @@ class Isoparameter(SpecModel):
     """The condition 'as many parameters as LoRA at these ranks'."""
 
     lora_rank: Ranks
-    strategy: Literal["balanced", "uniform"] = "balanced"
+    strategy: Literal["balanced", "uniform", "spectrum"] = "balanced"
     tolerance: float = Field(0.02, gt=0, lt=1)
     pinned: dict[str, PositiveInt] = Field(default_factory=dict)
 
@@ -223,7 +225,7 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
     for (row, backbone, task, _), base in zip(bases, resolved, strict=True):
         shape = backbones.shape_of(base.backbone, base.adapter.projections)
         for condition in conditions:
-            adapter = adapter_for(base.adapter, condition, shape)
+            adapter = adapter_for(base, condition, shape)
             spec = base.model_copy(update={"adapter": adapter})
             ranks, count = budget.resolve_ranks(adapter, shape), budget.count(adapter, shape)
             new = PlannedRun(spec, spec.run_id, row, backbone, task, ranks, count, shape)
@@ -260,6 +262,7 @@ def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec
                         }
                         spec = validate(RunSpec, data, where)
                         varied = [f"{k}={chosen[k]}" for k in chosen if isinstance(getattr(file, k), list)]
+                        varied += _multipliers(file.optimizer, optimizer)
                         yield (
                             " ".join([row, *varied]),
                             _labelled(file.backbone, backbone, backbones.label(spec.backbone)),
@@ -268,19 +271,26 @@ def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec
                         )
 
 
-def adapter_for(adapter: AdapterSpec, condition: Condition, shape: AttentionShape) -> AdapterSpec:
-    """The adapter with the ranks that the condition asks for."""
+def _multipliers(section: Fields, chosen: Fields) -> list[str]:
+    """'core×8' for an axis of `lr_multipliers`: a question of its own, so a row, where the learning rate is tuned."""
+    axis = section.get("lr_multipliers")
+    names = [name for name, value in axis.items() if isinstance(value, list)] if isinstance(axis, dict) else []
+    return [f"{name}×{chosen['lr_multipliers'][name]:g}" for name in names]
+
+
+def adapter_for(base: RunSpec, condition: Condition, shape: AttentionShape) -> AdapterSpec:
+    """The run's adapter with the ranks that the condition asks for; `spectrum` looks at the data for them."""
+    adapter = base.adapter
     if condition.kind == "isorank":
         return budget.isorank(adapter, condition.rank, shape)
     pinned = {} if adapter.method == "lora" else condition.pinned
-    return budget.isoparameter(
-        adapter,
-        budget.lora_budget(shape, condition.rank),
-        shape,
-        condition.strategy or "balanced",
-        condition.tolerance or 0.02,
-        pinned,
-    )
+    lora, tolerance = budget.lora_budget(shape, condition.rank), condition.tolerance or 0.02
+    strategy = condition.strategy or "balanced"
+    if strategy == "spectrum":
+        if not budget.has_shared_rank(adapter.factorization):
+            return by_spectrum(adapter, lora, shape, spectra_of(base), tolerance, pinned)
+        strategy = "balanced"  # one rank for all modes: nothing to allot, and every strategy is the same
+    return budget.isoparameter(adapter, lora, shape, strategy, tolerance, pinned)
 
 
 _SPEC = TypeAdapter(RunSpec)

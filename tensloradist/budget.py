@@ -45,7 +45,8 @@ def _counter(factorization: str | None) -> Callable[[TensorLayout, Mapping[str, 
     return COUNTS.get(factorization or "") or _from_shapes(factorization or "")
 
 
-def _has_shared_rank(factorization: str | None) -> bool:
+def has_shared_rank(factorization: str | None) -> bool:
+    """Whether all modes of this factorisation have one and the same rank."""
     if factorization in COUNTS:
         return factorization == "lora"
     from tensloradist.factorizations import FACTORIZATIONS
@@ -148,7 +149,7 @@ def _solve(
         return sum(number * counter(layout, ranks) for layout, number in distinct)
 
     search = _Search(caps, pinned, total, budget, tolerance)
-    if _has_shared_rank(factorization):
+    if has_shared_rank(factorization):
         best = search.nearest_equal()
     elif strategy == "balanced":
         small: Ranks = {mode: caps[mode] for mode in ("projection", "depth", "heads") if mode in caps}

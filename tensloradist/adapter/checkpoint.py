@@ -60,7 +60,9 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
         found["projections"] = list(found["projections"])
         if found != description["shape"]:
             raise UserError(f"{folder}: the adapter is for {description['shape']}, the model has {found}")
-        if description.get("backbone") not in (None, backbone_hash(adapter)):
+        # A run in bf16 was trained on the rounding of the weights to it: both belong to the same backbone.
+        known = (None, backbone_hash(adapter), backbone_hash(adapter, torch.bfloat16))
+        if description.get("backbone") not in known:
             raise UserError(
                 f"{folder}: the adapter was trained on other backbone weights than this model's (their "
                 "hashes differ); load the backbone it was trained on"
@@ -75,14 +77,18 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
     return adapter
 
 
-def backbone_hash(adapter: Adapter) -> str:
-    """A hash of the frozen weights under an attached adapter: of everything but the adapter and the head."""
+def backbone_hash(adapter: Adapter, rounded_to: torch.dtype | None = None) -> str:
+    """A hash of the frozen weights under an attached adapter: of everything but the adapter and the head.
+
+    Args:
+        rounded_to: hash them as they would be in this precision.
+    """
     attachment = adapter._attached()
     names = {id(p) for p in adapter.parameters()}
     for path in attachment.head_paths:
         names |= {id(p) for p in attachment.model.get_submodule(path).parameters()}
     frozen = {name.replace(".base.", "."): p for name, p in attachment.model.named_parameters() if id(p) not in names}
-    return hash_tensors(sorted(frozen.items()))
+    return hash_tensors(sorted((name, p if rounded_to is None else p.to(rounded_to)) for name, p in frozen.items()))
 
 
 def _read_description(path: Path) -> dict[str, Any]:
