@@ -53,6 +53,8 @@ def spectra(
     """
     import json as json_
 
+    if out is not None:
+        import matplotlib  # noqa: F401 (it is in an extra: better known before the gradients than after)
     from rich.console import Console
     from rich.table import Table
 

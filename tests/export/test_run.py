@@ -27,21 +27,22 @@ RUN = {
 }
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
-def finished(request, tmp_path_factory):
-    root = tmp_path_factory.mktemp("results")
-    spec = resolve(RunSpec.model_validate({**RUN, "precision": request.param}))
-    assert execute(spec, root, train).status == "finished"
-    return spec, RunFolder(root, spec.run_id).path
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Precision -> (specification, folder) of a finished run."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        root = tmp_path_factory.mktemp("results")
+        spec = resolve(RunSpec.model_validate({**RUN, "precision": precision}))
+        assert execute(spec, root, train).status == "finished"
+        found[precision] = spec, RunFolder(root, spec.run_id).path
+    return found
 
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A copy of the fp32 run's folder, to break."""
-    spec, folder = finished
-    if spec.precision != "fp32":
-        pytest.skip("broken in one precision only")
-    shutil.copytree(folder, tmp_path / "run")
+    """A copy of the float32 run's folder, to break."""
+    shutil.copytree(finished["fp32"][1], tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -50,12 +51,13 @@ def _accuracy(model, task, family):
     return float((logits.argmax(-1).numpy() == task.test.labels).mean())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @torch.no_grad()
-def test_both_forms_score_as_the_run_does(finished, tmp_path):
+def test_both_forms_score_as_the_run_does(finished, precision, tmp_path):
     from peft import PeftModel
     from transformers import ViTForImageClassification
 
-    spec, folder = finished
+    spec, folder = finished[precision]
     export_run(folder, "peft", tmp_path / "lora")
     export_run(folder, "merged", tmp_path / "merged")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lora", "merged"], "no temporary folder is left"
