@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tensloradist.spec import RunSpec
     from tensloradist.spectra import Spectra
 
+MODES = ("input", "output", "head_dim", "heads", "projection", "depth")  # each has one colour in all panels
+
 
 @dataclass(frozen=True)
 class Report:
@@ -89,14 +91,14 @@ def reports(source: str) -> list[Report]:
     Raises:
         UserError: nothing in it has mode ranks.
     """
-    from tensloradist import backbones, budget
+    from tensloradist import backbones
     from tensloradist.errors import UserError
-    from tensloradist.spectra import spectra_of
+    from tensloradist.spectra import has_mode_ranks, spectra_of
     from tensloradist.tasks import task_named
 
     found: dict[str, Report] = {}
     for spec, method in _specs(source):
-        if budget.has_shared_rank(spec.adapter.factorization):
+        if not has_mode_ranks(spec.adapter):
             continue
         backbone, task = backbones.label(spec.backbone), task_named(spec.task.name).label(spec.task)
         report = Report(backbone, task, method, spectra_of(spec))
@@ -157,9 +159,11 @@ def draw(found: list[Report]) -> dict[str, bytes]:
             axes = figure.add_subplot(lines, columns, index + 1)
             for spectrum in report.spectra:
                 size = len(spectrum.energies)
+                color = f"C{MODES.index(spectrum.rank_name) if spectrum.rank_name in MODES else 9}"
                 kept = [spectrum.kept(rank) for rank in range(1, size + 1)]
                 fractions = [rank / size for rank in range(1, size + 1)]
-                axes.plot(fractions, kept, marker="." if size <= 16 else None, label=f"{spectrum.rank_name} ({size})")
+                marker, label = "." if size <= 16 else None, f"{spectrum.rank_name} ({size})"
+                axes.plot(fractions, kept, color=color, marker=marker, label=label)
             axes.set_title(report.title, fontsize=9)
             axes.set(xlabel="rank / size of the mode", ylabel="energy kept", xlim=(0, 1.02), ylim=(0, 1.02))
             axes.legend(fontsize=8, loc="lower right")

@@ -27,7 +27,7 @@ from tensloradist.plugins import load_plugins
 from tensloradist.results.schema import Condition, Membership
 from tensloradist.shipped import find_shipped
 from tensloradist.spec import AdapterSpec, PositiveInt, RunSpec, SpecModel
-from tensloradist.spectra import spectra_of
+from tensloradist.spectra import has_mode_ranks, spectra_of
 from tensloradist.tasks import task_named
 from tensloradist.validation import validate
 
@@ -287,7 +287,7 @@ def adapter_for(base: RunSpec, condition: Condition, shape: AttentionShape) -> A
     lora, tolerance = budget.lora_budget(shape, condition.rank), condition.tolerance or 0.02
     strategy = condition.strategy or "balanced"
     if strategy == "spectrum":
-        if not budget.has_shared_rank(adapter.factorization):
+        if has_mode_ranks(adapter):
             return by_spectrum(adapter, lora, shape, spectra_of(base), tolerance, pinned)
         strategy = "balanced"  # one rank for all modes: nothing to allot, and every strategy is the same
     return budget.isoparameter(adapter, lora, shape, strategy, tolerance, pinned)

@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from tensloradist.budget import has_shared_rank
 from tensloradist.caching import cache_root
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
+from tensloradist.modes import Arrangement
 from tensloradist.results.layout import write_replacing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tensloradist.backbones import Family
-    from tensloradist.modes import Arrangement, TensorLayout
-    from tensloradist.spec import RunSpec
+    from tensloradist.modes import TensorLayout
+    from tensloradist.spec import AdapterSpec, RunSpec
 
 BATCHES = 8
 VERSION = 1  # of the computation: a change of what it gives is another file in the cache
@@ -63,6 +65,11 @@ class Spectrum:
 Spectra = tuple[Spectrum, ...]
 
 
+def has_mode_ranks(adapter: AdapterSpec) -> bool:
+    """Whether the adapter's ranks can differ by mode: not LoRA's and CP's, and `full` and `head` have none."""
+    return adapter.factorization is not None and not has_shared_rank(adapter.factorization)
+
+
 def spectra_of(spec: RunSpec) -> Spectra:
     """The spectra of a resolved run's adapter, in the order of its ranks; computed once and kept in the cache.
 
@@ -87,18 +94,18 @@ def _key(spec: RunSpec) -> str:
     return hash_bytes("spectra", str(VERSION), json.dumps(part, sort_keys=True))
 
 
-_NOT_OF_THE_GRADIENT = ("ranks", "initialization", "sibling_draws", "scale", "dropout")
+# Fields of an adapter that do not change how the gradient is arranged in it.
+_NOT_OF_THE_GRADIENT = ("method", "ranks", "initialization", "sibling_draws", "scale", "alpha", "rslora")
+_NOT_OF_THE_GRADIENT += ("dropout", "dropout_on")
 
 
 def _compute(spec: RunSpec) -> Spectra:
     from tensloradist import backbones
-    from tensloradist.factorizations import FACTORIZATIONS
 
-    factorization = spec.adapter.factorization or ""
-    if factorization in FACTORIZATIONS and FACTORIZATIONS[factorization].shared_rank:
-        raise UserError(f"strategy spectrum: {factorization} has one rank for all modes, so there is nothing to allot")
+    if not has_mode_ranks(spec.adapter):
+        raise UserError(f"strategy spectrum: {spec.adapter.method} has no ranks of its modes, so nothing to allot")
     shape = backbones.shape_of(spec.backbone, spec.adapter.projections)
-    arrangement = _arrangement(spec, shape)
+    arrangement = Arrangement.of(spec.adapter, shape)
     unknown = [mode for mode in arrangement.modes if mode not in _FORWARD]
     if unknown:
         raise UserError(f"strategy spectrum: gradients are not arranged along {unknown}; choose balanced or uniform")
@@ -106,18 +113,12 @@ def _compute(spec: RunSpec) -> Spectra:
     totals: dict[str, list[float]] = {}
     for layout in arrangement.tensors:
         tensor = stacked_gradient(gradients, layout, arrangement)
-        for name, energies in unfolding_energies(tensor, layout.modes, factorization == "tt").items():
+        for name, energies in unfolding_energies(tensor, layout.modes, spec.adapter.factorization == "tt").items():
             known = totals.setdefault(name, [0.0] * len(energies))
             known += [0.0] * (len(energies) - len(known))
             for index, value in enumerate(energies):
                 known[index] += value / len(arrangement.tensors)
     return tuple(Spectrum(name, tuple(float(f"{v:.{DIGITS}g}") for v in values)) for name, values in totals.items())
-
-
-def _arrangement(spec: RunSpec, shape: Any) -> Arrangement:
-    from tensloradist.modes import Arrangement
-
-    return Arrangement(spec.adapter.grouping, shape, spec.adapter.head_layout)
 
 
 class _Source:

@@ -14,7 +14,7 @@ from tensloradist.adapter import Adapter
 from tensloradist.allocation import by_spectrum
 from tensloradist.errors import UserError
 from tensloradist.identity import resolve
-from tensloradist.modes import GROUPINGS, AttentionShape
+from tensloradist.modes import GROUPINGS, Arrangement, AttentionShape
 from tensloradist.spec import AdapterSpec, RunSpec
 from tensloradist.spectra import Spectrum, spectra_of, stacked_gradient, unfolding_energies
 
@@ -161,7 +161,7 @@ def falling(name, size, power):
 
 
 def spectra_for(grouping, **powers):
-    arrangement = budget.Arrangement(grouping, DEIT_TINY)
+    arrangement = Arrangement(grouping, DEIT_TINY)
     sizes = dict(zip(arrangement.modes, arrangement.tensors[0].sizes, strict=True))
     return tuple(falling(mode, size, powers.get(mode, 1.0)) for mode, size in sizes.items())
 

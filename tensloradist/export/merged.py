@@ -61,15 +61,21 @@ def _writer_for(model: nn.Module) -> Callable[[Any, dict[str, Tensor], Path], No
 def merged_state(adapter: Adapter) -> dict[str, Tensor]:
     """The state dict of the plain model, with the update in its weights."""
     attachment = adapter._attached()
-    own = f"{_name_in(attachment.model, adapter)}."
+    prefix = f"{_name_in(attachment.model, adapter)}."
     plain = {}
     for name, value in attachment.model.state_dict().items():
-        if not name.startswith(own):
+        if not name.startswith(prefix):
             plain[_unwrapped(name, attachment.wrapped)] = value.detach()
     if not attachment.is_merged:
         for path, wrapped in attachment.wrapped.items():
             weight = wrapped.base.weight
             plain[f"{path}.weight"] = (weight.double() + wrapped.dense_update()).to(weight.dtype)
+            trained_bias = wrapped.bias_update()
+            if trained_bias is not None:
+                own = wrapped.base.bias
+                if own is None:
+                    raise UserError(f"{path}: has no bias to merge the trained one of {adapter.spec.method} into")
+                plain[f"{path}.bias"] = (own.double() + trained_bias.double()).to(own.dtype)
     return plain
 
 

@@ -43,6 +43,11 @@ def export_peft(adapter: Adapter, folder: str | Path, base_model: str | None = N
     matrices = lora_matrices(adapter)
     if not matrices:
         raise UserError("This adapter updates no linear layer, so it is no LoRA; export it merged")
+    if adapter.biases:
+        raise UserError(
+            f"{adapter.spec.method} trains biases for {', '.join(adapter.biases)}, which a plain LoRA does not have; "
+            "export it merged, or adapt query, key and value alone"
+        )
     head = _saved_with(model, adapter._attached().head_paths)
     with new_folder(Path(folder)) as temporary:
         _config(adapter, matrices, base_model or _name_of(model)).save_pretrained(str(temporary))

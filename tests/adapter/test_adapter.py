@@ -11,10 +11,13 @@ from tensloradist.modes import GROUPINGS, AttentionShape
 from tensloradist.spec import AdapterSpec
 
 SHAPE = AttentionShape(d_in=12, d_out=12, heads=3, layers=2)
-SPECS = [AdapterSpec(method="lora", ranks=2), *(AdapterSpec(grouping=grouping, ranks=2) for grouping in GROUPINGS)]
+SPECS = [
+    AdapterSpec(method="lora", ranks=2),
+    *(AdapterSpec(grouping=g, factorization=f, ranks=2) for f in ("tucker", "cp", "tt") for g in GROUPINGS),
+]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.grouping or "lora")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.factorization}-{spec.grouping}")
 @pytest.mark.parametrize("initialization", ["orthogonal", "kaiming_uniform", "normal"])
 def test_update_is_exactly_zero_at_the_start_and_can_be_learned(spec, initialization):
     adapter = Adapter(spec.model_copy(update={"initialization": initialization}), SHAPE)
@@ -25,16 +28,11 @@ def test_update_is_exactly_zero_at_the_start_and_can_be_learned(spec, initializa
             assert torch.count_nonzero(delta) == 0
             total = total + (delta * torch.randn_like(delta)).sum()
     total.backward()
-    zero = [
-        p
-        for tensor in adapter.tensors
-        for name, p in tensor.parameters_by_name().items()
-        if name == adapter.factorization.zero
-    ]
+    zero = [p for tensor in adapter.tensors for name, p in tensor.parameters_by_name().items() if name == tensor.zero]
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in zero)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.grouping or "lora")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.factorization}-{spec.grouping}")
 def test_same_seed_same_values_and_siblings_differ(spec):
     first, again, other = Adapter(spec, SHAPE, seed=3), Adapter(spec, SHAPE, seed=3), Adapter(spec, SHAPE, seed=4)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):

@@ -39,7 +39,7 @@ def trained(plain, spec):
     deltas = [adapter.delta(p, layer) for p in adapter.shape.projections for layer in range(adapter.shape.layers)]
     size = torch.stack([delta.square().mean() for delta in deltas]).mean().sqrt()
     for tensor in adapter.tensors:  # every factorisation is linear in the parameter that starts at zero
-        tensor.parameters_by_name()[adapter.factorization.zero].mul_(0.1 / size)
+        tensor.parameters_by_name()[tensor.zero].mul_(0.1 / size)
     return model, adapter
 
 

@@ -8,19 +8,21 @@ import pytest
 import torch
 from helpers_export import FAMILIES, logits_of, model_of, through_merged, through_peft, trained
 
-from tensloradist.factorizations import FACTORIZATIONS
 from tensloradist.modes import GROUPINGS
+from tensloradist.presets import PRESETS
 from tensloradist.spec import AdapterSpec
 
 ROUNDING = 1e-5  # relative, float32
 ALL = ("query", "key", "value", "attention_output")
-BUILT_IN = ("lora", "tucker")
+METHODS = ("lora", "tucker", "cp", "tt", *PRESETS)
 MATRIX = {}
 
 
 def specs_of(method):
     if method == "lora":
         return [AdapterSpec(method="lora", ranks=2, scale=0.5)]
+    if method in PRESETS:
+        return [AdapterSpec(method=method, ranks=2)]
     return [
         AdapterSpec(grouping=grouping, factorization=method, ranks=2, scale=0.5, head_layout=layout)
         for grouping in GROUPINGS
@@ -47,7 +49,7 @@ def differences(plain, spec, inputs, folder):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", BUILT_IN)
+@pytest.mark.parametrize("method", METHODS)
 def test_exports_have_the_trained_models_logits(method, family, tmp_path):
     plain, inputs = model_of(family)
     found = [differences(plain, spec, inputs, tmp_path / str(index)) for index, spec in enumerate(specs_of(method))]
@@ -78,4 +80,3 @@ def test_the_matrix():
         shown = [f"{cell[0]:.1e} / {cell[1]:.1e}" if cell else "not run" for cell in cells]
         print(f"{method:12}", *(f"{text:>19}" for text in shown))
     assert all(max(cell) < ROUNDING for cell in MATRIX.values())
-    assert set(BUILT_IN) <= set(FACTORIZATIONS)
