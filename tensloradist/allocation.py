@@ -1,12 +1,14 @@
 """Allotting a budget of parameters to mode ranks by the spectra of the dense gradient. No torch here.
 
-Ranks start at one and grow greedily, each time where a parameter gains most energy. The energy lost by cutting every
-mode is at most the sum of what each cut loses (De Lathauwer et al. 2000), and that sum is what the steps reduce.
+Ranks start at one and grow greedily, each time where a parameter gains most energy. The energy that cuts of all modes
+keep together is estimated by the product of what each keeps, as if the modes were independent: a mode that keeps little
+is then worth more than another direction of one that keeps nearly all.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 
 from tensloradist import budget
@@ -61,13 +63,14 @@ def _grow(ranks: Ranks, spectra: Spectra, count: Callable[[Ranks], int], paramet
     """One rank more at a time, where the energy gained for each parameter is largest, while the budget allows one."""
     used = count(ranks)
     while True:
-        best, best_gain, best_count = "", -1.0, used
+        best, best_gain, best_count, kept = "", -1.0, used, energy_kept(ranks, spectra)
         for spectrum in spectra:
             mode = spectrum.rank_name
             if mode not in free or ranks[mode] >= len(spectrum.energies):
                 continue
-            grown = count({**ranks, mode: ranks[mode] + 1})
-            gain = spectrum.energies[ranks[mode]] / (grown - used)
+            more = {**ranks, mode: ranks[mode] + 1}
+            grown = count(more)
+            gain = (energy_kept(more, spectra) - kept) / (grown - used)
             if grown <= parameters and gain > best_gain:
                 best, best_gain, best_count = mode, gain, grown
         if not best:
@@ -92,9 +95,9 @@ def _nearest(
     residuals = [abs(count(ranks) / parameters - 1) for ranks in candidates]
     accepted = max(tolerance, min(residuals))
     fitting = [pair for pair in zip(candidates, residuals, strict=True) if pair[1] <= accepted]
-    return max(fitting, key=lambda pair: (_kept(pair[0], spectra), -pair[1]))[0]
+    return max(fitting, key=lambda pair: (energy_kept(pair[0], spectra), -pair[1]))[0]
 
 
-def _kept(ranks: Ranks, spectra: Spectra) -> float:
-    """The sum over modes of the energy within their ranks."""
-    return sum(spectrum.kept(ranks[spectrum.rank_name]) for spectrum in spectra)
+def energy_kept(ranks: Ranks, spectra: Spectra) -> float:
+    """The fraction of the gradient's energy within the ranks, estimated as if the modes were independent."""
+    return math.prod(spectrum.kept(ranks[spectrum.rank_name]) for spectrum in spectra)

@@ -95,8 +95,9 @@ def _key(spec: RunSpec) -> str:
 
 
 # Fields of an adapter that do not change how the gradient is arranged in it.
-_NOT_OF_THE_GRADIENT = ("method", "ranks", "initialization", "sibling_draws", "scale", "alpha", "rslora")
-_NOT_OF_THE_GRADIENT += ("dropout", "dropout_on")
+_NOT_OF_THE_GRADIENT = frozenset(
+    ("method", "ranks", "initialization", "sibling_draws", "scale", "alpha", "rslora", "dropout", "dropout_on")
+)
 
 
 def _compute(spec: RunSpec) -> Spectra:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tensloradist import backbones, budget, spectra, tasks
 from tensloradist.adapter import Adapter
-from tensloradist.allocation import by_spectrum
+from tensloradist.allocation import by_spectrum, energy_kept
 from tensloradist.errors import UserError
 from tensloradist.identity import resolve
 from tensloradist.modes import GROUPINGS, Arrangement, AttentionShape
@@ -167,8 +167,7 @@ def spectra_for(grouping, **powers):
 
 
 def energy(adapter, found):
-    ranks = budget.resolve_ranks(adapter, DEIT_TINY)
-    return sum(spectrum.kept(ranks[spectrum.rank_name]) for spectrum in found)
+    return energy_kept(budget.resolve_ranks(adapter, DEIT_TINY), found)
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
