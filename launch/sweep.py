@@ -25,13 +25,12 @@ from tensloradist.modes import GROUPINGS, AttentionShape
 from tensloradist.plugins import load_plugins
 from tensloradist.results.schema import Condition, Membership
 from tensloradist.shipped import find_shipped
-from tensloradist.spec import AdapterSpec, PositiveInt, RunSpec, SpecModel
+from tensloradist.spec import METHODS, REFERENCES, AdapterSpec, PositiveInt, RunSpec, SpecModel
 from tensloradist.tasks import task_named
 from tensloradist.validation import validate
 
 Fields = dict[str, Any]
-LIST_FIELDS = {"projections", "log_with", "plugins"}
-METHODS = ("lora", "tenslora")
+LIST_FIELDS = {"projections", "targets", "mode_order", "log_with", "plugins"}
 
 
 def _as_list(value: Any) -> Any:
@@ -186,20 +185,26 @@ def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
             options = dict(options)
             if method == "tenslora" and options.get("grouping", "all") in ("all", ["all"]):
                 options["grouping"] = list(GROUPINGS)
-            fields = {**file.adapter, **options}
+            fields = {**({} if method in REFERENCES else file.adapter), **options}
             for name, reason in (("ranks", "come from the conditions"), ("method", "is the entry's own name")):
                 if name in fields:
                     raise UserError(f"{where}: methods.{method}.{name}: {name} {reason}; remove it")
-            varied = [*options, *(name for name, value in file.adapter.items() if _is_axis(name, value))]
+            varied = [*options, *(name for name in fields if name in file.adapter and _is_axis(name, fields[name]))]
             for chosen in axes(fields):
                 yield _row(method, chosen, varied), {"method": method, **chosen}
 
 
 def _row(method: str, chosen: Fields, varied: Sequence[str]) -> str:
-    """'lora', or 'qkv_depth tucker'; then the options that set this variant apart from the method's defaults."""
-    name = method if method == "lora" else f"{chosen['grouping']} {chosen.get('factorization') or 'tucker'}"
-    extra = [f"{key}={chosen[key]}" for key in dict.fromkeys(varied) if key not in ("grouping", "factorization")]
+    """'lora', 'fact_tt', or 'qkv_depth tucker'; then the options that set this variant apart from the method."""
+    name = f"{chosen['grouping']} {chosen.get('factorization') or 'tucker'}" if method == "tenslora" else method
+    extra = [
+        f"{key}={_short(chosen[key])}" for key in dict.fromkeys(varied) if key not in ("grouping", "factorization")
+    ]
     return " ".join([name, *extra])
+
+
+def _short(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _labelled(section: Fields | list[Fields], part: Fields, label: str) -> str:
@@ -223,7 +228,7 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
         for condition in conditions:
             adapter = adapter_for(base.adapter, condition, shape)
             spec = base.model_copy(update={"adapter": adapter})
-            ranks, count = budget.resolve_ranks(adapter, shape), budget.count(adapter, shape)
+            ranks, count = budget.resolve_ranks(adapter, shape), _count(spec, shape)
             new = PlannedRun(spec, spec.run_id, row, backbone, task, ranks, count, shape)
             cell = cells.setdefault(new.run_id, new)
             lora = budget.lora_budget(shape, condition.rank)
@@ -238,6 +243,13 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
             spec = cell.spec.model_copy(update={"seed": seed})
             runs.append(replace(cell, spec=spec, run_id=spec.run_id))
     return runs
+
+
+def _count(spec: RunSpec, shape: AttentionShape) -> int:
+    """The adapter's parameters; for `full`, the backbone's."""
+    if spec.adapter.method == "full":
+        return backbones.parameter_count(spec.backbone)
+    return budget.count(spec.adapter, shape)
 
 
 def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec]]:
@@ -270,7 +282,7 @@ def adapter_for(adapter: AdapterSpec, condition: Condition, shape: AttentionShap
     """The adapter with the ranks that the condition asks for."""
     if condition.kind == "isorank":
         return budget.isorank(adapter, condition.rank, shape)
-    pinned = {} if adapter.method == "lora" else condition.pinned
+    pinned = {} if budget.has_one_rank(adapter) else condition.pinned
     return budget.isoparameter(
         adapter,
         budget.lora_budget(shape, condition.rank),

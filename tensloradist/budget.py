@@ -57,6 +57,11 @@ def _counter(factorization: str | None) -> Callable[[TensorLayout, Mapping[str, 
     return COUNTS.get(factorization or "") or _from_shapes(factorization or "")
 
 
+def has_one_rank(adapter: AdapterSpec) -> bool:
+    """Whether one rank serves all modes (LoRA, CP), so that no mode can be pinned; also where there is no adapter."""
+    return adapter.method in REFERENCES or _has_shared_rank(adapter.factorization)
+
+
 def _has_shared_rank(factorization: str | None) -> bool:
     if factorization in COUNTS:
         return factorization in ("lora", "cp")

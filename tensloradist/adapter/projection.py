@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class AdaptedLinear(nn.Module):
     """y = base(x) + scale · dropout(x) A B, for each projection that the linear layer computes.
 
+    Dropout acts between A and B instead where the specification says `dropout_on: hidden`.
+
     Args:
         base: the frozen layer; its weight is (sum of output features, input features).
         adapter: where the pairs come from.
@@ -76,14 +78,14 @@ class AdaptedLinear(nn.Module):
 
     def _base_with_bias(self, x: Tensor) -> Tensor:
         """The frozen layer, with the adapter's trained bias where the preset has one for this projection (CaRA)."""
-        update = self._bias_update()
+        update = self.bias_update()
         if update is None:
             y: Tensor = self.base(x)
             return y
         bias = self.base.bias
         return F.linear(x, self.base.weight, (update if bias is None else bias + update).to(self.base.weight.dtype))
 
-    def _bias_update(self) -> Tensor | None:
+    def bias_update(self) -> Tensor | None:
         """scale · the adapter's bias; None where there is none. Layers of several projections never have one."""
         projection = self.projections[0]
         if len(self.projections) > 1 or projection is None or projection not in self.adapter.biases:
