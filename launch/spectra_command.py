@@ -92,13 +92,14 @@ def reports(source: str) -> list[Report]:
         UserError: nothing in it has mode ranks.
     """
     from tensloradist import backbones
+    from tensloradist.budget import has_one_rank
     from tensloradist.errors import UserError
-    from tensloradist.spectra import has_mode_ranks, spectra_of
+    from tensloradist.spectra import spectra_of
     from tensloradist.tasks import task_named
 
     found: dict[str, Report] = {}
     for spec, method in _specs(source):
-        if not has_mode_ranks(spec.adapter):
+        if has_one_rank(spec.adapter):
             continue
         backbone, task = backbones.label(spec.backbone), task_named(spec.task.name).label(spec.task)
         report = Report(backbone, task, method, spectra_of(spec))

@@ -57,8 +57,12 @@ def _counter(factorization: str | None) -> Callable[[TensorLayout, Mapping[str, 
     return COUNTS.get(factorization or "") or _from_shapes(factorization or "")
 
 
-def has_shared_rank(factorization: str | None) -> bool:
-    """Whether all modes of this factorisation have one and the same rank."""
+def has_one_rank(adapter: AdapterSpec) -> bool:
+    """Whether one rank serves all modes (LoRA, CP), so that no mode can be pinned; also where there is no adapter."""
+    return adapter.method in REFERENCES or _has_shared_rank(adapter.factorization)
+
+
+def _has_shared_rank(factorization: str | None) -> bool:
     if factorization in COUNTS:
         return factorization in ("lora", "cp")
     from tensloradist.factorizations import FACTORIZATIONS
@@ -182,7 +186,7 @@ def _solve(
         if not 1 <= rank <= caps[mode]:
             raise UserError(f"pinned: rank {rank} of mode {mode!r} is not within 1..{caps[mode]}, the mode's size")
     search = _Search(caps, pinned, _total(adapter, arrangement), budget, tolerance)
-    if has_shared_rank(adapter.factorization):
+    if _has_shared_rank(adapter.factorization):
         best = search.nearest_equal(math.inf if adapter.factorization == "cp" else max(caps.values()))
     elif adapter.factorization == "tt":
         best = search.near_equal_bonds()

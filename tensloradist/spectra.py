@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from tensloradist.budget import has_shared_rank
+from tensloradist.budget import has_one_rank
 from tensloradist.caching import cache_root
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tensloradist.backbones import Family
     from tensloradist.modes import TensorLayout
-    from tensloradist.spec import AdapterSpec, RunSpec
+    from tensloradist.spec import RunSpec
 
 BATCHES = 8
 VERSION = 1  # of the computation: a change of what it gives is another file in the cache
@@ -65,11 +65,6 @@ class Spectrum:
 Spectra = tuple[Spectrum, ...]
 
 
-def has_mode_ranks(adapter: AdapterSpec) -> bool:
-    """Whether the adapter's ranks can differ by mode: not LoRA's and CP's, and `full` and `head` have none."""
-    return adapter.factorization is not None and not has_shared_rank(adapter.factorization)
-
-
 def spectra_of(spec: RunSpec) -> Spectra:
     """The spectra of a resolved run's adapter, in the order of its ranks; computed once and kept in the cache.
 
@@ -103,7 +98,7 @@ _NOT_OF_THE_GRADIENT = frozenset(
 def _compute(spec: RunSpec) -> Spectra:
     from tensloradist import backbones
 
-    if not has_mode_ranks(spec.adapter):
+    if has_one_rank(spec.adapter):
         raise UserError(f"strategy spectrum: {spec.adapter.method} has no ranks of its modes, so nothing to allot")
     shape = backbones.shape_of(spec.backbone, spec.adapter.projections)
     arrangement = Arrangement.of(spec.adapter, shape)

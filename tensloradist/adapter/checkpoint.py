@@ -1,4 +1,7 @@
-"""Saving and loading an adapter and its head: adapter.json, adapter.safetensors, head.safetensors. Never a pickle."""
+"""Saving and loading an adapter and its head: adapter.json, adapter.safetensors, head.safetensors. Never a pickle.
+
+Where method `full` trained the backbone, its weights are in backbone.safetensors.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,11 @@ def save(adapter: Adapter, folder: Path) -> None:
     }
     _write_tensors(folder / "adapter.safetensors", adapter.state_dict())
     if adapter.attachment is not None:
-        description["backbone"] = backbone_hash(adapter)
+        backbone = adapter.attachment.trained_backbone()
+        if backbone:
+            _write_tensors(folder / "backbone.safetensors", dict(backbone))
+        else:
+            description["backbone"] = backbone_hash(adapter)
         _write_tensors(folder / "head.safetensors", adapter.attachment.head_state())
     write_replacing(folder / "adapter.json", json.dumps(description, indent=2) + "\n")
 
@@ -68,6 +75,9 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
                 "hashes differ); load the backbone it was trained on"
             )
         copy_into(adapter.state_dict(), tensors, folder / "adapter.safetensors")
+        if adapter.attachment is not None and spec.method == "full":
+            backbone = folder / "backbone.safetensors"
+            copy_into(dict(adapter.attachment.trained_backbone()), read_tensors(backbone), backbone)
         head = folder / "head.safetensors"
         if head.exists() and adapter.attachment is not None:
             copy_into(adapter.attachment.head_state(), read_tensors(head), head)

@@ -75,7 +75,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.spec, self.shape, self.seed = spec, shape, seed
         self.attachment: Attachment | None = None
-        self._pairs: dict[tuple[str, int], Pair] = {}
+        self._pairs: dict[tuple[str, int], Pair] = {}  # of the forward pass in progress
         self.tensors, self.biases = nn.ModuleList(), nn.ParameterDict()
         self.ranks: dict[str, int] = {}
         self.scale = 1.0
@@ -135,8 +135,8 @@ class Adapter(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trainable parameters of the adapter, without the classification head."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Trainable parameters of the adapter, or under `full` of the backbone; without the classification head."""
+        return sum(parameter.numel() for group in self.parameter_groups().values() for parameter in group)
 
     def forward(self) -> dict[tuple[str, int], Pair]:
         """All pairs at once: (projection, layer) -> (A of d_in × k, B of k × d_out), without scale.
@@ -270,13 +270,16 @@ class Adapter(nn.Module):
         return self._pairs[projection, layer]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the name that `lr_multipliers` uses: each mode's factors, 'core', 'weights' and 'biases'."""
+        """Parameters by the name that `lr_multipliers` uses: each mode's factors, core, weights, biases, backbone."""
         groups: dict[str, list[nn.Parameter]] = defaultdict(list)
         for tensor in self._tensors():
             for name, parameter in tensor.parameters_by_name().items():
                 groups[name].append(parameter)
         if self.biases:
             groups["biases"] = list(self.biases.values())
+        backbone = self.attachment.trained_backbone() if self.attachment is not None else {}
+        if backbone:
+            groups["backbone"] = list(backbone.values())
         return dict(groups)
 
     def merge(self) -> None:

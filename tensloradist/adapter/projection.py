@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class AdaptedLinear(nn.Module):
     """y = base(x) + scale · dropout(x) A B, for each projection that the linear layer computes.
 
+    Dropout acts between A and B instead where the specification says `dropout_on: hidden`.
+
     Args:
         base: the frozen layer; its weight is (sum of output features, input features).
         adapter: where the pairs come from.

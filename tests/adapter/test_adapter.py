@@ -37,11 +37,13 @@ def test_same_seed_same_values_and_siblings_differ(spec):
     first, again, other = Adapter(spec, SHAPE, seed=3), Adapter(spec, SHAPE, seed=3), Adapter(spec, SHAPE, seed=4)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
-    inputs = [tensor.factors["input"] for tensor in first.tensors]
-    assert not torch.equal(inputs[0], other.tensors[0].factors["input"])
+    drawn = next(name for name in first.tensors[0].parameters_by_name() if name != first.tensors[0].zero)
+    inputs, others = ([t.parameters_by_name()[drawn] for t in adapter.tensors] for adapter in (first, other))
+    assert not torch.equal(inputs[0], others[0])
     assert all(not torch.equal(inputs[0], other_input) for other_input in inputs[1:])
     identical = Adapter(spec.model_copy(update={"sibling_draws": "identical"}), SHAPE, seed=3)
-    assert all(torch.equal(identical.tensors[0].factors["input"], t.factors["input"]) for t in identical.tensors)
+    same = [t.parameters_by_name()[drawn] for t in identical.tensors]
+    assert all(torch.equal(same[0], value) for value in same)
 
 
 def test_initial_values_do_not_depend_on_dtype():
