@@ -1,4 +1,4 @@
-"""The commands `plan`, `launch` and `profiles`."""
+"""The commands `plan`, `launch` and `profiles`; `spectra` is in a module of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from launch.spectra_command import spectra
 
 if TYPE_CHECKING:
     from launch.plan import Plan
@@ -218,3 +220,4 @@ def register(app: typer.Typer) -> None:
     app.command()(plan)
     app.command()(launch)
     app.command()(profiles)
+    app.command()(spectra)

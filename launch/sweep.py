@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter
 
 from tensloradist import backbones, budget
+from tensloradist.allocation import by_spectrum
 from tensloradist.config import expand_paths, read_sweep
 from tensloradist.errors import UserError, unknown
 from tensloradist.identity import resolve_all
@@ -25,13 +26,13 @@ from tensloradist.modes import GROUPINGS, AttentionShape
 from tensloradist.plugins import load_plugins
 from tensloradist.results.schema import Condition, Membership
 from tensloradist.shipped import find_shipped
-from tensloradist.spec import AdapterSpec, PositiveInt, RunSpec, SpecModel
+from tensloradist.spec import METHODS, REFERENCES, AdapterSpec, PositiveInt, RunSpec, SpecModel
+from tensloradist.spectra import spectra_of
 from tensloradist.tasks import task_named
 from tensloradist.validation import validate
 
 Fields = dict[str, Any]
-LIST_FIELDS = {"projections", "log_with", "plugins"}
-METHODS = ("lora", "tenslora")
+LIST_FIELDS = {"projections", "targets", "mode_order", "log_with", "plugins"}
 
 
 def _as_list(value: Any) -> Any:
@@ -45,7 +46,7 @@ class Isoparameter(SpecModel):
     """The condition 'as many parameters as LoRA at these ranks'."""
 
     lora_rank: Ranks
-    strategy: Literal["balanced", "uniform"] = "balanced"
+    strategy: Literal["balanced", "uniform", "spectrum"] = "balanced"
     tolerance: float = Field(0.02, gt=0, lt=1)
     pinned: dict[str, PositiveInt] = Field(default_factory=dict)
 
@@ -186,20 +187,26 @@ def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
             options = dict(options)
             if method == "tenslora" and options.get("grouping", "all") in ("all", ["all"]):
                 options["grouping"] = list(GROUPINGS)
-            fields = {**file.adapter, **options}
+            fields = {**({} if method in REFERENCES else file.adapter), **options}
             for name, reason in (("ranks", "come from the conditions"), ("method", "is the entry's own name")):
                 if name in fields:
                     raise UserError(f"{where}: methods.{method}.{name}: {name} {reason}; remove it")
-            varied = [*options, *(name for name, value in file.adapter.items() if _is_axis(name, value))]
+            varied = [*options, *(name for name in fields if name in file.adapter and _is_axis(name, fields[name]))]
             for chosen in axes(fields):
                 yield _row(method, chosen, varied), {"method": method, **chosen}
 
 
 def _row(method: str, chosen: Fields, varied: Sequence[str]) -> str:
-    """'lora', or 'qkv_depth tucker'; then the options that set this variant apart from the method's defaults."""
-    name = method if method == "lora" else f"{chosen['grouping']} {chosen.get('factorization') or 'tucker'}"
-    extra = [f"{key}={chosen[key]}" for key in dict.fromkeys(varied) if key not in ("grouping", "factorization")]
+    """'lora', 'fact_tt', or 'qkv_depth tucker'; then the options that set this variant apart from the method."""
+    name = f"{chosen['grouping']} {chosen.get('factorization') or 'tucker'}" if method == "tenslora" else method
+    named = [key for key in dict.fromkeys(varied) if key not in ("grouping", "factorization")]
+    # A head layout's value says what it is: 'att tucker official'.
+    extra = [str(chosen[key]) if key == "head_layout" else f"{key}={_short(chosen[key])}" for key in named]
     return " ".join([name, *extra])
+
+
+def _short(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _labelled(section: Fields | list[Fields], part: Fields, label: str) -> str:
@@ -221,9 +228,9 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
     for (row, backbone, task, _), base in zip(bases, resolved, strict=True):
         shape = backbones.shape_of(base.backbone, base.adapter.projections)
         for condition in conditions:
-            adapter = adapter_for(base.adapter, condition, shape)
+            adapter = adapter_for(base, condition, shape)
             spec = base.model_copy(update={"adapter": adapter})
-            ranks, count = budget.resolve_ranks(adapter, shape), budget.count(adapter, shape)
+            ranks, count = budget.resolve_ranks(adapter, shape), _count(spec, shape)
             new = PlannedRun(spec, spec.run_id, row, backbone, task, ranks, count, shape)
             cell = cells.setdefault(new.run_id, new)
             lora = budget.lora_budget(shape, condition.rank)
@@ -238,6 +245,13 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
             spec = cell.spec.model_copy(update={"seed": seed})
             runs.append(replace(cell, spec=spec, run_id=spec.run_id))
     return runs
+
+
+def _count(spec: RunSpec, shape: AttentionShape) -> int:
+    """The adapter's parameters; for `full`, the backbone's."""
+    if spec.adapter.method == "full":
+        return backbones.parameter_count(spec.backbone)
+    return budget.count(spec.adapter, shape)
 
 
 def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec]]:
@@ -258,6 +272,7 @@ def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec
                         }
                         spec = validate(RunSpec, data, where)
                         varied = [f"{k}={chosen[k]}" for k in chosen if isinstance(getattr(file, k), list)]
+                        varied += _multipliers(file.optimizer, optimizer)
                         yield (
                             " ".join([row, *varied]),
                             _labelled(file.backbone, backbone, backbones.label(spec.backbone)),
@@ -266,19 +281,25 @@ def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec
                         )
 
 
-def adapter_for(adapter: AdapterSpec, condition: Condition, shape: AttentionShape) -> AdapterSpec:
-    """The adapter with the ranks that the condition asks for."""
+def _multipliers(section: Fields, chosen: Fields) -> list[str]:
+    """'core×8' for an axis of `lr_multipliers`: a question of its own, so a row, where the learning rate is tuned."""
+    axis = section.get("lr_multipliers")
+    names = [name for name, value in axis.items() if isinstance(value, list)] if isinstance(axis, dict) else []
+    return [f"{name}×{chosen['lr_multipliers'][name]:g}" for name in names]
+
+
+def adapter_for(base: RunSpec, condition: Condition, shape: AttentionShape) -> AdapterSpec:
+    """The run's adapter with the ranks that the condition asks for; `spectrum` looks at the data for them."""
+    adapter = base.adapter
     if condition.kind == "isorank":
         return budget.isorank(adapter, condition.rank, shape)
-    pinned = {} if adapter.method == "lora" else condition.pinned
-    return budget.isoparameter(
-        adapter,
-        budget.lora_budget(shape, condition.rank),
-        shape,
-        condition.strategy or "balanced",
-        condition.tolerance or 0.02,
-        pinned,
-    )
+    one_rank = budget.has_one_rank(adapter)
+    lora, tolerance = budget.lora_budget(shape, condition.rank), condition.tolerance or 0.02
+    strategy, pinned = condition.strategy or "balanced", {} if one_rank else condition.pinned
+    if strategy == "spectrum" and not one_rank:
+        return by_spectrum(adapter, lora, shape, spectra_of(base), tolerance, pinned)
+    # With one rank for all modes there is nothing to allot, and every strategy is the same.
+    return budget.isoparameter(adapter, lora, shape, "balanced" if one_rank else strategy, tolerance, pinned)
 
 
 _SPEC = TypeAdapter(RunSpec)

@@ -13,6 +13,7 @@ _HOMES = {
     "attach": "tensloradist.adapter",
     "detach": "tensloradist.adapter",
     "load": "tensloradist.adapter",
+    "from_peft": "tensloradist.export",
     "AdapterSpec": "tensloradist.spec",
     "RunSpec": "tensloradist.spec",
     "AttentionShape": "tensloradist.modes",
@@ -22,6 +23,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from tensloradist.adapter import Adapter, attach, detach, load
     from tensloradist.errors import UserError
+    from tensloradist.export import from_peft
     from tensloradist.modes import AttentionShape
     from tensloradist.spec import AdapterSpec, RunSpec
 
@@ -32,4 +34,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
-__all__ = ["Adapter", "AdapterSpec", "AttentionShape", "RunSpec", "UserError", "attach", "detach", "load"]
+__all__ = ["Adapter", "AdapterSpec", "AttentionShape", "RunSpec", "UserError", "attach", "detach", "from_peft", "load"]

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from tensloradist.errors import UserError, unknown
-from tensloradist.modes import Arrangement, AttentionShape, TensorLayout, per_mode
-from tensloradist.spec import AdapterSpec
+from tensloradist.modes import Arrangement, AttentionShape, TensorLayout, per_mode, rank_names
+from tensloradist.presets import bias_projections, has_weights
+from tensloradist.spec import REFERENCES, AdapterSpec
 
 STRATEGIES = ("balanced", "uniform")
+SMALL_MODES = ("projection", "depth", "block", "heads")
 Ranks = dict[str, int]
 
 
@@ -24,12 +26,22 @@ def _sum_of_factors(layout: TensorLayout, ranks: Mapping[str, int]) -> int:
     return sum(size * ranks[mode] for mode, size in zip(layout.modes, layout.sizes, strict=True))
 
 
+def _tensor_train(layout: TensorLayout, ranks: Mapping[str, int]) -> int:
+    bonds = [1, *(ranks[mode] for mode in layout.modes[:-1]), 1]
+    return sum(bonds[i] * size * bonds[i + 1] for i, size in enumerate(layout.sizes))
+
+
 def _tucker(layout: TensorLayout, ranks: Mapping[str, int]) -> int:
     return _sum_of_factors(layout, ranks) + math.prod(ranks[mode] for mode in layout.modes)
 
 
 # Parameters of one tensor. A factorisation that is not listed here (a plugin's) is counted from its `shapes`.
-COUNTS: dict[str, Callable[[TensorLayout, Mapping[str, int]], int]] = {"lora": _sum_of_factors, "tucker": _tucker}
+COUNTS: dict[str, Callable[[TensorLayout, Mapping[str, int]], int]] = {
+    "lora": _sum_of_factors,
+    "cp": _sum_of_factors,
+    "tucker": _tucker,
+    "tt": _tensor_train,
+}
 
 
 def _from_shapes(factorization: str) -> Callable[[TensorLayout, Mapping[str, int]], int]:
@@ -45,24 +57,53 @@ def _counter(factorization: str | None) -> Callable[[TensorLayout, Mapping[str, 
     return COUNTS.get(factorization or "") or _from_shapes(factorization or "")
 
 
+def has_one_rank(adapter: AdapterSpec) -> bool:
+    """Whether one rank serves all modes (LoRA, CP), so that no mode can be pinned; also where there is no adapter."""
+    return adapter.method in REFERENCES or _has_shared_rank(adapter.factorization)
+
+
 def _has_shared_rank(factorization: str | None) -> bool:
     if factorization in COUNTS:
-        return factorization == "lora"
+        return factorization in ("lora", "cp")
     from tensloradist.factorizations import FACTORIZATIONS
 
     return FACTORIZATIONS[factorization or ""].shared_rank
 
 
 def resolve_ranks(adapter: AdapterSpec, shape: AttentionShape) -> Ranks:
-    """The rank of each mode. Raises UserError where `ranks` does not name the modes of the grouping."""
-    return per_mode(adapter.ranks, Arrangement(adapter.grouping, shape, adapter.head_layout).modes)
+    """The rank of each mode, or of each bond of a tensor train; none for `full` and `head`.
+
+    Raises:
+        UserError: `ranks` does not name the modes of the grouping.
+    """
+    if adapter.method in REFERENCES:
+        return {}
+    return per_mode(adapter.ranks, Arrangement.of(adapter, shape).rank_names)
 
 
 def count(adapter: AdapterSpec, shape: AttentionShape) -> int:
-    """Parameters of the adapter: TensLoRA's formula, Σ d_i r_i (+ Π r_i for Tucker's core) over its tensors."""
-    arrangement = Arrangement(adapter.grouping, shape, adapter.head_layout)
-    ranks, counter = per_mode(adapter.ranks, arrangement.modes), _counter(adapter.factorization)
-    return sum(number * counter(layout, ranks) for layout, number in _distinct(arrangement))
+    """Parameters of the adapter: TensLoRA's formula, Σ d_i r_i (+ Π r_i for Tucker's core) over its tensors.
+
+    Tensor trains: Σ r_(i-1) d_i r_i; CP: R Σ d_i. With a preset's weights and biases. 0 for `full` and `head`, which
+    have no adapter.
+    """
+    if adapter.method in REFERENCES:
+        return 0
+    return _total(adapter, Arrangement.of(adapter, shape))(resolve_ranks(adapter, shape))
+
+
+def _total(adapter: AdapterSpec, arrangement: Arrangement) -> Callable[[Mapping[str, int]], int]:
+    """Ranks -> parameters of the whole adapter."""
+    distinct, counter = _distinct(arrangement), _counter(adapter.factorization)
+    shape = arrangement.shape
+    weighted = len(arrangement.tensors) if has_weights(adapter.method) else 0
+    biases = sum(shape.widths(p)[1] for p in bias_projections(adapter.method, shape.projections))
+
+    def total(ranks: Mapping[str, int]) -> int:
+        factors = sum(number * counter(layout, ranks) for layout, number in distinct)
+        return factors + weighted * next(iter(ranks.values())) + biases
+
+    return total
 
 
 def lora_budget(shape: AttentionShape, rank: int) -> int:
@@ -71,7 +112,9 @@ def lora_budget(shape: AttentionShape, rank: int) -> int:
 
 
 def isorank(adapter: AdapterSpec, rank: int, shape: AttentionShape) -> AdapterSpec:
-    """The same adapter with `rank` in every mode."""
+    """The same adapter with `rank` in every mode, or bond; `full` and `head`, which have none, as they are."""
+    if adapter.method in REFERENCES:
+        return adapter
     return adapter.model_copy(update={"ranks": rank})
 
 
@@ -87,8 +130,9 @@ def isoparameter(
 
     `balanced`: projection, depth and heads at full size; input and output (or head_dim) as near equal as the tolerance
     allows. `uniform`: all modes as near equal as the tolerance allows (a mode at its full size counts as equal to any
-    larger rank). Where nothing lies within the tolerance, the least multiple of it within which something does takes
-    its place: look at the residual, `count / budget - 1`.
+    larger rank). The bonds of a tensor train are near equal under both, and CP and LoRA have one rank. Where nothing
+    lies within the tolerance, the least multiple of it within which something does takes its place: look at the
+    residual, `count / budget - 1`. `full` and `head` have no ranks, and are returned as they are.
 
     Args:
         budget: adapter parameters to match, usually `lora_budget`.
@@ -102,60 +146,68 @@ def isoparameter(
         raise unknown("strategy", strategy, STRATEGIES)
     if budget < 1:
         raise UserError(f"budget: {budget} parameters; it must be at least 1")
+    if adapter.method in REFERENCES:
+        return adapter
     pins = tuple(sorted((pinned or {}).items()))
-    ranks = dict(
-        _solve(adapter.factorization, adapter.grouping, adapter.head_layout, shape, budget, strategy, tolerance, pins)
-    )
+    ranks = dict(_solve(adapter.model_copy(update={"ranks": 1}), shape, budget, strategy, tolerance, pins))
     same = set(ranks.values())
     return adapter.model_copy(update={"ranks": same.pop() if len(same) == 1 else ranks})
 
 
 def _distinct(arrangement: Arrangement) -> list[tuple[TensorLayout, int]]:
     """One layout of each size, and how many tensors have it."""
-    numbers: dict[tuple[int, ...], int] = {}
-    layouts: dict[tuple[int, ...], TensorLayout] = {}
+    numbers: dict[tuple, int] = {}
+    layouts: dict[tuple, TensorLayout] = {}
     for layout in arrangement.tensors:
-        numbers[layout.sizes] = numbers.get(layout.sizes, 0) + 1
-        layouts.setdefault(layout.sizes, layout)
-    return [(layouts[sizes], number) for sizes, number in numbers.items()]
+        kind = layout.modes, layout.sizes
+        numbers[kind] = numbers.get(kind, 0) + 1
+        layouts.setdefault(kind, layout)
+    return [(layouts[kind], number) for kind, number in numbers.items()]
 
 
 @lru_cache(maxsize=4096)
 def _solve(
-    factorization: str | None,
-    grouping: str | None,
-    head_layout: str,
+    adapter: AdapterSpec,
     shape: AttentionShape,
     budget: int,
     strategy: str,
     tolerance: float,
     pins: tuple[tuple[str, int], ...],
 ) -> tuple[tuple[str, int], ...]:
-    arrangement = Arrangement(grouping, shape, head_layout)
-    distinct, counter = _distinct(arrangement), _counter(factorization)
-    caps = {
-        mode: min(dict(zip(layout.modes, layout.sizes, strict=True))[mode] for layout, _ in distinct)
-        for mode in arrangement.modes
-    }
+    arrangement = Arrangement.of(adapter, shape)
+    caps = _caps(adapter.factorization, _distinct(arrangement))
     pinned = dict(pins)
     for mode, rank in pinned.items():
         if mode not in caps:
-            raise UserError(f"pinned: the grouping {grouping!r} has no mode {mode!r}; its modes are {list(caps)}")
+            raise UserError(
+                f"pinned: the {adapter.factorization} of grouping {adapter.grouping!r} has no rank {mode!r}; it has "
+                f"no mode {mode!r}, or no bond after it. Its ranks are {list(caps)}"
+            )
         if not 1 <= rank <= caps[mode]:
             raise UserError(f"pinned: rank {rank} of mode {mode!r} is not within 1..{caps[mode]}, the mode's size")
-
-    def total(ranks: Mapping[str, int]) -> int:
-        return sum(number * counter(layout, ranks) for layout, number in distinct)
-
-    search = _Search(caps, pinned, total, budget, tolerance)
-    if _has_shared_rank(factorization):
-        best = search.nearest_equal()
+    search = _Search(caps, pinned, _total(adapter, arrangement), budget, tolerance)
+    if _has_shared_rank(adapter.factorization):
+        best = search.nearest_equal(math.inf if adapter.factorization == "cp" else max(caps.values()))
+    elif adapter.factorization == "tt":
+        best = search.near_equal_bonds()
     elif strategy == "balanced":
-        small: Ranks = {mode: caps[mode] for mode in ("projection", "depth", "heads") if mode in caps}
+        small: Ranks = {mode: caps[mode] for mode in SMALL_MODES if mode in caps}
         best = search.best([{**small, **pinned}], compared=[m for m in caps if m not in small and m not in pinned])
     else:
         best = search.best(search.near_equal_small_modes(), compared=[m for m in caps if m not in pinned])
-    return tuple((mode, best[mode]) for mode in arrangement.modes)
+    return tuple((mode, best[mode]) for mode in caps)
+
+
+def _caps(factorization: str | None, distinct: list[tuple[TensorLayout, int]]) -> Ranks:
+    """The largest rank of each mode that can matter: its size; of a bond, the features on its smaller side."""
+    caps: Ranks = {}
+    for layout, _ in distinct:
+        for i, name in enumerate(rank_names(factorization, layout.modes)):
+            size = layout.sizes[i]
+            if factorization == "tt":
+                size = min(math.prod(layout.sizes[: i + 1]), math.prod(layout.sizes[i + 1 :]))
+            caps[name] = min(caps.get(name, size), size)
+    return caps
 
 
 class _Search:
@@ -181,12 +233,11 @@ class _Search:
                 high = middle - 1
         return low
 
-    def nearest_equal(self) -> Ranks:
-        """All modes at one rank (capped at its size only where it is the smallest mode): the nearest to the budget."""
-        top = max(self.caps.values()) if not self.pinned else max(self.pinned.values())
+    def nearest_equal(self, limit: float) -> Ranks:
+        """All modes at one rank up to `limit`: the nearest to the budget."""
         if self.pinned:
-            return dict.fromkeys(self.caps, top)
-        low, high = 1, top
+            return dict.fromkeys(self.caps, max(self.pinned.values()))
+        low, high = 1, int(min(limit, self.budget))
         while low < high:
             middle = (low + high + 1) // 2
             if self.total(dict.fromkeys(self.caps, middle)) <= self.budget:
@@ -196,14 +247,29 @@ class _Search:
         candidates = [dict.fromkeys(self.caps, r) for r in (low, low + 1)]
         return min(candidates, key=self.residual)
 
+    def near_equal_bonds(self) -> Ranks:
+        """A tensor train's bonds, as near equal as the tolerance allows: each within two of the equal ranks."""
+        equal = self._largest_equal()
+        free = [mode for mode in self.caps if mode not in self.pinned]
+        choices = [sorted({max(1, min(r, self.caps[m])) for r in range(equal - 2, equal + 4)}) for m in free]
+        starts = [{**self.pinned, **dict(zip(free, ranks, strict=True))} for ranks in itertools.product(*choices)]
+        return self.best(starts, compared=free)
+
+    def _largest_equal(self) -> int:
+        """The largest rank at which all modes together (within their sizes) fit the budget; at least 1."""
+        low, high = 1, max(self.caps.values())
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.total({m: min(middle, c) for m, c in self.caps.items()} | self.pinned) <= self.budget:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
     def near_equal_small_modes(self) -> list[Ranks]:
         """Small modes at r or r + 1 (within their size), for the r at which equal ranks just fit the budget."""
-        small = [mode for mode in ("projection", "depth", "heads") if mode in self.caps and mode not in self.pinned]
-        equal = 1
-        while equal < max(self.caps.values()):
-            if self.total({m: min(equal + 1, c) for m, c in self.caps.items()} | self.pinned) > self.budget:
-                break
-            equal += 1
+        small = [mode for mode in SMALL_MODES if mode in self.caps and mode not in self.pinned]
+        equal = self._largest_equal()
         choices = [sorted({min(r, self.caps[m]) for r in (equal - 1, equal, equal + 1) if r > 0}) for m in small]
         return [{**dict(zip(small, ranks, strict=True)), **self.pinned} for ranks in itertools.product(*choices)]
 

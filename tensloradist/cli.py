@@ -71,7 +71,7 @@ def _extra_with(module: str) -> str | None:
 def _application():  # type: ignore[no-untyped-def]  # typer is optional, so its types are not named here
     import typer
 
-    from tensloradist.commands import evaluate, fetch, params, run
+    from tensloradist.commands import evaluate, export, fetch, params, run
 
     app = typer.Typer(
         name="tensloradist",
@@ -83,7 +83,7 @@ def _application():  # type: ignore[no-untyped-def]  # typer is optional, so its
         "ranks and seeds, and the isorank and isoparameter tables.",
         epilog="Start with:  tensloradist launch demo && tensloradist report demo --out report",
     )
-    for command in (run, evaluate, fetch, params):
+    for command in (run, evaluate, export, fetch, params):
         app.command()(command)
     for entry in sorted(entry_points(group="tensloradist.commands"), key=lambda entry: entry.name, reverse=True):
         entry.load()(app)

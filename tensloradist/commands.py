@@ -136,6 +136,28 @@ def evaluate(
         typer.echo(f"  {name} {value:.4f}" if value is not None else f"  {name} undefined")
 
 
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, results/runs/ID.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; it must not exist.")],
+    to: Annotated[str, typer.Option("--to", help="peft: a LoRA checkpoint; merged: a plain checkpoint.")] = "peft",
+) -> None:
+    """Export a finished run's adapter and head, without loss: as a LoRA of PEFT, or merged into its backbone.
+
+    A LoRA loads with peft.PeftModel.from_pretrained(backbone, DIR), a merged checkpoint with from_pretrained(DIR) of
+    transformers or timm.create_model("local-dir:DIR", pretrained=True).
+
+    Examples:
+
+        tensloradist export results/runs/0123456789abcdef --to peft my_lora
+
+        tensloradist export results/runs/0123456789abcdef --to merged my_model
+    """
+    from tensloradist.export import export_run
+
+    export_run(run_folder, to, target)
+    typer.echo(f"written: {target}")
+
+
 def fetch(
     source: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep or run file, or a shipped sweep.")],
 ) -> None:

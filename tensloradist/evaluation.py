@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from tensloradist import backbones, tasks
 from tensloradist.adapter import load
 from tensloradist.errors import UserError
-from tensloradist.results.schema import Result
-from tensloradist.spec import RunSpec
+from tensloradist.results.publish import read_run
 from tensloradist.training.accelerator import make_accelerator, release
 from tensloradist.training.prediction import predict
 from tensloradist.training.records import defined
@@ -32,7 +30,7 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: no finished result there, a backbone that has changed, or data with another number of classes.
     """
-    spec, result = _read(run_folder)
+    spec, result = read_run(run_folder)
     if result.state != "finished":
         raise UserError(f"{run_folder}: the run is {result.state}; only a finished run has an adapter to evaluate")
     task_spec = spec.task
@@ -63,14 +61,3 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
         "examples": len(labels),
         "metrics": defined(task.metrics(logits, labels)),
     }
-
-
-def _read(run_folder: Path) -> tuple[RunSpec, Result]:
-    for name in ("spec.json", "result.json"):
-        if not (run_folder / name).is_file():
-            raise UserError(f"{run_folder}: no {name}; expected the folder of a finished run, results/runs/<run_id>")
-    try:
-        spec = RunSpec.model_validate_json((run_folder / "spec.json").read_text())
-        return spec, Result.model_validate_json((run_folder / "result.json").read_text())
-    except ValidationError as error:
-        raise UserError(f"{run_folder}: not readable by this version: {error}") from error

@@ -10,10 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from tensloradist.errors import UserError, unknown
 
-PROJECTIONS = ("query", "key", "value", "attention_output")
+if TYPE_CHECKING:
+    from tensloradist.spec import AdapterSpec
+
+PROJECTIONS = ("query", "key", "value", "attention_output", "fc1", "fc2")
+QKV = ("query", "key", "value")
+FFN = ("fc1", "fc2")
+FFN_CHUNKS = 4  # fc1 maps d to 4d features, fc2 back: each is four matrices of d × d
 OFFICIAL_REPEATS = 4  # the official code averages key/value heads over this many query heads, whatever the model
 
 
@@ -36,6 +43,11 @@ GROUPINGS: dict[str, Grouping] = {
     "att_qkv_depth": Grouping(att=True, qkv=True, depth=True),
 }
 UNGROUPED = Grouping()  # LoRA: a matrix for every projection of every layer
+# The order of a tensor train's cores by head layout, so that its heads merge to output features as they come.
+TRAIN_ORDER = {
+    "aligned": ("input", "projection", "depth", "block", "heads", "head_dim", "output"),
+    "official": ("input", "projection", "depth", "block", "head_dim", "heads", "output"),
+}
 
 
 def grouping_named(name: str | None) -> Grouping:
@@ -56,7 +68,8 @@ class AttentionShape:
         d_out: output features of the query: heads x head_dim.
         heads: number of query heads; it must divide d_out.
         layers: number of attention layers.
-        projections: the adapted ones, a subset of query, key, value, attention_output.
+        projections: the adapted ones, a subset of query, key, value, attention_output, fc1 and fc2, the last two being
+            the matrices of a feed-forward layer of four times the residual width.
         kv_heads: key/value heads of grouped-query attention; None means as many as query heads.
 
     Raises:
@@ -97,12 +110,16 @@ class AttentionShape:
         """(input features, output features) of the projection's linear layer."""
         if projection == "attention_output":
             return self.d_out, self.d_in
+        if projection == "fc1":
+            return self.d_in, FFN_CHUNKS * self.d_in
+        if projection == "fc2":
+            return FFN_CHUNKS * self.d_in, self.d_in
         return self.d_in, self.heads_of(projection) * self.head_dim
 
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """One tensor of a grouping: its modes in the official order, their sizes, and whom it serves."""
+    """One tensor of a grouping: its modes (a tensor train's in the order of its cores), their sizes, whom it serves."""
 
     modes: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -112,6 +129,20 @@ class TensorLayout:
     def __str__(self) -> str:
         return " × ".join(f"{mode} {size}" for mode, size in zip(self.modes, self.sizes, strict=True))
 
+    def blocks(self, projection: str) -> list[tuple[int, ...]]:
+        """The slices of the fused `block` mode that serve a projection: for each layer its one, or a chunk each.
+
+        Blocks are layer-major, in the order of the projections: 12 l + {q, k, v, o, 4 × fc1, 4 × fc2}, as in FacT.
+        """
+        widths = [_chunks(p) for p in self.projections]
+        before = sum(widths[: self.projections.index(projection)])
+        firsts = (layer * sum(widths) + before for layer in range(len(self.layers)))
+        return [tuple(range(first, first + _chunks(projection))) for first in firsts]
+
+
+def _chunks(projection: str) -> int:
+    return FFN_CHUNKS if projection in FFN else 1
+
 
 class Arrangement:
     """All tensors of a grouping over a shape, and where each (projection, layer) is found in them.
@@ -119,24 +150,54 @@ class Arrangement:
     Tensors are ordered projection-major, then by depth. With attention_output the heads lie on its input side, so a
     tensor that groups att holds the transpose of that update, and its `input` mode the residual features.
 
+    Args:
+        fused: projection and depth are one mode, `block`. Under att, the matrices without heads on their output
+            (attention_output, fc1, fc2) make a tensor of their own then, as in CaRA.
+        factorization: tt orders the modes as the cores of its train.
+        mode_order: another order of the modes.
+        head_side: which features of every projection the heads modes index: `own` (where its heads are: the output
+            of query, key and value, the input of attention_output), `output` or `input`.
+
     Raises:
         UserError: the combination has no tensor, with the reason.
     """
 
-    def __init__(self, grouping: str | None, shape: AttentionShape, head_layout: str = "aligned") -> None:
+    def __init__(
+        self,
+        grouping: str | None,
+        shape: AttentionShape,
+        head_layout: str = "aligned",
+        *,
+        factorization: str | None = None,
+        fused: bool = False,
+        mode_order: tuple[str, ...] | None = None,
+        head_side: str = "own",
+    ) -> None:
         self.grouping = grouping_named(grouping)
         self.shape = shape
         self.head_layout = head_layout
+        self.factorization, self.fused, self.head_side = factorization, fused, head_side
+        self.mode_order = mode_order
         self._refuse_what_has_no_tensor(grouping or "lora")
+
+    @classmethod
+    def of(cls, spec: AdapterSpec, shape: AttentionShape) -> Arrangement:
+        """The tensors of an adapter's specification."""
+        return cls(
+            spec.grouping,
+            shape,
+            spec.head_layout,
+            factorization=spec.factorization,
+            fused=spec.fused,
+            mode_order=spec.mode_order,
+            head_side=spec.head_side,
+        )
 
     def _refuse_what_has_no_tensor(self, name: str) -> None:
         shape, grouped = self.shape, self.grouping
-        mixed = "attention_output" in shape.projections and len(shape.projections) > 1
-        if grouped.qkv and mixed and not grouped.att and shape.d_in != shape.d_out:
-            raise UserError(
-                f"grouping {name!r} cannot stack attention_output ({shape.d_out} × {shape.d_in}) with projections of "
-                f"{shape.d_in} × {shape.d_out}: the shapes differ. Use an att grouping or leave attention_output out"
-            )
+        if self.fused and not (grouped.qkv and grouped.depth):
+            raise UserError(f"fused: grouping {name!r} has no projection and depth to fuse; use one with qkv_depth")
+        self._refuse_unequal_widths(name)
         averaged = grouped.qkv and shape.kv_heads not in (None, shape.heads)
         averaged = averaged and any(p in ("key", "value") for p in shape.projections)
         if averaged and not any(self.shape.heads_of(p) == shape.heads for p in shape.projections):
@@ -150,9 +211,44 @@ class Arrangement:
                 f"{shape.heads} query heads for {shape.kv_heads} key/value heads; use head_layout: aligned"
             )
 
+    def _refuse_unequal_widths(self, name: str) -> None:
+        shape, grouped = self.shape, self.grouping
+        square = shape.d_in == shape.d_out
+        mixed = "attention_output" in shape.projections and len(shape.projections) > 1
+        if grouped.qkv and mixed and (not grouped.att or self.head_side != "own") and not square:
+            raise UserError(
+                f"grouping {name!r} cannot stack attention_output ({shape.d_out} × {shape.d_in}) with projections of "
+                f"{shape.d_in} × {shape.d_out}: the shapes differ. Use an att grouping or leave attention_output out"
+            )
+        if self.head_side == "input" and (not square or shape.kv_heads not in (None, shape.heads)):
+            raise UserError(
+                f"head_side 'input' splits the input features of every projection into heads, so all must be square, "
+                f"but query is {shape.d_in} × {shape.d_out} with {shape.kv_heads or shape.heads} key/value heads"
+            )
+        wide = [projection for projection in shape.projections if projection in FFN]
+        if wide and (grouped.att or grouped.qkv) and not self.fused:
+            raise UserError(
+                f"grouping {name!r} cannot stack {' and '.join(wide)} with attention projections: their widths differ. "
+                "Only tensors with a fused projection and depth hold them, in chunks (fact_tt, cara), and lora"
+            )
+        if wide and self.fused and not grouped.att and not square and set(shape.projections) - set(FFN):
+            raise UserError(
+                f"projections: {' and '.join(wide)} have chunks of {shape.d_in} × {shape.d_in}, the attention "
+                f"projections are {shape.d_in} × {shape.d_out}: they cannot share a tensor"
+            )
+        if self.fused and grouped.att and not square and set(shape.projections) - set(QKV):
+            raise UserError(
+                f"projections: the tensor of attention_output, fc1 and fc2 needs square matrices, but query is "
+                f"{shape.d_in} × {shape.d_out}"
+            )
+
     @cached_property
     def tensors(self) -> tuple[TensorLayout, ...]:
         projections, layers = self.shape.projections, tuple(range(self.shape.layers))
+        if self.fused:
+            with_heads = tuple(p for p in projections if p in QKV or not self.grouping.att)
+            parts = [with_heads, tuple(p for p in projections if p not in with_heads)]
+            return tuple(self._fused_layout(part, layers) for part in parts if part)
         projection_sets: Iterable[tuple[str, ...]]
         projection_sets = [projections] if self.grouping.qkv else [(p,) for p in projections]
         layer_sets = [layers] if self.grouping.depth else [(layer,) for layer in layers]
@@ -162,21 +258,54 @@ class Arrangement:
         shape, grouped = self.shape, self.grouping
         alone = projections[0] if not grouped.qkv else "query"  # a stacked tensor has the query's shape
         if grouped.att:
-            modes, sizes = ["input", "head_dim", "heads"], [shape.d_in, shape.head_dim, shape.heads_of(alone)]
+            sizes = {"input": shape.d_in, "head_dim": shape.head_dim, "heads": shape.heads_of(alone)}
         else:
             only_output = grouped.qkv and projections == ("attention_output",)
-            modes, sizes = ["input", "output"], list(shape.widths("attention_output" if only_output else alone))
+            widths = shape.widths("attention_output" if only_output else alone)
+            sizes = dict(zip(("input", "output"), widths, strict=True))
         if grouped.qkv:
-            modes.append("projection")
-            sizes.append(len(projections))
+            sizes["projection"] = len(projections)
         if grouped.depth:
-            modes.append("depth")
-            sizes.append(shape.layers)
-        return TensorLayout(tuple(modes), tuple(sizes), projections, layers)
+            sizes["depth"] = shape.layers
+        return self._ordered(sizes, projections, layers)
+
+    def _fused_layout(self, projections: tuple[str, ...], layers: tuple[int, ...]) -> TensorLayout:
+        shape = self.shape
+        if self.grouping.att and set(projections) <= set(QKV):
+            sizes = {"input": shape.d_in, "head_dim": shape.head_dim, "heads": shape.heads}
+        else:
+            only_attention_output = set(projections) == {"attention_output"}
+            narrow = shape.widths("attention_output" if only_attention_output else "query")
+            square = (shape.d_in, shape.d_in)
+            sizes = dict(zip(("input", "output"), square if set(projections) <= set(FFN) else narrow, strict=True))
+        sizes["block"] = len(layers) * sum(_chunks(projection) for projection in projections)
+        return self._ordered(sizes, projections, layers)
+
+    def _ordered(self, sizes: dict[str, int], projections: tuple[str, ...], layers: tuple[int, ...]) -> TensorLayout:
+        order = TRAIN_ORDER[self.head_layout] if self.factorization == "tt" else tuple(sizes)
+        if self.mode_order is not None:
+            order = self.mode_order
+            if sorted(order) != sorted(sizes):
+                raise UserError(f"mode_order: {list(order)} must name each of the modes {list(sizes)} once")
+            outputs = [order.index(mode) for mode in ("output", "head_dim", "heads") if mode in order]
+            if min(outputs) < order.index("input") < max(outputs):
+                raise UserError(f"mode_order: {list(order)}: input must not lie between heads and head_dim")
+        modes = tuple(mode for mode in order if mode in sizes)
+        return TensorLayout(modes, tuple(sizes[mode] for mode in modes), projections, layers)
 
     def is_transposed(self, projection: str) -> bool:
         """Whether the tensor holds the transpose of this projection's update."""
-        return self.grouping.att and projection == "attention_output"
+        if not self.grouping.att or self.head_side == "output":
+            return False
+        if self.fused:  # CaRA's second tensor: its chunks of fc2 stand upright beside those of fc1
+            return projection == "fc2"
+        return self.head_side == "input" or projection == "attention_output"
+
+    def chunk_side(self, projection: str) -> str | None:
+        """Where the chunks of an FFN matrix lie in its tensor: `input` or `output`; None for other projections."""
+        if projection not in FFN or not self.fused:
+            return None
+        return "output" if projection == "fc1" or self.is_transposed(projection) else "input"
 
     def is_averaged(self, projection: str) -> bool:
         """Whether the update is the mean over the query heads that share this key/value head."""
@@ -185,6 +314,17 @@ class Arrangement:
     @property
     def modes(self) -> tuple[str, ...]:
         return self.tensors[0].modes
+
+    @property
+    def rank_names(self) -> tuple[str, ...]:
+        """What `ranks` names: the modes of all tensors, or the bonds of a tensor train."""
+        names = (name for layout in self.tensors for name in rank_names(self.factorization, layout.modes))
+        return tuple(dict.fromkeys(names))
+
+
+def rank_names(factorization: str | None, modes: tuple[str, ...]) -> tuple[str, ...]:
+    """What `ranks` names: every mode, or a tensor train's bonds, each by the mode on its left."""
+    return modes[:-1] if factorization == "tt" else modes
 
 
 def per_mode(ranks: int | Mapping[str, int], modes: tuple[str, ...]) -> dict[str, int]:

@@ -9,21 +9,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tensloradist.errors import UserError
+from tensloradist.errors import UserError, unknown
+from tensloradist.presets import FIXED_BY_PRESET, PRESETS, Preset
 
 SPEC_VERSION: Literal[1] = 1
-Projection = Literal["query", "key", "value", "attention_output"]
+Projection = Literal["query", "key", "value", "attention_output", "fc1", "fc2"]
 Grouping = Literal["att", "qkv", "depth", "att_qkv", "att_depth", "qkv_depth", "att_qkv_depth"]
-Initialization = Literal["orthogonal", "kaiming_uniform", "normal"]
+Initialization = Literal["orthogonal", "kaiming_uniform", "normal", "original"]
+REFERENCES = ("full", "head")  # the upper and lower references of every table: no adapter, other trained weights
+METHODS = ("lora", "tenslora", *PRESETS, *REFERENCES)
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 
 # Dotted field -> the value that reproduces the behaviour from before the field existed. A field listed here is left
 # out of the canonical JSON while it has that value, so that the ids of older results stay true for ever.
-ADDED_LATER: dict[str, Any] = {}
+ADDED_LATER: dict[str, Any] = {
+    "adapter.fused": False,
+    "adapter.mode_order": None,
+    "adapter.head_side": "own",
+    "adapter.alpha": None,
+    "adapter.rslora": False,
+    "adapter.dropout_on": "input",
+}
 
 GLUE_TASKS = ("cola", "mrpc", "rte", "sst2", "qnli", "stsb")
 OFFICIALLY_AUGMENTED = ("eurosat", "cub", "fgvc_aircraft")  # by the official scripts, with flips and colour jitter
@@ -75,22 +87,36 @@ class TaskSpec(SpecModel):
 class AdapterSpec(SpecModel):
     """A member of the adapter family: which updates are stacked into one tensor, and how that is factorised.
 
-    `ranks` is one integer for every mode or a mapping mode -> rank. `scale` multiplies the update (LoRA's alpha / r).
+    `method` is lora, tenslora, a published neighbour from `presets.PRESETS` (which sets the rest), or a reference:
+    `full` trains all weights of the backbone, `head` the classification head alone. `ranks` is one integer for every
+    mode or a mapping mode -> rank; a tensor train's bonds are called by the mode on their left. The update is
+    multiplied by `scale`, or by alpha / r (`rslora`: alpha / √r) with r the rank of the input. When a specification
+    is read, `targets` says the same as `projections`, or `original`: all that a preset's own authors adapt.
     Source of the family: TensLoRA (arXiv 2509.19391).
     """
 
-    method: str = Field("tenslora", description="lora or tenslora")
+    method: str = Field("tenslora", description="lora, tenslora, a preset, full or head")
     grouping: Grouping | None = Field(None, description="the stacked modes; null for lora")
-    factorization: str | None = Field(None, description="tucker, or one from a plugin; null for lora")
+    factorization: str | None = Field(None, description="tucker, cp, tt, or one from a plugin; null for lora")
     ranks: PositiveInt | dict[str, PositiveInt] = Field(4, description="one rank, or mode -> rank")
     projections: tuple[Projection, ...] = Field(("query", "key", "value"), min_length=1)
     head_layout: Literal["aligned", "official"] = "aligned"
-    initialization: Initialization | None = Field(None, description="null: orthogonal (kaiming_uniform for lora)")
+    initialization: Initialization | None = Field(
+        None, description="null: a preset's original, kaiming_uniform for lora and cp, else orthogonal"
+    )
     sibling_draws: Literal["independent", "identical"] = Field(
         "independent", description="identical: all tensors start equal, as in the official code (protocol official)"
     )
     scale: float = 1.0
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on the adapter's input")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on the adapter's input, or as dropout_on says")
+    fused: bool = Field(False, description="one mode for projection and depth together (groupings with qkv_depth)")
+    mode_order: tuple[str, ...] | None = Field(None, description="tt: the order of its cores; null: input … output")
+    head_side: Literal["own", "output", "input"] = Field(
+        "own", description="the features that the heads modes index; own: output, and input of attention_output"
+    )
+    alpha: float | None = Field(None, description="the multiplier is alpha / r instead of scale")
+    rslora: bool = Field(False, description="alpha / √r instead of alpha / r")
+    dropout_on: Literal["input", "hidden"] = Field("input", description="hidden: on the r features between A and B")
 
     @model_validator(mode="before")
     @classmethod
@@ -98,18 +124,39 @@ class AdapterSpec(SpecModel):
         if not isinstance(data, dict):
             return data
         data = dict(data)
-        lora = data.get("method", "tenslora") == "lora"
+        method = data.get("method", "tenslora")
+        preset = PRESETS.get(method) if isinstance(method, str) else None
+        _replace_targets(data, preset)
+        if preset is not None:
+            given = {name: value for name, value in data.items() if value is not None}
+            defaults = dict(preset.fields)
+            if "scale" in given and "alpha" not in given:  # said instead of the preset's own α
+                defaults.pop("alpha", None)
+            return {**defaults, **given}
+        lora = method == "lora"
+        if method in REFERENCES:
+            return data
         if data.get("factorization") is None:
             data["factorization"] = "lora" if lora else "tucker"
         if data.get("initialization") is None:
-            data["initialization"] = "kaiming_uniform" if lora else "orthogonal"
+            data["initialization"] = "kaiming_uniform" if lora or data["factorization"] == "cp" else "orthogonal"
         return data
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.method not in ("lora", "tenslora"):
-            raise ValueError(f"method: unknown method {self.method!r}; known: lora, tenslora")
-        if self.method == "lora":
+        if self.method not in METHODS:
+            raise ValueError(f"method: {unknown('method', self.method, METHODS)}")
+        if len(set(self.projections)) != len(self.projections):
+            raise ValueError(f"projections: {list(self.projections)} names one twice")
+        if self.alpha is not None and self.scale != 1.0:
+            raise ValueError(f"scale: {self.scale} and alpha: {self.alpha} are both given; one of them multiplies")
+        if self.rslora and self.alpha is None:
+            raise ValueError("rslora: alpha / √r needs an alpha")
+        if self.method in REFERENCES:
+            self._check_reference()
+        elif self.method in PRESETS:
+            self._check_preset(PRESETS[self.method])
+        elif self.method == "lora":
             if self.grouping is not None or self.factorization != "lora":
                 raise ValueError(
                     "lora adapts every projection of every layer on its own: it takes no grouping and no "
@@ -121,9 +168,48 @@ class AdapterSpec(SpecModel):
             )
         elif self.factorization == "lora":
             raise ValueError("factorization: 'lora' is the method lora, which takes no grouping")
-        if len(set(self.projections)) != len(self.projections):
-            raise ValueError(f"projections: {list(self.projections)} names one twice")
+        if self.mode_order is not None and self.factorization != "tt":
+            raise ValueError(f"mode_order: {self.factorization} has no order of modes; only tt has")
+        if self.initialization == "original" and self.method not in PRESETS:
+            raise ValueError(f"initialization: {self.method} has no 'original'; presets have")
         return self
+
+    def _check_preset(self, preset: Preset) -> None:
+        for name in FIXED_BY_PRESET:
+            wanted = preset.fields.get(name, type(self).model_fields[name].default)
+            if getattr(self, name) != wanted:
+                raise ValueError(
+                    f"{name}: {self.method} means {wanted!r}, not {getattr(self, name)!r} (method tenslora takes it)"
+                )
+        for projection in self.projections:
+            if projection not in preset.offers:
+                raise ValueError(f"projections: {self.method} has no {projection}; it has {', '.join(preset.offers)}")
+
+    def _check_reference(self) -> None:
+        for name, field in type(self).model_fields.items():
+            if name != "method" and getattr(self, name) != field.default:
+                raise ValueError(f"{name}: method {self.method} has no adapter, so it takes no {name}")
+
+    def multiplier(self, ranks: Mapping[str, int]) -> float:
+        """What the update is multiplied by: `scale`, or alpha / r or alpha / √r with r the rank of the input."""
+        if self.alpha is None:
+            return self.scale
+        rank = ranks.get("input", next(iter(ranks.values())))
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def _replace_targets(data: dict[str, Any], preset: Preset | None) -> None:
+    """`targets`, where it is given, becomes `projections`."""
+    if "targets" not in data:
+        return
+    targets = data.pop("targets")
+    if data.get("projections") is not None:
+        raise ValueError("targets: targets and projections say the same; give one of them")
+    if targets == "original":
+        if preset is None:
+            raise ValueError(f"targets: only presets have 'original' ones, not {data.get('method', 'tenslora')!r}")
+        targets = preset.targets
+    data["projections"] = targets
 
 
 class OptimizerSpec(SpecModel):
@@ -182,7 +268,7 @@ class RunSpec(SpecModel):
         if not isinstance(data, dict) or data.get("protocol") != "official":
             return data
         adapter, task, optimizer = data.get("adapter"), data.get("task"), data.get("optimizer", {})
-        if isinstance(adapter, dict) and adapter.get("method") != "lora":
+        if isinstance(adapter, dict) and adapter.get("method", "tenslora") == "tenslora":
             data = {**data, "adapter": {"head_layout": "official", "sibling_draws": "identical", **adapter}}
         if isinstance(task, dict) and task.get("name") in GLUE_TASKS:
             data = {**data, "task": {"max_length": 512, **task}}
@@ -199,7 +285,7 @@ class RunSpec(SpecModel):
                 "adapter.sibling_draws: 'identical' repeats a fault of the official code and belongs to "
                 "protocol official; set protocol: official or sibling_draws: independent"
             )
-        if self.protocol == "official" and self.adapter.dropout > 0:
+        if self.protocol == "official" and self.adapter.dropout > 0 and self.adapter.method not in PRESETS:
             raise ValueError(
                 f"adapter.dropout: {self.adapter.dropout} under protocol official acts on entries of the "
                 "dense update, which is never built here; use 0, or protocol sound"

@@ -8,8 +8,8 @@ import time
 import pytest
 
 COMMANDS = ("run", "evaluate", "fetch", "plan", "launch", "report", "params", "doctor", "profiles", "status")
-COMMANDS += ("cancel", "retry", "hold", "release", "logs", "why", "bundle", "efficiency")
-COMMANDS += ("results", "compare", "explain", "reproduce")
+COMMANDS += ("cancel", "retry", "hold", "release", "logs", "why", "bundle", "efficiency", "export", "spectra")
+COMMANDS += ("results", "table", "figures", "compare", "explain", "reproduce")
 RUN = """
 backbone: {source: digits_vit, name: digits_vit}
 task: {name: digits}

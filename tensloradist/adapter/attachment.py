@@ -16,7 +16,7 @@ from tensloradist.adapter.core import Adapter
 from tensloradist.adapter.projection import AdaptedLinear
 from tensloradist.backbones import Family, Site, family_of
 from tensloradist.errors import UserError
-from tensloradist.spec import AdapterSpec
+from tensloradist.spec import REFERENCES, AdapterSpec
 
 ADAPTER_NAME = "tensor_adapter"  # the name under which the adapter becomes a submodule of its model
 
@@ -25,7 +25,8 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> Adapter:
     """Freeze the backbone, wrap its attention projections, and leave the classification head trainable.
 
     The adapter becomes the submodule `model.tensor_adapter`, in float32 whatever the backbone's precision (float64 for
-    a float64 backbone), on the backbone's device. Outputs are unchanged until it is trained.
+    a float64 backbone), on the backbone's device. Outputs are unchanged until it is trained. The references have an
+    adapter without tensors: under `head` nothing but the head is trainable, under `full` everything is.
 
     Args:
         model: a transformers or timm model of a registered family.
@@ -38,11 +39,12 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> Adapter:
         raise UserError("The model has an adapter already; detach it first")
     family = family_of(model)
     shape = family.shape(model, spec.projections)
-    sites = [site for site in family.sites(model) if set(site.projections) & set(spec.projections)]
-    first = model.get_submodule(sites[0].path)
-    weight = first.weight
+    reference = spec.method in REFERENCES
+    sites = [] if reference else family.adapted_sites(model, spec.projections)
+    place = sites[0].path if sites else family.sites(model)[0].path
+    weight = model.get_submodule(place).weight
     if not isinstance(weight, torch.Tensor):
-        raise UserError(f"{sites[0].path}: a {type(first).__name__} without a weight tensor cannot be adapted")
+        raise UserError(f"{place}: a {type(model.get_submodule(place)).__name__} without a weight cannot be adapted")
     with torch.device(weight.device if weight.is_meta else "cpu"):
         adapter = Adapter(spec, shape, seed, torch.float64 if weight.dtype == torch.float64 else torch.float32)
     adapter.to(weight.device)
@@ -74,11 +76,15 @@ class Attachment:
         self._freeze()
         self.wrapped = {site.path: self._wrap(site) for site in sites}
         self._originals: dict[str, torch.Tensor] = {}
+        self._biases: dict[str, torch.Tensor] = {}
         self._depth = 0
         model.add_module(ADAPTER_NAME, adapter)
         self._hooks = self._hook_containers()
 
     def _freeze(self) -> None:
+        if self.adapter.spec.method == "full":
+            self.model.requires_grad_(True)
+            return
         self.model.requires_grad_(False)
         for path in self.head_paths:
             self.model.get_submodule(path).requires_grad_(True)
@@ -99,7 +105,9 @@ class Attachment:
         return wrapped
 
     def _hook_containers(self) -> list[Any]:
-        hooks = []
+        hooks: list[Any] = []
+        if not self.wrapped:
+            return hooks
         for path, module in self.model.named_modules():
             prefix = f"{path}." if path else ""
             if all(wrapped.startswith(prefix) for wrapped in self.wrapped):
@@ -119,6 +127,13 @@ class Attachment:
     def is_merged(self) -> bool:
         return bool(self._originals)
 
+    def trained_backbone(self) -> dict[str, nn.Parameter]:
+        """The backbone's own weights if the method trains them (`full`), by their names; the head is not among them."""
+        if self.adapter.spec.method != "full":
+            return {}
+        heads = tuple(f"{path}." for path in self.head_paths)
+        return {name: p for name, p in self.model.named_parameters() if not name.startswith(heads)}
+
     def head_state(self) -> dict[str, torch.Tensor]:
         """The classification head's parameters and buffers, by their full names in the model."""
         state = {}
@@ -131,11 +146,21 @@ class Attachment:
     def merge(self) -> None:
         if self.is_merged:
             raise UserError("The adapter is merged already")
+        if not self.wrapped:
+            raise UserError(
+                f"method {self.adapter.spec.method} has no update to merge: the model's weights are its own"
+            )
         for path, wrapped in self.wrapped.items():
             weight = wrapped.base.weight
             # Subtracting the update again would leave rounding errors: the original is kept, off the accelerator.
             self._originals[path] = weight.detach().to("cpu", copy=True)
             weight.copy_(weight.double() + wrapped.dense_update())
+            bias, update = wrapped.base.bias, wrapped.bias_update()
+            if update is not None:
+                if bias is None:
+                    raise UserError(f"{path}: the layer has no bias to merge the adapter's bias into")
+                self._biases[path] = bias.detach().to("cpu", copy=True)
+                bias.copy_(bias.double() + update.double())
             wrapped.merged = True
 
     @torch.no_grad()
@@ -145,7 +170,9 @@ class Attachment:
         for path, original in self._originals.items():
             self.wrapped[path].base.weight.copy_(original)
             self.wrapped[path].merged = False
-        self._originals = {}
+        for path, original in self._biases.items():
+            self.wrapped[path].base.bias.copy_(original)
+        self._originals, self._biases = {}, {}
 
     def detach(self) -> None:
         for hook in self._hooks:

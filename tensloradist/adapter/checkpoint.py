@@ -1,4 +1,7 @@
-"""Saving and loading an adapter and its head: adapter.json, adapter.safetensors, head.safetensors. Never a pickle."""
+"""Saving and loading an adapter and its head: adapter.json, adapter.safetensors, head.safetensors. Never a pickle.
+
+Where method `full` trained the backbone, its weights are in backbone.safetensors.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,11 @@ def save(adapter: Adapter, folder: Path) -> None:
     }
     _write_tensors(folder / "adapter.safetensors", adapter.state_dict())
     if adapter.attachment is not None:
-        description["backbone"] = backbone_hash(adapter)
+        backbone = adapter.attachment.trained_backbone()
+        if backbone:
+            _write_tensors(folder / "backbone.safetensors", dict(backbone))
+        else:
+            description["backbone"] = backbone_hash(adapter)
         _write_tensors(folder / "head.safetensors", adapter.attachment.head_state())
     write_replacing(folder / "adapter.json", json.dumps(description, indent=2) + "\n")
 
@@ -53,36 +60,45 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
     folder = Path(folder)
     description = _read_description(folder / "adapter.json")
     spec = AdapterSpec.model_validate(description["adapter"])
-    tensors = _read_tensors(folder / "adapter.safetensors")
+    tensors = read_tensors(folder / "adapter.safetensors")
     adapter = attach(model, spec, seed=description["seed"])
     try:
         found = {field: getattr(adapter.shape, field) for field in AttentionShape.__dataclass_fields__}
         found["projections"] = list(found["projections"])
         if found != description["shape"]:
             raise UserError(f"{folder}: the adapter is for {description['shape']}, the model has {found}")
-        if description.get("backbone") not in (None, backbone_hash(adapter)):
+        # A run in bf16 was trained on the rounding of the weights to it: both belong to the same backbone.
+        known = (None, backbone_hash(adapter), backbone_hash(adapter, torch.bfloat16))
+        if description.get("backbone") not in known:
             raise UserError(
                 f"{folder}: the adapter was trained on other backbone weights than this model's (their "
                 "hashes differ); load the backbone it was trained on"
             )
-        _copy_into(adapter.state_dict(), tensors, folder / "adapter.safetensors")
+        copy_into(adapter.state_dict(), tensors, folder / "adapter.safetensors")
+        if adapter.attachment is not None and spec.method == "full":
+            backbone = folder / "backbone.safetensors"
+            copy_into(dict(adapter.attachment.trained_backbone()), read_tensors(backbone), backbone)
         head = folder / "head.safetensors"
         if head.exists() and adapter.attachment is not None:
-            _copy_into(adapter.attachment.head_state(), _read_tensors(head), head)
+            copy_into(adapter.attachment.head_state(), read_tensors(head), head)
     except UserError:
         adapter.detach()
         raise
     return adapter
 
 
-def backbone_hash(adapter: Adapter) -> str:
-    """A hash of the frozen weights under an attached adapter: of everything but the adapter and the head."""
+def backbone_hash(adapter: Adapter, rounded_to: torch.dtype | None = None) -> str:
+    """A hash of the frozen weights under an attached adapter: of everything but the adapter and the head.
+
+    Args:
+        rounded_to: hash them as they would be in this precision.
+    """
     attachment = adapter._attached()
     names = {id(p) for p in adapter.parameters()}
     for path in attachment.head_paths:
         names |= {id(p) for p in attachment.model.get_submodule(path).parameters()}
     frozen = {name.replace(".base.", "."): p for name, p in attachment.model.named_parameters() if id(p) not in names}
-    return hash_tensors(sorted(frozen.items()))
+    return hash_tensors(sorted((name, p if rounded_to is None else p.to(rounded_to)) for name, p in frozen.items()))
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -99,7 +115,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises UserError if it is missing or is none."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -112,7 +129,8 @@ def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 @torch.no_grad()
-def _copy_into(target: dict[str, torch.Tensor], source: dict[str, torch.Tensor], path: Path) -> None:
+def copy_into(target: dict[str, torch.Tensor], source: dict[str, torch.Tensor], path: Path) -> None:
+    """Copy all values, or none: UserError (naming the file `path`) if names or shapes are not the same."""
     missing, extra = sorted(target.keys() - source.keys()), sorted(source.keys() - target.keys())
     if missing or extra:
         raise UserError(f"{path}: missing tensors {missing[:5]}, extra tensors {extra[:5]}")

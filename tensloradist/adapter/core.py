@@ -7,6 +7,7 @@ parameters, and computes every pair (A, B) in one pass. Attaching it to a model 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tensloradist.errors import UserError, unknown
-from tensloradist.factorizations import FACTORIZATIONS, initialize
-from tensloradist.modes import Arrangement, AttentionShape, per_mode
-from tensloradist.spec import AdapterSpec
+from tensloradist.factorizations import FACTORIZATIONS, Fold, Parameters, initialize, zero_of
+from tensloradist.modes import FFN, FFN_CHUNKS, Arrangement, AttentionShape, TensorLayout, per_mode
+from tensloradist.presets import PRESETS, Draw, bias_projections, has_weights
+from tensloradist.spec import REFERENCES, AdapterSpec
 
 if TYPE_CHECKING:
     from tensloradist.adapter.attachment import Attachment
@@ -29,20 +31,29 @@ class AdapterTensor(nn.Module):
     """One tensor of updates in factorised form.
 
     Attributes:
-        factors: mode -> parameter (size of the mode × its rank).
+        factors: mode -> parameter (size of the mode × its rank); empty for a tensor train.
+        cores: mode -> a tensor train's core (rank before it × size of the mode × rank after it), in their order.
         core: Tucker's core (ranks of all modes), or None.
+        weights: a weight for each rank-one tensor of a CP (its rank), or None.
+        zero: name of the parameter that starts at zero.
     """
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> None:
+    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, zero: str, is_train: bool) -> None:
         super().__init__()
         empty = {name: nn.Parameter(torch.empty(shape, dtype=dtype)) for name, shape in shapes.items()}
         self.core = empty.pop("core", None)
-        self.factors = nn.ParameterDict(empty)
+        self.weights = empty.pop("weights", None)
+        self.factors = nn.ParameterDict({} if is_train else empty)
+        self.cores = nn.ParameterDict()
+        for mode in empty if is_train else ():
+            self.cores[mode] = empty[mode]  # one by one: a ParameterDict made of a dict sorts it
+        self.zero = zero
 
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
-        """Mode -> factor, and 'core' where there is one."""
-        named = dict(self.factors.items())
-        return named if self.core is None else {**named, "core": self.core}
+        """Mode -> factor or core of a train, and 'core' and 'weights' where there are such."""
+        named = {**dict(self.cores.items()), **dict(self.factors.items())}
+        more = {"core": self.core, "weights": self.weights}
+        return {**named, **{name: parameter for name, parameter in more.items() if parameter is not None}}
 
 
 class Adapter(nn.Module):
@@ -62,35 +73,70 @@ class Adapter(nn.Module):
         self, spec: AdapterSpec, shape: AttentionShape, seed: int = 0, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
+        self.spec, self.shape, self.seed = spec, shape, seed
+        self.attachment: Attachment | None = None
+        self._pairs: dict[tuple[str, int], Pair] = {}  # of the forward pass in progress
+        self.tensors, self.biases = nn.ModuleList(), nn.ParameterDict()
+        self.ranks: dict[str, int] = {}
+        self.scale = 1.0
+        if spec.method in REFERENCES:
+            return
         if spec.factorization not in FACTORIZATIONS:
             raise unknown("factorization", spec.factorization, FACTORIZATIONS)
-        self.spec, self.shape, self.seed = spec, shape, seed
-        self.arrangement = Arrangement(spec.grouping, shape, spec.head_layout)
         self.factorization = FACTORIZATIONS[spec.factorization]
-        self.ranks = per_mode(spec.ranks, self.arrangement.modes)
-        self.tensors = nn.ModuleList(
-            AdapterTensor(self.factorization.shapes(layout.modes, layout.sizes, self.ranks), dtype)
-            for layout in self.arrangement.tensors
-        )
+        self.arrangement = Arrangement.of(spec, shape)
+        self.ranks = per_mode(spec.ranks, self.arrangement.rank_names)
+        self.scale = spec.multiplier(self.ranks)
+        for layout in self.arrangement.tensors:
+            self.tensors.append(self._tensor(layout, dtype))
+        for projection in bias_projections(spec.method, shape.projections):
+            self.biases[projection] = nn.Parameter(torch.empty(shape.widths(projection)[1], dtype=dtype))
         self.reset_parameters(seed)
-        self.attachment: Attachment | None = None
-        self._pairs: dict[tuple[str, int], Pair] = {}
 
+    def _tensor(self, layout: TensorLayout, dtype: torch.dtype) -> AdapterTensor:
+        shapes = self.factorization.shapes(layout.modes, layout.sizes, self.ranks)
+        if has_weights(self.spec.method):
+            shapes["weights"] = (next(iter(self.ranks.values())),)
+        zero = zero_of(self.factorization, list(shapes), self._draws(layout))
+        return AdapterTensor(shapes, dtype, zero, self.factorization.name == "tt")
+
+    def _draws(self, layout: TensorLayout) -> Mapping[str, Draw] | None:
+        """A preset's own initial distributions of a tensor's parameters."""
+        if self.spec.initialization != "original":
+            return None
+        preset = PRESETS[self.spec.method]
+        return preset.initial_second if preset.initial_second and "output" in layout.modes else preset.initial
+
+    @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
         """Draw all initial values anew; the update is zero afterwards. The same seed gives the same values."""
         generator = torch.Generator().manual_seed(seed + _SEED_STRIDE)
-        for tensor in self._tensors():
+        for layout, tensor in self._laid_out():
             if self.spec.sibling_draws == "identical":
                 generator.manual_seed(seed + _SEED_STRIDE)
-            initialize(tensor.parameters_by_name(), self.factorization, self.spec.initialization or "normal", generator)
+            named, draws = tensor.parameters_by_name(), self._draws(layout)
+            initialize(named, self.factorization, self.spec.initialization or "normal", generator, draws)
+            if draws is not None and "block" in draws:
+                self._scale_blocks(named["block"], layout, draws["block"].chunks)
+        for bias in self.biases.values():
+            nn.init.zeros_(bias)
+
+    def _scale_blocks(self, blocks: Tensor, layout: TensorLayout, chunks: Mapping[str, float]) -> None:
+        for projection, factor in chunks.items():
+            if projection in layout.projections:
+                rows = [row for layer in layout.blocks(projection) for row in layer]
+                blocks.transpose(0, -2)[rows] *= factor  # the blocks are the last axis but one, of factor and core
+
+    def _laid_out(self) -> list[tuple[TensorLayout, AdapterTensor]]:
+        return list(zip(self.arrangement.tensors, self._tensors(), strict=True)) if self.tensors else []
 
     def _tensors(self) -> list[AdapterTensor]:
         return [tensor for tensor in self.tensors if isinstance(tensor, AdapterTensor)]
 
     @property
     def num_parameters(self) -> int:
-        """Trainable parameters of the adapter, without the classification head."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Trainable parameters of the adapter, or under `full` of the backbone; without the classification head."""
+        return sum(parameter.numel() for group in self.parameter_groups().values() for parameter in group)
 
     def forward(self) -> dict[tuple[str, int], Pair]:
         """All pairs at once: (projection, layer) -> (A of d_in × k, B of k × d_out), without scale.
@@ -99,28 +145,80 @@ class Adapter(nn.Module):
         kept for the wrapped projections until the next call: activation checkpointing reads them again.
         """
         pairs: dict[tuple[str, int], Pair] = {}
-        tensors = self._tensors()
-        for indices in self._indices_by_size().values():
-            layouts = [self.arrangement.tensors[i] for i in indices]
-            parameters = [tensors[i].parameters_by_name() for i in indices]
+        for group in self._groups().values():
+            layouts = [layout for layout, _ in group]
+            parameters = [tensor.parameters_by_name() for _, tensor in group]
             stacked = {name: torch.stack([p[name] for p in parameters]) for name in parameters[0]}
-            lefts, rights = self.factorization.pairs(stacked, self.spec.head_layout)
-            if torch.is_autocast_enabled(lefts.device.type):
-                dtype = torch.get_autocast_dtype(lefts.device.type)  # one cast here instead of one in every projection
-                lefts, rights = lefts.to(dtype), rights.to(dtype)
-            left_of, right_of = _Slices(lefts), _Slices(rights)
-            for t, layout in enumerate(layouts):
-                for p, projection in enumerate(layout.projections):
-                    for d, layer in enumerate(layout.layers):
-                        pairs[projection, layer] = self._fit(projection, left_of(t, p, d), right_of(t, p, d))
+            compute = self._fused_pairs if self.spec.fused else self._unfused_pairs
+            pairs.update(compute(layouts, stacked))
         self._pairs = pairs
         return pairs
 
-    def _indices_by_size(self) -> dict[tuple[int, ...], list[int]]:
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, layout in enumerate(self.arrangement.tensors):
-            groups[layout.sizes].append(index)
+    def _groups(self) -> dict[tuple, list[tuple[TensorLayout, AdapterTensor]]]:
+        """The tensors by modes and sizes."""
+        groups: dict[tuple, list[tuple[TensorLayout, AdapterTensor]]] = defaultdict(list)
+        for layout, tensor in self._laid_out():
+            groups[layout.modes, layout.sizes].append((layout, tensor))
         return groups
+
+    def _factored(self, stacked: Parameters, fold: Fold) -> Pair:
+        """The factorisation's pairs, in the precision that the projections will need them in."""
+        if fold is None:
+            lefts, rights = self.factorization.pairs(stacked, self.spec.head_layout)
+        else:
+            lefts, rights = self.factorization.pairs(stacked, self.spec.head_layout, fold)
+        if torch.is_autocast_enabled(lefts.device.type):
+            dtype = torch.get_autocast_dtype(lefts.device.type)  # one cast here instead of one in every projection
+            lefts, rights = lefts.to(dtype), rights.to(dtype)
+        return lefts, rights
+
+    def _unfused_pairs(self, layouts: list[TensorLayout], stacked: Parameters) -> dict[tuple[str, int], Pair]:
+        lefts, rights = self._factored(stacked, self._fold())
+        left_of, right_of = _Slices(lefts), _Slices(rights)
+        pairs = {}
+        for t, layout in enumerate(layouts):
+            for p, projection in enumerate(layout.projections):
+                for d, layer in enumerate(layout.layers):
+                    pairs[projection, layer] = self._fit(projection, left_of(t, p, d), right_of(t, p, d))
+        return pairs
+
+    def _fold(self) -> Fold:
+        """Where dropout acts on the hidden features, they come after what depends on the layer (FacT)."""
+        return "left" if self.spec.dropout and self.spec.dropout_on == "hidden" else None
+
+    def _fused_pairs(self, layouts: list[TensorLayout], stacked: Parameters) -> dict[tuple[str, int], Pair]:
+        """Pairs from the slices of a `block` mode: one a layer, or for an FFN matrix its chunks side by side."""
+        (layout,) = layouts  # what is fused has one tensor of a kind
+        pairs = {}
+        whole = [projection for projection in layout.projections if projection not in FFN]
+        if whole:
+            order = [(projection, layer) for layer in layout.layers for projection in whole]
+            lefts, rights = self._factored(self._blocks(layout, stacked, whole), self._fold())
+            left_of, right_of = _Slices(lefts), _Slices(rights)
+            for n, (projection, layer) in enumerate(order):
+                pairs[projection, layer] = self._fit(projection, left_of(0, n, 0), right_of(0, n, 0))
+        for projection in (p for p in layout.projections if p in FFN):
+            columns = self.arrangement.chunk_side(projection) == "output"
+            blocks = self._blocks(layout, stacked, [projection])
+            lefts, rights = self._factored(blocks, "right" if columns else "left")
+            # The side that is folded into has a slice a chunk: side by side, they are the wide matrix's side.
+            if columns:
+                rights = rights.squeeze(2).unflatten(1, (-1, FFN_CHUNKS)).transpose(2, 3).flatten(3)[:, :, None]
+            else:
+                lefts = lefts.squeeze(2).unflatten(1, (-1, FFN_CHUNKS)).flatten(2, 3)[:, :, None]
+            left_of, right_of = _Slices(lefts), _Slices(rights)
+            for n, layer in enumerate(layout.layers):
+                pairs[projection, layer] = self._fit(projection, left_of(0, n, 0), right_of(0, n, 0))
+        return pairs
+
+    def _blocks(self, layout: TensorLayout, stacked: Parameters, projections: list[str]) -> Parameters:
+        """The parameters with those blocks alone that serve the projections, layer-major."""
+        if tuple(projections) == layout.projections:
+            return stacked
+        of_layers = zip(*(layout.blocks(projection) for projection in projections), strict=True)
+        rows = torch.tensor([row for blocks in of_layers for chunks in blocks for row in chunks])
+        block = stacked["block"]
+        return {**stacked, "block": block.index_select(-2, rows.to(block.device))}
 
     def _fit(self, projection: str, left: Tensor, right: Tensor) -> Pair:
         """The tensor's slice as this projection's update: averaged over shared heads, swapped for attention_output."""
@@ -153,26 +251,35 @@ class Adapter(nn.Module):
             raise unknown("projection", projection, self.shape.projections)
         if not 0 <= layer < self.shape.layers:
             raise UserError(f"layer: {layer} is not within 0..{self.shape.layers - 1}")
+        return self.pairs()[projection, layer]
+
+    def pairs(self) -> dict[tuple[str, int], Pair]:
+        """(projection, layer) -> pair, for all of them at once: see `pair`."""
         kept = self._pairs
-        pair = self()[projection, layer]
+        pairs = self()
         self._pairs = kept  # a look from outside must not replace what a pending backward pass recomputes with
-        return pair
+        return pairs
 
     def delta(self, projection: str, layer: int) -> Tensor:
         """What is added to the projection's weight, scale included: scale · A B, shape (input, output features)."""
         left, right = self.pair(projection, layer)
-        return self.spec.scale * (left @ right)
+        return self.scale * (left @ right)
 
     def current_pair(self, projection: str, layer: int) -> Pair:
         """The pair of the forward pass in progress, for wrapped projections."""
         return self._pairs[projection, layer]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the name that `lr_multipliers` uses: each mode's factors, and 'core'."""
+        """Parameters by the name that `lr_multipliers` uses: each mode's factors, core, weights, biases, backbone."""
         groups: dict[str, list[nn.Parameter]] = defaultdict(list)
         for tensor in self._tensors():
             for name, parameter in tensor.parameters_by_name().items():
                 groups[name].append(parameter)
+        if self.biases:
+            groups["biases"] = list(self.biases.values())
+        backbone = self.attachment.trained_backbone() if self.attachment is not None else {}
+        if backbone:
+            groups["backbone"] = list(backbone.values())
         return dict(groups)
 
     def merge(self) -> None:
@@ -192,6 +299,18 @@ class Adapter(nn.Module):
         from tensloradist.adapter.checkpoint import save
 
         save(self, Path(folder))
+
+    def export_peft(self, folder: str | Path) -> None:
+        """Write the attached adapter and the head as an ordinary LoRA checkpoint of PEFT. See `export.peft`."""
+        from tensloradist.export import export_peft
+
+        export_peft(self, folder)
+
+    def export_merged(self, folder: str | Path) -> None:
+        """Write the model with its update as a plain checkpoint of its own library. See `export.merged`."""
+        from tensloradist.export import export_merged
+
+        export_merged(self, folder)
 
     def _attached(self) -> Attachment:
         if self.attachment is None:

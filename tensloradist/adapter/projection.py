@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class AdaptedLinear(nn.Module):
     """y = base(x) + scale · dropout(x) A B, for each projection that the linear layer computes.
 
+    Dropout acts between A and B instead where the specification says `dropout_on: hidden`.
+
     Args:
         base: the frozen layer; its weight is (sum of output features, input features).
         adapter: where the pairs come from.
@@ -39,7 +41,7 @@ class AdaptedLinear(nn.Module):
         self.base = base
         object.__setattr__(self, "_adapter", adapter)  # a plain reference
         self.projections, self.widths, self.layer = projections, widths, layer
-        self.scale, self.dropout = adapter.spec.scale, adapter.spec.dropout
+        self.scale, self.dropout, self.dropout_on = adapter.scale, adapter.spec.dropout, adapter.spec.dropout_on
         self.merged = False
 
     @property
@@ -65,14 +67,30 @@ class AdaptedLinear(nn.Module):
         return self.base.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)
         if self.merged:
-            return y
-        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+            return self.base(x)  # type: ignore[no-any-return]
+        y = self._base_with_bias(x)
+        x = F.dropout(x, self.dropout, self.training) if self.dropout and self.dropout_on == "input" else x
         if len(self.projections) == 1:
             return self._add(y, x, self.projections[0])
         parts = y.split(self.widths, dim=-1)
         return torch.cat([self._add(part, x, p) for part, p in zip(parts, self.projections, strict=True)], dim=-1)
+
+    def _base_with_bias(self, x: Tensor) -> Tensor:
+        """The frozen layer, with the adapter's trained bias where the preset has one for this projection (CaRA)."""
+        update = self.bias_update()
+        if update is None:
+            y: Tensor = self.base(x)
+            return y
+        bias = self.base.bias
+        return F.linear(x, self.base.weight, (update if bias is None else bias + update).to(self.base.weight.dtype))
+
+    def bias_update(self) -> Tensor | None:
+        """scale · the adapter's bias; None where there is none. Layers of several projections never have one."""
+        projection = self.projections[0]
+        if len(self.projections) > 1 or projection is None or projection not in self.adapter.biases:
+            return None
+        return self.scale * self.adapter.biases[projection]
 
     def _add(self, y: Tensor, x: Tensor, projection: str | None) -> Tensor:
         if projection is None:
@@ -81,6 +99,8 @@ class AdaptedLinear(nn.Module):
         if not torch.is_autocast_enabled(x.device.type) and left.dtype != x.dtype:
             left, right = left.to(x.dtype), right.to(x.dtype)
         hidden = (x @ left).flatten(0, -2)
+        if self.dropout and self.dropout_on == "hidden":
+            hidden = F.dropout(hidden, self.dropout, self.training)
         return torch.addmm(y.flatten(0, -2), hidden, right, alpha=self.scale).view(y.shape)
 
     @torch.no_grad()

@@ -82,6 +82,14 @@ def _shape(source: Source, spec: BackboneSpec, projections: tuple[str, ...]) -> 
     return family_of(model).shape(model, projections)
 
 
+@lru_cache(maxsize=64)
+def parameter_count(spec: BackboneSpec) -> int:
+    """Parameters of the backbone without its classification head: what method `full` trains beside the head."""
+    model = _empty(source_of(spec), spec, 2)
+    head = {id(p) for path in family_of(model).head(model) for p in model.get_submodule(path).parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in head)
+
+
 def kind(spec: BackboneSpec) -> str:
     """ "image" or "text"."""
     return source_of(spec).kind(spec)
@@ -124,6 +132,7 @@ __all__ = [
     "linear_layers",
     "load",
     "missing",
+    "parameter_count",
     "register",
     "shape_of",
     "source_of",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.errors import UserError
-from tensloradist.modes import AttentionShape
+from tensloradist.modes import FFN, AttentionShape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,6 +53,7 @@ class Family:
         example: a tiny randomly initialised model and a batch of inputs, for the conformance tests.
         unused_weights: patterns (re.search) of checkpoint weights that the classifier rightly leaves out, such as
             the head of the pretraining objective.
+        ffn: the two linear layers of every feed-forward layer, `fc1` and `fc2`, for the presets that adapt them.
     """
 
     name: str
@@ -63,6 +64,12 @@ class Family:
     logits: Callable[[nn.Module, dict[str, Tensor]], Tensor]
     example: Callable[[], tuple[nn.Module, dict[str, Tensor]]]
     unused_weights: tuple[str, ...] = field(default=())
+    ffn: Callable[[nn.Module], list[Site]] = lambda model: []
+
+    def adapted_sites(self, model: nn.Module, projections: tuple[str, ...]) -> list[Site]:
+        """The linear layers that compute any of the projections, ordered by layer."""
+        sites = [*self.sites(model), *self.ffn(model)]
+        return sorted((s for s in sites if set(s.projections) & set(projections)), key=lambda site: site.layer)
 
     def shape(self, model: nn.Module, projections: tuple[str, ...] = QKV) -> AttentionShape:
         """The sizes of the model's attention projections, checked against every one of its linear layers.
@@ -71,7 +78,8 @@ class Family:
             UserError: the model lacks one of the projections, or its layers differ in width.
         """
         sites = self.sites(model)
-        missing = sorted(set(projections) - {p for site in sites for p in site.projections})
+        adapted = self.adapted_sites(model, projections)
+        missing = sorted(set(projections) - {p for site in adapted for p in site.projections})
         if missing or not sites:
             absent = ", ".join(missing) or "attention projections"
             raise UserError(f"This {self.name} model has no {absent}. Its linear layers are: {linear_layers(model)}")
@@ -93,9 +101,8 @@ class Family:
             projections=tuple(projections),
             kv_heads=None if kv_heads == heads else kv_heads,
         )
-        for site in sites:
-            if set(site.projections) & set(projections):
-                _check_widths(site, model.get_submodule(site.path), shape)
+        for site in adapted:
+            _check_widths(site, model.get_submodule(site.path), shape)
         return shape
 
 
@@ -103,6 +110,11 @@ def _check_widths(site: Site, linear: Any, shape: AttentionShape) -> None:
     width_in, _ = shape.widths(site.projections[0])
     width_out = sum(shape.widths(projection)[1] for projection in site.projections)
     if (linear.in_features, linear.out_features) != (width_in, width_out):
+        if set(site.projections) & set(FFN):
+            raise UserError(
+                f"{site.path}: {linear.in_features} to {linear.out_features} features; {site.projections[0]} can be "
+                f"adapted where it maps {width_in} to {width_out}: leave the feed-forward layers out of the projections"
+            )
         raise UserError(
             f"{site.path}: {linear.in_features} to {linear.out_features} features, where {width_in} to "
             f"{width_out} follows from the other layers: attention layers of unequal width cannot share an "

@@ -17,6 +17,7 @@ from tensloradist.backbones.base import QKV, Family, Site, Source, check_loaded
 from tensloradist.backbones.transformers_ import determines_result, is_local, local_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, hash_path
+from tensloradist.modes import FFN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,6 +52,18 @@ def sites(model: nn.Module) -> list[Site]:
             )
         layer = int(match.group(1))
         found += [Site(layer, QKV, f"{path}.qkv"), Site(layer, ("attention_output",), f"{path}.proj")]
+    return found
+
+
+def ffn(model: nn.Module) -> list[Site]:
+    paths = {path for path, _ in model.named_modules()}
+    found = []
+    for path in paths:
+        match = _ATTENTION.search(path)
+        for projection in FFN:
+            place = f"{path.rpartition('.')[0]}.mlp.{projection}"
+            if match and place in paths:
+                found.append(Site(int(match.group(1)), (projection,), place))
     return found
 
 
@@ -89,7 +102,7 @@ def _example() -> tuple[nn.Module, dict[str, Tensor]]:
         return model.eval(), {"pixel_values": torch.randn(2, 3, 16, 16)}
 
 
-TIMM_FAMILY = Family("timm_vit", matches, sites, _heads, _head, _logits, _example)
+TIMM_FAMILY = Family("timm_vit", matches, sites, _heads, _head, _logits, _example, ffn=ffn)
 
 
 def _hub_name(spec: BackboneSpec) -> str:

@@ -19,6 +19,7 @@ from tensloradist.backbones import hub
 from tensloradist.backbones.base import Family, Site, Source, check_loaded
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_path
+from tensloradist.modes import FFN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,6 +38,7 @@ class _Names:
     config: str
     model: str
     sizes: tuple[tuple[str, int], ...]
+    ffn: tuple[str, str]  # its feed-forward layer, below the layer that holds the attention
     unused_weights: tuple[str, ...]
 
 
@@ -73,6 +75,7 @@ _ARCHITECTURES = {
         "ViTConfig",
         "ViTForImageClassification",
         _TINY_IMAGE,
+        ("mlp.fc1", "mlp.fc2"),
         (r"(^|\.)pooler\.", r"^decoder\."),
     ),
     "deit": _Names(
@@ -83,6 +86,7 @@ _ARCHITECTURES = {
         "DeiTConfig",
         "DeiTForImageClassificationWithTeacher",
         _TINY_IMAGE,
+        ("mlp.fc1", "mlp.fc2"),
         (r"(^|\.)pooler\.", r"^decoder\."),
     ),
     "bert": _Names(
@@ -93,6 +97,7 @@ _ARCHITECTURES = {
         "BertConfig",
         "BertForSequenceClassification",
         _TINY_TEXT,
+        ("intermediate.dense", "output.dense"),
         (r"^cls\.", r"position_ids$"),
     ),
     "roberta": _Names(
@@ -103,6 +108,7 @@ _ARCHITECTURES = {
         "RobertaConfig",
         "RobertaForSequenceClassification",
         _TINY_TEXT,
+        ("intermediate.dense", "output.dense"),
         (r"^lm_head\.", r"(^|\.)pooler\.", r"position_ids$"),
     ),
     "distilbert": _Names(
@@ -120,6 +126,7 @@ _ARCHITECTURES = {
             ("vocab_size", 50),
             ("max_position_embeddings", 40),
         ),
+        ("ffn.lin1", "ffn.lin2"),
         (r"^vocab_", r"position_ids$"),
     ),
 }
@@ -144,6 +151,17 @@ def _family(name: str, names: _Names) -> Family:
                 ]
         return found
 
+    def ffn(model: nn.Module) -> list[Site]:
+        paths = {path for path, _ in model.named_modules()}
+        found = []
+        for path in paths:
+            match = attention.search(path)
+            for projection, child in zip(FFN, names.ffn, strict=True):
+                place = f"{path.rpartition('.')[0]}.{child}"
+                if match and place in paths:
+                    found.append(Site(int(match.group(1)), (projection,), place))
+        return found
+
     def heads(model: nn.Module) -> tuple[int, int]:
         config: Any = model.config
         return config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -155,7 +173,7 @@ def _family(name: str, names: _Names) -> Family:
     def example() -> tuple[nn.Module, dict[str, Tensor]]:
         return _tiny(names)
 
-    return Family(name, matches, sites, heads, head, _logits, example, names.unused_weights)
+    return Family(name, matches, sites, heads, head, _logits, example, names.unused_weights, ffn)
 
 
 def _logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

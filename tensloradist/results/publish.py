@@ -43,6 +43,21 @@ def read_result(path: Path) -> Result:
         raise BrokenResult(f"{path}: not a valid result ({field}: {first['msg']})") from error
 
 
+def read_run(folder: Path) -> tuple[RunSpec, Result]:
+    """The specification and the result of a finished run, from its folder `results/runs/<run_id>`.
+
+    Raises:
+        UserError: no such folder, no result in it, or files that this version cannot read.
+    """
+    for name in ("spec.json", "result.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: no {name}; expected the folder of a finished run, results/runs/<run_id>")
+    try:
+        return RunSpec.model_validate_json((folder / "spec.json").read_text()), read_result(folder / "result.json")
+    except ValidationError as error:
+        raise UserError(f"{folder}: not readable by this version: {error}") from error
+
+
 def publish(run: RunFolder, result: Result) -> bool:
     """Write the attempt's result.json and link it as the run's; False if the run has one already.
 

@@ -131,8 +131,8 @@ class Run:
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(torch.bfloat16)
         model.to(accelerator.device)
-        head_ids = {id(p) for p in self.adapter.parameters()}
-        head = [p for p in model.parameters() if p.requires_grad and id(p) not in head_ids]
+        counted = {id(p) for group in self.adapter.parameter_groups().values() for p in group}
+        head = [p for p in model.parameters() if p.requires_grad and id(p) not in counted]
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.trainable_names, self.trainable = [name for name, _ in named], [p for _, p in named]
         self.raw_optimizer = optimizer = make_optimizer(self.adapter, head, spec.optimizer)

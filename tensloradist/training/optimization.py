@@ -12,17 +12,20 @@ from tensloradist.adapter import Adapter
 from tensloradist.errors import UserError
 from tensloradist.spec import OptimizerSpec
 
+_NO_FACTORS = ("core", "weights", "biases", "backbone", "head")
+
 
 def parameter_groups(adapter: Adapter, head: list[nn.Parameter], spec: OptimizerSpec) -> list[dict]:
     """One group for each set of parameters with a rate of its own.
 
-    `lr_multipliers` may name a mode, 'core', 'factors' (all modes that are not named themselves) and 'head'.
+    `lr_multipliers` may name a mode, 'core', 'factors' (all modes that are not named themselves), 'head', 'backbone'
+    under method `full`, and CaRA's 'weights' and 'biases'.
 
     Raises:
         UserError: a multiplier for a group that this adapter does not have.
     """
     named = adapter.parameter_groups()
-    known = {*named, "head", *(["factors"] if set(named) - {"core"} else [])}
+    known = {*named, "head", *(["factors"] if set(named) - set(_NO_FACTORS) else [])}
     for name in spec.lr_multipliers:
         if name not in known:
             raise UserError(
@@ -39,7 +42,7 @@ def parameter_groups(adapter: Adapter, head: list[nn.Parameter], spec: Optimizer
 def _multiplier(name: str, multipliers: Mapping[str, float]) -> float:
     if name in multipliers:
         return multipliers[name]
-    return 1.0 if name in ("core", "head") else multipliers.get("factors", 1.0)
+    return 1.0 if name in _NO_FACTORS else multipliers.get("factors", 1.0)
 
 
 def make_optimizer(adapter: Adapter, head: list[nn.Parameter], spec: OptimizerSpec) -> torch.optim.AdamW:

@@ -45,7 +45,12 @@ def backbone_for(spec: RunSpec, num_labels: int) -> nn.Module:
 
 
 def keep_backbone(spec: RunSpec, num_labels: int, model: nn.Module) -> None:
-    """Keep an unwrapped float32 backbone for the next run; one in another precision has lost bits and is let go."""
+    """Keep an unwrapped float32 backbone for the next run.
+
+    One in another precision has lost bits, and one that method `full` trained is another: they are let go.
+    """
+    if spec.adapter.method == "full":
+        return
     if attached_adapter(model) is None and all(p.dtype == torch.float32 for p in model.parameters()):
         _kept["backbone"] = (spec.backbone, num_labels), model.to("cpu").eval()
 

@@ -11,10 +11,13 @@ from tensloradist.modes import GROUPINGS, AttentionShape
 from tensloradist.spec import AdapterSpec
 
 SHAPE = AttentionShape(d_in=12, d_out=12, heads=3, layers=2)
-SPECS = [AdapterSpec(method="lora", ranks=2), *(AdapterSpec(grouping=grouping, ranks=2) for grouping in GROUPINGS)]
+SPECS = [
+    AdapterSpec(method="lora", ranks=2),
+    *(AdapterSpec(grouping=g, factorization=f, ranks=2) for f in ("tucker", "cp", "tt") for g in GROUPINGS),
+]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.grouping or "lora")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.factorization}-{spec.grouping}")
 @pytest.mark.parametrize("initialization", ["orthogonal", "kaiming_uniform", "normal"])
 def test_update_is_exactly_zero_at_the_start_and_can_be_learned(spec, initialization):
     adapter = Adapter(spec.model_copy(update={"initialization": initialization}), SHAPE)
@@ -25,25 +28,22 @@ def test_update_is_exactly_zero_at_the_start_and_can_be_learned(spec, initializa
             assert torch.count_nonzero(delta) == 0
             total = total + (delta * torch.randn_like(delta)).sum()
     total.backward()
-    zero = [
-        p
-        for tensor in adapter.tensors
-        for name, p in tensor.parameters_by_name().items()
-        if name == adapter.factorization.zero
-    ]
+    zero = [p for tensor in adapter.tensors for name, p in tensor.parameters_by_name().items() if name == tensor.zero]
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in zero)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.grouping or "lora")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.factorization}-{spec.grouping}")
 def test_same_seed_same_values_and_siblings_differ(spec):
     first, again, other = Adapter(spec, SHAPE, seed=3), Adapter(spec, SHAPE, seed=3), Adapter(spec, SHAPE, seed=4)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
-    inputs = [tensor.factors["input"] for tensor in first.tensors]
-    assert not torch.equal(inputs[0], other.tensors[0].factors["input"])
+    drawn = next(name for name in first.tensors[0].parameters_by_name() if name != first.tensors[0].zero)
+    inputs, others = ([t.parameters_by_name()[drawn] for t in adapter.tensors] for adapter in (first, other))
+    assert not torch.equal(inputs[0], others[0])
     assert all(not torch.equal(inputs[0], other_input) for other_input in inputs[1:])
     identical = Adapter(spec.model_copy(update={"sibling_draws": "identical"}), SHAPE, seed=3)
-    assert all(torch.equal(identical.tensors[0].factors["input"], t.factors["input"]) for t in identical.tensors)
+    same = [t.parameters_by_name()[drawn] for t in identical.tensors]
+    assert all(torch.equal(same[0], value) for value in same)
 
 
 def test_initial_values_do_not_depend_on_dtype():

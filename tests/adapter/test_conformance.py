@@ -28,13 +28,12 @@ def specs():
 def test_a_factorisation_keeps_its_promises(spec, head_layout):
     spec = spec.model_copy(update={"head_layout": head_layout})
     adapter = Adapter(spec, SHAPE, seed=1, dtype=torch.float64)
-    entry = FACTORIZATIONS[spec.factorization]
     assert adapter.num_parameters == count(spec, SHAPE)
     for layout, tensor in zip(adapter.arrangement.tensors, adapter.tensors, strict=True):
         named = tensor.parameters_by_name()
         assert set(layout.modes) <= set(named) | {"core"}
-        assert torch.count_nonzero(named[entry.zero]) == 0
-        assert all(torch.count_nonzero(p) == p.numel() for name, p in named.items() if name != entry.zero)
+        assert torch.count_nonzero(named[tensor.zero]) == 0
+        assert all(torch.count_nonzero(p) == p.numel() for name, p in named.items() if name != tensor.zero)
     for projection in SHAPE.projections:
         for layer in range(SHAPE.layers):
             assert torch.count_nonzero(adapter.delta(projection, layer)) == 0
@@ -51,7 +50,7 @@ def test_a_factorisation_keeps_its_promises(spec, head_layout):
     # The update is linear in the parameter that starts at zero, so a step from the start moves it in that direction.
     with torch.no_grad():
         for tensor in adapter.tensors:
-            tensor.parameters_by_name()[entry.zero].mul_(2)
+            tensor.parameters_by_name()[tensor.zero].mul_(2)
     torch.testing.assert_close(adapter.delta("query", 0), 2 * deltas[0], rtol=1e-9, atol=1e-9)
 
 

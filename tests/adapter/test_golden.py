@@ -1,4 +1,4 @@
-"""The official code's numbers: outputs of its Tucker adapters, and its parameter counts."""
+"""The official code's numbers: outputs of its Tucker and CP adapters, and its parameter counts."""
 
 import csv
 import json
@@ -13,16 +13,16 @@ from tensloradist.modes import GROUPINGS, AttentionShape
 from tensloradist.spec import AdapterSpec
 
 
+@pytest.mark.parametrize("factorization", ["tucker", "cp"])
 @pytest.mark.parametrize("grouping", GROUPINGS)
-def test_tucker_outputs_equal_the_official_ones(data_root, grouping):
-    with safe_open(data_root / "golden/tucker_a.safetensors", "pt") as file:
+def test_outputs_equal_the_official_ones(data_root, grouping, factorization):
+    with safe_open(data_root / f"golden/{factorization}_a.safetensors", "pt") as file:
         metadata = file.metadata()
         golden = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     meta = json.loads(metadata["meta"])[grouping]
     d, heads, layers = (int(metadata[key]) for key in ("d", "heads", "layers"))
-    spec = AdapterSpec(
-        grouping=grouping, ranks=dict(zip(meta["modes"], meta["ranks"], strict=True)), head_layout="official"
-    )
+    ranks = meta["ranks"] if isinstance(meta["ranks"], int) else dict(zip(meta["modes"], meta["ranks"], strict=True))
+    spec = AdapterSpec(grouping=grouping, factorization=factorization, ranks=ranks, head_layout="official")
     adapter = Adapter(spec, AttentionShape(d, d, heads, layers), dtype=torch.float64)
     assert len(adapter.tensors) == meta["tensors"]
     with torch.no_grad():
@@ -47,6 +47,8 @@ def test_parameter_counts_equal_the_official_ones(data_root):
             shape = AttentionShape(d, d, heads, layers)
             assert count(AdapterSpec(method="lora", ranks=rank), shape) == int(row["lora"])
             for grouping in GROUPINGS:
-                assert count(AdapterSpec(grouping=grouping, ranks=rank), shape) == int(row[f"tucker_{grouping}"])
-                checked += 1
-    assert checked == 5 * 6 * 7
+                for factorization in ("tucker", "cp"):
+                    spec = AdapterSpec(grouping=grouping, factorization=factorization, ranks=rank)
+                    assert count(spec, shape) == int(row[f"{factorization}_{grouping}"])
+                    checked += 1
+    assert checked == 5 * 6 * 7 * 2

@@ -33,6 +33,8 @@ KINDS = {
     },
     "bf16, groups of rates": {"precision": "bf16", "optimizer": {**OPTIMIZER, "lr_multipliers": {"core": 2.0}}},
     "official": {"protocol": "official"},
+    "dropout between A and B": {"adapter": {"method": "fact_tt", "ranks": 2}},
+    "all weights": {"adapter": {"method": "full"}, "optimizer": {**OPTIMIZER, "learning_rate": 1e-3}},
 }
 
 

@@ -1,0 +1,182 @@
+"""A LoRA checkpoint of PEFT read as the method `lora`: scales folded, unequal ranks padded with zeros, both exact.
+
+Only what a LoRA on attention projections can say is read. Whatever else PEFT's LoRA can be (DoRA, trained biases,
+other layers, replaced layers) changes the model in ways that the method cannot repeat, so it is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tensloradist.backbones import family_of
+from tensloradist.errors import UserError
+from tensloradist.export.peft import CONFIG, PREFIX, WEIGHTS
+from tensloradist.spec import AdapterSpec
+
+if TYPE_CHECKING:
+    from tensloradist.adapter.core import Adapter
+
+# Fields of adapter_config.json whose other values make the checkpoint something else than a plain LoRA.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "use_dora": (False, None),
+    "lora_bias": (False, None),
+    "fan_in_fan_out": (False, None),
+    "layer_replication": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "target_parameters": (None, []),
+    "alora_invocation_tokens": (None, []),
+    "use_qalora": (False, None),
+    "use_bdlora": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
+}
+
+
+def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
+    """Attach a LoRA that PEFT trained (or that `export_peft` wrote) to the plain `model`, with its classification head.
+
+    alpha / r (alpha / √r with rsLoRA) becomes the spec's `scale`; layers of another scale (`alpha_pattern`) have the
+    difference folded into their B; layers of a smaller rank (`rank_pattern`) and layers without a LoRA get columns of
+    zeros. A head that the checkpoint lacks stays the model's.
+
+    Args:
+        model: of a registered family, with the weights that the LoRA was trained on: PEFT's format has no fingerprint.
+        folder: with adapter_config.json and adapter_model.safetensors.
+
+    Returns:
+        The attached adapter, of method `lora`.
+
+    Raises:
+        UserError: unreadable files, a checkpoint that is no plain LoRA, or tensors for other layers than this model's
+            attention projections. The model is left without an adapter then.
+    """
+    from tensloradist.adapter import attach
+    from tensloradist.adapter.checkpoint import copy_into, read_tensors
+
+    folder = Path(folder)
+    config = _read_config(folder / CONFIG)
+    tensors = _without_prefix(read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    family = family_of(model)
+    sites = family.sites(model)
+    found = {site.path: lora for site in sites if (lora := _take(tensors, site.path, config, folder)) is not None}
+    if not found:
+        raise UserError(
+            f"{folder}: no LoRA on this model's attention projections, such as {sites[0].path}; the checkpoint has "
+            f"{_some(tensors)}"
+        )
+    head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_prefixes(family.head(model)))}
+    if tensors:
+        raise UserError(
+            f"{folder}: has tensors for other layers than this model's attention projections and head, which the "
+            f"method lora cannot hold: {_some(tensors)}"
+        )
+    adapted = [projection for site in sites if site.path in found for projection in site.projections]
+    # The usual scale goes into the spec, so that a checkpoint of one scale keeps its A and B bit for bit.
+    scales = [scale for _, _, scale in found.values()]
+    scale = max(set(scales), key=scales.count)
+    rank = max(left.shape[0] for left, _, _ in found.values())
+    spec = AdapterSpec(method="lora", ranks=rank, scale=scale, projections=tuple(dict.fromkeys(adapted)))  # type: ignore[arg-type]
+    adapter = attach(model, spec)
+    try:
+        _fill(adapter, found, folder)
+        if head:
+            copy_into(adapter._attached().head_state(), head, folder / WEIGHTS)
+    except UserError:
+        adapter.detach()
+        raise
+    return adapter
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; expected a folder that PEFT saved") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        found = config.get("peft_type") if isinstance(config, dict) else None
+        raise UserError(f"{path}: peft_type is {found!r}; only 'LORA' can be read as the method lora")
+    for field, plain in _PLAIN.items():
+        if field in config and config[field] not in plain:
+            raise UserError(
+                f"{path}: {field} is {config[field]!r}: more than a plain LoRA, which the method cannot hold"
+            )
+    for field in ("r", "lora_alpha"):
+        if not isinstance(config.get(field), int | float) or config[field] <= 0:
+            raise UserError(f"{path}: {field} is {config.get(field)!r}; it must be a positive number")
+    return config
+
+
+def _without_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    strange = [name for name in tensors if not name.startswith(PREFIX)]
+    if strange:
+        raise UserError(f"{path}: {_some(strange)}: not PEFT's layout, whose names begin with {PREFIX!r}")
+    return {name.removeprefix(PREFIX): value for name, value in tensors.items()}
+
+
+def _take(
+    tensors: dict[str, Tensor], path: str, config: dict[str, Any], folder: Path
+) -> tuple[Tensor, Tensor, float] | None:
+    """(A of r × d_in, B of d_out × r, scale) of one layer, taken out of the tensors; None where it has no LoRA."""
+    left, right = tensors.pop(f"{path}.lora_A.weight", None), tensors.pop(f"{path}.lora_B.weight", None)
+    if left is None and right is None:
+        return None
+    if left is None or right is None:
+        raise UserError(f"{folder / WEIGHTS}: {path} has only one of lora_A and lora_B")
+    rank = _pattern(config.get("rank_pattern"), path, config["r"])
+    alpha = _pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
+    if left.ndim != 2 or right.ndim != 2 or left.shape[0] != rank or right.shape[1] != rank:
+        shapes = f"lora_A {list(left.shape)} and lora_B {list(right.shape)}"
+        raise UserError(f"{folder / WEIGHTS}: {path} has {shapes}, but its rank is {rank} by {CONFIG}")
+    return left, right, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _pattern(patterns: dict[str, Any] | None, path: str, default: Any) -> Any:
+    """PEFT's rule: the first pattern that matches the end of the layer's name."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", path):
+            return value
+    return default
+
+
+@torch.no_grad()
+def _fill(adapter: Adapter, found: dict[str, tuple[Tensor, Tensor, float]], folder: Path) -> None:
+    for parameter in adapter.parameters():
+        parameter.zero_()
+    tensors = {}
+    for layout, tensor in zip(adapter.arrangement.tensors, adapter._tensors(), strict=True):
+        tensors[layout.projections[0], layout.layers[0]] = tensor.factors
+    for path, wrapped in adapter._attached().wrapped.items():
+        if path not in found:
+            continue
+        left, right, scale = found[path]
+        if left.shape[1] != wrapped.in_features or right.shape[0] != wrapped.out_features:
+            raise UserError(
+                f"{folder / WEIGHTS}: {path} is for {left.shape[1]} to {right.shape[0]} features, the model's layer "
+                f"has {wrapped.in_features} to {wrapped.out_features}"
+            )
+        rank = left.shape[0]
+        for projection, part in zip(wrapped.projections, right.split(wrapped.widths), strict=True):
+            if projection is not None:
+                factors = tensors[projection, wrapped.layer]
+                factors["input"][:, :rank].copy_(left.mT)
+                factors["output"][:, :rank].copy_(part if scale == wrapped.scale else part * (scale / wrapped.scale))
+
+
+def _prefixes(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{path}." for path in paths)
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

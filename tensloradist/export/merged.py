@@ -1,0 +1,105 @@
+"""A trained adapter merged into its backbone: a plain checkpoint, which transformers or timm loads like any other.
+
+The merged weight is W0 + scale · (A B)ᵀ, summed in float64 and rounded once to the backbone's precision. The live
+model is left as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save as serialized
+from torch import Tensor, nn
+
+from tensloradist.backbones.transformers_ import quiet
+from tensloradist.errors import UserError
+from tensloradist.export.folder import new_folder
+from tensloradist.results.layout import write_replacing
+
+if TYPE_CHECKING:
+    from tensloradist.adapter.core import Adapter
+
+
+def export_merged(adapter: Adapter, folder: str | Path, beside: Iterable[Path] = ()) -> None:
+    """Write the model that the adapter is attached to as a plain checkpoint, update and classification head included.
+
+    `from_pretrained(folder)` of transformers' auto classes, or `timm.create_model("local-dir:" + folder,
+    pretrained=True)`, loads it.
+
+    Args:
+        folder: is made; it must not exist.
+        beside: files to copy into it, such as a tokenizer's.
+
+    Raises:
+        UserError: the folder exists, or the model is of neither library.
+    """
+    model: Any = adapter._attached().model
+    write = _writer_for(model)
+    with new_folder(Path(folder)) as temporary:
+        for path in beside:
+            shutil.copyfile(path, temporary / path.name)
+        write(model, merged_state(adapter), temporary)
+
+
+def _writer_for(model: nn.Module) -> Callable[[Any, dict[str, Tensor], Path], None]:
+    if hasattr(model, "save_pretrained"):
+        return _write_transformers
+    if getattr(model, "pretrained_cfg", None) is not None:
+        return _write_timm
+    raise UserError(
+        f"{type(model).__name__} is neither a transformers model nor one that timm.create_model made, so there is "
+        "no plain checkpoint to write; use adapter.merge() and save the model's weights yourself"
+    )
+
+
+@torch.no_grad()
+def merged_state(adapter: Adapter) -> dict[str, Tensor]:
+    """The state dict of the plain model, with the update in its weights."""
+    attachment = adapter._attached()
+    prefix = f"{_name_in(attachment.model, adapter)}."
+    plain = {}
+    for name, value in attachment.model.state_dict().items():
+        if not name.startswith(prefix):
+            plain[_unwrapped(name, attachment.wrapped)] = value.detach()
+    if not attachment.is_merged:
+        for path, wrapped in attachment.wrapped.items():
+            weight = wrapped.base.weight
+            plain[f"{path}.weight"] = (weight.double() + wrapped.dense_update()).to(weight.dtype)
+            trained_bias = wrapped.bias_update()
+            if trained_bias is not None:
+                own = wrapped.base.bias
+                if own is None:
+                    raise UserError(f"{path}: has no bias to merge the trained one of {adapter.spec.method} into")
+                plain[f"{path}.bias"] = (own.double() + trained_bias.double()).to(own.dtype)
+    return plain
+
+
+def _name_in(model: nn.Module, adapter: Adapter) -> str:
+    return next(name for name, module in model.named_modules() if module is adapter)
+
+
+def _unwrapped(name: str, wrapped: dict[str, Any]) -> str:
+    path, _, leaf = name.rpartition(".base.")
+    return f"{path}.{leaf}" if path in wrapped else name
+
+
+def _write_transformers(model: Any, state: dict[str, Tensor], folder: Path) -> None:
+    with torch.device("meta"):
+        plain = type(model)(copy.deepcopy(model.config))
+    plain.to(next(iter(state.values())).dtype)
+    plain.load_state_dict(state, assign=True)
+    with quiet():
+        plain.save_pretrained(str(folder))
+
+
+def _write_timm(model: Any, state: dict[str, Tensor], folder: Path) -> None:
+    from timm.models._hub import save_config_for_hf
+
+    save_config_for_hf(model, str(folder / "config.json"))
+    content = serialized({name: value.cpu().contiguous() for name, value in state.items()}, {"format": "pt"})
+    write_replacing(folder / "model.safetensors", content)

@@ -1,0 +1,100 @@
+"""The tensor train: an update as a chain of cores, each of which passes as much to the next as their bond's rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from tensloradist.factorizations.base import Fold, Parameters, times_shared
+
+_OUTPUTS = ("output", "head_dim", "heads")
+
+
+class TensorTrain:
+    """ΔW[x_1, …, x_n] = G_1[:, x_1, :] G_2[:, x_2, :] … G_n[:, x_n, :], cores G_i (r_(i-1) × d_i × r_i), r_0 = r_n = 1.
+
+    The future work of TensLoRA (arXiv 2509.19391); decomposition: Oseledets, 2011. The order of the modes matters, and
+    a bond is called by the mode on its left: `ranks` names every mode but the last.
+    """
+
+    name = "tt"
+    zero: str | None = None
+    shared_rank = False
+
+    def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
+        bonds = [1, *(ranks[mode] for mode in modes[:-1]), 1]
+        return {mode: (bonds[i], size, bonds[i + 1]) for i, (mode, size) in enumerate(zip(modes, sizes, strict=True))}
+
+    def fan_in(self, parameter: str, shape: tuple[int, ...]) -> int:
+        # The input core is an ordinary matrix from features to a bond, the others are matrices from bond to bond.
+        return shape[1] if parameter == "input" else shape[0]
+
+    def pairs(self, parameters: Parameters, head_layout: str, fold: Fold = None) -> tuple[Tensor, Tensor]:
+        """A = [w(p, l)] G_input [M(p, l)], B = [M(p, l)] G_out: the train cut at the smaller bond beside M.
+
+        w and M are the products of the small cores left of the input and between input and output features. They are
+        multiplied first, and with a core of features in one product for all slices.
+        """
+        modes = list(parameters)
+        cores = parameters
+        if modes.index("input") > min(modes.index(mode) for mode in _OUTPUTS if mode in modes):
+            modes = modes[::-1]  # ΔW's entries are numbers: the train may be read from its other end
+            cores = {mode: core.transpose(1, 3) for mode, core in parameters.items()}
+        place = modes.index("input")
+        first_output = min(modes.index(mode) for mode in _OUTPUTS if mode in modes)
+        left = _input_side(cores, modes[:place])
+        right = _output_side(cores, modes[first_output:], head_layout)
+        middle = _product(cores, modes[place + 1 : first_output])
+        if middle is None:
+            return left, right
+        rank_left, rank_right = middle.shape[-2:]
+        if fold == "left" or (fold is None and rank_right < rank_left):
+            return times_shared(middle.mT, left.mT).mT, right
+        return left, times_shared(middle, right)
+
+
+def _slices(core: Tensor, mode: str) -> Tensor:
+    """A small core (T, r, n, r') as the matrices of its slices, (T, P, L, r, r')."""
+    return core.transpose(1, 2).unsqueeze(1 if mode == "depth" else 2)
+
+
+def _product(cores: Parameters, modes: list[str]) -> Tensor | None:
+    """The product of the small cores for every slice, (T, P, L, r, r'); None where there are none."""
+    product: Tensor | None = None
+    for mode in modes:
+        slices = _slices(cores[mode], mode)
+        product = slices if product is None else product @ slices
+    return product
+
+
+def _input_side(cores: Parameters, before: list[str]) -> Tensor:
+    """G_input as (T, P, L, d_in, r), with the row vector of the small cores before it."""
+    core = cores["input"]
+    row = _product(cores, before)
+    if row is None:
+        return core[:, None]
+    features = core.flatten(2)[:, None, None]
+    return times_shared(row, features).unflatten(-1, core.shape[2:]).squeeze(3)
+
+
+def _output_side(cores: Parameters, modes: list[str], head_layout: str) -> Tensor:
+    """The cores from the first one of output features on, (T, P, L, r, d_out), contracted from the end of the train."""
+    right: Tensor | None = None
+    for mode in reversed(modes):
+        core = cores[mode]
+        if mode not in _OUTPUTS:
+            slices = _slices(core, mode)
+            right = slices if right is None else slices @ right
+        elif right is None:
+            right = core[..., 0][:, None, None]
+        else:
+            rows = core.flatten(1, 2)[:, None, None] @ right
+            right = rows.unflatten(-2, core.shape[1:3]).flatten(-2)
+    assert right is not None
+    features = [mode for mode in modes if mode in _OUTPUTS]
+    wanted = ["heads", "head_dim"] if head_layout == "aligned" else ["head_dim", "heads"]
+    if len(features) == 2 and features != wanted:
+        sizes = [cores[mode].shape[2] for mode in features]
+        right = right.unflatten(-1, sizes).transpose(-1, -2).flatten(-2)
+    return right

@@ -1,0 +1,83 @@
+"""LoRA's matrices, and Tucker: a core of the ranks' sizes, multiplied by a factor in every mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tensloradist.errors import UserError
+from tensloradist.factorizations.base import Fold, Parameters, head_columns
+
+
+class Lora:
+    """ΔW = U_input U_outputᵀ: LoRA (arXiv 2106.09685), one matrix for every projection of every layer.
+
+    Kaiming-uniform here has fan-in d_in, as PEFT's, whose A is an nn.Linear(d_in, r).
+    """
+
+    name = "lora"
+    zero: str | None = "output"
+    shared_rank = True
+
+    def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
+        if modes != ("input", "output"):
+            raise UserError(f"factorization 'lora' factorises matrices (input, output), not {list(modes)}; use tucker")
+        if len(set(ranks.values())) != 1:
+            raise UserError(f"ranks: {dict(ranks)} for lora, which has one rank for input and output")
+        return {mode: (size, ranks[mode]) for mode, size in zip(modes, sizes, strict=True)}
+
+    def fan_in(self, parameter: str, shape: tuple[int, ...]) -> int:
+        return shape[0]
+
+    def pairs(self, parameters: Parameters, head_layout: str, fold: Fold = None) -> tuple[Tensor, Tensor]:
+        return parameters["input"][:, None, None], parameters["output"].mT[:, None, None]
+
+
+class Tucker:
+    """ΔW = core ×_1 U_1 ×_2 … ×_n U_n (TensLoRA, arXiv 2509.19391): factors U_i (d_i × r_i), core (r_1 × … × r_n)."""
+
+    name = "tucker"
+    zero: str | None = "core"
+    shared_rank = False
+
+    def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
+        factors: dict[str, tuple] = {mode: (size, ranks[mode]) for mode, size in zip(modes, sizes, strict=True)}
+        return {**factors, "core": tuple(ranks[mode] for mode in modes)}
+
+    def fan_in(self, parameter: str, shape: tuple[int, ...]) -> int:
+        return shape[-1]  # nn.init's own for a (d_i × r_i) matrix, as the official code calls it
+
+    def pairs(self, parameters: Parameters, head_layout: str, fold: Fold = None) -> tuple[Tensor, Tensor]:
+        """A = U_input and B = G(p, l) V_outᵀ, or A = U_input G(p, l) where the output side has the smaller rank."""
+        core, left = parameters["core"], parameters["input"]
+        tensors = core.shape[0]
+        # (T, r_in, r_out…, [r_p], [r_l]) -> (T, P, L, r_in, r_out…): small modes first, while the core is smallest.
+        if "depth" in parameters:
+            core = torch.einsum("t...l,tnl->tn...", core, parameters["depth"])
+        else:
+            core = core[:, None]
+        stacked = "projection" if "projection" in parameters else "block"
+        if stacked in parameters:
+            core = torch.einsum("tn...p,tmp->tmn...", core, parameters[stacked])
+        else:
+            core = core[:, None]
+        batch, rank_in, out = core.shape[:3], core.shape[3], math.prod(core.shape[4:])
+        fold_left = out < rank_in if fold is None else fold == "left"
+        if "heads" in parameters:
+            if fold_left:
+                both = torch.einsum("tde,thg->tegdh", parameters["head_dim"], parameters["heads"])
+                right = head_columns(both, head_layout).reshape(tensors, 1, 1, out, -1)
+            else:
+                columns = torch.einsum("tmnxeg,thg->tmnxeh", core, parameters["heads"])
+                columns = torch.einsum("tmnxeh,tde->tmnxdh", columns, parameters["head_dim"])
+                right = head_columns(columns, head_layout)
+        elif fold_left:
+            right = parameters["output"].mT[:, None, None]
+        else:
+            right = core @ parameters["output"].mT[:, None, None]
+        if fold_left:
+            return left[:, None, None] @ core.reshape(*batch, rank_in, out), right
+        return left[:, None, None], right

@@ -1,0 +1,28 @@
+"""Presets: the published neighbours of TensLoRA as data of the family, and reading what their own code trained.
+
+A preset is a row of `PRESETS`: a grouping, a factorisation, initial distributions, a multiplier, where dropout acts,
+and what the authors adapt. `AdapterSpec(method=name)` fills itself in from there. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tensloradist.presets.members import FIXED_BY_PRESET, PRESETS, Draw, Preset, bias_projections, has_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tensloradist.adapter import Adapter
+    from tensloradist.modes import AttentionShape
+
+
+def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionShape, **settings: Any) -> Adapter:
+    """An adapter trained by the authors' own code, as a member of this family. See `originals.from_original`."""
+    from tensloradist.presets.originals import from_original as read
+
+    return read(method, tensors, shape, **settings)
+
+
+__all__ = ["FIXED_BY_PRESET", "PRESETS", "Draw", "Preset", "bias_projections", "from_original", "has_weights"]

@@ -1,0 +1,270 @@
+"""Reading adapters that the authors' own code trained: their tensors, by their names, into this family's parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tensloradist.adapter import Adapter
+from tensloradist.errors import UserError, unknown
+from tensloradist.modes import FFN_CHUNKS, AttentionShape
+from tensloradist.presets.members import PRESETS
+from tensloradist.spec import AdapterSpec
+
+_QKVO = ("query", "key", "value", "attention_output")
+_FACT_PLACES = {
+    "query": "attn.q",
+    "key": "attn.k",
+    "value": "attn.v",
+    "attention_output": "attn.proj",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
+_CARA_BIASES = {"attention_output": "CP_bias1", "fc1": "CP_bias2", "fc2": "CP_bias3"}
+Values = dict[str, Tensor]
+
+
+def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionShape, **settings: Any) -> Adapter:
+    """An adapter trained by the authors' own code, as a member of this family, with the same outputs.
+
+    Args:
+        method: a preset; `lorta_litgpt` is another name of `lorta`.
+        tensors: named as in the authors' code (FacT: `FacTu.weight`, `blocks.0.attn.q_FacTs.weight`, …; LoTR:
+            `lotr.lhs`, `….query.lotr.mid`; LoRTA: `lora_A`, …; CaRA: `CP_A1`, …; MetaTT: `core0`, …).
+        shape: of the backbone. Of its projections, those are kept that the original adapts and this family can hold.
+        settings: `rank` (one, or of a train one for every bond) and `scale_argument`, the authors' scale or α.
+
+    Returns:
+        An adapter in the tensors' precision, whose `delta` includes the multiplier.
+
+    Raises:
+        UserError: an unknown method or setting, or tensors that are missing, extra or of another shape.
+    """
+    method = "lorta" if method == "lorta_litgpt" else method
+    if method not in PRESETS:
+        raise unknown("preset", method, PRESETS)
+    for name in settings:
+        if name not in ("rank", "scale_argument"):
+            raise unknown("setting", name, ("rank", "scale_argument"))
+    given = _Given(method, tensors)
+    projections = tuple(p for p in shape.projections if p in _available(method, given))
+    if not projections:
+        raise UserError(f"projections: {method} adapts none of {list(shape.projections)}")
+    if method == "fact_tk" and set(shape.projections) & {"fc1", "fc2"}:
+        raise UserError("projections: the FFN matrices of fact_tk are no slices of its tensor, so they cannot be read")
+    shape = dataclasses.replace(shape, projections=projections)
+    scale = float(settings.get("scale_argument", 1.0))
+    fields = {"alpha": scale} if PRESETS[method].fields.get("alpha") is not None else {"scale": scale}
+    names, ranks = _ranks(method, given, settings.get("rank"))
+    spec = AdapterSpec.model_validate(
+        {
+            "method": method,
+            "ranks": ranks[0] if len(set(ranks)) == 1 else dict(zip(names, ranks, strict=True)),
+            "projections": projections,
+            **fields,
+        }
+    )
+    adapter = Adapter(spec, shape, dtype=given.dtype)
+    values, biases = _READERS[method](given, shape, ranks)
+    given.check_all_used()
+    for tensor, wanted in zip(adapter.tensors, values, strict=True):
+        for name, parameter in tensor.parameters_by_name().items():  # type: ignore[operator]
+            _copy(parameter, wanted[name])
+    for projection, bias in adapter.biases.items():
+        _copy(bias, biases[projection])
+    return adapter
+
+
+@torch.no_grad()
+def _copy(parameter: Tensor, value: Tensor) -> None:
+    parameter.copy_(value)
+
+
+class _Given:
+    """The tensors that were given: each is asked for by name and shape, and all must be asked for."""
+
+    def __init__(self, method: str, tensors: Mapping[str, Tensor]) -> None:
+        self.method, self.tensors = method, tensors
+        self._used: set[str] = set()
+        if not tensors:
+            raise UserError(f"tensors: none were given for {method}")
+        self.dtype = next(iter(tensors.values())).dtype
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        self._used.add(name)
+        if name not in self.tensors:
+            raise UserError(f"tensors: {self.method} needs {name!r} of shape {list(shape)}, which is missing")
+        found = tuple(self.tensors[name].shape)
+        if found != shape:
+            raise UserError(f"tensors: {name!r} has shape {list(found)}; {self.method} needs {list(shape)} here")
+        return self.tensors[name]
+
+    def size(self, name: str, axis: int) -> int:
+        """The size of an axis, from which a rank is read."""
+        if name not in self.tensors:
+            raise UserError(f"tensors: {self.method} needs {name!r}, which is missing")
+        if self.tensors[name].dim() <= axis:
+            raise UserError(f"tensors: {name!r} has shape {list(self.tensors[name].shape)}, which has no axis {axis}")
+        return self.tensors[name].shape[axis]
+
+    def leave(self, pattern: str) -> None:
+        """Tensors of projections that are not wanted."""
+        self._used |= {name for name in self.tensors if re.search(pattern, name)}
+
+    def check_all_used(self) -> None:
+        extra = sorted(set(self.tensors) - self._used)
+        if extra:
+            raise UserError(f"tensors: {self.method} has no {', '.join(map(repr, extra[:5]))}")
+
+
+_RANK_OF = {
+    "fact_tt": ("FacTu.weight", 0),
+    "fact_tk": ("FacTu.weight", 0),
+    "lotr": ("lotr.rhs", 1),
+    "lorta": ("lora_A", 1),
+    "lorta_peft": ("lora_A", 1),
+    "cara": ("CP_A1", 1),
+}
+
+
+def _ranks(method: str, given: _Given, rank: Any) -> tuple[tuple[str, ...], list[int]]:
+    """The names and values of the ranks, read from the tensors, checked against `rank` if that is given."""
+    if method in _RANK_OF:
+        names, found = ("input",), [given.size(*_RANK_OF[method])]
+    else:
+        names = tuple(PRESETS[method].fields["mode_order"][:-1])
+        found = [given.size(f"core{i}", 2) for i in range(len(names))]
+    wanted = list(rank) if isinstance(rank, list | tuple) else [rank] * len(found)
+    if rank is not None and wanted != found:
+        raise UserError(f"rank: {rank}, but the tensors of {method} have {found if len(found) > 1 else found[0]}")
+    return names, found
+
+
+def _available(method: str, given: _Given) -> tuple[str, ...]:
+    """The projections that the given tensors adapt and that this family can hold."""
+    if method == "lotr":
+        return ("query", "value")
+    if method == "fact_tt":
+        return tuple(p for p, place in _FACT_PLACES.items() if f"blocks.0.{place}_FacTs.weight" in given.tensors)
+    if method == "cara" and "CP_P1" not in given.tensors:
+        return ("query", "key", "value")
+    return PRESETS[method].targets
+
+
+def _fact_tt(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:
+    d, (r,) = shape.d_in, ranks
+    blocks = []
+    for layer in range(shape.layers):
+        for projection in shape.projections:
+            name = f"blocks.{layer}.{_FACT_PLACES[projection]}_FacTs.weight"  # nn.Linear: output bond × input bond
+            if projection == "fc1":
+                blocks += [chunk.T for chunk in given(name, FFN_CHUNKS * r, r).view(FFN_CHUNKS, r, r)]
+            elif projection == "fc2":
+                blocks += [chunk.T for chunk in given(name, r, FFN_CHUNKS * r).view(r, FFN_CHUNKS, r).unbind(1)]
+            else:
+                blocks.append(given(name, r, r).T)
+    given.leave(r"^blocks\.\d+\.(attn|mlp)\.\w+_FacTs\.weight$")
+    u, v = given("FacTu.weight", r, d), given("FacTv.weight", d, r)
+    return [{"input": u.T[None], "block": torch.stack(blocks, dim=1), "output": v.T[..., None]}], {}
+
+
+def _fact_tk(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:
+    d, (r,) = shape.d_in, ranks
+    a_layer = 12
+    factor = given("FacTp", r, a_layer * shape.layers).T
+    rows = [a_layer * layer + _QKVO.index(p) for layer in range(shape.layers) for p in shape.projections]
+    values = {
+        "input": given("FacTu.weight", r, d).T,
+        "output": given("FacTv.weight", d, r),
+        "block": factor[rows],
+        "core": given("FacTc", r, r, r),
+    }
+    return [values], {}
+
+
+def _lotr(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:
+    (r,) = ranks
+    middles: dict[tuple[int, str], str] = {}
+    for name in given.tensors:
+        match = re.search(r"(?:^|\.)layers?\.(\d+)\..*\b(query|value)\.lotr\.mid$", name)
+        if match:
+            middles[int(match.group(1)), match.group(2)] = name
+    absent = [(n, p) for n in range(shape.layers) for p in ("query", "value") if (n, p) not in middles]
+    if absent:
+        raise UserError(f"tensors: lotr has no `….{absent[0][1]}.lotr.mid` of layer {absent[0][0]}")
+    blocks = [given(middles[n, p], r, r) for n in range(shape.layers) for p in shape.projections]
+    for (layer, projection), name in middles.items():
+        if layer < shape.layers and projection not in shape.projections:
+            given(name, r, r)
+    right, left = given("lotr.lhs", r, shape.d_out), given("lotr.rhs", shape.d_in, r)
+    return [{"input": left[None], "block": torch.stack(blocks, dim=1), "output": right[..., None]}], {}
+
+
+def _lorta(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:
+    (r,) = ranks
+    projections = given("lora_C_m", len(_QKVO), r)
+    values = {
+        "input": given("lora_A", shape.d_in, r),
+        "head_dim": given("lora_B", r, shape.head_dim).T,
+        "heads": given("lora_C_h", shape.heads, r),
+        "projection": projections[[_QKVO.index(p) for p in shape.projections]],
+        "depth": given("lora_C_l", shape.layers, r),
+    }
+    return [values], {}
+
+
+def _cara(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:
+    d, (r,), layers = shape.d_in, ranks, range(shape.layers)
+    values, biases = [], {}
+    first = [p for p in shape.projections if p in _QKVO[:3]]
+    if first:
+        rows = [3 * layer + _QKVO.index(p) for layer in layers for p in first]
+        values.append(
+            {
+                "input": given("CP_A2", d, r),
+                "head_dim": given("CP_A4", shape.head_dim, r),
+                "heads": given("CP_A3", shape.heads, r),
+                "block": given("CP_A1", 3 * shape.layers, r)[rows],
+                "weights": given("CP_R1", r),
+            }
+        )
+    second = [p for p in shape.projections if p not in first]
+    if second:
+        chunks = {"attention_output": [0], "fc1": [1, 2, 3, 4], "fc2": [5, 6, 7, 8]}
+        rows = [9 * layer + chunk for layer in layers for p in second for chunk in chunks[p]]
+        values.append(
+            {
+                "input": given("CP_P3", d, r),
+                "output": given("CP_P2", d, r),
+                "block": given("CP_P1", 9 * shape.layers, r)[rows],
+                "weights": given("CP_R2", r),
+            }
+        )
+        biases = {p: given(_CARA_BIASES[p], shape.widths(p)[1]) for p in second}
+    given.leave("^CP_(A[1-4]|P[1-3]|R[12]|bias[123])$")
+    return values, biases
+
+
+def _metatt(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:
+    output = {"output": shape.d_out} if len(ranks) == 3 else {"heads": shape.heads, "head_dim": shape.head_dim}
+    sizes = {"input": shape.d_in, "depth": shape.layers, "projection": len(shape.projections), **output}
+    bonds = [1, *ranks, 1]
+    cores = {mode: given(f"core{i}", bonds[i], size, bonds[i + 1]) for i, (mode, size) in enumerate(sizes.items())}
+    return [cores], {}
+
+
+_READERS: dict[str, Callable[[_Given, AttentionShape, list[int]], tuple[list[Values], Values]]] = {
+    "fact_tt": _fact_tt,
+    "fact_tk": _fact_tk,
+    "lotr": _lotr,
+    "lorta": _lorta,
+    "lorta_peft": _lorta,
+    "cara": _cara,
+    "metatt_4d": _metatt,
+    "metatt_5d": _metatt,
+}

@@ -1,0 +1,244 @@
+"""Spectra: how the energy of the dense gradient is spread over each mode, before anything is trained.
+
+The gradient of the loss in ΔW at ΔW = 0 is that in the frozen weights, and it is what the first steps of any adapter
+project onto its modes. It is averaged over the first 8 training batches of seed 0 (never validation or test data), at
+that seed's initial head, on the CPU, and stacked into the tensors of a grouping. The squared singular values of a
+tensor's unfolding along a mode are that mode's energies (higher-order SVD, De Lathauwer et al. 2000).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from tensloradist.budget import has_one_rank
+from tensloradist.caching import cache_root
+from tensloradist.errors import UserError
+from tensloradist.fingerprint import hash_bytes
+from tensloradist.modes import Arrangement
+from tensloradist.results.layout import write_replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tensloradist.backbones import Family
+    from tensloradist.modes import TensorLayout
+    from tensloradist.spec import RunSpec
+
+BATCHES = 8
+VERSION = 1  # of the computation: a change of what it gives is another file in the cache
+DIGITS = 6  # significant, of what is kept: the last bits differ between kinds of CPU
+_FORWARD = ("input", "output", "head_dim", "heads", "projection", "depth")
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The energies of one rank: of a mode's unfolding, or of the bond behind a tensor train's mode.
+
+    Attributes:
+        energies: fractions of the total, largest first; the mean over the tensors of the adapter.
+    """
+
+    rank_name: str
+    energies: tuple[float, ...]
+
+    @property
+    def top_energy(self) -> float:
+        """The energy of the first direction: 1 where a rank of one loses nothing."""
+        return self.energies[0]
+
+    @property
+    def entropy(self) -> float:
+        """Shannon entropy over its largest value, log of the size: 0 one direction, 1 all directions alike."""
+        if len(self.energies) == 1:
+            return 0.0
+        return -sum(e * math.log(e) for e in self.energies if e > 0) / math.log(len(self.energies))
+
+    def kept(self, rank: int) -> float:
+        """The energy within the first `rank` directions."""
+        return math.fsum(self.energies[:rank])
+
+
+Spectra = tuple[Spectrum, ...]
+
+
+def spectra_of(spec: RunSpec) -> Spectra:
+    """The spectra of a resolved run's adapter, in the order of its ranks; computed once and kept in the cache.
+
+    Raises:
+        UserError: an adapter without ranks of its own modes, or a backbone or data that cannot be loaded.
+    """
+    path = cache_root() / "spectra" / f"{_key(spec)}.json"
+    if not path.is_file():
+        found = _compute(spec)
+        write_replacing(path, json.dumps({s.rank_name: s.energies for s in found}) + "\n")
+    try:
+        stored = json.loads(path.read_text())
+        return tuple(Spectrum(name, tuple(map(float, energies))) for name, energies in stored.items())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not a file of spectra ({error}); delete it, and they are computed again") from error
+
+
+def _key(spec: RunSpec) -> str:
+    data = json.loads(spec.canonical_json())
+    adapter = {name: value for name, value in data["adapter"].items() if name not in _NOT_OF_THE_GRADIENT}
+    part = [data["backbone"], data["task"], data["protocol"], adapter, spec.optimizer.batch_size]
+    return hash_bytes("spectra", str(VERSION), json.dumps(part, sort_keys=True))
+
+
+# Fields of an adapter that do not change how the gradient is arranged in it.
+_NOT_OF_THE_GRADIENT = frozenset(
+    ("method", "ranks", "initialization", "sibling_draws", "scale", "alpha", "rslora", "dropout", "dropout_on")
+)
+
+
+def _compute(spec: RunSpec) -> Spectra:
+    from tensloradist import backbones
+
+    if has_one_rank(spec.adapter):
+        raise UserError(f"strategy spectrum: {spec.adapter.method} has no ranks of its modes, so nothing to allot")
+    shape = backbones.shape_of(spec.backbone, spec.adapter.projections)
+    arrangement = Arrangement.of(spec.adapter, shape)
+    unknown = [mode for mode in arrangement.modes if mode not in _FORWARD]
+    if unknown:
+        raise UserError(f"strategy spectrum: gradients are not arranged along {unknown}; choose balanced or uniform")
+    gradients = dict(_gradients(_Source(spec)))
+    totals: dict[str, list[float]] = {}
+    for layout in arrangement.tensors:
+        tensor = stacked_gradient(gradients, layout, arrangement)
+        for name, energies in unfolding_energies(tensor, layout.modes, spec.adapter.factorization == "tt").items():
+            known = totals.setdefault(name, [0.0] * len(energies))
+            known += [0.0] * (len(energies) - len(known))
+            for index, value in enumerate(energies):
+                known[index] += value / len(arrangement.tensors)
+    return tuple(Spectrum(name, tuple(float(f"{v:.{DIGITS}g}") for v in values)) for name, values in totals.items())
+
+
+class _Source:
+    """What a gradient depends on, as a key of the process's memory: one gradient serves all groupings."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.key = (spec.backbone, spec.task, spec.protocol, spec.adapter.projections, spec.optimizer.batch_size)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source) and self.key == other.key
+
+
+@lru_cache(maxsize=1)
+def _gradients(source: _Source) -> dict[tuple[str, int], Tensor]:
+    from tensloradist import backbones, tasks
+
+    spec = source.spec
+    task = tasks.load(spec.task, spec.backbone, spec.protocol)
+    model = backbones.load(spec.backbone, task.num_labels)
+    family = backbones.family_of(model)
+    backbones.initialize_head(model, family, 0)
+    return dense_gradients(model, family, task, spec.optimizer.batch_size, spec.adapter.projections)
+
+
+def dense_gradients(
+    model: nn.Module, family: Family, task: Any, batch_size: int, projections: tuple[str, ...]
+) -> dict[tuple[str, int], Tensor]:
+    """(projection, layer) -> the gradient of the mean training loss in ΔW at ΔW = 0, d_in × d_out.
+
+    Args:
+        task: a loaded task; the first 8 batches of seed 0 of its training part are used, fewer if it has fewer.
+    """
+    import torch
+
+    from tensloradist.tasks.progress import tracked
+    from tensloradist.training.order import epoch_batches
+
+    model.requires_grad_(False).eval()
+    sites = [site for site in family.sites(model) if set(site.projections) & set(projections)]
+    weights: list[Any] = [model.get_submodule(site.path).weight for site in sites]
+    for weight in weights:
+        weight.requires_grad_(True)
+    batches = epoch_batches(len(task.train), batch_size, 0, 0, task.train.lengths)[:BATCHES]
+    sums = [torch.zeros_like(weight) for weight in weights]
+    for indices in tracked(batches, "gradients of training batches"):
+        logits = family.logits(model, task.train.batch(indices, None)).float()
+        labels = torch.as_tensor(task.train.labels[indices])
+        if task.regression:
+            loss = torch.nn.functional.mse_loss(logits.squeeze(-1), labels)
+        else:
+            loss = torch.nn.functional.cross_entropy(logits, labels)
+        for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
+            total += gradient / len(batches)
+    shape = family.shape(model, projections)
+    found = {}
+    for site, total in zip(sites, sums, strict=True):
+        widths = [shape.widths(projection)[1] for projection in site.projections]
+        for projection, part in zip(site.projections, total.split(widths), strict=True):
+            if projection in projections:
+                found[projection, site.layer] = part.mT
+    return found
+
+
+def stacked_gradient(
+    gradients: dict[tuple[str, int], Tensor], layout: TensorLayout, arrangement: Arrangement
+) -> Tensor:
+    """The gradient in one tensor of updates: the dense gradients stacked as the tensor stacks its updates (float64)."""
+    import torch
+
+    rows = []
+    for projection in layout.projections:
+        rows.append(torch.stack([_as_slice(gradients[projection, d], projection, arrangement) for d in layout.layers]))
+    tensor = torch.stack(rows)  # (P, L, d_in, d_out)
+    present = {"projection": "projection" in layout.modes, "depth": "depth" in layout.modes}
+    names = ["projection", "depth", "input", "output"]
+    if "heads" in layout.modes:
+        sizes = dict(zip(layout.modes, layout.sizes, strict=True))
+        order = ("heads", "head_dim") if arrangement.head_layout == "aligned" else ("head_dim", "heads")
+        tensor = tensor.unflatten(-1, tuple(sizes[mode] for mode in order))
+        names[-1:] = order
+    for mode, stays in present.items():
+        if not stays:
+            tensor, names = tensor.squeeze(names.index(mode)), [name for name in names if name != mode]
+    return tensor.permute([names.index(mode) for mode in layout.modes])
+
+
+def _as_slice(gradient: Tensor, projection: str, arrangement: Arrangement) -> Tensor:
+    """The gradient in the tensor's slice: the adjoint of how the slice becomes the projection's update."""
+    gradient = gradient.double()
+    if arrangement.is_transposed(projection):
+        gradient = gradient.mT
+    if arrangement.is_averaged(projection):
+        shape = arrangement.shape
+        repeats = shape.heads // shape.heads_of(projection)
+        if arrangement.head_layout == "aligned":
+            heads = gradient.unflatten(-1, (-1, shape.head_dim)).repeat_interleave(repeats, dim=-2)
+            return heads.flatten(-2) / repeats
+        return gradient.repeat(1, repeats) / repeats
+    return gradient
+
+
+def unfolding_energies(tensor: Tensor, modes: tuple[str, ...], bonds: bool) -> dict[str, list[float]]:
+    """Rank name -> fractions of the squared norm along the singular directions of its unfolding, largest first.
+
+    Args:
+        tensor: with one axis for each mode, in their order.
+        bonds: of a tensor train, whose k-th rank is that of the first k modes against the others.
+    """
+    import torch
+
+    found = {}
+    for index, mode in enumerate(modes[:-1] if bonds else modes):
+        if bonds:
+            matrix = tensor.flatten(index + 1).flatten(0, index)
+        else:
+            matrix = tensor.movedim(index, 0).flatten(1)
+        gram = matrix @ matrix.mT if matrix.shape[0] <= matrix.shape[1] else matrix.mT @ matrix
+        values = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
+        total = values.sum()
+        if not total > 0:
+            raise UserError("strategy spectrum: the gradient is zero, so no mode has any energy")
+        found[mode] = (values / total).tolist()
+    return found

@@ -1,0 +1,82 @@
+"""The export matrix: every method × every backbone family, through PEFT and through a plain merged checkpoint.
+
+The printed numbers (pytest -s) are the largest difference between the logits of the exported and the trained model,
+relative to the largest logit, over groupings and head layouts.
+"""
+
+import pytest
+import torch
+from helpers_export import FAMILIES, logits_of, model_of, through_merged, through_peft, trained
+
+from tensloradist.modes import GROUPINGS
+from tensloradist.presets import PRESETS
+from tensloradist.spec import AdapterSpec
+
+ROUNDING = 1e-5  # relative, float32
+ALL = ("query", "key", "value", "attention_output")
+METHODS = ("lora", "tucker", "cp", "tt", *PRESETS)
+MATRIX = {}
+
+
+def specs_of(method):
+    if method == "lora":
+        return [AdapterSpec(method="lora", ranks=2, scale=0.5)]
+    if method in PRESETS:
+        return [AdapterSpec(method=method, ranks=2)]
+    return [
+        AdapterSpec(grouping=grouping, factorization=method, ranks=2, scale=0.5, head_layout=layout)
+        for grouping in GROUPINGS
+        for layout in (["aligned", "official"] if GROUPINGS[grouping].att else ["aligned"])
+    ]
+
+
+def differences(plain, spec, inputs, folder):
+    """(through PEFT, through merged): the largest difference of logits, relative to the largest logit."""
+    model, adapter = trained(plain, spec)
+    expected, unchanged = logits_of(model, inputs), logits_of(plain, inputs)
+    size = expected.abs().max()
+    assert (expected - unchanged).abs().max() > 0.05 * size, "the update and the head must matter"
+    adapter.export_peft(folder / "peft")
+    adapter.export_merged(folder / "merged")
+    torch.testing.assert_close(logits_of(model, inputs), expected, rtol=0, atol=0)  # exporting changes nothing
+    return tuple(
+        float((found - expected).abs().max() / size)
+        for found in (
+            through_peft(plain, folder / "peft", inputs),
+            through_merged(plain, folder / "merged", inputs),
+        )
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_exports_have_the_trained_models_logits(method, family, tmp_path):
+    plain, inputs = model_of(family)
+    found = [differences(plain, spec, inputs, tmp_path / str(index)) for index, spec in enumerate(specs_of(method))]
+    worst = MATRIX[method, family] = tuple(max(parts) for parts in zip(*found, strict=True))
+    assert max(worst) < ROUNDING
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("projections", [("query", "value"), ALL])
+@pytest.mark.parametrize("grouping", [None, "att_qkv_depth", "qkv"])
+def test_other_projections_are_exported_exactly(family, grouping, projections, tmp_path):
+    method = {"method": "lora"} if grouping is None else {"grouping": grouping}
+    plain, inputs = model_of(family)
+    spec = AdapterSpec(ranks=2, projections=projections, scale=2.0, **method)
+    assert max(differences(plain, spec, inputs, tmp_path)) < ROUNDING
+
+
+def test_the_matrix():
+    """Last in its file: prints what the tests above measured."""
+    if not MATRIX:
+        pytest.skip("the tests of the cells have not run in this process")
+    print(
+        f"\nlargest difference of logits, relative, float32 (PEFT / merged)\n{'method':12}",
+        *(f"{f:>19}" for f in FAMILIES),
+    )
+    for method in dict.fromkeys(method for method, _ in MATRIX):
+        cells = [MATRIX.get((method, family)) for family in FAMILIES]
+        shown = [f"{cell[0]:.1e} / {cell[1]:.1e}" if cell else "not run" for cell in cells]
+        print(f"{method:12}", *(f"{text:>19}" for text in shown))
+    assert all(max(cell) < ROUNDING for cell in MATRIX.values())

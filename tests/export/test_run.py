@@ -1,0 +1,143 @@
+"""Exporting a finished run by the command: what comes out predicts like the run; a mistake leaves nothing behind."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tensloradist import backbones, tasks
+from tensloradist.errors import UserError
+from tensloradist.evaluation import evaluate_run
+from tensloradist.export import export_run
+from tensloradist.identity import resolve
+from tensloradist.results.execute import execute
+from tensloradist.results.layout import RunFolder
+from tensloradist.spec import RunSpec
+from tensloradist.training import train
+
+RUN = {
+    "backbone": {"source": "digits_vit", "name": "digits_vit"},
+    "task": {"name": "digits"},
+    "adapter": {"grouping": "att_qkv_depth", "ranks": 3, "scale": 2.0},
+    "optimizer": {"epochs": 1, "batch_size": 64, "learning_rate": 1e-2},
+    "compute": {"device": "cpu", "threads": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Precision -> (specification, folder) of a finished run."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        root = tmp_path_factory.mktemp("results")
+        spec = resolve(RunSpec.model_validate({**RUN, "precision": precision}))
+        assert execute(spec, root, train).status == "finished"
+        found[precision] = spec, RunFolder(root, spec.run_id).path
+    return found
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the float32 run's folder, to break."""
+    shutil.copytree(finished["fp32"][1], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def _accuracy(model, task, family):
+    logits = family.logits(model, task.test.batch(np.arange(len(task.test)), None))
+    return float((logits.argmax(-1).numpy() == task.test.labels).mean())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@torch.no_grad()
+def test_both_forms_score_as_the_run_does(finished, precision, tmp_path):
+    from peft import PeftModel
+    from transformers import ViTForImageClassification
+
+    spec, folder = finished[precision]
+    export_run(folder, "peft", tmp_path / "lora")
+    export_run(folder, "merged", tmp_path / "merged")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lora", "merged"], "no temporary folder is left"
+    task = tasks.load(spec.task, spec.backbone, spec.protocol)
+    plain = backbones.load(spec.backbone, task.num_labels)
+    family = backbones.family_of(plain)
+    merged = ViTForImageClassification.from_pretrained(tmp_path / "merged").eval()
+    lora = PeftModel.from_pretrained(plain, str(tmp_path / "lora")).base_model.model
+    again = evaluate_run(folder)["metrics"]["accuracy"]
+    slack = 0 if spec.precision == "fp32" else 0.02  # evaluation computes as the run did, the exports in float32
+    assert _accuracy(merged, task, family) == _accuracy(lora, task, family) == pytest.approx(again, abs=slack)
+    assert json.loads((tmp_path / "lora/adapter_config.json").read_text())["base_model_name_or_path"] == "digits_vit"
+
+
+def _edit_result(run, **changes):
+    path = run / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _edit_tensors(run, change, name="adapter.safetensors"):
+    path = run / "attempts" / "0001" / name
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def _edit_backbone(run):
+    path = run / "attempts" / "0001" / "adapter.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "backbone": "0" * 32}))
+
+
+BROKEN = {
+    "the run is diverged": lambda run: _edit_result(run, state="diverged"),
+    "no result.json": lambda run: (run / "result.json").unlink(),
+    "no spec.json": lambda run: (run / "spec.json").unlink(),
+    "missing tensors": lambda run: _edit_tensors(run, lambda t: t.pop("tensors.0.core")),
+    "extra tensors": lambda run: _edit_tensors(run, lambda t: t.update(more=torch.zeros(1))),
+    "has shape": lambda run: _edit_tensors(run, lambda t: t.update({"tensors.0.core": torch.zeros(2)})),
+    "not a readable safetensors file": lambda run: (run / "attempts/0001/adapter.safetensors").write_bytes(b"\x80\x02"),
+    "other backbone weights": _edit_backbone,
+    "head.safetensors: not a readable": lambda run: (run / "attempts/0001/head.safetensors").unlink(),
+    "classification head": lambda run: _edit_tensors(
+        run, lambda t: t.pop("classifier.weight"), name="head.safetensors"
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+@pytest.mark.parametrize("says", BROKEN)
+def test_what_cannot_be_exported_leaves_nothing(run, tmp_path, says, form):
+    BROKEN[says](run)
+    with pytest.raises(UserError, match=says):
+        export_run(run, form, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_what_exists_is_not_replaced(run, tmp_path, form):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        export_run(run, form, tmp_path / "out")
+    with pytest.raises(UserError, match="Unknown form of export 'pef'. Did you mean 'peft'"):
+        export_run(run, "pef", tmp_path / "other")
+
+
+def test_without_peft_its_extra_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    with pytest.raises(UserError, match=r"tensloradist\[export\]"):
+        export_run(run, "peft", tmp_path / "out")
+    assert not (tmp_path / "out").exists() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_write_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+    """As on a full disk, in the middle of the second file."""
+
+    def full(path, content):
+        path.write_bytes(content[:10])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("tensloradist.export.peft.write_replacing", full)
+    with pytest.raises(OSError, match="No space"):
+        export_run(run, "peft", tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
