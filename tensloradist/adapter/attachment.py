@@ -131,6 +131,8 @@ class Attachment:
     def merge(self) -> None:
         if self.is_merged:
             raise UserError("The adapter is merged already")
+        if not all(wrapped.weight.is_floating_point() for wrapped in self.wrapped.values()):
+            raise UserError("The backbone is quantised: its weights cannot hold the update exactly; do not merge it")
         for path, wrapped in self.wrapped.items():
             weight = wrapped.base.weight
             # Subtracting the update again would leave rounding errors: the original is kept, off the accelerator.
