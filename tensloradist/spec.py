@@ -35,6 +35,8 @@ ADDED_LATER: dict[str, Any] = {
     "adapter.alpha": None,
     "adapter.rslora": False,
     "adapter.dropout_on": "input",
+    "backbone.random_init": False,
+    "backbone.quantization": None,
 }
 
 GLUE_TASKS = ("cola", "mrpc", "rte", "sst2", "qnli", "stsb")
@@ -66,14 +68,24 @@ class BackboneSpec(SpecModel):
     name: str = Field(description="Hub name or local folder (transformers); architecture or Hub name (timm)")
     weights: str | None = Field(None, description="timm: a local safetensors file with the weights")
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch)")
+    random_init: bool = Field(False, description="the architecture with random weights: its configuration is enough")
+    quantization: Literal["int8", "nf4"] | None = Field(
+        None, description="frozen linear layers in 8 or 4 bits (bitsandbytes); null: none"
+    )
     fingerprint: str | None = Field(None, description="hash of the local files, or name@commit; filled in by resolve")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.random_init and self.weights is not None:
+            raise ValueError(f"weights: {self.weights} with random_init: true, which takes none; leave one of them out")
+        return self
 
 
 class TaskSpec(SpecModel):
     """The data set that the backbone is adapted to."""
 
     name: str = Field(
-        description="images, cola, mrpc, rte, sst2, qnli, stsb, digits, a named image task, or a plugin's"
+        description="images, cola, mrpc, rte, sst2, qnli, stsb, causal_lm, digits, a named image task, or a plugin's"
     )
     data: str | None = Field(None, description="a local folder or file; a Hub name; null: the task's own default")
     revision: str | None = Field(None, description="Hub revision of the data set")

@@ -150,6 +150,8 @@ class Attachment:
             raise UserError(
                 f"method {self.adapter.spec.method} has no update to merge: the model's weights are its own"
             )
+        if not all(wrapped.weight.is_floating_point() for wrapped in self.wrapped.values()):
+            raise UserError("The backbone is quantised: its weights cannot hold the update exactly; do not merge it")
         for path, wrapped in self.wrapped.items():
             weight = wrapped.base.weight
             # Subtracting the update again would leave rounding errors: the original is kept, off the accelerator.

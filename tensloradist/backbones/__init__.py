@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tensloradist.backbones.base import (
     FAMILIES,
+    LANGUAGE_MODEL,
     QKV,
     SOURCES,
     Family,
@@ -20,6 +21,7 @@ from tensloradist.backbones.base import (
     linear_layers,
     register,
 )
+from tensloradist.backbones.decoders import DECODER_FAMILIES
 from tensloradist.backbones.digits_vit import DIGITS_VIT
 from tensloradist.backbones.head import initialize_head
 from tensloradist.backbones.timm_ import TIMM, TIMM_FAMILY
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from tensloradist.modes import AttentionShape
     from tensloradist.spec import BackboneSpec
 
-register(*TRANSFORMERS_FAMILIES, TIMM_FAMILY, TRANSFORMERS, TIMM, DIGITS_VIT)
+register(*TRANSFORMERS_FAMILIES, *DECODER_FAMILIES, TIMM_FAMILY, TRANSFORMERS, TIMM, DIGITS_VIT)
 
 
 def source_of(spec: BackboneSpec) -> Source:
@@ -45,7 +47,8 @@ def source_of(spec: BackboneSpec) -> Source:
 def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     """The pretrained model with a head of `num_labels` outputs: float32, on the CPU, eval mode.
 
-    The head's values are not meant to be used: `initialize_head` draws them for a seed.
+    LANGUAGE_MODEL labels ask for a language model, which has no head. With `quantization`, the frozen linear layers
+    are quantised. The head's values are not meant to be used: `initialize_head` draws them for a seed.
 
     Raises:
         UserError: nothing to load there, other weights than the spec's fingerprint says, or not a pretrained backbone.
@@ -58,11 +61,16 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
                 f"backbone.name: {spec.name} has changed since the run was planned: its fingerprint is "
                 f"{found}, not {spec.fingerprint}"
             )
-    return source.load(spec, num_labels)
+    model = source.load(spec, num_labels)
+    if spec.quantization is not None:
+        from tensloradist.backbones.quantization import quantize
+
+        quantize(model, spec.quantization)
+    return model
 
 
 def empty(spec: BackboneSpec, num_labels: int) -> nn.Module:
-    """The model without weights, on torch's meta device; each call gives another copy."""
+    """The model without weights, on torch's meta device, not quantised; each call gives another copy."""
     return copy.deepcopy(_empty(source_of(spec), spec, num_labels))
 
 
@@ -117,6 +125,7 @@ def missing(spec: BackboneSpec) -> list[str]:
 
 __all__ = [
     "FAMILIES",
+    "LANGUAGE_MODEL",
     "QKV",
     "SOURCES",
     "Family",

@@ -7,7 +7,8 @@ transformers or timm, so that adapters alone need no more than torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from tensloradist.spec import BackboneSpec
 
 QKV = ("query", "key", "value")
+LANGUAGE_MODEL = 0  # the number of labels that asks for a language model instead of a classifier
+_RANDOM_SEED = 0  # of backbones with random weights: the same for every run, as pretrained ones are
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class Family:
             where the model's attention cannot be adapted.
         heads: (query heads, key/value heads) of one attention layer.
         head: paths of the modules that make up the classification head, which is trained with the adapter. A
-            pretrained pooler is not part of it.
-        logits: (n, num_labels) from the model, or a wrapper with the same forward, and a batch of inputs.
+            pretrained pooler is not part of it. A language model has none: what predicts its tokens stays frozen.
+        logits: (n, num_labels) from the model, or a wrapper with the same forward, and a batch of inputs. Of a
+            language model and a batch with `targets`: the answers' scores, (n, 3) (`decoders.answer_scores`).
         example: a tiny randomly initialised model and a batch of inputs, for the conformance tests.
         unused_weights: patterns (re.search) of checkpoint weights that the classifier rightly leaves out, such as
             the head of the pretraining objective.
@@ -129,7 +133,8 @@ class Source:
     Attributes:
         name: key in `SOURCES`, and `backbone.source` in a spec.
         kind: "image" or "text": what the backbone reads. It may need the model's configuration, not its weights.
-        load: the pretrained model with a classification head of num_labels outputs; float32, on the CPU, eval mode.
+        load: the pretrained model with a classification head of num_labels outputs (0: a language model); float32,
+            on the CPU, eval mode. Where the spec says random_init, the architecture with random weights instead.
         empty: the same model on torch's meta device, from the configuration only; not shared with another caller.
         fingerprint: what identifies the pretrained weights: a hash of local files, or name@commit of the Hub.
         label: a short name for tables.
@@ -145,6 +150,16 @@ class Source:
     label: Callable[[BackboneSpec], str]
     fetch: Callable[[BackboneSpec], list[str]] = lambda spec: []
     missing: Callable[[BackboneSpec], list[str]] = lambda spec: []
+
+
+@contextmanager
+def random_weights() -> Iterator[None]:
+    """What torch draws within is the same each time, and torch's own generator is left as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_RANDOM_SEED)
+        yield
 
 
 FAMILIES: dict[str, Family] = {}

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tensloradist.backbones.base import Source
+from tensloradist.backbones.base import Source, random_weights
 from tensloradist.caching import cache_root
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, hash_tensors
@@ -95,6 +95,9 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     import torch
 
     _check(spec)
+    if spec.random_init:
+        with random_weights():
+            return _build(num_labels)
     weights, _ = _files()
     if not weights.is_file():
         _pretrain_into_cache()

@@ -27,15 +27,17 @@ def initialize_head(model: nn.Module, family: Family, seed: int) -> str:
         seed: of the run.
 
     Returns:
-        The hash of all parameters of the head, as they are now: what runs must share to be paired.
+        The hash of all parameters of the head, as they are now: what runs must share to be paired. A language model
+        has no head, and the hash is that of nothing.
 
     Raises:
-        UserError: the model has no classification head.
+        UserError: a model without a classification head that is no language model either.
     """
     import torch
 
     paths = family.head(model)
-    if not paths:
+    can_generate = getattr(model, "can_generate", None)
+    if not paths and not (can_generate is not None and can_generate()):
         raise UserError(f"{type(model).__name__} has no classification head: load it with a number of labels")
     generator = torch.Generator().manual_seed(int(hash_bytes("head", str(seed))[:15], 16))
     parameters = {}

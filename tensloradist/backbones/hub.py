@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tensloradist.errors import UserError
 
-# Configuration, preprocessing and weights. Never pickles, and no weights of other frameworks.
+# Configuration and preprocessing; weights, but never pickles, and none of other frameworks.
 PATTERNS = (
     "config.json",
     "preprocessor_config.json",
@@ -20,9 +20,8 @@ PATTERNS = (
     "added_tokens.json",
     "vocab.*",
     "merges.txt",
-    "*.safetensors",
-    "*.safetensors.index.json",
 )
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _IN_SUBFOLDERS = ("*/*",)
 _REMEDY = (
     "Run `tensloradist fetch` where the Hub can be reached, give a local folder instead, or pin "
@@ -77,8 +76,12 @@ def split_fingerprint(fingerprint: str | None, name: str) -> str | None:
     return match.group(1) if match else None
 
 
-def cached_snapshot(name: str, commit: str) -> Path | None:
-    """The local folder of that commit if it has a configuration and weights, else None. Never asks the Hub."""
+def _patterns(weights: bool) -> list[str]:
+    return [*PATTERNS, *(_WEIGHTS if weights else ())]
+
+
+def cached_snapshot(name: str, commit: str, weights: bool = True) -> Path | None:
+    """The local folder of that commit if it has a configuration (and weights), else None. Never asks the Hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -87,19 +90,19 @@ def cached_snapshot(name: str, commit: str) -> Path | None:
             snapshot_download(
                 name,
                 revision=commit,
-                allow_patterns=list(PATTERNS),
+                allow_patterns=_patterns(weights),
                 ignore_patterns=list(_IN_SUBFOLDERS),
                 local_files_only=True,
             )
         )
     except LocalEntryNotFoundError:
         return None
-    complete = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    complete = (folder / "config.json").is_file() and (not weights or any(folder.glob("*.safetensors")))
     return folder if complete else None
 
 
-def snapshot(name: str, commit: str) -> Path:
-    """The local folder of that commit, downloaded where the cache does not have it.
+def snapshot(name: str, commit: str, weights: bool = True) -> Path:
+    """The local folder of that commit, with or without its weights, downloaded where the cache does not have it.
 
     Raises:
         UserError: it is not in the cache and cannot be downloaded, or it has no safetensors weights.
@@ -107,17 +110,19 @@ def snapshot(name: str, commit: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    folder = cached_snapshot(name, commit)
+    folder = cached_snapshot(name, commit, weights)
     if folder is not None:
         return folder
     try:
-        snapshot_download(name, revision=commit, allow_patterns=list(PATTERNS), ignore_patterns=list(_IN_SUBFOLDERS))
+        snapshot_download(
+            name, revision=commit, allow_patterns=_patterns(weights), ignore_patterns=list(_IN_SUBFOLDERS)
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise UserError(
             f"backbone.name: {name!r} at {commit[:12]} is not in the local Hub cache and cannot be "
             f"downloaded ({str(error).splitlines()[0]}). {_REMEDY}"
         ) from error
-    folder = cached_snapshot(name, commit)
+    folder = cached_snapshot(name, commit, weights)
     if folder is None:
         raise UserError(
             f"backbone.name: {name!r} at {commit[:12]} has no config.json with safetensors weights; "

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones import hub
-from tensloradist.backbones.base import QKV, Family, Site, Source, check_loaded
-from tensloradist.backbones.transformers_ import determines_result, is_local, local_folder
+from tensloradist.backbones.base import QKV, Family, Site, Source, check_loaded, random_weights
+from tensloradist.backbones.folders import determines_random_result, determines_result, is_local, local_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, hash_path
 from tensloradist.modes import FFN
@@ -166,6 +166,11 @@ def _commit(spec: BackboneSpec) -> str:
 
 def fingerprint(spec: BackboneSpec) -> str:
     """Hash of the architecture's name and the weights file, hash of a local folder, or `name@commit` of the Hub."""
+    if spec.random_init and "/" not in spec.name:
+        _check_architecture(spec.name)
+        return hash_bytes("timm", "random_init", spec.name)
+    if spec.random_init and is_local(spec.name):
+        return hash_path(local_folder(spec.name, weights=False), determines_random_result)
     weights = _weights_file(spec)
     if weights is not None:
         return hash_bytes("timm", spec.name, hash_path(weights))
@@ -179,13 +184,19 @@ def label(spec: BackboneSpec) -> str:
 
 
 def fetch(spec: BackboneSpec) -> list[str]:
-    if spec.weights is not None or is_local(spec.name):
+    if _is_here(spec):
         return []
-    return [f"{_hub_name(spec)}@{_commit(spec)} → {hub.snapshot(_hub_name(spec), _commit(spec))}"]
+    name, commit = _hub_name(spec), _commit(spec)
+    return [f"{name}@{commit} → {hub.snapshot(name, commit, weights=not spec.random_init)}"]
+
+
+def _is_here(spec: BackboneSpec) -> bool:
+    """Whether nothing of it is on the Hub: its files are local, or it is an architecture with random weights."""
+    return spec.weights is not None or is_local(spec.name) or (spec.random_init and "/" not in spec.name)
 
 
 def missing(spec: BackboneSpec) -> list[str]:
-    if spec.weights is not None or is_local(spec.name) or hub.cached_snapshot(_hub_name(spec), _commit(spec)):
+    if _is_here(spec) or hub.cached_snapshot(_hub_name(spec), _commit(spec), weights=not spec.random_init):
         return []
     return [f"{_hub_name(spec)}@{_commit(spec)} (run `tensloradist fetch`)"]
 
@@ -199,7 +210,7 @@ def _model_name(spec: BackboneSpec, *, with_weights: bool) -> tuple[str, Path | 
             return spec.name, weights
         return f"local-dir:{local_folder(spec.name)}", weights
     if is_local(spec.name):
-        folder = local_folder(spec.name)
+        folder = local_folder(spec.name, weights=not spec.random_init)
     elif with_weights:
         folder = hub.snapshot(_hub_name(spec), _commit(spec))
     elif "/" not in spec.name:
@@ -236,6 +247,10 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if spec.random_init:
+        name, _ = _model_name(spec, with_weights=False)
+        with random_weights():
+            return _create(name, num_labels)
     name, weights = _model_name(spec, with_weights=True)
     # New heads draw from torch's global generator; what comes after loading must not depend on that.
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""transformers: ViT and DeiT, BERT, RoBERTa and DistilBERT classifiers, from a Hub name or a local folder.
+"""transformers: classifiers and language models, from a Hub name or a local folder, and the encoders' families.
 
 Loading is the library's own; what is checked is that nothing but the classification head is left untrained. The
 module names are those of transformers 5.
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones import hub
-from tensloradist.backbones.base import Family, Site, Source, check_loaded
+from tensloradist.backbones.base import LANGUAGE_MODEL, Family, Site, Source, check_loaded, random_weights
+from tensloradist.backbones.decoders import DECODER_TYPES, end_of_text
+from tensloradist.backbones.folders import determines_random_result, determines_result, is_local, local_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_path
 from tensloradist.modes import FFN
@@ -225,41 +227,6 @@ def quiet() -> Iterator[None]:
         (hub_bars.enable_progress_bars if hub_bar else hub_bars.disable_progress_bars)()
 
 
-def is_local(name: str) -> bool:
-    """Whether a name means a path: a model's folder is there, or nothing on the Hub could be called so."""
-    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or (Path(name) / "config.json").is_file()
-
-
-def local_folder(name: str) -> Path:
-    """The local folder of a model. Raises UserError if it, its configuration or its safetensors weights are missing."""
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"backbone.name: no folder {name}; give a local model folder or a Hub name")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"backbone.name: {name} has no config.json, so it is not a model folder")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"backbone.name: {name} has no *.safetensors; pickled weights are not loaded")
-    return folder
-
-
-_PREPROCESSING = (
-    "config.json",
-    "preprocessor_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-)
-
-
-def determines_result(file: str) -> bool:
-    """Whether a file of a model's folder takes part in a run: configuration, preprocessing and tokenizer, weights."""
-    return "/" not in file and (
-        file in _PREPROCESSING
-        or file.startswith(("tokenizer", "vocab."))
-        or file.endswith((".safetensors", ".safetensors.index.json"))
-    )
-
-
 def commit(spec: BackboneSpec) -> str:
     """The commit of a Hub backbone: the one that its fingerprint pins, else what the revision means now."""
     return hub.split_fingerprint(spec.fingerprint, spec.name) or hub.commit_of(spec.name, spec.revision)
@@ -267,6 +234,8 @@ def commit(spec: BackboneSpec) -> str:
 
 def fingerprint(spec: BackboneSpec) -> str:
     """Hash of a local folder's configuration, preprocessing and weights, or `name@commit` of the Hub."""
+    if is_local(spec.name) and spec.random_init:
+        return hash_path(local_folder(spec.name, weights=False), determines_random_result)
     if is_local(spec.name):
         return hash_path(local_folder(spec.name), determines_result)
     return f"{spec.name}@{commit(spec)}"
@@ -279,23 +248,25 @@ def label(spec: BackboneSpec) -> str:
 def fetch(spec: BackboneSpec) -> list[str]:
     if is_local(spec.name):
         return []
-    return [f"{spec.name}@{commit(spec)} → {hub.snapshot(spec.name, commit(spec))}"]
+    return [f"{spec.name}@{commit(spec)} → {weights_folder(spec)}"]
 
 
 def missing(spec: BackboneSpec) -> list[str]:
-    if is_local(spec.name) or hub.cached_snapshot(spec.name, commit(spec)):
+    if is_local(spec.name) or hub.cached_snapshot(spec.name, commit(spec), weights=not spec.random_init):
         return []
     return [f"{spec.name}@{commit(spec)} (run `tensloradist fetch`)"]
 
 
 def config_folder(spec: BackboneSpec) -> Path:
     """A local folder with the configuration, and perhaps without the weights."""
-    return local_folder(spec.name) if is_local(spec.name) else hub.config_folder(spec.name, commit(spec))
+    weights = not spec.random_init
+    return local_folder(spec.name, weights) if is_local(spec.name) else hub.config_folder(spec.name, commit(spec))
 
 
 def weights_folder(spec: BackboneSpec) -> Path:
-    """A local folder with the configuration and the weights, downloaded if need be."""
-    return local_folder(spec.name) if is_local(spec.name) else hub.snapshot(spec.name, commit(spec))
+    """A local folder with all that a run needs, downloaded if need be: without weights where they are random."""
+    weights = not spec.random_init
+    return local_folder(spec.name, weights) if is_local(spec.name) else hub.snapshot(spec.name, commit(spec), weights)
 
 
 @lru_cache(maxsize=64)
@@ -304,21 +275,25 @@ def _read_config(folder: Path, modified_ns: int) -> Any:
 
     with quiet():
         try:
-            return AutoConfig.from_pretrained(str(folder))
+            config = AutoConfig.from_pretrained(str(folder))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{folder / 'config.json'}: transformers cannot read it ({str(error).splitlines()[0]})"
             ) from error
+    if config.model_type in DECODER_TYPES and config.pad_token_id is None:
+        config.pad_token_id = end_of_text(config)  # classifiers find the last token by what is not padding
+    return config
 
 
-def _config(spec: BackboneSpec) -> Any:
+def config_of(spec: BackboneSpec) -> Any:
+    """transformers' configuration of the backbone; a decoder's always has a padding token."""
     folder = config_folder(spec)
     return _read_config(folder, (folder / "config.json").stat().st_mtime_ns)
 
 
 def kind(spec: BackboneSpec) -> str:
     """ "image" or "text", by the library's own table of classifiers. Raises UserError if the model is neither."""
-    return _kind_of_config(spec, _config(spec))
+    return _kind_of_config(spec, config_of(spec))
 
 
 def _kind_of_config(spec: BackboneSpec, config: Any) -> str:
@@ -336,12 +311,20 @@ def _kind_of_config(spec: BackboneSpec, config: Any) -> str:
     )
 
 
-def _classifier(spec: BackboneSpec, config: Any) -> Any:
+def _class_of(spec: BackboneSpec, config: Any, num_labels: int) -> Any:
+    """The library's automatic class of classifiers, or of language models."""
     from tensloradist._torchvision import declare_missing_operators
 
     declare_missing_operators()  # before transformers imports its image classes
     import transformers
 
+    if num_labels == LANGUAGE_MODEL:
+        if config.model_type not in DECODER_TYPES:
+            raise UserError(
+                f"backbone.name: {spec.name} is of type {config.model_type!r}, not a decoder that language tasks can "
+                f"use: {', '.join(DECODER_TYPES)}"
+            )
+        return transformers.AutoModelForCausalLM
     if _kind_of_config(spec, config) == "image":
         return transformers.AutoModelForImageClassification
     return transformers.AutoModelForSequenceClassification
@@ -349,19 +332,27 @@ def _classifier(spec: BackboneSpec, config: Any) -> Any:
 
 def _with_labels(config: Any, num_labels: int) -> Any:
     config = copy.deepcopy(config)
-    if config.num_labels != num_labels:
+    if num_labels != LANGUAGE_MODEL and config.num_labels != num_labels:
         config.num_labels = num_labels  # replaces the label names, too
     return config
+
+
+def _build(spec: BackboneSpec, num_labels: int) -> nn.Module:
+    """From the configuration alone, on the device of the context, with what the library draws for weights."""
+    import torch
+
+    config = _with_labels(config_of(spec), num_labels)
+    auto = _class_of(spec, config, num_labels)
+    with quiet():
+        model: nn.Module = auto.from_config(config, dtype=torch.float32)
+    return model.eval()
 
 
 def empty(spec: BackboneSpec, num_labels: int) -> nn.Module:
     import torch
 
-    config = _with_labels(_config(spec), num_labels)
-    auto = _classifier(spec, config)
-    with quiet(), torch.device("meta"):
-        model: nn.Module = auto.from_config(config, dtype=torch.float32)
-    return model.eval()
+    with torch.device("meta"):
+        return _build(spec, num_labels)
 
 
 def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
@@ -373,9 +364,12 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     import torch
     from safetensors import SafetensorError
 
+    if spec.random_init:
+        with random_weights():
+            return _build(spec, num_labels)
     folder = weights_folder(spec)
-    config = _with_labels(_config(spec), num_labels)
-    auto = _classifier(spec, config)
+    config = _with_labels(config_of(spec), num_labels)
+    auto = _class_of(spec, config, num_labels)
     # New heads draw from torch's global generator; what comes after loading must not depend on that.
     with quiet(), torch.random.fork_rng(devices=[]):
         try:

@@ -1,4 +1,4 @@
-"""Tasks: image folders and Hub image sets, GLUE, and the embedded digits; each with its split and its metrics."""
+"""Tasks: image folders and Hub image sets, GLUE, answers to prompts, embedded digits; each with split and metrics."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from tensloradist.errors import UserError, unknown
 from tensloradist.tasks.base import TASKS, LoadedTask, SplitData, Task
 from tensloradist.tasks.digits import DIGITS
 from tensloradist.tasks.images import IMAGE_TASKS
+from tensloradist.tasks.language import CAUSAL_LM
 from tensloradist.tasks.text import TEXT_TASKS
 
 if TYPE_CHECKING:
     from tensloradist.spec import BackboneSpec, TaskSpec
 
-TASKS.update({entry.name: entry for entry in [DIGITS, *IMAGE_TASKS, *TEXT_TASKS]})
+TASKS.update({entry.name: entry for entry in [DIGITS, *IMAGE_TASKS, *TEXT_TASKS, CAUSAL_LM]})
 
 
 def task_named(name: str) -> Task:

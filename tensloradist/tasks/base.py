@@ -34,11 +34,20 @@ class SplitData(ABC):
         ids: a name for each example, the same wherever the data lies.
         labels: (n,) int64, or float32 for regression.
         lengths: (n,) tokens of each example, for batches of similar length; None where all are equal.
+        terms: (n,) how many terms the loss of each example is the sum of (answer tokens); None: one each. A batch's
+            loss is the mean over its terms.
     """
 
     ids: list[str]
     labels: Labels
     lengths: npt.NDArray[np.int64] | None = None
+    terms: npt.NDArray[np.int64] | None = None
+
+    def terms_of(self, indices: npt.NDArray[np.int64] | None = None) -> int:
+        """The terms of these examples' losses together, of all of them without indices."""
+        if self.terms is None:
+            return len(self) if indices is None else len(indices)
+        return int(self.terms.sum() if indices is None else self.terms[indices].sum())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,7 +65,12 @@ class SplitData(ABC):
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task with its data in memory (or mapped), ready for one backbone."""
+    """A task with its data in memory (or mapped), ready for one backbone.
+
+    Attributes:
+        num_labels: outputs of the head; 0 (LANGUAGE_MODEL) for a language model, whose outputs are answers' scores.
+        lower_is_better: the metrics whose best value is the lowest; never the primary one.
+    """
 
     name: str
     kind: Literal["image", "text"]
@@ -69,6 +83,7 @@ class LoadedTask:
     metric_names: tuple[str, ...]
     metrics: MetricFunction
     data_fingerprint: str
+    lower_is_better: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -92,7 +107,7 @@ class Task:
         load: the data, for a spec, a backbone and a protocol. Raises UserError for whatever is wrong with the data.
         fingerprint: hash of the local files, or name@commit of the Hub.
         label: a short name for tables.
-        num_labels: outputs of the head; cheap, for planning.
+        num_labels: outputs of the head, or 0 for a language model; cheap, for planning.
         fetch: make the data available offline and fill the cache; what was done, one line each.
         missing: what `load` would have to download, one line each; nothing for local data.
         example: writes tiny data, and a tiny backbone with its preprocessing files, into an empty folder, and says how

@@ -104,3 +104,62 @@ def text_backbone(folder: Path) -> BackboneSpec:
     library: Any = transformers  # its tokenizers are made on request, which type checkers do not see
     library.BertTokenizerFast(vocab=str(path / "vocab.txt"), model_max_length=64).save_pretrained(path)
     return BackboneSpec(name=str(path))
+
+
+def language_folder(folder: Path, train: int = 40, test: int = 12) -> TaskSpec:
+    """Questions with answers of one to three words."""
+    random = np.random.default_rng(0)
+    path = folder / "language"
+    path.mkdir()
+    for split, number in (("train", train), ("test", test)):
+        with (path / f"{split}.jsonl").open("w") as file:
+            for _ in range(number):
+                words = random.choice(WORDS, random.integers(1, 4))
+                file.write(json.dumps({"prompt": f"repeat {' '.join(words)}: ", "answer": " ".join(words)}) + "\n")
+    return TaskSpec(name="causal_lm", data=str(path))
+
+
+def byte_tokenizer(path: Path, tokens: int) -> int:
+    """Write a tokenizer of bytes, which needs no training, into a model's folder; returns its number of tokens."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    special = ["<pad>", "<s>", "</s>"]
+    vocabulary = {token: index for index, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer: Any = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    library: Any = transformers  # its tokenizers are made on request, which type checkers do not see
+    library.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=special[0],
+        bos_token=special[1],
+        eos_token=special[2],
+        model_max_length=tokens,
+    ).save_pretrained(path)
+    return len(vocabulary)
+
+
+def language_backbone(folder: Path, name: str = "llama", tokens: int = 96, **sizes: int) -> BackboneSpec:
+    """A Llama's configuration and a tokenizer of bytes, for random weights: by default a tiny one."""
+    from transformers import LlamaConfig
+
+    path = folder / name
+    path.mkdir()
+    defaults = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 32,
+    }
+    config = LlamaConfig(
+        vocab_size=byte_tokenizer(path, tokens),
+        max_position_embeddings=tokens,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **{**defaults, **sizes},
+    )
+    config.save_pretrained(path)
+    return BackboneSpec(name=str(path), random_init=True)

@@ -175,13 +175,23 @@ def tokenizer_of(backbone: BackboneSpec) -> Any:
 @lru_cache(maxsize=64)
 def most_tokens(backbone: BackboneSpec) -> int:
     """The longest text, in tokens, that the backbone's tokenizer and its position embeddings take."""
-    from transformers import AutoConfig
+    from tensloradist.backbones.transformers_ import config_of
 
-    from tensloradist.backbones.transformers_ import config_folder, quiet
-
-    with quiet():
-        config = AutoConfig.from_pretrained(str(config_folder(backbone)))
+    config = config_of(backbone)
     positions = getattr(config, "max_position_embeddings", None) or 1_000_000
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= config.pad_token_id + 1  # these count positions from there
     return int(min(tokenizer_of(backbone).model_max_length, positions))
+
+
+def padding_token(backbone: BackboneSpec) -> int:
+    """What texts are padded with: the tokenizer's token, or for a decoder its configuration's, by which it finds ends.
+
+    Raises UserError if the backbone has no tokenizer.
+    """
+    from tensloradist.backbones.decoders import DECODER_TYPES
+    from tensloradist.backbones.transformers_ import config_of
+
+    tokenizer = tokenizer_of(backbone)
+    config = config_of(backbone)
+    return int((config if config.model_type in DECODER_TYPES else tokenizer).pad_token_id or 0)

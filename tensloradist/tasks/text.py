@@ -24,7 +24,7 @@ from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, hash_path
 from tensloradist.tasks import hub, metrics
 from tensloradist.tasks.base import Labels, LoadedTask, MetricFunction, SplitData, Task, limited, stratified_parts
-from tensloradist.tasks.preprocessing import most_tokens, require_kind, tokenizer_of
+from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
 from tensloradist.tasks.progress import quiet_datasets, tracked
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
     require_kind(backbone, "text", task.name)
     if task.augmentation != "none":
         raise UserError(f"task.augmentation: {task.augmentation!r} is for images; task {entry.name} takes none")
-    tokenizer = tokenizer_of(backbone)
+    pad = padding_token(backbone)
     rows = _rows(task, entry)
     data_fingerprint = task.fingerprint or fingerprint(task, entry)
     official = protocol == "official"
@@ -271,7 +271,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
     pad_to = limit if official else None
 
     def part(split: str, indices: npt.NDArray[np.int64]) -> _Text:
-        return _Text(rows[split], tokens[split], indices, tokenizer.pad_token_id or 0, pad_to, split)
+        return _Text(rows[split], tokens[split], indices, pad, pad_to, split)
 
     held_out = part("validation", np.arange(len(rows["validation"].labels)))
     everything = np.arange(len(rows["train"].labels))

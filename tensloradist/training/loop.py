@@ -27,7 +27,7 @@ from torch import nn
 from tensloradist import tasks
 from tensloradist.adapter import Adapter, attach
 from tensloradist.adapter.checkpoint import backbone_hash
-from tensloradist.backbones import family_of, initialize_head
+from tensloradist.backbones import LANGUAGE_MODEL, family_of, initialize_head
 from tensloradist.errors import UserError
 from tensloradist.results.attempts import resumed_from
 from tensloradist.results.control import RunControl
@@ -128,7 +128,7 @@ class Run:
         )
         if spec.precision == "bf16":
             for parameter in model.parameters():
-                if not parameter.requires_grad:
+                if not parameter.requires_grad and parameter.is_floating_point():  # quantised ones stay as they are
                     parameter.data = parameter.data.to(torch.bfloat16)
         model.to(accelerator.device)
         counted = {id(p) for group in self.adapter.parameter_groups().values() for p in group}
@@ -139,7 +139,7 @@ class Run:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.steps = spec.optimizer.epochs * len(self.first_batches)
         self.schedule = make_schedule(optimizer, self.steps, spec.optimizer)
-        self.scores = Scores(official=spec.protocol == "official", primary=task.primary_metric)
+        self.scores = Scores(spec.protocol == "official", task.primary_metric, task.lower_is_better)
         self.step_seconds: list[float] = []
         self.train_seconds = self.evaluate_seconds = 0.0
         self.step = self.epoch = self.position = 0  # updates done; the epoch (0-based), and updates done in it
@@ -199,12 +199,12 @@ class Run:
         if evaluates and self.position:
             self.model.eval()
         began = time.perf_counter()
-        for (micro, examples, last), inputs in zip(plan, inputs_of, strict=True):
+        for (micro, terms, last), inputs in zip(plan, inputs_of, strict=True):
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                loss = self._loss(inputs, micro) / examples
+                loss = self._loss(inputs, micro) / terms
                 # DDP averages gradients over processes; the loss is a sum over all of them, hence the factor.
                 accelerator.backward(loss * accelerator.num_processes)
-            self.total_loss += loss.detach() * examples
+            self.total_loss += loss.detach() * terms
             if not last:
                 continue
             if spec.optimizer.gradient_clipping:
@@ -225,28 +225,30 @@ class Run:
                 self.model.eval()
             boundary.reached()
             began = time.perf_counter()
-        mean = float(accelerator.reduce(self.total_loss, reduction="sum")) / len(self.task.train)
+        mean = float(accelerator.reduce(self.total_loss, reduction="sum")) / self.task.train.terms_of()
         if not math.isfinite(mean):
             raise Diverged(f"the mean loss of epoch {self.epoch + 1} is {mean}")
         return mean
 
     def _micro_batches(self) -> list[tuple[MicroBatch, int, bool]]:
-        """What is left of the epoch for this process: (micro-batch, examples of its batch, whether it is its last)."""
+        """What is left of the epoch for this process: (micro-batch, terms of its batch's loss, is it its last)."""
         accelerator, size = self.accelerator, self.spec.compute.micro_batch
         batches = self.first_batches if self.epoch == 0 else self._batches(self.epoch)
         plan = []
         for batch in batches[self.position :]:
             micros = share(batch, accelerator.process_index, accelerator.num_processes, size)
-            plan += [(micro, len(batch), micro is micros[-1]) for micro in micros]
+            plan += [(micro, self.task.train.terms_of(batch), micro is micros[-1]) for micro in micros]
         return plan
 
     def _loss(self, inputs: dict[str, torch.Tensor], micro: Any) -> torch.Tensor:
-        """The sum of the examples' losses: cross-entropy, or the squared error for regression."""
+        """The sum of the examples' losses: cross-entropy, squared error (regression), an answer's (language)."""
         device = self.accelerator.device
         with self.accelerator.autocast():
             logits = self.family.logits(self.model, {name: value.to(device) for name, value in inputs.items()}).float()
         labels = torch.as_tensor(self.task.train.labels[micro.indices], device=device)
-        if self.task.regression:
+        if self.task.num_labels == LANGUAGE_MODEL:
+            losses = logits[:, 0]  # the answers' negative log-likelihoods
+        elif self.task.regression:
             losses = F.mse_loss(logits.squeeze(-1), labels, reduction="none")
         else:
             losses = F.cross_entropy(logits, labels, reduction="none")

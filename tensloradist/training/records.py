@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +83,11 @@ class Scores:
     """Validation scores by epoch, and the test scores that the protocol asks for.
 
     sound: test at the last epoch, and at the epoch that was best on validation. official: validation *is* the test
-    part, and each metric's best value over the epochs is reported.
+    part, and each metric's best value over the epochs is reported: the highest, but for those of `lower_is_better`.
     """
 
-    def __init__(self, official: bool, primary: str) -> None:
-        self.official, self.primary = official, primary
+    def __init__(self, official: bool, primary: str, lower_is_better: Collection[str] = ()) -> None:
+        self.official, self.primary, self._lower = official, primary, lower_is_better
         self.validation: dict[int, Score] = {}
         self.best_epoch: int | None = None
         self.test: Score = {}
@@ -117,7 +117,7 @@ class Scores:
         best: Score = {}
         for name in names:
             values = [m[name] for m in self.validation.values()]
-            best[name] = max((v for v in values if v is not None), default=None)
+            best[name] = (min if name in self._lower else max)((v for v in values if v is not None), default=None)
         self.test = self.test_at_best = best
         self.predictions = {"validation": logits, "test": logits}
 

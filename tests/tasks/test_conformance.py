@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tensloradist import backbones
-from tensloradist.backbones import family_of
+from tensloradist.backbones import LANGUAGE_MODEL, family_of
 from tensloradist.tasks import TASKS, load
 
 
@@ -33,7 +33,10 @@ def test_a_task_keeps_its_promises(case, protocol):
     for name, part in parts.items():
         assert len(part) == len(part.ids) == len(part.labels) == len(ids[name]) > 0
         assert part.labels.dtype == (np.float32 if loaded.regression else np.int64)
-        if not loaded.regression:
+        if loaded.num_labels == LANGUAGE_MODEL:
+            assert part.labels.min() > 0 and np.array_equal(part.terms, part.labels)
+            assert part.terms_of() == part.terms_of(np.arange(len(part))) == part.labels.sum()
+        elif not loaded.regression:
             assert part.labels.min() >= 0 and part.labels.max() < loaded.num_labels
         assert part.lengths is None or (len(part.lengths) == len(part) and part.lengths.min() > 0)
     assert not ids["train"] & ids["test"] and not ids["train"] & ids["validation"]
@@ -45,9 +48,13 @@ def test_a_task_keeps_its_promises(case, protocol):
     model = backbones.load(backbone, loaded.num_labels)
     with torch.no_grad():
         logits = family_of(model).logits(model, inputs)
-    assert logits.shape == (3, loaded.num_labels) and torch.isfinite(logits).all()
+    assert logits.shape == (3, loaded.num_labels or 3) and torch.isfinite(logits).all()
 
     labels = loaded.test.labels
+    if loaded.num_labels == LANGUAGE_MODEL:
+        perfect = np.stack([np.zeros(len(labels)), labels, np.ones(len(labels))], axis=1)
+        assert loaded.metrics(perfect, labels) == {"exact_match": 1.0, "perplexity": 1.0}
+        return
     perfect = labels[:, None] if loaded.regression else np.eye(loaded.num_labels, dtype=np.float32)[labels]
     scores = loaded.metrics(perfect.astype(np.float32), labels)
     assert tuple(scores) == loaded.metric_names and loaded.primary_metric in scores
