@@ -59,9 +59,7 @@ def draw(data: Parameters) -> Figure:
         look = styles[point.method]
         axes.plot(point.parameters, point.score.mean, color=look.color, marker=look.marker, ms=3, fillstyle=look.fill)
     front = pareto(list(data.points))
-    axes.step(
-        [p.parameters for p in front], [p.score.mean for p in front], where="post", color=INK, lw=2.2, alpha=0.25
-    )
+    axes.step([p.parameters for p in front], [p.score.mean for p in front], where="post", color=INK, lw=2.2, alpha=0.25)
     axes.set_xscale("log")
     axes.set_xlabel("adapter parameters" + ("\nsmall marks: isoparameter, without intervals" if beside else ""))
     axes.set_ylabel(f"{data.metric} × 100")

@@ -63,7 +63,7 @@ def _section(anchor: str, story: CellStory, common: dict[str, str]) -> CellSecti
             validation = "—" if setting.validation is None else f"{100 * setting.validation:.2f}"
             is_chosen = setting.values == cell.choice.chosen
             tried.append((describe(setting.values), validation, str(setting.ended), is_chosen))
-    runs = [
+    runs: list[tuple[str, ...]] = [
         (
             str(run.seed),
             run.state,
