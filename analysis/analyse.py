@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+from analysis.columns import MEASURED
 from analysis.load import Loaded
 from analysis.overall import Overall, build_overall
 from analysis.selection import Choice
@@ -25,6 +28,20 @@ class Analysis:
     @property
     def name(self) -> str:
         return self.loaded.name
+
+    @cached_property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """run_id -> its resolved specification."""
+        return {run.run_id: run.spec for manifest in self.loaded.manifests for run in manifest.runs}
+
+    @cached_property
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """run_id -> its measured columns; None where there is no value."""
+        frame = self.loaded.frame.drop_duplicates("run_id")[["run_id", "seed", *MEASURED]].astype(object)
+        return {
+            str(record["run_id"]): {str(k): v for k, v in record.items()}
+            for record in frame.where(frame.notna(), None).to_dict("records")
+        }
 
 
 def analyse(loaded: Loaded, margin: float = MARGIN) -> Analysis:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from analysis.analyse import Analysis
 from analysis.tables import Block, Cell, Row
+from tensloradist.results.attempts import read_attempt, read_end
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.publish import read_failure_of
 
 
 @dataclass(frozen=True)
@@ -74,31 +79,67 @@ def addresses(analysis: Analysis) -> list[Address]:
 
 
 def story(analysis: Analysis, address: Address) -> CellStory:
-    """Everything that makes up a cell."""
+    """Everything that makes up a cell. Attempts are read from the results folder, which a bundle has left behind.
+
+    Raises:
+        UserError: an attempt's record is not readable.
+    """
     block = next(b for b in analysis.blocks if (b.backbone, b.condition.name) == (address.backbone, address.condition))
     row = block.row(address.row)
     cell = row.cells[address.task]
-    frame = analysis.loaded.frame.drop_duplicates("run_id").set_index("run_id")
-    specs = {run.run_id: run.spec for manifest in analysis.loaded.manifests for run in manifest.runs}
-    runs = tuple(_run(frame.loc[run_id], run_id) for run_id in cell.run_ids.values())
+    runs = tuple(_run(analysis, run_id) for run_id in cell.run_ids.values())
     first = next(iter(cell.run_ids.values()), None)
-    spec = {} if first is None else {key: value for key, value in specs[first].items() if key != "seed"}
-    return CellStory(address, block, row, cell, runs, spec, f'tensloradist reproduce "{address}"')
+    spec = {} if first is None else {key: value for key, value in analysis.specs[first].items() if key != "seed"}
+    again = "" if not runs else f'tensloradist reproduce "{address}" {_sweeps(analysis)}'.rstrip()
+    return CellStory(address, block, row, cell, runs, spec, again)
 
 
-def _run(run: Any, run_id: str) -> RunStory:
-    def known(name: str) -> Any:
-        value = run[name]
-        return None if value != value or str(value) == "<NA>" else value
+def _sweeps(analysis: Analysis) -> str:
+    return " ".join(f"--sweep {shlex.quote(source)}" for source in analysis.loaded.sources)
 
+
+def _run(analysis: Analysis, run_id: str) -> RunStory:
+    run, root = analysis.runs[run_id], analysis.loaded.root
+    folder = None if root is None else RunFolder(root, run_id)
+    stored = folder is not None and folder.spec.exists()
     return RunStory(
-        run_id,
-        int(run["seed"]),
-        run["state"],
-        known("score"),
-        known("validation_score"),
-        *(known(name) for name in ("cause", "hardware", "versions", "precision", "commit", "host")),
-        folder=None,
-        command=None,
-        attempts=(),
+        run_id=run_id,
+        seed=int(run["seed"]),
+        folder=None if folder is None else str(folder.path),
+        command=f"tensloradist run {folder.spec} --results again" if folder is not None and stored else None,
+        attempts=() if folder is None else tuple(_attempt(folder, number) for number in folder.attempt_numbers()),
+        **{name: run[name] for name in _SHOWN},
     )
+
+
+_SHOWN = (
+    "state",
+    "score",
+    "validation_score",
+    "cause",
+    "hardware",
+    "versions",
+    "precision",
+    "commit",
+    "host",
+)
+
+
+def _attempt(folder: RunFolder, number: int) -> AttemptStory:
+    path = folder.attempt(number)
+    record, end = read_attempt(path), read_end(path)
+    parts = []
+    if record is not None:
+        when = datetime.fromtimestamp(record.started, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        job = f", job {record.slurm.job_id}" if record.slurm else ""
+        parts.append(f"{when} on {record.host}{job}")
+        if record.resumed_from is not None:
+            parts.append(f"from step {record.resumed_from.step} of attempt {record.resumed_from.attempt}")
+    if end is not None:
+        took = f" after {end.ended - record.started:.0f} s" if record is not None else ""
+        parts.append(f"{end.state}{took}" + (f" ({end.cause})" if end.cause else ""))
+    elif (failure := read_failure_of(folder, number)) is not None:
+        parts.append(f"failed ({failure.cause})")
+    else:
+        parts.append("has a result" if (path / "result.json").exists() else "has not said how it ended")
+    return AttemptStory(number, "; ".join(parts))

@@ -7,6 +7,7 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to the application."""
-    from analysis import report_commands
+    from analysis import cell_commands, report_commands
 
     report_commands.register(app)
+    cell_commands.register(app)

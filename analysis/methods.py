@@ -2,25 +2,168 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 from analysis.analyse import Analysis
+from analysis.selection import describe
 from analysis.statistics.intervals import BOOTSTRAP_FROM
-from analysis.statistics.permutation import EXACT_UP_TO
+from analysis.statistics.permutation import DRAWS, EXACT_UP_TO
+from analysis.tables import Cell
+
+PROTOCOLS = {
+    "sound": "training, validation and test parts are disjoint and the same for all seeds, and scores are test scores "
+    "at the last epoch (protocol 'sound')",
+    "official": "the official TensLoRA scripts are repeated, so that scores are the best over epochs on the test part "
+    "(protocol 'official')",
+}
 
 
 def methods_paragraph(analysis: Analysis) -> str:
     """One paragraph of prose."""
-    cells = [cell for block in analysis.blocks for row in block.rows for cell in row.cells.values()]
-    methods = {cell.interval.method for cell in cells if cell.interval}
-    parts = [f"Each setting was trained with {_range([cell.planned for cell in cells if cell.planned])} seeds."]
-    if "t" in methods:
-        parts.append("Intervals are 95 % Student's t intervals of the mean over seeds.")
-    if "BCa" in methods:
-        parts.append(f"From {BOOTSTRAP_FROM} seeds on they are BCa bootstrap intervals.")
-    if any(cell.difference for cell in cells):
-        parts.append(f"Differences to LoRA are paired by seed; sign-flip tests are exact up to {EXACT_UP_TO} seeds.")
+    cells = [cell for block in analysis.blocks for row in block.rows for cell in row.cells.values() if cell.planned]
+    if not any(cell.scores for cell in cells):
+        return "No run is finished, so there is nothing to describe yet."
+    parts = [*_training(analysis, cells), *_selection(analysis), *_intervals(cells), *_tests(analysis, cells)]
+    parts += [*_overall(analysis), *_provenance(analysis)]
     return " ".join(parts)
 
 
-def _range(numbers: list[int]) -> str:
-    low, high = min(numbers, default=0), max(numbers, default=0)
+def _training(analysis: Analysis, cells: list[Cell]) -> list[str]:
+    frame = analysis.loaded.frame
+    tasks, backbones = frame["task"].unique(), frame["backbone"].unique()
+    rows = list(dict.fromkeys(row.name for block in analysis.blocks for row in block.rows))
+    parts = [
+        f"{_count(len(rows), 'method')} ({', '.join(rows)}) {'were' if len(rows) > 1 else 'was'} trained on "
+        f"{_listed(tasks)} with {_listed(backbones)}, {_range(cell.planned for cell in cells)} seeds a setting."
+    ]
+    kinds = {block.condition.kind for block in analysis.blocks}
+    if "isorank" in kinds:
+        ranks = sorted({b.condition.rank for b in analysis.blocks if b.condition.kind == "isorank"})
+        parts.append(f"Under isorank every mode has LoRA's rank ({', '.join(map(str, ranks))}).")
+    for condition in dict.fromkeys(
+        (b.condition.rank, b.condition.strategy, b.condition.tolerance)
+        for b in analysis.blocks
+        if b.condition.kind == "isoparameter"
+    ):
+        rank, strategy, tolerance = condition
+        within = f"; rows off by more than {100 * tolerance:g} % are not ranked" if tolerance is not None else ""
+        parts.append(
+            f"Under isoparameter the ranks ({strategy}) are solved for the parameters of LoRA r={rank}{within}."
+        )
+    parts += [
+        f"In these runs {PROTOCOLS.get(str(protocol), f'the protocol is {protocol}')}."
+        for protocol in frame["protocol"].unique()
+    ]
+    states = Counter(analysis.loaded.frame.drop_duplicates("run_id")["state"])
+    rest = {state: number for state, number in states.items() if state != "finished"}
+    if rest:
+        told = ", ".join(f"{number} {state}" for state, number in sorted(rest.items()))
+        parts.append(
+            f"Of {sum(states.values())} runs {states['finished']} finished ({told}); nothing incomplete is ranked."
+        )
+    return parts
+
+
+def _selection(analysis: Analysis) -> list[str]:
+    grids = dict.fromkeys(
+        tuple(describe(setting.values) for setting in choice.tried)
+        for choice in analysis.choices
+        if choice.candidates > 1
+    )
+    if not grids:
+        return []
+    edges = sum(choice.at_edge for choice in analysis.choices)
+    official = set(analysis.loaded.frame["protocol"]) == {"official"}
+    part = "the test part, which serves for validation under this protocol" if official else "validation alone"
+    return [
+        f"For each method, task and condition one setting ({'; or '.join(' / '.join(grid) for grid in grids)}) was "
+        f"chosen by its mean score on {part}, over the seeds common to all settings"
+        + (f"; {edges} of {len(analysis.choices)} choices lie at the edge of their grid." if edges else ".")
+    ]
+
+
+def _intervals(cells: list[Cell]) -> list[str]:
+    methods = {cell.interval.method for cell in cells if cell.interval}
+    parts = {
+        "t": "Student's t intervals",
+        "BCa": f"BCa bootstrap intervals (from {BOOTSTRAP_FROM} seeds on)",
+    }
+    used = [text for method, text in parts.items() if method in methods]
+    if not used:
+        return ["There is one seed a setting, hence no interval."]
+    return [
+        f"Seeds are the unit of replication: means have 95 % {' or '.join(used)} over seeds, which cover the "
+        "randomness of training, not the sampling of test examples."
+    ]
+
+
+def _tests(analysis: Analysis, cells: list[Cell]) -> list[str]:
+    differences = [cell.difference for cell in cells if cell.difference]
+    if not differences:
+        return []
+    parts = [
+        "Differences to LoRA are paired by seed (the same data order and head initialisation, checked by fingerprint)"
+        + (" and have 95 % t intervals." if any(d.interval for d in differences) else ".")
+    ]
+    tested = [d for d in differences if d.p_holm is not None]
+    if tested:
+        exact = any(d.n <= EXACT_UP_TO for d in tested)
+        drawn = any(d.n > EXACT_UP_TO for d in tested)
+        kinds = ["exact"] * exact + [f"with {DRAWS:,} seeded draws"] * drawn
+        parts.append(
+            f"They are tested by two-sided sign-flip permutation tests ({' or '.join(kinds)}), Holm-corrected over the "
+            "methods of a task and condition."
+        )
+        few = [d for d in tested if d.n < (d.seeds_needed or 0)]
+        if few:
+            parts.append(
+                f"{len(few)} of {len(tested)} differences have too few seeds for a corrected test to reach 5 %."
+            )
+    if any(d.equivalence.probability is not None for d in differences):
+        parts.append(
+            f"Equivalence is the posterior probability (Student t, reference prior) that the mean difference lies "
+            f"within ± {100 * analysis.margin:g} points, beside two one-sided t tests."
+        )
+    return parts
+
+
+def _overall(analysis: Analysis) -> list[str]:
+    rows = [row for overall in analysis.overall for row in overall.rows]
+    parts = []
+    if any(row.iqm for row in rows):
+        scale = "scores normalised per task (head-only training 0, full fine-tuning 1)"
+        used = scale if any(row.normalised for row in rows) else "raw scores"
+        parts.append(
+            f"Over tasks, interquartile means of {used} have 95 % intervals from a stratified bootstrap of seeds."
+        )
+    if any(row.improvement for row in rows):
+        parts.append("The probability of improvement over LoRA has the same.")
+    if any(overall.ranks for overall in analysis.overall):
+        parts.append("Mean ranks over data sets are compared by Friedman's test and Nemenyi's critical difference.")
+    return parts
+
+
+def _provenance(analysis: Analysis) -> list[str]:
+    frame = analysis.loaded.frame
+    told = []
+    for column, what in (("hardware", "on"), ("precision", "in"), ("versions", "with")):
+        values = sorted(frame[column].dropna().unique())
+        if values:
+            told.append(f"{what} {' or '.join(f'({v})' if len(values) > 1 and what == 'with' else v for v in values)}")
+    return [f"Runs were made {', '.join(told)}."] if told else []
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
+def _range(numbers: Iterable[int]) -> str:
+    values = list(numbers)
+    low, high = min(values, default=0), max(values, default=0)
     return f"{low}" if low == high else f"{low} to {high}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.differences import baseline_of
+from analysis.selection import describe
 from analysis.statistics.paired import Paired
 from analysis.statistics.power import detectable
 from analysis.tables import Block, Row, Runs
@@ -119,15 +120,22 @@ def _choices(rows: list[Row]) -> list[str]:
     """What was chosen for whom: methods with the same choice on one line."""
     groups: dict[tuple[str, str], list[str]] = {}
     unfair = []
+    grids: dict[str, set[str]] = {}
     for row in rows:
         for task, cell in row.cells.items():
             if cell.choice is not None:
                 groups.setdefault((task, cell.choice.describe()), []).append(row.name)
                 unfair += [row.name] if not cell.choice.common_seeds else []
+                grids.setdefault(task, set()).add(" / ".join(describe(tried.values) for tried in cell.choice.tried))
     notes = [
         f"{task}: {what}, by mean validation score, for "
         f"{'all methods' if len(names) == len(rows) else ', '.join(names)}."
         for (task, what), names in groups.items()
+    ]
+    notes += [
+        f"Warning: {task}: methods have different grids ({'; '.join(sorted(found))}), so the larger ones are favoured."
+        for task, found in grids.items()
+        if len(found) > 1
     ]
     if unfair:
         notes.append(

@@ -9,6 +9,7 @@ import pytest
 
 COMMANDS = ("run", "evaluate", "fetch", "plan", "launch", "report", "params", "doctor", "profiles", "status")
 COMMANDS += ("cancel", "retry", "hold", "release", "logs", "why", "bundle", "efficiency", "table", "figures")
+COMMANDS += ("results", "compare", "explain", "reproduce")
 RUN = """
 backbone: {source: digits_vit, name: digits_vit}
 task: {name: digits}

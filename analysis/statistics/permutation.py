@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +12,7 @@ from analysis.statistics.intervals import Values
 
 EXACT_UP_TO = 16  # seeds; above, a seeded sample of sign flips is drawn
 DRAWS = 100_000
+_AT_ONCE = 64  # rows; memory: 64 · draws floats
 
 
 @lru_cache(maxsize=32)
@@ -26,14 +28,15 @@ def sign_flip_ps(differences: Values) -> Values:
 
     The test is exact where differences are symmetric about 0 under the null, as those of exchangeable runs are.
     """
-    signs = _signs(differences.shape[1])
+    n = differences.shape[1]
+    signs = _signs(n)
+    # Sums that are equal on paper may differ in their last bits.
+    reached = np.abs(differences.sum(axis=1)) - 1e-12 * np.abs(differences).sum(axis=1)
     ps = np.empty(len(differences))
-    for row, values in enumerate(differences):
-        # Sums that are equal on paper may differ in their last bits.
-        reached = abs(values.sum()) - 1e-12 * max(1e-300, np.abs(values).sum())
-        extreme = int((np.abs(signs @ values) >= reached).sum())
-        exact = len(values) <= EXACT_UP_TO
-        ps[row] = extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
+    for start in range(0, len(differences), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        extreme = (np.abs(signs @ differences[part].T) >= reached[part]).sum(axis=0)
+        ps[part] = extreme / len(signs) if n <= EXACT_UP_TO else (extreme + 1) / (len(signs) + 1)
     return ps
 
 
@@ -42,8 +45,14 @@ def sign_flip_p(differences: Values) -> float:
     return float(sign_flip_ps(np.atleast_2d(differences))[0])
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's correction over the rows of one column."""
-    from statsmodels.stats.multitest import multipletests
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction over the rows of one column.
 
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    The same numbers as statsmodels' multipletests, which collects garbage at each call: a quarter of a second.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(stepped, 1.0)
+    return [float(value) for value in corrected]

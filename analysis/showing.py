@@ -1,0 +1,149 @@
+"""What `compare`, `explain` and `reproduce` print."""
+
+from __future__ import annotations
+
+import json
+
+from analysis.cells import Address, CellStory
+from analysis.comparison import Comparison, RunComparison
+from analysis.render import text
+from analysis.render.terminal import console
+from analysis.reproduction import Reproduction
+from analysis.selection import describe
+from analysis.statistics.paired import Paired
+
+
+def show_comparisons(first: str, second: str, found: list[Comparison]) -> None:
+    """A line for each cell, and what the test can say at all."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{first} − {second}, in points, paired by seed"
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
+    for name in ("backbone", "condition", "task"):
+        table.add_column(name)
+    for name in (first, second, "difference", "seeds", "p", "p (Holm)", "equivalence"):
+        table.add_column(Text(name), justify="right")
+    for one in found:
+        means = ["—" if mean is None else text.points(mean) for mean in one.means]
+        place = [Text(name) for name in (one.backbone, one.condition, f"{one.task} ({one.metric})")]
+        table.add_row(
+            *place, *means, *([one.why_not or "", *[""] * 4] if one.difference is None else _cells(one.difference))
+        )
+    to = console()
+    to.print(table)
+    tested = [one.difference for one in found if one.difference]
+    if tested:
+        have, need = min(d.n for d in tested), max(d.seeds_needed or 0 for d in tested)
+        margin = text.points(tested[0].equivalence.margin)
+        if have < need:
+            note = f"{have} seeds are too few for a corrected test over {len(tested)} cells (it needs {need})."
+            to.print(note, highlight=False)
+        to.print(
+            "p: exact sign-flip test; Holm over the cells shown. Brackets: 95 % t interval of the paired difference. "
+            f"Equivalence: the probability that the difference is within ± {margin} points.",
+            markup=False,
+            highlight=False,
+        )
+
+
+def _cells(difference: Paired) -> list[str]:
+    same = difference.equivalence.probability
+    return [
+        text.points(difference.effect, plus=True) + text.bracketed(difference.interval),
+        str(difference.n),
+        f"{difference.p:.3g}",
+        "" if difference.p_holm is None else f"{difference.p_holm:.3g}",
+        "undefined" if same is None else f"{same:.2f}",
+    ]
+
+
+def show_runs(found: RunComparison) -> None:
+    """Two runs, example by example."""
+    first, second = found.run_ids
+    lines = [
+        f"{found.metric} × 100 on {found.examples} test examples: {first} {text.points(found.scores[0])}, "
+        f"{second} {text.points(found.scores[1])}",
+        f"difference {text.points(found.difference.value, plus=True)}{text.bracketed(found.difference.interval)} "
+        "points (95 % bootstrap interval over examples)",
+    ]
+    if found.mcnemar is not None:
+        m = found.mcnemar
+        lines.append(
+            f"both right {m.both}, only {first} {m.only_first}, only {second} {m.only_second}, neither {m.neither}; "
+            f"McNemar's exact p = {m.p:.3g}"
+        )
+    lines.append(
+        "This speaks of these two trained models on such examples, not of the methods: for those, compare seeds."
+    )
+    for line in lines:
+        console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_story(story: CellStory) -> None:
+    """How a number came to be, from the number down to the attempts."""
+    for line in story_lines(story):
+        console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def story_lines(story: CellStory) -> list[str]:
+    cell, row = story.cell, story.row
+    lines = [str(story.address), f"  score × 100: {text.score(cell)} ({cell.metric or 'no metric yet'})"]
+    if cell.interval is not None:
+        lines.append(f"  interval: 95 %, {cell.interval.method}, over {len(cell.scores)} seeds")
+    if cell.difference is not None:
+        d = cell.difference
+        holm = "" if d.p_holm is None else f", {d.p_holm:.3g} after Holm's correction"
+        lines.append(f"  difference to LoRA: {text.difference(cell)} over {d.n} seeds, sign-flip p = {d.p:.3g}{holm}")
+        equal = d.equivalence
+        said = equal.undefined if equal.probability is None else f"{equal.probability:.2f}, TOST p = {equal.p_tost:.3g}"
+        lines.append(f"  within ± {text.points(equal.margin)} points of LoRA with probability: {said}")
+    elif cell.no_difference:
+        lines.append(f"  no difference to LoRA: {cell.no_difference}")
+    lines.append(f"  adapter: {text.parameters(row, story.block)} parameters, ranks {row.ranks or 'none'}")
+    if row.beyond_budget:
+        lines.append("  beyond the tolerance of its budget: never bold, not ranked")
+    if cell.choice is not None:
+        lines.append(
+            f"  chosen on validation over {cell.choice.common_seeds} common seeds: {cell.choice.describe()}; tried:"
+        )
+        for tried in cell.choice.tried:
+            mean = (
+                "no common seed, or diverged" if tried.validation is None else text.points(tried.validation, digits=2)
+            )
+            lines.append(f"    {describe(tried.values)}: {mean} ({tried.ended} runs ended)")
+    lines.append("  runs:")
+    for run in story.runs:
+        score = "—" if run.score is None else text.points(run.score, digits=2)
+        cause = f" ({run.cause})" if run.cause else ""
+        lines.append(f"    seed {run.seed}: {run.run_id}, {run.state}{cause}, score {score}")
+        lines += [f"      attempt {attempt.number}: {attempt.line}" for attempt in run.attempts]
+    for what in ("hardware", "precision", "versions", "commit"):
+        values = dict.fromkeys(value for run in story.runs if (value := getattr(run, what)))
+        lines += [f"  {what}: {'; '.join(values)}"] if values else []
+    lines.append(f"  specification: {json.dumps(story.spec, sort_keys=True)}")
+    return lines + ([f"  again: {story.reproduce}"] if story.reproduce else [])
+
+
+def show_reproduction(address: Address, found: Reproduction) -> None:
+    """The verdict."""
+    original, again = ("undefined" if s is None else f"{s:.10g}" for s in (found.original, found.again))
+    if found.is_equal:
+        verdict = "exactly the same score"
+    elif found.is_inside:
+        verdict = "another score, inside the interval"
+    elif found.holds:
+        verdict = "another score, outside the mean's interval but within the range of the cell's seeds"
+    else:
+        verdict = "another score, outside the interval"
+    lines = [
+        f"{address}, seed {found.seed}: {verdict}",
+        f"  {found.metric}: {original} as published, {again} again",
+        f"  95 % interval of the mean:{text.bracketed(found.interval) or ' none, with one seed'}; the seeds' range: "
+        f"{text.points(found.spread[0])} to {text.points(found.spread[1])} (× 100)",
+        f"  {found.folder}",
+    ]
+    if not found.is_equal:
+        lines.append("  the bits are the same only on the same hardware, versions, threads and code: see `explain`")
+    for line in lines:
+        console().print(line, markup=False, highlight=False, soft_wrap=True)
