@@ -153,10 +153,12 @@ def test_broken_files_are_listed_and_their_curves_are_missed(tmp_path):
     folders = {(run.row, run.spec["seed"]): RunFolder(tmp_path, run.run_id) for run in runs}
     folders["att tucker", 0].result.write_text('{"schema_version": 99}')
     (folders["lora", 1].attempt(1) / "metrics.jsonl").write_text('{"validation": 3}\n{"epoch"')
+    (folders["qkv_depth tucker", 2].attempt(1) / "attempt.json").write_text("{")
     analysis = analyse(load_from(["synthetic"], tmp_path))
     planned = plan_figures(analysis)
     text = Page(page(analysis, [], planned.absent)).text
     assert "schema_version 99" in text and "lora: the learning curves of 1 of 3 runs can't be read" in text
+    assert "How this number came to be can't be told" in text and "attempt.json" in text
 
 
 def test_names_are_text_and_never_markup(tmp_path):
