@@ -8,7 +8,7 @@ import time
 import pytest
 
 COMMANDS = ("run", "evaluate", "fetch", "plan", "launch", "report", "params", "doctor", "profiles", "status")
-COMMANDS += ("cancel", "retry", "hold", "release", "logs", "why", "bundle", "efficiency")
+COMMANDS += ("cancel", "retry", "hold", "release", "logs", "why", "bundle", "efficiency", "table", "figures")
 COMMANDS += ("results", "compare", "explain", "reproduce")
 RUN = """
 backbone: {source: digits_vit, name: digits_vit}
@@ -91,6 +91,9 @@ def test_mistakes_are_one_message_and_leave_nothing(run_file, tmp_path, override
         (["plan", "no.yaml"], "no such file"),
         (["plan", "dmeo"], "Did you mean 'demo'"),
         (["report", "demo", "--out", "x", "--results", "empty"], "has not been launched"),
+        (["table", "demo", "--format", "markdwn"], "Did you mean 'markdown'"),
+        (["table", "demo", "--out", "x"], "only printed"),
+        (["figures", "demo", "--out", "x", "--kind", "curve"], "Did you mean 'curves'"),
         (["evaluate", "nowhere"], "no spec.json"),
         (["params", "--shape", "vit_bas"], "Did you mean 'vit_base'"),
         (["params"], "give --shape"),
