@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= results/demo-report
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm lint types evidence soak benchmark devcluster devcluster-down clean
+.PHONY: help install demo test test-browser test-slurm lint types evidence soak benchmark devcluster devcluster-down clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,12 +29,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 install: $(INSTALLED)  ## The virtual environment .venv
 
-demo: $(INSTALLED)  ## Train the demo sweep and print its isorank and isoparameter tables
+demo: $(INSTALLED)  ## Train the demo sweep, print its tables and write its report
 	$(BIN)/tensloradist launch demo
 	$(BIN)/tensloradist report demo --out $(OUT)
 
-test: $(INSTALLED)  ## All tests but those of `make test-slurm` and `make evidence`
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not evidence and not slurm"
+test: $(INSTALLED)  ## All tests but those of `make test-browser`, `make test-slurm` and `make evidence`
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not evidence and not slurm and not browser"
+
+test-browser: $(INSTALLED)  ## The report's page in a headless Chromium (Debian's package chromium)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "browser and not evidence"
 
 test-slurm: $(INSTALLED)  ## Faults injected into a real Slurm cluster on this machine (root, slurm/devcluster/README.md)
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "slurm and not evidence"

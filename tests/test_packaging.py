@@ -46,6 +46,11 @@ def test_the_commands_of_all_packages_and_a_shipped_sweep(installed, tmp_path):
     assert "report" in run(installed, tmp_path, "-m", "tensloradist.cli", "--help").stdout
 
 
+def test_the_report_has_its_template_style_and_script(installed):
+    for path in (ROOT / "analysis" / "report").iterdir():
+        assert (installed / "analysis" / "report" / path.name).exists() or path.name == "__pycache__"
+
+
 def test_imports_go_in_one_direction():
     """launch and analysis import tensloradist, never each other; tensloradist imports neither."""
     for package, forbidden in {

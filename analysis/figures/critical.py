@@ -31,10 +31,10 @@ def draw(data: CriticalDifference) -> Figure:
     axes.axis("off")
     axes.plot([1, count], [0, 0], color=INK, lw=1, clip_on=False)
     every = max(1, -(-count // 15))
-    for rank in range(1, count + 1):
-        axes.plot([rank, rank], [0, 0.35], color=INK, lw=0.8, clip_on=False)
-        if (rank - 1) % every == 0:
-            axes.annotate(str(rank), (rank, 0.35), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom")
+    for tick in range(1, count + 1):
+        axes.plot([tick, tick], [0, 0.35], color=INK, lw=0.8, clip_on=False)
+        if (tick - 1) % every == 0:
+            axes.annotate(str(tick), (tick, 0.35), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom")
     if data.difference is not None and data.difference <= count - 1:
         axes.annotate(
             f"critical difference {data.difference:.2f}", (0, 1), xytext=(0, 30), xycoords="axes fraction",

@@ -34,7 +34,7 @@ def read_curves(analysis: Analysis, cells: Sequence[tuple[str, Cell]], metric: s
         for run_id in run_ids:
             path = RunFolder(analysis.loaded.root, run_id).attempt(attempts[run_id]) / "metrics.jsonl"
             values = epochs_of(path, metric)
-            broken += values is None
+            broken += not values
             runs += [values] if values else []
         if broken:
             absent.append(f"{name}: the learning curves of {broken} of {len(run_ids)} runs can't be read")
@@ -55,8 +55,8 @@ def _attempts(analysis: Analysis) -> dict[str, int]:
     return dict(zip(known["run_id"], known["attempt"].astype(int), strict=True))
 
 
-def epochs_of(path: Path, metric: str) -> dict[int, float] | None:
-    """Validation score by epoch of one attempt; None where the file is absent or damaged."""
+def epochs_of(path: Path, metric: str) -> dict[int, float]:
+    """Validation score by epoch of one attempt; empty where the file is absent or damaged."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         records: list[dict[str, Any]] = [json.loads(line) for line in lines if '"validation"' in line]
@@ -64,5 +64,5 @@ def epochs_of(path: Path, metric: str) -> dict[int, float] | None:
             int(r["epoch"]): r["validation"].get(metric) for r in records if isinstance(r.get("validation"), dict)
         }
     except (OSError, UnicodeDecodeError, ValueError, KeyError, AttributeError):
-        return None
+        return {}
     return {epoch: float(value) for epoch, value in values.items() if value is not None}

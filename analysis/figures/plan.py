@@ -64,7 +64,7 @@ def _of_task(backbone: str, task: str, blocks: list[Block]) -> Iterator[Drawing]
         )
         for block in blocks
         for row, cell in _cells(block, task)
-        if (estimate := _score(cell)) is not None and row.parameters
+        if (estimate := _score(cell)) is not None and not row.is_reference
     )  # fmt: skip
     if found:
         caption = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,8 @@ GROUPINGS = {  # colour, marker
     "att_qkv_depth": ("#8c6d31", "*"),
 }
 OTHER = ("#7a828a", "h")  # head only, full fine-tuning, plugins
-DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+Dash = str | tuple[int, tuple[float, ...]]
+DASHES: tuple[Dash, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 FILLS = ("full", "none", "left", "bottom")
 
 
@@ -41,7 +42,7 @@ class Look:
 
     color: str
     marker: str
-    dash: str | tuple[int, tuple[int, ...]]
+    dash: Dash
     fill: str
 
 
@@ -61,7 +62,7 @@ def variant_of(method: str) -> str:
     return method.partition(" ")[2]
 
 
-def settings() -> dict[str, object]:
+def settings() -> dict[Any, Any]:
     """matplotlib's settings for every figure: readable text in the SVG, and the same bytes every time."""
     return {
         "svg.fonttype": "none",
@@ -171,10 +172,7 @@ def label_beside(axes: Axes, marks: Sequence[tuple[float, float, str, str]]) -> 
         return
     axes.set_xlim(axes.get_xlim())  # until they are asked for, limits are those of an empty figure
     axes.set_ylim(axes.get_ylim())
-    figure = axes.figure
-    box = axes.get_position()
-    width, height = figure.get_size_inches()
-    inches_wide, inches_high = box.width * width, box.height * height
+    inches_wide, inches_high = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [tuple(to_axes.transform((x, y))) for x, y, _, _ in marks]
     step = ROW_INCHES * 0.97 / inches_high

@@ -1,4 +1,4 @@
-"""Tables for programs: CSV with a line for each cell, and JSON with everything. Full precision, the metrics' own unit."""
+"""Tables for programs: CSV with a line for each cell, JSON with everything; full precision, the metrics' own unit."""
 
 from __future__ import annotations
 

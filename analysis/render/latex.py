@@ -43,8 +43,8 @@ def latex(analysis: Analysis) -> str:
         parts.append(_table(f"block-{number}", caption, text.header(block), lines, block.notes))
     for number, overall in enumerate(analysis.overall, 1):
         if text.has_overall(overall):
-            lines = [[escape(cell) for cell in line] for line in text.overall_body(overall)]
-            header = text.overall_header(overall)
+            header, plain = text.overall_table(overall)
+            lines = [[escape(cell) for cell in line] for line in plain]
             parts.append(_table(f"overall-{number}", text.title(overall), header, lines, overall.notes))
     return "\n".join(parts)
 

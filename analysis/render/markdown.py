@@ -23,7 +23,8 @@ def markdown(analysis: Analysis) -> str:
     for overall in analysis.overall:
         parts += [f"## {text.title(overall)}", ""]
         if text.has_overall(overall):
-            parts += [*grid([text.overall_header(overall), *text.overall_body(overall)]), ""]
+            header, lines = text.overall_table(overall)
+            parts += [*grid([header, *lines]), ""]
         parts += [f"- {note}" for note in overall.notes] + [""]
     return "\n".join(parts)
 

@@ -53,7 +53,7 @@ def rich_table(block: Block) -> Table:
 
 def overall_table(overall: Overall) -> Table:
     """One table over tasks."""
-    return _table(text.title(overall), text.overall_header(overall), text.overall_body(overall), set())
+    return _table(text.title(overall), *text.overall_table(overall), set())
 
 
 def _table(title: str, header: list[str], lines: list[list[str]], bold: set[tuple[int, int]]) -> Table:

@@ -128,22 +128,18 @@ def has_overall(overall: Overall) -> bool:
     return any(row.iqm or row.improvement or row.mean_rank is not None for row in overall.rows)
 
 
-def overall_header(overall: Overall) -> list[str]:
+def overall_table(overall: Overall) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of a table over tasks, without the columns that nothing is known for."""
     scale = "normalised score" if any(row.normalised for row in overall.rows) else "score × 100"
-    return [
-        "method",
-        "parameters",
-        f"interquartile mean, {scale}",
-        "probability of improvement over LoRA",
-        "mean rank",
+    columns = [
+        ("method", [row.name for row in overall.rows]),
+        ("parameters", [f"{row.parameters:,}" for row in overall.rows]),
+        (f"interquartile mean, {scale}", [_aggregate(row) for row in overall.rows]),
+        ("probability of improvement over LoRA", [_estimate(row.improvement, 1.0, 2) for row in overall.rows]),
+        ("mean rank", [_rank(row) for row in overall.rows]),
     ]
-
-
-def overall_body(overall: Overall) -> list[list[str]]:
-    return [
-        [row.name, f"{row.parameters:,}", _aggregate(row), _estimate(row.improvement, 1.0, 2), _rank(row)]
-        for row in overall.rows
-    ]
+    kept = [column for column in columns if any(column[1])]
+    return [name for name, _ in kept], [list(line) for line in zip(*(cells for _, cells in kept), strict=True)]
 
 
 def _aggregate(row: OverallRow) -> str:

@@ -10,6 +10,7 @@ from analysis.analyse import Analysis
 from analysis.cells import Address, CellStory, addresses, story
 from analysis.render import text
 from analysis.selection import describe
+from tensloradist.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,25 @@ class Cells:
 
 def cell_sections(analysis: Analysis) -> Cells:
     """The sections in the tables' order."""
-    found = [story(analysis, address) for address in addresses(analysis)]
-    specs = [dict(flat(each.spec)) for each in found if each.spec]
+    found = {address: _told(analysis, address) for address in addresses(analysis)}
+    specs = [dict(flat(each.spec)) for each in found.values() if isinstance(each, CellStory) and each.spec]
     common = {key: value for key, value in specs[0].items() if all(s.get(key) == value for s in specs)} if specs else {}
-    sections, anchors = [], {}
-    for number, each in enumerate(found, 1):
-        anchors[each.address] = f"cell-{number}"
-        sections.append(_section(f"cell-{number}", each, common))
+    anchors = {address: f"cell-{number}" for number, address in enumerate(found, 1)}
+    sections = [
+        _section(anchors[address], each, common)
+        if isinstance(each, CellStory)
+        else CellSection(anchors[address], str(address), "its records are damaged", [each], [], [], [], [])
+        for address, each in found.items()
+    ]
     return Cells(sections, sorted(common.items()), anchors)
+
+
+def _told(analysis: Analysis, address: Address) -> CellStory | str:
+    """A cell's story, or why it can't be told: one damaged record must not cost the reader the page."""
+    try:
+        return story(analysis, address)
+    except UserError as error:
+        return f"How this number came to be can't be told: {error}."
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -63,7 +75,7 @@ def _section(anchor: str, story: CellStory, common: dict[str, str]) -> CellSecti
             validation = "—" if setting.validation is None else f"{100 * setting.validation:.2f}"
             is_chosen = setting.values == cell.choice.chosen
             tried.append((describe(setting.values), validation, str(setting.ended), is_chosen))
-    runs = [
+    runs: list[tuple[str, ...]] = [
         (
             str(run.seed),
             run.state,

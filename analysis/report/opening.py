@@ -96,7 +96,8 @@ def _not_compared(block: Block, task: str) -> str:
     if not any(name.split()[0] == "lora" for name, _ in cells):
         why = "there is no LoRA to compare with"
     else:
-        why = "nothing is compared with LoRA"
+        reasons = sorted({cell.no_difference for _, cell in cells if cell.no_difference})
+        why = f"nothing is compared with LoRA ({'; '.join(reasons)})" if reasons else "nothing is compared with LoRA"
     known = [(name, cell) for name, cell in cells if cell.mean is not None]
     if not known:
         return f"{why}, and no run has a score yet"

@@ -117,19 +117,18 @@ def _block(block: Block, cells: Cells) -> Table:
 
 
 def _overall(overall: Overall) -> Table:
+    header, body = text.overall_table(overall) if text.has_overall(overall) else ([], [])
     lines = []
-    if text.has_overall(overall):
-        for row, texts in zip(overall.rows, text.overall_body(overall), strict=True):
-            values = [
-                row.parameters,
-                row.iqm.value if row.iqm else "",
-                row.improvement.value if row.improvement else "",
-                "" if row.mean_rank is None else row.mean_rank,
-            ]
-            shown = [Shown(cell, value) for cell, value in zip(texts[1:], values, strict=True)]
-            searched = " ".join([row.name, overall.backbone, overall.condition.name, *overall.tasks])
-            lines.append(Line(row.name, searched, shown))
-    return Table(text.title(overall), text.overall_header(overall), lines, overall.notes)
+    for name, *cells in body:
+        shown = [Shown(cell, _leading_number(cell)) for cell in cells]
+        lines.append(Line(name, " ".join([name, overall.backbone, overall.condition.name, *overall.tasks]), shown))
+    return Table(text.title(overall), header, lines, overall.notes)
+
+
+def _leading_number(cell: str) -> float | str:
+    """What a cell like '0.69 [0.38, 0.94]' is sorted by."""
+    first = cell.replace(",", "").replace(text.MINUS, "-").split(" ")[0]
+    return float(first) if first else ""
 
 
 def _groups(drawn: Iterable[tuple[Drawing, Mapping[str, bytes]]]) -> list[FigureGroup]:
@@ -154,8 +153,9 @@ def _inline(drawing: Drawing, svg: bytes) -> str:
 def _failures(analysis: Analysis) -> list[tuple[str, str, str, str, str]]:
     """Method, task, state, cause and seeds of the runs without a score, those of one cause on one line."""
     frame = analysis.loaded.frame.drop_duplicates("run_id")
-    seeds: dict[tuple[str, str, str, str], list[int]] = {}
-    for run in frame[~frame["state"].isin(["finished", "missing"])].itertuples():
-        cause = run.cause if isinstance(run.cause, str) else ""
-        seeds.setdefault((run.row, run.task, run.state, cause), []).append(int(run.seed))
-    return [(*key, ", ".join(map(str, sorted(set(found))))) for key, found in seeds.items()]
+    frame = frame[~frame["state"].isin(["finished", "missing"])]
+    columns = (frame[name].fillna("").tolist() for name in ("row", "task", "state", "cause"))
+    seeds: dict[tuple[str, str, str, str], set[int]] = {}
+    for row, task, state, cause, seed in zip(*columns, frame["seed"].tolist(), strict=True):
+        seeds.setdefault((str(row), str(task), str(state), str(cause)), set()).add(int(seed))
+    return [(*key, ", ".join(map(str, sorted(found)))) for key, found in seeds.items()]

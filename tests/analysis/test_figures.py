@@ -168,5 +168,5 @@ def test_labels_keep_their_order_and_their_distance():
     wanted = [0.5, 0.5, 0.1, 0.52, 0.99, 0.98]
     placed = spread(wanted, 0.1, 0.0, 1.0)
     ordered = sorted(placed)
-    assert min(b - a for a, b in itertools.pairwise(ordered)) >= 0.1 - 1e-9 and 0 <= ordered[0] and ordered[-1] <= 1
+    assert min(b - a for a, b in itertools.pairwise(ordered)) >= 0.1 - 1e-9 and ordered[0] >= 0 and ordered[-1] <= 1
     assert np.argsort(placed, kind="stable").tolist() == np.argsort(wanted, kind="stable").tolist()

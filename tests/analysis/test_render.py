@@ -1,0 +1,125 @@
+"""The same tables in every format: golden files, LaTeX that compiles, and what is empty is said in a sentence."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
+from rich.console import Console
+from synthetic import METHODS, Synthetic
+
+from analysis.analyse import analyse
+from analysis.load import load
+from analysis.render.export import CSV_COLUMNS, tidy_csv, to_json
+from analysis.render.latex import escape, latex
+from analysis.render.markdown import markdown
+from analysis.render.terminal import show
+from analysis.report.write import TABLES
+
+GOLDEN = Path(__file__).parent / "golden"
+EXAMPLE = Synthetic(
+    tasks=("dtd", "mrpc"),
+    methods=("head", *METHODS, "full"),
+    seeds=4,
+    metrics={"mrpc": "f1"},
+    left_out=(("att_qkv tucker", "isoparameter r=4"),),
+    failed=(("att tucker", 1),),
+    diverged=(("qkv tucker", 2),),
+    missing=(("depth tucker", 3),),
+)
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    EXAMPLE.write(root)
+    return analyse(load("synthetic", root))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_as_their_golden_files(analysis, name):
+    path, text = GOLDEN / name, TABLES[name](analysis)
+    if not path.exists():
+        GOLDEN.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        pytest.fail(f"{path.name} was missing and has been written; read it, and commit it if it is right")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_every_format_has_the_same_numbers(analysis):
+    lines = {(r["condition"], r["method"], r["task"]): r for r in csv.DictReader(io.StringIO(tidy_csv(analysis)))}
+    cells = {
+        (block["condition"]["name"], cell["method"], cell["task"]): cell
+        for block in json.loads(to_json(analysis))["blocks"]
+        for cell in block["cells"]
+    }
+    assert lines.keys() == cells.keys() and len(lines) == 38
+    text, tex = markdown(analysis), latex(analysis)
+    for key, line in lines.items():
+        assert set(line) == set(CSV_COLUMNS)
+        for field in ("mean", "low_95", "difference_to_lora", "p_holm", "equivalence_probability"):
+            assert (float(line[field]) if line[field] else None) == cells[key].get(field)
+        if line["mean"]:
+            shown = f"{100 * float(line['mean']):.1f}"
+            assert shown in text and shown in tex
+
+
+def test_the_latex_is_well_formed(analysis):
+    tables = [
+        node
+        for node in LatexWalker(latex(analysis), tolerant_parsing=False).get_latex_nodes()[0]
+        if isinstance(node, LatexEnvironmentNode) and node.environmentname == "table"
+    ]
+    assert len(tables) == len(analysis.blocks) + len([o for o in analysis.overall if o.rows])
+    for table in tables:
+        (tabular,) = [n for n in table.nodelist if isinstance(n, LatexEnvironmentNode)]
+        rows = tabular.latex_verbatim().split("\\\\")[1:-1]
+        columns = tabular.latex_verbatim().split("\\midrule")[0].count("&")
+        assert all(row.count("&") - row.count(r"\&") == columns for row in rows)
+
+
+def test_special_characters_are_escaped():
+    assert escape("a_b & 5 % of #1 {x} ~ ^ \\") == (
+        r"a\_b \& 5 \% of \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
+    )
+
+
+@pytest.mark.evidence
+def test_the_latex_compiles(analysis, tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    hostile = replace(
+        analysis, warnings=[], blocks=[replace(b, notes=["a_b & 5 % #1 {x} ~ ^ \\ < > |"]) for b in analysis.blocks]
+    )
+    document = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
+    (tmp_path / "t.tex").write_text(document % latex(hostile), encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_what_is_empty_is_a_sentence_and_no_table(tmp_path):
+    Synthetic(missing=tuple((method, seed) for method in METHODS for seed in range(3))).write(tmp_path)
+    nothing = analyse(load("synthetic", tmp_path))
+    shown = Console(file=io.StringIO(), width=200)
+    show(nothing, shown)
+    for text in (markdown(nothing), shown.file.getvalue()):
+        assert "No score yet: 24 missing." in text and "0/3 seeds" not in text
+    assert "\\begin{table}" not in latex(nothing)
+    assert json.loads(to_json(nothing))["blocks"][0]["cells"][0]["mean"] is None
+
+
+def test_the_terminal_shows_brackets_and_bold(analysis):
+    shown = Console(file=io.StringIO(), width=250, force_terminal=True, color_system="standard")
+    show(analysis, shown)
+    text = shown.file.getvalue()
+    assert "[−" in text and "\x1b[1m" in text and "Bold: the best" in text
