@@ -52,7 +52,8 @@ def render(drawing: Drawing, formats: Sequence[str] = FORMATS) -> dict[str, byte
         for form in formats:
             out = io.BytesIO()
             metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-            figure.savefig(out, format=form, metadata=metadata, facecolor="white" if form == "png" else "none")
+            png = {"pil_kwargs": {"compress_level": 4}} if form == "png" else {}
+            figure.savefig(out, format=form, metadata=metadata, facecolor="white" if form == "png" else "none", **png)
             files[form] = compact(out.getvalue().decode()).encode() if form == "svg" else out.getvalue()
     return files
 
@@ -61,7 +62,9 @@ def compact(svg: str) -> str:
     """matplotlib's SVG in a third of its size: no metadata, comments and names of groups, no digits beyond a hundredth,
     and repeated styles as classes, named by their content so that figures on one page agree on them."""
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    # Limits are those of the data, so that there is nothing to clip.
+    svg = re.sub(r'<clipPath.*?</clipPath>| clip-path="[^"]*"| transform="rotate\(-0 [^"]*"', "", svg, flags=re.S)
+    svg = without_plain_groups(re.sub(r'<g id="[^"]*"', "<g", svg))
     svg = re.sub(r"(?<![\w#.])(-?\d+\.\d{3,})", lambda m: f"{float(m[1]):.2f}".rstrip("0").rstrip("."), svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg).strip() + "\n"
     styles = Counter(re.findall(r' style="([^"]*)"', svg))
@@ -70,6 +73,20 @@ def compact(svg: str) -> str:
     rules = "".join(f".{name}{{{style}}}" for style, name in sorted(shared.items()))
     svg = svg.replace("*{stroke-linejoin", "svg *{stroke-linejoin")  # inline in a page, `*` would be all of it
     return svg.replace("<defs>", f"<style>{rules}</style>\n<defs>", 1)
+
+
+def without_plain_groups(svg: str) -> str:
+    """The SVG without the groups that have no attribute, and so no effect."""
+    parts, plain = [], []
+    for part in re.split(r"(<g\b[^>]*>|</g>)", svg):
+        if part == "</g>":
+            parts.append("" if plain.pop() else part)
+        elif part.startswith("<g") and part[2:3] in (">", " "):
+            plain.append(not part[2:-1].strip())
+            parts.append("" if plain[-1] else part)
+        else:
+            parts.append(part)
+    return "".join(parts)
 
 
 def draw_all(

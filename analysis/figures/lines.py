@@ -32,19 +32,21 @@ def draw(data: Lines) -> Figure:
 
 def _panel(axes: Axes, data: Lines, lines: list[tuple[str, tuple[tuple[float, Estimate], ...]]]) -> None:
     styles, chosen = looks([method for method, _ in data.lines]), dict(data.chosen)
-    marks = []
+    marks, rings = [], []
     for index, (method, points) in enumerate(lines):
         look = styles[method]
         shift = 1 + 0.012 * (index - (len(lines) - 1) / 2)  # so that intervals at one x stand side by side
         xs = [x * shift for x, _ in points]
         ys = [value.mean for _, value in points]
         axes.plot(xs, ys, color=look.color, ls=look.dash, marker=look.marker, fillstyle=look.fill)
-        for x, (given, value) in zip(xs, points, strict=True):
-            if value.low is not None and value.high is not None:
-                axes.plot([x, x], [value.low, value.high], color=look.color, lw=0.8, alpha=0.6)
-            if chosen.get(method) == given:
-                axes.plot(x, value.mean, color=look.color, marker="o", fillstyle="none", ms=9, mew=0.8)
+        spans = [(x, v.low, v.high) for x, (_, v) in zip(xs, points, strict=True) if None not in (v.low, v.high)]
+        if spans:
+            axes.vlines(*zip(*spans, strict=True), color=look.color, lw=0.8, alpha=0.6)
+        rings += [(x, v.mean, look.color) for x, (at, v) in zip(xs, points, strict=True) if chosen.get(method) == at]
         marks.append((xs[-1], ys[-1], method, look.color))
+    if rings:
+        ring_xs, ring_ys, colors = zip(*rings, strict=True)
+        axes.scatter(ring_xs, ring_ys, s=80, facecolors="none", edgecolors=colors, linewidths=0.8)
     axes.set_xscale("log")
     axes.margins(x=0.06, y=0.06)
     label_beside(axes, marks)

@@ -43,6 +43,10 @@ def mark(axes: Axes, y: float, value: Estimate | None, color: str, marker: str, 
     """One estimate of a dot plot: its interval as a line, its mean as a mark."""
     if value is None:
         return
-    if value.low is not None and value.high is not None:
-        axes.plot([value.low, value.high], [y, y], color=color, lw=1.1, solid_capstyle="butt")
-    axes.plot(value.mean, y, color=color, marker=marker, fillstyle=fill, ls="none")
+    if value.low is None or value.high is None:
+        axes.plot(value.mean, y, color=color, marker=marker, fillstyle=fill, ls="none")
+    else:
+        axes.plot(
+            [value.low, value.mean, value.high], [y] * 3, color=color, lw=1.1, solid_capstyle="butt",
+            marker=marker, fillstyle=fill, markevery=[1],
+        )  # fmt: skip

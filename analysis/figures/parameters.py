@@ -32,19 +32,9 @@ def draw(data: Parameters) -> Figure:
     for method in methods:
         points = sorted((p for p in named if p.method == method), key=lambda p: p.parameters)
         look = styles[method]
-        bars = [p for p in points if p.score.low is not None and p.score.high is not None]
-        axes.errorbar(
-            [p.parameters for p in bars],
-            [p.score.mean for p in bars],
-            yerr=[
-                [p.score.mean - p.score.low for p in bars if p.score.low is not None],
-                [p.score.high - p.score.mean for p in bars if p.score.high is not None],
-            ],
-            fmt="none",
-            ecolor=look.color,
-            elinewidth=0.9,
-            alpha=0.6,
-        )
+        spans = [(p.parameters, p.score.low, p.score.high) for p in points if None not in (p.score.low, p.score.high)]
+        if spans:
+            axes.vlines(*zip(*spans, strict=True), color=look.color, lw=0.9, alpha=0.6)
         axes.plot(
             [p.parameters for p in points],
             [p.score.mean for p in points],

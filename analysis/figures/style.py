@@ -79,6 +79,7 @@ def settings() -> dict[Any, Any]:
         "axes.grid.axis": "both",
         "axes.axisbelow": True,
         "axes.titlelocation": "left",
+        "axes.titley": 1.0,  # given, so that matplotlib does not look for it
         "axes.titlesize": FONT_POINTS + 1,
         "axes.unicode_minus": True,
         "axes.formatter.useoffset": False,
@@ -168,6 +169,8 @@ def label_beside(axes: Axes, marks: Sequence[tuple[float, float, str, str]]) -> 
 
     Call it when the axes' limits are final; the right margin must have room for the names and 0.35 inches.
     """
+    from matplotlib.collections import LineCollection
+
     if not marks:
         return
     axes.set_xlim(axes.get_xlim())  # until they are asked for, limits are those of an empty figure
@@ -178,10 +181,11 @@ def label_beside(axes: Axes, marks: Sequence[tuple[float, float, str, str]]) -> 
     step = ROW_INCHES * 0.97 / inches_high
     places = spread([y for _, y in ends], step, 0.0, 1.0)
     elbow, begin = 1 + 0.08 / inches_wide, 1 + 0.24 / inches_wide
-    for (x, y), place, (_, _, name, color) in zip(ends, places, marks, strict=True):
-        axes.plot(
-            [x, elbow, begin], [y, y, place], transform=axes.transAxes, color=color, lw=0.5, alpha=0.55, clip_on=False
-        )
+    lines = [[(x, y), (elbow, y), (begin, place)] for (x, y), place in zip(ends, places, strict=True)]
+    colors = [color for *_, color in marks]
+    leaders = LineCollection(lines, colors=colors, lw=0.5, alpha=0.55, transform=axes.transAxes, clip_on=False)
+    axes.add_collection(leaders, autolim=False)
+    for place, (_, _, name, _) in zip(places, marks, strict=True):
         axes.text(begin + 0.05 / inches_wide, place, name, transform=axes.transAxes, va="center", ha="left")
 
 

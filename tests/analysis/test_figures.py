@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from analysis.figures.critical import cliques
@@ -156,12 +157,11 @@ def test_each_name_is_joined_to_the_end_of_its_line(kind):
     figure = figure_of(drawing_of(kind, METHODS[:6]))
     FigureCanvasAgg(figure).draw()
     (axes,) = figure.axes
-    drawn = [line for line in axes.lines if line.get_transform() != axes.transAxes and line.get_linewidth() > 0.6]
-    ends = {(line.get_color(), *axes.transData.transform(line.get_xydata()[-1]).round(3)) for line in drawn}
-    leaders = [line for line in axes.lines if line.get_transform() == axes.transAxes]
-    assert len(leaders) == 6
-    for line in leaders:
-        assert (line.get_color(), *axes.transAxes.transform(line.get_xydata()[0]).round(3)) in ends
+    ends = {(line.get_color(), *axes.transData.transform(line.get_xydata()[-1]).round(3)) for line in axes.lines}
+    (leaders,) = [c for c in axes.collections if c.get_transform() == axes.transAxes]
+    assert len(leaders.get_segments()) == 6
+    for segment, color in zip(leaders.get_segments(), leaders.get_colors(), strict=True):
+        assert (to_hex(color), *axes.transAxes.transform(segment[0]).round(3)) in ends
 
 
 def test_labels_keep_their_order_and_their_distance():
