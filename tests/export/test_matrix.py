@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers_export import FAMILIES, logits_of, model_of, through_merged, through_peft, trained
 
+from tensloradist.errors import UserError
 from tensloradist.modes import GROUPINGS
 from tensloradist.presets import PRESETS
 from tensloradist.spec import AdapterSpec
@@ -65,6 +66,37 @@ def test_other_projections_are_exported_exactly(family, grouping, projections, t
     plain, inputs = model_of(family)
     spec = AdapterSpec(ranks=2, projections=projections, scale=2.0, **method)
     assert max(differences(plain, spec, inputs, tmp_path)) < ROUNDING
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", PRESETS)
+def test_a_neighbour_on_all_that_its_authors_adapt(method, family, tmp_path):
+    """Feed-forward layers included; CaRA's trained biases, which a LoRA does not have, are merged or refused."""
+    plain, inputs = model_of(family, wide=True)
+    spec = AdapterSpec(method=method, ranks=2, targets="original")
+    if not PRESETS[method].biases:
+        assert max(differences(plain, spec, inputs, tmp_path)) < ROUNDING
+        return
+    model, adapter = trained(plain, spec)
+    with pytest.raises(UserError, match="trains biases for attention_output, fc1, fc2"):
+        adapter.export_peft(tmp_path / "peft")
+    adapter.export_merged(tmp_path / "merged")
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+    expected = logits_of(model, inputs)
+    difference = (through_merged(plain, tmp_path / "merged", inputs) - expected).abs().max()
+    assert difference < ROUNDING * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", ["roberta", "timm_vit"])
+@pytest.mark.parametrize("method", ["full", "head"])
+def test_the_references_are_exported_merged_alone(method, family, tmp_path):
+    plain, inputs = model_of(family)
+    model, adapter = trained(plain, AdapterSpec(method=method))
+    with pytest.raises(UserError, match="no LoRA"):
+        adapter.export_peft(tmp_path / "peft")
+    adapter.export_merged(tmp_path / "merged")
+    expected = logits_of(model, inputs)
+    torch.testing.assert_close(through_merged(plain, tmp_path / "merged", inputs), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_matrix():
