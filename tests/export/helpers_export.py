@@ -35,8 +35,8 @@ FAMILIES = (*transformers_._ARCHITECTURES, "timm_vit")
 
 
 @torch.no_grad()
-def trained(plain, spec):
-    """(model, adapter): a copy of `plain` with an adapter and a head whose values are no initial ones."""
+def trained(plain, spec, update=0.1):
+    """(model, adapter): a copy of `plain` with a trained-like head, and updates of the root mean square `update`."""
     model = copy.deepcopy(plain)
     adapter = attach(model, spec)
     generator = torch.Generator().manual_seed(0)
@@ -48,7 +48,7 @@ def trained(plain, spec):
     deltas = [adapter.delta(p, layer) for p in adapter.shape.projections for layer in range(adapter.shape.layers)]
     size = torch.stack([delta.square().mean() for delta in deltas]).mean().sqrt()
     for tensor in adapter.tensors:  # every factorisation is linear in the parameter that starts at zero
-        tensor.parameters_by_name()[tensor.zero].mul_(0.1 / size)
+        tensor.parameters_by_name()[tensor.zero].mul_(update / size)
     return model, adapter
 
 
