@@ -101,6 +101,7 @@ def test_mistakes_are_one_message_and_leave_nothing(run_file, tmp_path, override
         (["spectra", "dmeo"], "Did you mean 'demo'"),
         (["params", "--shape", "vit_bas"], "Did you mean 'vit_base'"),
         (["params"], "give --shape"),
+        (["params", "--shape", "vit_base", "--factorization", "tuker"], "Did you mean 'tucker'"),
         (["lanch"], "lanch"),
         (["plan", "demo", "--jsn"], "--jsn"),
     ],
