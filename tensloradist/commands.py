@@ -152,9 +152,12 @@ def export(
 
         tensloradist export results/runs/0123456789abcdef --to merged my_model
     """
-    from tensloradist.export import export_run
+    from rich.console import Console
 
-    export_run(run_folder, to, target)
+    with Console(stderr=True).status("loading the backbone and exporting"):
+        from tensloradist.export import export_run
+
+        export_run(run_folder, to, target)
     typer.echo(f"written: {target}")
 
 
