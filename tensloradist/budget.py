@@ -18,6 +18,7 @@ from tensloradist.presets import bias_projections, has_weights
 from tensloradist.spec import REFERENCES, AdapterSpec
 
 STRATEGIES = ("balanced", "uniform")
+_MOST_CANDIDATES = 20_000  # of a tensor train's bonds
 SMALL_MODES = ("projection", "depth", "block", "heads")
 Ranks = dict[str, int]
 
@@ -248,12 +249,20 @@ class _Search:
         return min(candidates, key=self.residual)
 
     def near_equal_bonds(self) -> Ranks:
-        """A tensor train's bonds, as near equal as the tolerance allows: each within two of the equal ranks."""
+        """A tensor train's bonds, as near equal as the tolerance allows, searched in widening distance of equal."""
         equal = self._largest_equal()
         free = [mode for mode in self.caps if mode not in self.pinned]
-        choices = [sorted({max(1, min(r, self.caps[m])) for r in range(equal - 2, equal + 4)}) for m in free]
-        starts = [{**self.pinned, **dict(zip(free, ranks, strict=True))} for ranks in itertools.product(*choices)]
-        return self.best(starts, compared=free)
+        best: Ranks = {}
+        for width in (2, 4, 8, 16):
+            if best and (2 * width + 2) ** len(free) > _MOST_CANDIDATES:
+                break
+            near = range(equal - width, equal + width + 2)
+            choices = [sorted({max(1, min(r, self.caps[m])) for r in near}) for m in free]
+            starts = [{**self.pinned, **dict(zip(free, ranks, strict=True))} for ranks in itertools.product(*choices)]
+            best = self.best(starts, compared=free)
+            if self.residual(best) <= self.tolerance:
+                break
+        return best
 
     def _largest_equal(self) -> int:
         """The largest rank at which all modes together (within their sizes) fit the budget; at least 1."""

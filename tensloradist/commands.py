@@ -152,9 +152,12 @@ def export(
 
         tensloradist export results/runs/0123456789abcdef --to merged my_model
     """
-    from tensloradist.export import export_run
+    from rich.console import Console
 
-    export_run(run_folder, to, target)
+    with Console(stderr=True).status("loading the backbone and exporting"):
+        from tensloradist.export import export_run
+
+        export_run(run_folder, to, target)
     typer.echo(f"written: {target}")
 
 
@@ -216,6 +219,8 @@ def params(
     rank: Annotated[int, typer.Option(min=1, help="LoRA's rank, and the rank of every mode under isorank.")] = 4,
     budget: Annotated[int | None, typer.Option(min=1, help="Parameters to match [LoRA's at --rank].")] = None,
     strategy: Annotated[str, typer.Option(help="balanced or uniform.")] = "balanced",
+    factorization: Annotated[str, typer.Option(help="tucker, cp or tt: of the groupings.")] = "tucker",
+    presets: Annotated[bool, typer.Option("--presets", help="The published neighbours instead of groupings.")] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Count the parameters of every grouping at a rank, and solve for the ranks that match LoRA's budget.
@@ -225,10 +230,15 @@ def params(
         tensloradist params --shape vit_base --rank 4
 
         tensloradist params --d-in 4096 --heads 32 --kv-heads 8 --layers 32 --rank 8 --strategy uniform
+
+        tensloradist params --shape vit_base --factorization tt
+
+        tensloradist params --shape vit_base --presets
     """
     from tensloradist.budget import count, isoparameter, isorank, lora_budget, resolve_ranks
     from tensloradist.errors import UserError, unknown
     from tensloradist.modes import GROUPINGS, AttentionShape
+    from tensloradist.presets import PRESETS
     from tensloradist.spec import AdapterSpec
 
     if shape is not None:
@@ -250,12 +260,21 @@ def params(
             "residual": lora_budget(sizes, rank) / target - 1,
         }
     ]
-    for grouping in GROUPINGS:
-        adapter = AdapterSpec(grouping=grouping)  # type: ignore[arg-type]  # the registry's keys are the literal's
+    if factorization not in ("tucker", "cp", "tt"):
+        raise unknown("factorization", factorization, ("tucker", "cp", "tt"))
+    members = (
+        {name: AdapterSpec(method=name) for name in PRESETS}
+        if presets
+        else {
+            grouping: AdapterSpec.model_validate({"grouping": grouping, "factorization": factorization})
+            for grouping in GROUPINGS
+        }
+    )
+    for name, adapter in members.items():
         solved = isoparameter(adapter, target, sizes, strategy)
         rows.append(
             {
-                "method": grouping,
+                "method": name,
                 "isorank": count(isorank(adapter, rank, sizes), sizes),
                 "ranks": resolve_ranks(solved, sizes),
                 "isoparameter": count(solved, sizes),

@@ -1,6 +1,7 @@
 """The isoparameter solver: within tolerance where integers allow it, never beyond a mode's size, and reproducible."""
 
 import itertools
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from tensloradist.budget import STRATEGIES, count, isoparameter, isorank, lora_budget, resolve_ranks
 from tensloradist.errors import UserError
 from tensloradist.modes import GROUPINGS, Arrangement, AttentionShape
+from tensloradist.presets import PRESETS
 from tensloradist.spec import AdapterSpec
 
 BACKBONES = {
@@ -17,6 +19,41 @@ BACKBONES = {
     "minilm_l6": (384, 12, 6),
     "vit_large": (1024, 16, 24),
 }
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_preset_can_be_solved_for(backbone, method, strategy):
+    d, heads, layers = BACKBONES[backbone]
+    for targets in ("original", ("query", "key", "value")):
+        adapter = AdapterSpec(method=method, targets=targets)
+        shape = AttentionShape(d, d, heads, layers, adapter.projections)
+        budget = lora_budget(shape, 4)
+        solved = isoparameter(adapter, budget, shape, strategy)
+        step = 0.0
+        if adapter.factorization == "cp":  # one rank: what the next one adds cannot be had in part
+            rank = resolve_ranks(solved, shape)["input"]
+            step = (count(isorank(adapter, rank + 1, shape), shape) - count(solved, shape)) / budget / 2
+        assert abs(count(solved, shape) / budget - 1) <= max(0.02, step)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("grouping", GROUPINGS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_train_meets_lora_r4_with_bonds_as_equal_as_they_can_be(backbone, grouping, strategy):
+    d, heads, layers = BACKBONES[backbone]
+    shape = AttentionShape(d, d, heads, layers)
+    budget = lora_budget(shape, 4)
+    solved = isoparameter(AdapterSpec(grouping=grouping, factorization="tt"), budget, shape, strategy)
+    ranks = list(resolve_ranks(solved, shape).values())
+    assert abs(count(solved, shape) / budget - 1) <= 0.02
+    sizes = Arrangement.of(solved, shape).tensors[0].sizes
+    caps = [min(math.prod(sizes[: i + 1]), math.prod(sizes[i + 1 :])) for i in range(len(ranks))]
+    assert all(rank <= cap for rank, cap in zip(ranks, caps, strict=True))
+    assert max(min(max(ranks), cap) - rank for rank, cap in zip(ranks, caps, strict=True)) <= (
+        10 if len(ranks) == 2 else 5
+    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -107,3 +144,26 @@ def test_refusals(arguments, says):
     shape = AttentionShape(192, 192, 3, 12)
     with pytest.raises(UserError, match=says):
         isoparameter(AdapterSpec(grouping="qkv_depth"), 55296, shape, **arguments)
+
+
+def test_bonds_and_blocks_can_be_pinned():
+    shape = AttentionShape(192, 192, 3, 12)
+    budget = lora_budget(shape, 4)
+    for adapter, pinned in (
+        (AdapterSpec(grouping="qkv_depth", factorization="tt"), {"depth": 12}),
+        (AdapterSpec(method="fact_tk"), {"block": 5}),
+        (AdapterSpec(method="fact_tt"), {"input": 30}),
+    ):
+        solved = isoparameter(adapter, budget, shape, pinned=pinned)
+        assert pinned.items() <= resolve_ranks(solved, shape).items()
+        assert abs(count(solved, shape) / budget - 1) <= 0.03
+    with pytest.raises(UserError, match="no rank 'output'.*no bond after it"):
+        isoparameter(AdapterSpec(grouping="qkv_depth", factorization="tt"), budget, shape, pinned={"output": 3})
+
+
+def test_references_have_no_ranks_and_stay_what_they_are():
+    shape = AttentionShape(192, 192, 3, 12)
+    for method in ("full", "head"):
+        adapter = AdapterSpec(method=method)
+        assert isorank(adapter, 8, shape) == isoparameter(adapter, 1000, shape) == adapter
+        assert resolve_ranks(adapter, shape) == {} and count(adapter, shape) == 0

@@ -59,6 +59,11 @@ def test_a_run_and_again(run_file, tmp_path):
     assert len(runs) == 2
     shown = cli("evaluate", runs[0])
     assert shown.returncode == 0 and "179 examples" in shown.stdout
+    shown = cli("export", runs[0], tmp_path / "lora", "--to", "peft")
+    assert shown.returncode == 0 and "written" in shown.stdout, shown.stderr
+    assert {p.name for p in (tmp_path / "lora").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    again = cli("export", runs[0], tmp_path / "lora", "--to", "merged")
+    assert again.returncode == 2 and "exists already" in again.stderr and "Traceback" not in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -95,8 +100,12 @@ def test_mistakes_are_one_message_and_leave_nothing(run_file, tmp_path, override
         (["table", "demo", "--out", "x"], "only printed"),
         (["figures", "demo", "--out", "x", "--kind", "curve"], "Did you mean 'curves'"),
         (["evaluate", "nowhere"], "no spec.json"),
+        (["export", "nowhere", "out"], "no spec.json"),
+        (["export", "nowhere", "out", "--to", "pefd"], "Did you mean 'peft'"),
+        (["spectra", "dmeo"], "Did you mean 'demo'"),
         (["params", "--shape", "vit_bas"], "Did you mean 'vit_base'"),
         (["params"], "give --shape"),
+        (["params", "--shape", "vit_base", "--factorization", "tuker"], "Did you mean 'tucker'"),
         (["lanch"], "lanch"),
         (["plan", "demo", "--jsn"], "--jsn"),
     ],

@@ -43,6 +43,8 @@ def test_the_commands_of_all_packages_and_a_shipped_sweep(installed, tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert "90 runs" in shown.stdout and "att_qkv_depth" in shown.stdout
     assert list(tmp_path.iterdir()) == [], "planning writes nothing"
+    named = run(installed, tmp_path, "-c", "from tensloradist.shipped import *; print(shipped_names('sweeps'))")
+    assert "paper/vision" in named.stdout and "head_layout_dtd10" in named.stdout
     assert "report" in run(installed, tmp_path, "-m", "tensloradist.cli", "--help").stdout
 
 

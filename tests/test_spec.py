@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from tensloradist.errors import UserError
+from tensloradist.presets import PRESETS
 from tensloradist.spec import AdapterSpec, ComputeSpec, OptimizerSpec, RunSpec
 
 BASE = {
@@ -31,6 +32,17 @@ def run(**changes):
         ({"adapter": {"grouping": "qkv", "projections": ["query", "query"]}}, "twice"),
         ({"adapter": {"grouping": "qkv", "sibling_draws": "identical"}}, "official"),
         ({"adapter": {"grouping": "qkv", "dropout": 0.1}, "protocol": "official"}, "dropout"),
+        ({"adapter": {"method": "fact_tt", "grouping": "qkv"}}, "grouping: fact_tt means 'qkv_depth'"),
+        ({"adapter": {"method": "fact_tt", "factorization": "tucker"}}, "factorization: fact_tt means 'tt'"),
+        ({"adapter": {"method": "fact_tk", "projections": ["fc1"]}}, "fact_tk has no fc1"),
+        ({"adapter": {"method": "lotr", "alpha": 2, "scale": 2}}, "both given"),
+        ({"adapter": {"method": "lora", "rslora": True}}, "rslora"),
+        ({"adapter": {"method": "lora", "targets": "original"}}, "only presets"),
+        ({"adapter": {"method": "lora", "targets": ["query"], "projections": ["query"]}}, "say the same"),
+        ({"adapter": {"grouping": "qkv", "initialization": "original"}}, "initialization"),
+        ({"adapter": {"grouping": "qkv", "mode_order": ["input"]}}, "mode_order"),
+        ({"adapter": {"method": "full", "ranks": 8}}, "takes no ranks"),
+        ({"adapter": {"method": "metatt"}}, "Did you mean 'metatt_"),
         ({"optimizer": {"learning_rate": float("nan")}}, "learning_rate"),
         ({"optimizer": {"epochs": 0}}, "epochs"),
         ({"seeds": 3}, "seeds"),
@@ -75,3 +87,26 @@ def test_defaults_by_method():
     assert AdapterSpec(method="lora").initialization == "kaiming_uniform"
     assert AdapterSpec(grouping="qkv").factorization == "tucker"
     assert OptimizerSpec().weight_decay == 0.01 and ComputeSpec().processes == 1
+
+
+@pytest.mark.parametrize("fields", [{}, {"scale": 2.0}, {"scale": 1.0}, {"alpha": 8.0}, {"alpha": 8.0, "rslora": True}])
+@pytest.mark.parametrize("method", ["lora", *PRESETS])
+def test_presets_survive_a_round_trip(method, fields):
+    spec = AdapterSpec(method=method, ranks=4, **fields)
+    assert AdapterSpec.model_validate_json(spec.model_dump_json()) == spec
+    own = PRESETS[method].fields.get("alpha") if method in PRESETS else None
+    alpha = None if "scale" in fields else fields.get("alpha", own)
+    expected = fields.get("scale", 1.0) if alpha is None else alpha / (2 if "rslora" in fields else 4)
+    assert spec.multiplier({"input": 4, "output": 4}) == expected
+
+
+def test_targets_are_another_word_for_projections():
+    assert AdapterSpec(method="lotr", targets="original").projections == ("query", "value")
+    assert AdapterSpec(method="lotr", targets=["key"]) == AdapterSpec(method="lotr", projections=["key"])
+    assert AdapterSpec(method="cara").projections == ("query", "key", "value")
+
+
+def test_every_preset_says_what_it_is_and_what_is_left_out():
+    for preset in PRESETS.values():
+        assert "ΔW" in preset.description or "`" in preset.description
+        assert "Parameters: " in preset.description and "Not covered: " in preset.description

@@ -84,6 +84,11 @@ class Adapter(nn.Module):
         if spec.factorization not in FACTORIZATIONS:
             raise unknown("factorization", spec.factorization, FACTORIZATIONS)
         self.factorization = FACTORIZATIONS[spec.factorization]
+        if (spec.fused or spec.dropout_on == "hidden") and not getattr(self.factorization, "folds", False):
+            raise UserError(
+                f"factorization: {spec.factorization!r} has neither a fused mode nor a choice of the folded side (its "
+                "`folds` is not True), so it takes no fused: true and no dropout_on: hidden"
+            )
         self.arrangement = Arrangement.of(spec, shape)
         self.ranks = per_mode(spec.ranks, self.arrangement.rank_names)
         self.scale = spec.multiplier(self.ranks)

@@ -1,7 +1,8 @@
 """A LoRA checkpoint of PEFT read as the method `lora`: scales folded, unequal ranks padded with zeros, both exact.
 
-Only what a LoRA on attention projections can say is read. Whatever else PEFT's LoRA can be (DoRA, trained biases,
-other layers, replaced layers) changes the model in ways that the method cannot repeat, so it is refused by name.
+Only what a LoRA on attention projections and feed-forward layers can say is read. Whatever else PEFT's LoRA can be
+(DoRA, trained biases, other layers, replaced layers) changes the model in ways that the method cannot repeat, so it is
+refused by name.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from tensloradist.backbones import family_of
 from tensloradist.errors import UserError
 from tensloradist.export.peft import CONFIG, PREFIX, WEIGHTS
+from tensloradist.modes import PROJECTIONS
 from tensloradist.spec import AdapterSpec
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
 
     Raises:
         UserError: unreadable files, a checkpoint that is no plain LoRA, or tensors for other layers than this model's
-            attention projections. The model is left without an adapter then.
+            attention projections and feed-forward layers. The model is left without an adapter then.
     """
     from tensloradist.adapter import attach
     from tensloradist.adapter.checkpoint import copy_into, read_tensors
@@ -66,7 +68,7 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
     config = _read_config(folder / CONFIG)
     tensors = _without_prefix(read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     family = family_of(model)
-    sites = family.sites(model)
+    sites = [*family.sites(model), *family.ffn(model)]
     found = {site.path: lora for site in sites if (lora := _take(tensors, site.path, config, folder)) is not None}
     if not found:
         raise UserError(
@@ -76,15 +78,16 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
     head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_prefixes(family.head(model)))}
     if tensors:
         raise UserError(
-            f"{folder}: has tensors for other layers than this model's attention projections and head, which the "
+            f"{folder}: has tensors for other layers than this model's projections and head, which the "
             f"method lora cannot hold: {_some(tensors)}"
         )
-    adapted = [projection for site in sites if site.path in found for projection in site.projections]
+    adapted = {projection for site in sites if site.path in found for projection in site.projections}
+    projections = tuple(projection for projection in PROJECTIONS if projection in adapted)
     # The usual scale goes into the spec, so that a checkpoint of one scale keeps its A and B bit for bit.
     scales = [scale for _, _, scale in found.values()]
     scale = max(set(scales), key=scales.count)
     rank = max(left.shape[0] for left, _, _ in found.values())
-    spec = AdapterSpec(method="lora", ranks=rank, scale=scale, projections=tuple(dict.fromkeys(adapted)))  # type: ignore[arg-type]
+    spec = AdapterSpec(method="lora", ranks=rank, scale=scale, projections=projections)  # type: ignore[arg-type]
     adapter = attach(model, spec)
     try:
         _fill(adapter, found, folder)

@@ -24,6 +24,8 @@ class Factorization(Protocol):
     """The parameter that starts at zero, so that the update does; None: the last one."""
     shared_rank: bool
     """Whether all modes have one and the same rank, as LoRA and CP."""
+    folds: bool
+    """Whether `pairs` knows `fold` and the fused `block` mode. A plugin may leave this out, which means False."""
 
     def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
         """Parameter name -> shape. A mode's name is that mode's factor; 'core' is a core.

@@ -21,6 +21,7 @@ class Cp:
     name = "cp"
     zero: str | None = "input"
     shared_rank = True
+    folds = True
 
     def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
         if len(set(ranks.values())) != 1:

@@ -21,6 +21,7 @@ class TensorTrain:
     name = "tt"
     zero: str | None = None
     shared_rank = False
+    folds = True
 
     def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
         bonds = [1, *(ranks[mode] for mode in modes[:-1]), 1]

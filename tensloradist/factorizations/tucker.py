@@ -21,6 +21,7 @@ class Lora:
     name = "lora"
     zero: str | None = "output"
     shared_rank = True
+    folds = True
 
     def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
         if modes != ("input", "output"):
@@ -42,6 +43,7 @@ class Tucker:
     name = "tucker"
     zero: str | None = "core"
     shared_rank = False
+    folds = True
 
     def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
         factors: dict[str, tuple] = {mode: (size, ranks[mode]) for mode, size in zip(modes, sizes, strict=True)}

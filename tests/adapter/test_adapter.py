@@ -90,6 +90,44 @@ def test_copies_while_a_forward_pass_is_pending():
         ),
         (lambda: Adapter(AdapterSpec(method="lora", ranks={"input": 2, "output": 3}), SHAPE), "one rank"),
         (lambda: Adapter(AdapterSpec(grouping="qkv", factorization="tuker"), SHAPE), "Did you mean 'tucker'"),
+        (
+            lambda: Adapter(
+                AdapterSpec(grouping="qkv", factorization="cp", ranks={"input": 2, "output": 2, "projection": 3}), SHAPE
+            ),
+            r"one rank for all modes \['input', 'output', 'projection'\]",
+        ),
+        (
+            lambda: Adapter(
+                AdapterSpec(grouping="qkv", factorization="tt", ranks={"input": 2, "projection": 2, "output": 2}), SHAPE
+            ),
+            r"\['output'\] are no modes",
+        ),
+        (
+            lambda: Adapter(AdapterSpec(grouping="qkv", factorization="tt", mode_order=("input", "output")), SHAPE),
+            r"mode_order: .* must name each of the modes",
+        ),
+        (lambda: Adapter(AdapterSpec(grouping="qkv", fused=True), SHAPE), "no projection and depth to fuse"),
+        (
+            lambda: Adapter(AdapterSpec(method="lorta_peft"), AttentionShape(8, 12, 3, 1)),
+            "all must be square, but query is 8 × 12",
+        ),
+        (
+            lambda: Adapter(AdapterSpec(method="lorta_peft"), AttentionShape(12, 12, 4, 1, kv_heads=2)),
+            "2 key/value heads",
+        ),
+        (
+            lambda: Adapter(
+                AdapterSpec(method="fact_tt"),
+                AttentionShape(8, 12, 3, 1, ("query", "key", "value", "attention_output")),
+            ),
+            "shapes differ",
+        ),
+        (
+            lambda: Adapter(
+                AdapterSpec(method="cara"), AttentionShape(8, 12, 3, 1, ("query", "key", "value", "attention_output"))
+            ),
+            "needs square matrices",
+        ),
         (lambda: AttentionShape(12, 12, 5, 1), "do not divide"),
         (lambda: AttentionShape(12, 12, 4, 1, kv_heads=3), "do not divide"),
         (lambda: AttentionShape(12, 12, 3, 1, projections=("quary",)), "Did you mean 'query'"),

@@ -8,6 +8,7 @@ import torch
 
 from tensloradist.adapter import Adapter
 from tensloradist.budget import count, isoparameter, lora_budget
+from tensloradist.errors import UserError
 from tensloradist.factorizations import FACTORIZATIONS
 from tensloradist.modes import GROUPINGS, AttentionShape
 from tensloradist.spec import AdapterSpec
@@ -64,3 +65,9 @@ def test_every_factorisation_can_be_budgeted(spec):
     ranks = [spec.model_copy(update={"ranks": r}) for r in range(1, 150)]
     nearest = min(abs(math.log(count(r, shape) / lora_budget(shape, 4))) for r in ranks)
     assert abs(math.log(count(solved, shape) / lora_budget(shape, 4))) <= nearest + 0.05
+
+
+def test_a_plugin_without_folds_is_refused_where_they_are_needed():
+    for fields in ({"fused": True}, {"dropout_on": "hidden", "dropout": 0.1}):
+        with pytest.raises(UserError, match="plugin_cp.*folds"):
+            Adapter(AdapterSpec(grouping="qkv_depth", factorization="plugin_cp", **fields), SHAPE)

@@ -1,15 +1,19 @@
-"""Benchmark: training-step time and peak memory of every grouping against PEFT's LoRA on the same backbone.
+"""Benchmark: training-step time and peak memory of every factorisation and preset against PEFT's LoRA.
 
-Time: steps of PEFT and of every method alternate in one process, in rotating order; the figure is the median of the
-ratios within a round, with a bootstrap 95 % interval. It holds if the interval's lower end is at most the bound.
-Memory: the high-water mark of a process of its own for each method. The backbone is ViT-B/16 with random weights:
-speed does not depend on them.
+All have the same backbone and the same rank of their pairs. Time: steps of PEFT and of every member alternate in one
+process, in rotating order; the figure is the median of the ratios within a round, with a bootstrap 95 % interval. It
+holds if the interval's lower end is at most the bound. Memory: the high-water mark of a process of its own for each
+member. The backbone is ViT-B/16 (or DeiT-Tiny) with random weights: speed does not depend on them. Dropout on the
+input, which PEFT's LoRA would have to have too, is off.
 
-    python tests/benchmarks/adapter_step.py --steps 20
-    python tests/benchmarks/adapter_step.py --device cuda --batch 64 --precision bf16 --bound 1.10
+    python tests/benchmarks/adapter_step.py --members tucker lora --steps 20 --bound 1.05
+    python tests/benchmarks/adapter_step.py --members fact_tt metatt_5d "qkv_depth tt"
+    python tests/benchmarks/adapter_step.py --device cuda --batch 64 --precision bf16
 """
 
 import argparse
+import copy
+import functools
 import subprocess
 import sys
 import time
@@ -22,35 +26,70 @@ from rich.table import Table
 import tensloradist._torchvision  # noqa: F401 (before transformers' image classes)
 from tensloradist.adapter import attach
 from tensloradist.modes import GROUPINGS
+from tensloradist.presets import PRESETS
 from tensloradist.spec import AdapterSpec
 from tensloradist.training.provenance import peak_memory, reset_peak_memory
 
-METHODS = tuple(GROUPINGS)
-ALL = ("lora", *METHODS)
+SPECS = {
+    "lora": AdapterSpec(method="lora"),
+    **{f"{g} {f}": AdapterSpec(grouping=g, factorization=f) for f in ("tucker", "cp", "tt") for g in GROUPINGS},
+    **{method: AdapterSpec(method=method) for method in PRESETS},
+}
+SIZES = {
+    "vit_base": {},
+    "deit_tiny": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
+}
 
 
-def backbone(device: str) -> torch.nn.Module:
+def chosen(members: list[str]) -> list[str]:
+    """The members whose name, or one of its words, is given; all for none."""
+    for member in members:
+        if not any(member in (name, *name.split()) for name in SPECS):
+            sys.exit(f"--members: no {member!r}; known: {', '.join(SPECS)}")
+    return [name for name in SPECS if not members or any(member in (name, *name.split()) for member in members)]
+
+
+@functools.cache
+def pretrained(size: str, device: str) -> torch.nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(0)
-    return ViTForImageClassification(ViTConfig(num_labels=10)).to(device)
+    return ViTForImageClassification(ViTConfig(num_labels=10, **SIZES[size])).to(device)
 
 
-def peft_lora(device: str, rank: int) -> torch.nn.Module:
+def backbone(arguments) -> torch.nn.Module:
+    """A model with a head of its own, on frozen weights that all share."""
+    model = pretrained(arguments.backbone, arguments.device)
+    frozen = {id(p): p for name, p in model.named_parameters() if not name.startswith("classifier")}
+    return copy.deepcopy(model, frozen)
+
+
+def peft_lora(arguments) -> torch.nn.Module:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=["q_proj", "k_proj", "v_proj"], modules_to_save=["classifier"]
+        r=arguments.rank,
+        lora_alpha=arguments.rank,
+        target_modules=["q_proj", "k_proj", "v_proj"],
+        modules_to_save=["classifier"],
     )
-    return get_peft_model(backbone(device), config)
+    return get_peft_model(backbone(arguments), config)
 
 
-def ours(model: torch.nn.Module, method: str, rank: int):
-    spec = AdapterSpec(method="lora", ranks=rank) if method == "lora" else AdapterSpec(grouping=method, ranks=rank)
-    return attach(model, spec)
+def built(member: str, arguments) -> torch.nn.Module:
+    if member == "peft":
+        model = peft_lora(arguments)
+    else:
+        spec = SPECS[member].model_copy(update={"ranks": arguments.rank})
+        if spec.dropout_on == "input":
+            spec = spec.model_copy(update={"dropout": 0.0})
+        model = backbone(arguments)
+        attach(model, spec)
+    cast_frozen(model, arguments.precision)
+    return model
 
 
-def stepper(model: torch.nn.Module, batch: int, device: str, precision: str):
+def stepper(model: torch.nn.Module, batch: int, device: str, precision: str, clock=time.perf_counter):
     """A function that makes one training step and returns its seconds."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
@@ -61,7 +100,7 @@ def stepper(model: torch.nn.Module, batch: int, device: str, precision: str):
     def step() -> float:
         if device == "cuda":
             torch.cuda.synchronize()
-        began = time.perf_counter()
+        began = clock()
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(pixel_values=pixels).logits
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()
@@ -69,7 +108,7 @@ def stepper(model: torch.nn.Module, batch: int, device: str, precision: str):
         optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - began
+        return clock() - began
 
     model.train()
     return step
@@ -92,13 +131,8 @@ def time_methods(arguments) -> list[dict]:
     """Rounds of one step of PEFT's and one of each method, in rotating order; ratios are within a round."""
 
     def prepared(method: str):
-        if method == "peft":
-            model = peft_lora(arguments.device, arguments.rank)
-        else:
-            model = backbone(arguments.device)
-            ours(model, method, arguments.rank)
-        cast_frozen(model, arguments.precision)
-        return stepper(model, arguments.batch, arguments.device, arguments.precision)
+        clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+        return stepper(built(method, arguments), arguments.batch, arguments.device, arguments.precision, clock)
 
     steps = {method: prepared(method) for method in ("peft", *arguments.methods)}
     order, seconds = list(steps), {method: [] for method in steps}
@@ -132,12 +166,7 @@ def time_methods(arguments) -> list[dict]:
 
 def measure_memory(arguments) -> None:
     """Child process: the peak of one method, in bytes, on stdout."""
-    if arguments.memory_of == "peft":
-        model = peft_lora(arguments.device, arguments.rank)
-    else:
-        model = backbone(arguments.device)
-        ours(model, arguments.memory_of, arguments.rank)
-    cast_frozen(model, arguments.precision)
+    model = built(arguments.memory_of, arguments)
     step = stepper(model, arguments.batch, arguments.device, arguments.precision)
     reset_peak_memory()
     for _ in range(3):
@@ -154,6 +183,8 @@ def memory(method: str, arguments) -> int:
         method,
         "--device",
         arguments.device,
+        "--backbone",
+        arguments.backbone,
         "--batch",
         str(arguments.batch),
         "--rank",
@@ -172,19 +203,24 @@ def main() -> int:
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--bound", type=float, default=1.05)
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=ALL)
+    parser.add_argument("--bound", type=float, default=1.10)
+    parser.add_argument("--backbone", default="vit_base", choices=SIZES)
+    parser.add_argument("--members", nargs="+", default=[], help="names or words of them, such as cp or fact_tt [all]")
+    parser.add_argument(
+        "--clock", default="wall", choices=["wall", "cpu"], help="cpu: processor time, for a machine that others use"
+    )
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.methods = chosen(arguments.members)
     if arguments.memory_of:
         measure_memory(arguments)
         return 0
     rows = time_methods(arguments)
     peaks = {} if arguments.no_memory else {m: memory(m, arguments) for m in ("peft", *arguments.methods)}
     title = (
-        f"ViT-B/16, r={arguments.rank}, batch {arguments.batch}, {arguments.device}, {arguments.precision}, "
-        f"{torch.get_num_threads()} threads: against PEFT's LoRA, {arguments.steps} pairs"
+        f"{arguments.backbone}, r={arguments.rank}, batch {arguments.batch}, {arguments.device}, "
+        f"{arguments.precision}, {torch.get_num_threads()} threads: against PEFT's LoRA, {arguments.steps} pairs"
     )
     table = Table(title=title)
     for column in (

@@ -1,19 +1,22 @@
 """Models of every family, and adapters with updates as large as trained ones, for the export tests."""
 
 import copy
+from dataclasses import replace
 
 import torch
 
 import tensloradist._torchvision  # noqa: F401 (before timm and transformers' image classes)
 from tensloradist.adapter import attach
-from tensloradist.backbones import family_of
-from tensloradist.backbones.transformers_ import TRANSFORMERS_FAMILIES
+from tensloradist.backbones import family_of, transformers_
 
 PICTURES = {"pixel_values": torch.linspace(-2, 2, 2 * 3 * 16 * 16).sin().view(2, 3, 16, 16)}
 
 
-def model_of(name):
-    """(a plain model, a batch): timm's as its users make it, so that it knows its own configuration."""
+def model_of(name, wide=False):
+    """(a plain model, a batch): timm's as its users make it, so that it knows its own configuration.
+
+    `wide`: with feed-forward layers of four times the width, as the real ones have.
+    """
     if name == "timm_vit":
         import timm
 
@@ -21,25 +24,31 @@ def model_of(name):
             torch.manual_seed(0)
             sizes = dict(img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=4)
             return timm.create_model("vit_tiny_patch16_224", **sizes).eval(), PICTURES
-    return next(family for family in TRANSFORMERS_FAMILIES if family.name == name).example()
+    names = transformers_._ARCHITECTURES[name]
+    if wide:
+        sizes = {**dict(names.sizes), ("hidden_dim" if name == "distilbert" else "intermediate_size"): 4 * 24}
+        names = replace(names, sizes=tuple(sizes.items()))
+    return transformers_._tiny(names)
 
 
-FAMILIES = (*(family.name for family in TRANSFORMERS_FAMILIES), "timm_vit")
+FAMILIES = (*transformers_._ARCHITECTURES, "timm_vit")
 
 
 @torch.no_grad()
-def trained(plain, spec):
-    """(model, adapter): a copy of `plain` with an adapter and a head whose values are no initial ones."""
+def trained(plain, spec, update=0.1):
+    """(model, adapter): a copy of `plain` with a trained-like head, and updates of the root mean square `update`."""
     model = copy.deepcopy(plain)
     adapter = attach(model, spec)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.5)
+    if not len(adapter.tensors):  # a reference
+        return model, adapter
     deltas = [adapter.delta(p, layer) for p in adapter.shape.projections for layer in range(adapter.shape.layers)]
     size = torch.stack([delta.square().mean() for delta in deltas]).mean().sqrt()
     for tensor in adapter.tensors:  # every factorisation is linear in the parameter that starts at zero
-        tensor.parameters_by_name()[tensor.zero].mul_(0.1 / size)
+        tensor.parameters_by_name()[tensor.zero].mul_(update / size)
     return model, adapter
 
 
@@ -67,5 +76,6 @@ def through_merged(plain, folder, inputs):
     else:
         import transformers
 
-        loaded = getattr(transformers, type(plain).__name__).from_pretrained(str(folder)).eval()
+        with transformers_.quiet():
+            loaded = getattr(transformers, type(plain).__name__).from_pretrained(str(folder)).eval()
     return family_of(loaded).logits(loaded, inputs)

@@ -19,6 +19,7 @@ SETTINGS = {
     "rslora": {"use_rslora": True},
     "patterns": {"rank_pattern": {"FIRST": 1}, "alpha_pattern": {"FIRST": 8}},
     "first layer": {"layers_to_transform": [0]},
+    "feed-forward": {"also": ["fc1", "fc2"]},
 }
 
 
@@ -27,7 +28,9 @@ def saved_by_peft(plain, folder, **settings):
     from peft import LoraConfig, get_peft_model
 
     family = family_of(plain)
-    paths = [site.path for site in family.sites(plain) if "query" in site.projections or "value" in site.projections]
+    wanted = {"query", "value", *settings.pop("also", ())}
+    sites = [*family.sites(plain), *family.ffn(plain)]
+    paths = [site.path for site in sites if wanted & set(site.projections)]
     if settings.pop("layers_to_transform", None):
         paths = paths[:2]
     for pattern in ("rank_pattern", "alpha_pattern"):
@@ -47,7 +50,7 @@ def saved_by_peft(plain, folder, **settings):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_a_checkpoint_of_peft_has_the_same_logits(family, settings, tmp_path):
-    plain, inputs = model_of(family)
+    plain, inputs = model_of(family, wide=True)
     theirs, folder = saved_by_peft(plain, tmp_path, **SETTINGS[settings])
     with torch.no_grad():
         expected = family_of(plain).logits(theirs.base_model.model, inputs)
@@ -97,7 +100,7 @@ BROKEN = {
     "not a readable safetensors": lambda f: (f / "adapter_model.safetensors").write_bytes(b"torch pickle"),
     "only one of lora_A and lora_B": lambda f: _tensors(f, lambda t: t.pop(_first(t, "lora_B.weight"))),
     "other layers than": lambda f: _tensors(
-        f, lambda t: t.update({"base_model.model.vit.layers.0.mlp.fc1.lora_A.weight": torch.zeros(3, 24)})
+        f, lambda t: t.update({"base_model.model.vit.layernorm.lora_A.weight": torch.zeros(3, 24)})
     ),
     "not PEFT's layout": lambda f: _tensors(f, lambda t: t.update({"vit.x.lora_A.weight": torch.zeros(3, 24)})),
     "missing tensors": lambda f: _tensors(f, lambda t: t.pop(_first(t, "classifier.bias"))),

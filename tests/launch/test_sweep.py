@@ -9,6 +9,7 @@ from launch.plan import as_json, check, write_manifest
 from launch.submit import default_workers
 from launch.sweep import load_sweep
 from tensloradist.errors import UserError
+from tensloradist.presets import PRESETS
 from tensloradist.results.schema import Manifest
 
 DIGITS = """
@@ -73,6 +74,32 @@ def test_axes_lists_and_fields_that_are_lists_by_nature(sweep):
     text = edited(sweep, "seeds: 2", "seeds: [3, 7]\nprecision: [fp32, bf16]")
     runs = load_sweep(text).runs
     assert {run.spec.seed for run in runs} == {3, 7} and len({run.row for run in runs}) == 6
+
+
+def test_every_preset_and_reference_is_one_line(sweep, tmp_path):
+    names = [*PRESETS, "full", "head"]
+    runs = load_sweep(edited(sweep, "[lora, {tenslora: {grouping: [att, qkv_depth]}}]", f"[lora, {', '.join(names)}]"))
+    assert {run.row for run in runs.runs} == {"lora", *names}
+    for run in runs.runs:
+        assert run.spec.adapter.method == run.row and run.run_id == run.spec.run_id
+        if run.row in ("full", "head"):  # one run, a reference in every condition
+            assert [m.condition for m in run.conditions] == ["isorank r=4", "isoparameter r=4"]
+            assert run.adapter_parameters == (77_040 if run.row == "full" else 0)
+    check(runs, tmp_path)
+    rows = {
+        "[{lora: {alpha: 16, rslora: [false, true]}}]": {"lora alpha=16 rslora=False", "lora alpha=16 rslora=True"},
+        "[{cara: {targets: [query, attention_output]}}]": {"cara targets=query+attention_output"},
+        "[{lotr: {targets: original, alpha: [1, 4]}}]": {
+            "lotr targets=original alpha=1",
+            "lotr targets=original alpha=4",
+        },
+        "[{tenslora: {grouping: att, factorization: [cp, tt]}}]": {"att cp", "att tt"},
+    }
+    for methods, expected in rows.items():
+        text = edited(sweep, "[lora, {tenslora: {grouping: [att, qkv_depth]}}]", methods)
+        assert {run.row for run in load_sweep(text).runs} == expected
+    with pytest.raises(UserError, match="Did you mean 'fact_tt'"):
+        load_sweep(edited(sweep, "[lora, {tenslora", "[fact_t, {tenslora"))
 
 
 def test_axes_inside_mappings_scalars_for_lists_and_the_other_spellings(sweep):
