@@ -95,6 +95,7 @@ def test_mistakes_are_one_message_and_leave_nothing(run_file, tmp_path, override
         (["params"], "give --shape"),
         (["lanch"], "lanch"),
         (["plan", "demo", "--jsn"], "--jsn"),
+        (["plan", "demo", "--gpu", "h100"], "only with --memory"),
     ],
 )
 def test_mistakes_of_commands(tmp_path, arguments, says):
