@@ -27,14 +27,26 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="All runs in launch order, as JSON.")] = False,
     results: ResultsOption = None,
     profile: ProfileOption = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Bytes a process under every strategy, instead of the cells.")
+    ] = False,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", help="With --memory: recommend what fits, e.g. h100, a100-40 or 24GiB.")
+    ] = None,
+    processes: Annotated[
+        str, typer.Option("--processes", help="With --memory: numbers of processes to look at.")
+    ] = "1,2,4,8",
 ) -> None:
     """Show every cell of a sweep: ranks, parameters, residual to the budget, and what is done; train nothing.
 
-    Each distinct backbone and adapter is built on torch's meta device, so shapes and counts are checked.
+    Each distinct backbone and adapter is built on torch's meta device, so shapes and counts are checked. With --memory,
+    one step of each backbone and task is traced without data, on the longest examples of the training set.
 
     Examples:
 
         tensloradist plan demo
+
+        tensloradist plan my_sweep.yaml --memory --gpu h100
 
         tensloradist plan my_sweep.yaml --json | jq '.runs[0]'
 
@@ -46,6 +58,15 @@ def plan(
     from launch.sweep import load_sweep
     from tensloradist.results.layout import results_root
 
+    if memory:
+        from launch.memory_plan import show
+
+        show(sweep, gpu, processes, json)
+        return
+    if gpu is not None:
+        from tensloradist.errors import UserError
+
+        raise UserError(f"--gpu {gpu}: only with --memory")
     with Console(stderr=True).status("planning (loading libraries takes a few seconds)"):
         checked = check(load_sweep(sweep), results_root(results))
     if json:

@@ -108,6 +108,7 @@ def test_mistakes_are_one_message_and_leave_nothing(run_file, tmp_path, override
         (["params", "--shape", "vit_base", "--factorization", "tuker"], "Did you mean 'tucker'"),
         (["lanch"], "lanch"),
         (["plan", "demo", "--jsn"], "--jsn"),
+        (["plan", "demo", "--gpu", "h100"], "only with --memory"),
     ],
 )
 def test_mistakes_of_commands(tmp_path, arguments, says):

@@ -348,10 +348,23 @@ def _build(spec: BackboneSpec, num_labels: int) -> nn.Module:
     return model.eval()
 
 
+@contextmanager
+def _unsharded() -> Iterator[None]:
+    """What transformers knows of ZeRO-3 is put aside: one process alone may build a model without weights."""
+    import transformers.integrations.deepspeed as integration
+
+    library: Any = integration
+    kept, library._hf_deepspeed_config_weak_ref = library._hf_deepspeed_config_weak_ref, None
+    try:
+        yield
+    finally:
+        library._hf_deepspeed_config_weak_ref = kept
+
+
 def empty(spec: BackboneSpec, num_labels: int) -> nn.Module:
     import torch
 
-    with torch.device("meta"):
+    with _unsharded(), torch.device("meta"):
         return _build(spec, num_labels)
 
 

@@ -31,6 +31,20 @@ class Metrics(Record):
     validation_score: float | None = Field(description="primary metric on validation at the last epoch")
 
 
+class Throughput(Record):
+    """The median update's speed over all processes. No gradients of frozen weights count as operations.
+
+    null: not defined (tokens of images), unknown (the peak of a CPU), or not measured (communication of one process).
+    """
+
+    tokens_per_second: float | None = Field(description="without padding")
+    flops_per_step: int | None = Field(description="floating-point operations of an update, forward and backward")
+    flops_per_second: float | None
+    peak_flops_per_second: float | None = Field(description="of all processes' devices, from the makers' data sheets")
+    model_flops_utilization: float | None = Field(description="flops_per_second over the peak, 0..1")
+    communication_share: float | None = Field(description="of the first process's third update, 0..1, overlap included")
+
+
 class Times(Record):
     """Seconds of wall clock; step_seconds is the median over training steps."""
 
@@ -41,6 +55,7 @@ class Times(Record):
     step_seconds: float | None
     samples_per_second: float | None
     steps: int
+    throughput: Throughput | None = Field(None, description="null in results from before it was recorded")
 
 
 class PeakMemory(Record):

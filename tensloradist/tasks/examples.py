@@ -142,8 +142,9 @@ def byte_tokenizer(path: Path, tokens: int) -> int:
 
 def language_backbone(folder: Path, name: str = "llama", tokens: int = 96, **sizes: int) -> BackboneSpec:
     """A Llama's configuration and a tokenizer of bytes, for random weights: by default a tiny one."""
-    from transformers import LlamaConfig
+    import transformers
 
+    library: Any = transformers
     path = folder / name
     path.mkdir()
     defaults = {
@@ -153,7 +154,7 @@ def language_backbone(folder: Path, name: str = "llama", tokens: int = 96, **siz
         "num_key_value_heads": 2,
         "intermediate_size": 32,
     }
-    config = LlamaConfig(
+    config = library.LlamaConfig(
         vocab_size=byte_tokenizer(path, tokens),
         max_position_embeddings=tokens,
         pad_token_id=0,

@@ -32,8 +32,9 @@ from tensloradist.errors import UserError
 from tensloradist.results.attempts import resumed_from
 from tensloradist.results.control import RunControl
 from tensloradist.results.layout import write_replacing
-from tensloradist.results.schema import Fingerprints, Metrics, PeakMemory, Result, Times
+from tensloradist.results.schema import Fingerprints, Metrics, PeakMemory, Result, Throughput, Times
 from tensloradist.spec import RunSpec
+from tensloradist.throughput import Communication, measure
 from tensloradist.training.accelerator import make_accelerator, release
 from tensloradist.training.checkpoint import Boundary, restore
 from tensloradist.training.optimization import make_optimizer, make_schedule
@@ -141,6 +142,7 @@ class Run:
         self.schedule = make_schedule(optimizer, self.steps, spec.optimizer)
         self.scores = Scores(spec.protocol == "official", task.primary_metric, task.lower_is_better)
         self.step_seconds: list[float] = []
+        self.communication = Communication(accelerator.num_processes, accelerator.device)
         self.train_seconds = self.evaluate_seconds = 0.0
         self.step = self.epoch = self.position = 0  # updates done; the epoch (0-based), and updates done in it
         self.total_loss = torch.zeros((), device=accelerator.device)  # of the epoch's examples, on this process
@@ -200,6 +202,7 @@ class Run:
             self.model.eval()
         began = time.perf_counter()
         for (micro, terms, last), inputs in zip(plan, inputs_of, strict=True):
+            self.communication.begin()
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
                 loss = self._loss(inputs, micro) / terms
                 # DDP averages gradients over processes; the loss is a sum over all of them, hence the factor.
@@ -221,6 +224,7 @@ class Run:
                 self.writer.step(self.epoch + 1, self.step, self.steps, value)
             now = time.perf_counter()
             self.step_seconds.append(now - began)
+            self.communication.end()
             if evaluates:
                 self.model.eval()
             boundary.reached()
@@ -314,10 +318,17 @@ class Run:
                 step_seconds=step,
                 steps=self.step,
                 samples_per_second=spec.optimizer.batch_size / step if step else None,
+                throughput=self._throughput(step) if self.accelerator.is_main_process else None,
             ),
             peak_memory=PeakMemory(host_bytes=host, device_bytes=device),
             fingerprints=self.fingerprints,
             provenance=_provenance(spec, self.accelerator),
+        )
+
+    def _throughput(self, step: float | None) -> Throughput:
+        accelerator, share = self.accelerator, self.communication.share
+        return measure(
+            self.spec, self.task, self.first_batches, step, accelerator.device, accelerator.num_processes, share
         )
 
 

@@ -170,3 +170,8 @@ def test_random_weights_need_no_weights_and_are_another_run(tmp_path):
 def test_an_encoder_is_no_language_model(tmp_path):
     with pytest.raises(UserError, match="of type 'bert', not a decoder"):
         backbones.load(text_backbone(tmp_path), LANGUAGE_MODEL)
+
+
+def test_random_weights_take_no_weights_file():
+    with pytest.raises(ValueError, match="with random_init: true, which takes none"):
+        BackboneSpec(source="timm", name="vit_tiny_patch16_224", weights="w.safetensors", random_init=True)

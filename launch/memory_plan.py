@@ -1,0 +1,112 @@
+"""`plan --memory`: what a process needs under every strategy, for each distinct model and batch of a sweep."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from launch.sweep import PlannedRun, Sweep, load_sweep
+from tensloradist.errors import UserError
+from tensloradist.memory import Need, gpu_bytes, measure_step, needs, recommend
+
+GiB = 2**30
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The needs of the runs that differ only by adapter, seed and rates; measured on the largest adapter."""
+
+    backbone: str
+    task: str
+    precision: str
+    micro_batch: int
+    needs: tuple[Need, ...]
+    recommended: Need | None
+
+
+def memory_plans(sweep: Sweep, processes: list[int], gpu: int | None) -> list[MemoryPlan]:
+    """One plan for each backbone, task, precision and batch of the sweep.
+
+    Without `compute.micro_batch`, a process's share of the batch becomes smaller with their number, so a step is traced
+    for each.
+    """
+    groups: dict[tuple[Any, ...], PlannedRun] = {}
+    for run in sweep.runs:
+        spec = run.spec
+        size = spec.compute.micro_batch or spec.optimizer.batch_size
+        key = (spec.backbone, spec.task, spec.protocol, spec.precision, size, spec.compute.micro_batch is None)
+        if key not in groups or run.adapter_parameters > groups[key].adapter_parameters:
+            groups[key] = run
+    plans = []
+    for (*_, precision, size, divided), run in groups.items():
+        found: list[Need] = []
+        for world in processes:
+            share = -(-size // world) if divided else size
+            checkpointing = bool(getattr(run.spec.compute, "activation_checkpointing", False))
+            found += needs(measure_step(run.spec, share, checkpointing), [world])
+        best = recommend(found, gpu) if gpu is not None else None
+        plans.append(MemoryPlan(run.backbone, run.task, precision, size, tuple(found), best))
+    return plans
+
+
+def show(sweep: str, gpu: str | None, processes: str, json: bool) -> None:
+    """Print the plans as tables, or as JSON. Raises UserError for an unknown GPU or numbers that are none."""
+    from rich.console import Console
+
+    size = gpu_bytes(gpu) if gpu is not None else None
+    worlds = _numbers(processes)
+    with Console(stderr=True).status("tracing a step of each model (the data is loaded)"):
+        plans = memory_plans(load_sweep(sweep), worlds, size)
+    if json:
+        sys.stdout.write(json_.dumps([asdict(plan) for plan in plans], indent=1) + "\n")
+        return
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    for plan in plans:
+        _print(console, plan, gpu, size)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        raise UserError(f"--processes {text}: expected numbers from 1, such as 1,2,4,8")
+    return found
+
+
+def _print(console: Any, plan: MemoryPlan, gpu: str | None, size: int | None) -> None:
+    from rich.table import Table
+
+    what = f"micro-batch {plan.micro_batch}" if plan.needs else ""
+    table = Table(title=f"{plan.backbone}, {plan.task}, {plan.precision}, {what}: GiB a process")
+    columns = ("parameters", "gradients", "optimizer", "activations", "buffers", "total")
+    table.add_column("strategy")
+    for name in ("processes", *columns, *(["fits"] if size is not None else [])):
+        table.add_column(name, justify="right")
+    for need in plan.needs:
+        cells = [f"{getattr(need, name) / GiB:.2f}" for name in columns]
+        fits = [] if size is None else ["yes" if need.fits(size) else "no"]
+        table.add_row(need.strategy, str(need.processes), *cells, *fits)
+    console.print(table)
+    if gpu is None or size is None:
+        return
+    if plan.recommended is None:
+        console.print(
+            f"Nothing fits {gpu} ({size / GiB:.0f} GiB, a tenth kept free): use a smaller compute.micro_batch, "
+            "precision bf16, quantization, or more processes.",
+            highlight=False,
+        )
+        return
+    need = plan.recommended
+    console.print(
+        f"Recommended on {gpu}: strategy {need.strategy} with {need.processes} process"
+        f"{'es' if need.processes > 1 else ''}, {need.total / GiB:.2f} GiB each.",
+        highlight=False,
+    )
+
+
+__all__ = ["MemoryPlan", "memory_plans", "show"]

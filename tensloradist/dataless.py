@@ -1,0 +1,71 @@
+"""A training step on tensors without data (torch's FakeTensorMode): what it would compute and hold, without doing it.
+
+The tensors say to be on the CPU, where torch chooses its fused attention; shapes and operations are the real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tensloradist import backbones
+from tensloradist.backbones import LANGUAGE_MODEL
+
+
+def fill(model: nn.Module, frozen_dtype: torch.dtype) -> None:
+    """Give every parameter and buffer of a meta model a tensor without data in turn; shared ones stay shared.
+
+    To be called within FakeTensorMode.
+    """
+    made: dict[int, Any] = {}
+
+    def replaced(old: Tensor, make: Callable[[Tensor], Tensor]) -> Any:
+        if id(old) not in made:
+            frozen = isinstance(old, nn.Parameter) and not old.requires_grad and old.is_floating_point()
+            made[id(old)] = make(torch.empty(old.shape, dtype=frozen_dtype if frozen else old.dtype))
+        return made[id(old)]
+
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                trained = parameter.requires_grad
+                module._parameters[name] = replaced(parameter, lambda new: nn.Parameter(new, requires_grad=trained))
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = replaced(buffer, lambda new: new)
+
+
+def checkpoint(model: Any) -> None:
+    """Recompute each block in the backward pass, as the model's own library does it."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:
+        model.set_grad_checkpointing(True)
+
+
+def autocast(precision: str) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def empty_like(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the same shapes and types, to be called within FakeTensorMode."""
+    return {name: torch.empty(value.shape, dtype=value.dtype) for name, value in tensors.items()}
+
+
+def forward_and_backward(
+    model: nn.Module, num_labels: int, regression: bool, inputs: dict[str, Tensor], labels: Tensor, precision: str
+) -> None:
+    """One micro-batch of training."""
+    with autocast(precision):
+        logits = backbones.family_of(model).logits(model, inputs).float()
+    if num_labels == LANGUAGE_MODEL:
+        loss = logits[:, 0].sum()
+    elif regression:
+        loss = F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
+    else:
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+    loss.backward()

@@ -1,0 +1,211 @@
+"""How fast a run trains: tokens and floating-point operations a second, against the hardware's peak, and the share of
+communication.
+
+Operations are counted by torch's FlopCounterMode over one training step on tensors without data. Frozen weights have no
+gradient, so none is computed and none is counted: a step of an adapter costs about two thirds of full fine-tuning.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tensloradist import backbones
+from tensloradist.results.schema import Throughput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tensloradist.spec import AdapterSpec, BackboneSpec, RunSpec
+    from tensloradist.tasks.base import LoadedTask
+
+log = logging.getLogger(__name__)
+Shapes = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+_PROFILED = 2  # the update (0-based, of this process) whose communication is measured: past the first ones' set-up
+
+# Part of the device's name -> dense peak in 1e12 operations a second, from the makers' data sheets: bfloat16 by the
+# tensor cores, float32 by the ordinary ones (torch's default: no TF32). The first that fits counts.
+PEAKS: tuple[tuple[str, dict[str, float]], ...] = (
+    ("B200", {"bf16": 2250, "fp32": 75}),
+    ("H200", {"bf16": 989, "fp32": 67}),
+    ("H100 PCIe", {"bf16": 756, "fp32": 51}),
+    ("H100 NVL", {"bf16": 835, "fp32": 60}),
+    ("H100", {"bf16": 989, "fp32": 67}),
+    ("A100", {"bf16": 312, "fp32": 19.5}),
+    ("L40S", {"bf16": 362, "fp32": 91.6}),
+    ("A10G", {"bf16": 70, "fp32": 35}),
+    ("A10", {"bf16": 125, "fp32": 31.2}),
+    ("L4", {"bf16": 121, "fp32": 30.3}),
+    ("RTX 4090", {"bf16": 165, "fp32": 82.6}),
+    ("RTX 3090", {"bf16": 71, "fp32": 35.6}),
+    ("V100", {"fp32": 15.7}),
+    ("T4", {"fp32": 8.1}),
+)
+
+
+def peak_rate(device_name: str | None, precision: str) -> float | None:
+    """The device's peak in operations a second; None for a CPU, unknown hardware, or float32 that uses TF32."""
+    if precision == "fp32" and torch.get_float32_matmul_precision() != "highest":
+        return None
+    for name, rates in PEAKS:
+        if device_name is not None and name in device_name.replace("-", " "):
+            return rates[precision] * 1e12 if precision in rates else None
+    return None
+
+
+def measure(
+    spec: RunSpec,
+    task: LoadedTask,
+    batches: list[np.ndarray],
+    step_seconds: float | None,
+    device: torch.device,
+    processes: int,
+    communication_share: float | None,
+) -> Throughput:
+    """The throughput section of a result.
+
+    Args:
+        batches: of an epoch, over all processes; the one of median length stands for all.
+        step_seconds: the median update.
+        communication_share: as `Communication` found it.
+    """
+    batch = _median(task, batches)
+    inputs = task.train.batch(batch, None)
+    tokens = int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else None
+    shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in sorted(inputs.items()))
+    flops = _flops(spec.backbone, spec.adapter.model_dump_json(), task.num_labels, task.regression, shapes)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    peak = peak_rate(name, spec.precision)
+    rate = flops / step_seconds if flops is not None and step_seconds else None
+    return Throughput(
+        tokens_per_second=tokens / step_seconds if tokens is not None and step_seconds else None,
+        flops_per_step=flops,
+        flops_per_second=rate,
+        peak_flops_per_second=peak * processes if peak is not None else None,
+        model_flops_utilization=rate / (peak * processes) if rate is not None and peak is not None else None,
+        communication_share=communication_share,
+    )
+
+
+def _median(task: LoadedTask, batches: list[np.ndarray]) -> np.ndarray:
+    full = [batch for batch in batches if len(batch) == len(batches[0])]
+    if task.train.lengths is None:
+        return full[0]
+    lengths = task.train.lengths
+    return sorted(full, key=lambda batch: int(lengths[batch].max()))[len(full) // 2]
+
+
+def _flops(backbone: BackboneSpec, adapter: str, num_labels: int, regression: bool, shapes: Shapes) -> int | None:
+    """Operations of one update, or None, with a warning, for a model whose operations cannot run without data."""
+    from tensloradist.spec import AdapterSpec
+
+    try:
+        return step_flops(backbone, AdapterSpec.model_validate_json(adapter), num_labels, regression, shapes)
+    except (RuntimeError, NotImplementedError) as error:
+        log.warning("the operations of a step cannot be counted: %s", str(error).splitlines()[0])
+        return None
+
+
+def step_flops(backbone: BackboneSpec, adapter: AdapterSpec, num_labels: int, regression: bool, shapes: Shapes) -> int:
+    """Floating-point operations (a multiplication and an addition count two) of one pass forward and backward."""
+    return _counted(backbone, adapter.model_dump_json(), num_labels, regression, shapes)
+
+
+@lru_cache(maxsize=256)
+def _counted(backbone: BackboneSpec, adapter_json: str, num_labels: int, regression: bool, shapes: Shapes) -> int:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tensloradist.adapter import attach
+    from tensloradist.dataless import fill, forward_and_backward
+    from tensloradist.spec import AdapterSpec
+
+    # torch knows the fused attention of accelerators, but not the CPU's.
+    aten = torch.ops.aten
+    cpu_attention: dict[Any, Any] = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
+    model = backbones.empty(backbone, num_labels).train()
+    attach(model, AdapterSpec.model_validate_json(adapter_json))
+    with FakeTensorMode():
+        fill(model, torch.float32)
+        inputs = {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in shapes}
+        examples = shapes[0][1][0]
+        labels = torch.empty(examples, dtype=torch.float32 if regression else torch.int64)
+        with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
+            forward_and_backward(model, num_labels, regression, inputs, labels, "fp32")
+    return int(counter.get_total_flops())
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Of shapes (examples, heads, tokens, head_dim): the scores, and their product with the values."""
+    examples, heads, tokens, head_dim = query
+    return int(2 * examples * heads * tokens * key[-2] * (head_dim + value[-1]))
+
+
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Two products for each of forward's. What a fused kernel computes again is no work of the model."""
+    return 2 * _attention(query, key, value)
+
+
+class Communication:
+    """The share of one update's time in which this process communicates, by torch's profiler; None for one process.
+
+    What overlaps with computation counts too: it is the share that communication takes, not what it costs.
+    """
+
+    def __init__(self, processes: int, device: torch.device) -> None:
+        self.share: float | None = None
+        self._device, self._updates = device, 0
+        self._measures = processes > 1
+        self._profile: Any = None
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """Before each pass of an update."""
+        if not self._measures or self._profile is not None or self._updates != _PROFILED:
+            return
+        kinds = [torch.profiler.ProfilerActivity.CPU]
+        if self._device.type == "cuda":
+            kinds.append(torch.profiler.ProfilerActivity.CUDA)
+        self._profile = torch.profiler.profile(activities=kinds)
+        self._profile.start()
+        self._began = time.perf_counter()
+
+    def end(self) -> None:
+        """After each update."""
+        self._updates += 1
+        if self._profile is None:
+            return
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        seconds = time.perf_counter() - self._began
+        self._profile.stop()
+        on_device = self._device.type == "cuda"
+        spans = [
+            (event.time_range.start, event.time_range.end)
+            for event in self._profile.events()
+            if is_communication(event.name, on_device)
+        ]
+        self.share = min(1.0, covered(spans) * 1e-6 / seconds)
+        self._profile, self._measures = None, False
+
+
+def is_communication(name: str, on_device: bool) -> bool:
+    """Whether a profiler's event is a collective: NCCL's kernel on the device, or gloo's own work on the CPU."""
+    return name.startswith("nccl") and "Kernel" in name if on_device else name.startswith("gloo:")
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of intervals."""
+    total, reached = 0.0, -np.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return float(total)

@@ -1,0 +1,60 @@
+"""`plan --memory`: a table for each model and batch, and the cheapest strategy that fits."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from launch.memory_plan import _numbers, memory_plans
+from launch.sweep import load_sweep
+from tensloradist.cli import _application
+from tensloradist.errors import UserError
+from tensloradist.tasks.examples import language_backbone, language_folder
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "name": "memory",
+                "backbone": {"name": language_backbone(tmp_path).name, "random_init": True},
+                "task": {"name": "causal_lm", "data": language_folder(tmp_path).data},
+                "methods": ["lora", {"tenslora": {"grouping": "qkv_depth"}}],
+                "conditions": [{"isorank": [2]}],
+                "seeds": 2,
+                "optimizer": {"epochs": 1, "batch_size": 8},
+            }
+        )
+    )
+    return path
+
+
+def test_one_plan_for_all_runs_of_a_model_with_a_smaller_share_for_more_processes(sweep):
+    (plan,) = memory_plans(load_sweep(str(sweep)), [1, 2], 2**30)
+    assert [(n.strategy, n.processes) for n in plan.needs] == [
+        ("single", 1),
+        *((s, 2) for s in ("ddp", "zero1", "zero2", "zero3")),
+    ]
+    assert plan.recommended == plan.needs[0]
+    assert plan.needs[1].activations < plan.needs[0].activations
+    assert plan.needs[4].parameters < plan.needs[1].parameters
+    (none,) = memory_plans(load_sweep(str(sweep)), [2], 2**10)
+    assert none.recommended is None
+
+
+def test_the_command_prints_and_recommends(sweep):
+    run = CliRunner().invoke(_application(), ["plan", str(sweep), "--memory", "--gpu", "24GiB", "--processes", "1,2"])
+    assert run.exit_code == 0, run.output
+    assert "zero3" in run.output and "Recommended on 24GiB: strategy single with 1 process," in run.output
+    run = CliRunner().invoke(_application(), ["plan", str(sweep), "--memory", "--json", "--processes", "2"])
+    assert {need["processes"] for need in json.loads(run.stdout)[0]["needs"]} == {2}
+
+
+def test_mistakes():
+    for text in ("0", "a", ""):
+        with pytest.raises(UserError, match="expected numbers"):
+            _numbers(text)

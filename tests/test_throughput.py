@@ -1,0 +1,88 @@
+"""Operations against closed forms, the table of peaks, and what a result says of its speed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from tensloradist.results.schema import Result, Times
+from tensloradist.spec import AdapterSpec, BackboneSpec
+from tensloradist.throughput import covered, is_communication, peak_rate, step_flops
+
+DIGITS = BackboneSpec(source="digits_vit", name="digits_vit")
+RUN = {
+    "backbone": {"source": "digits_vit", "name": "digits_vit"},
+    "task": {"name": "digits"},
+    "adapter": {"method": "lora", "ranks": 2},
+    "optimizer": {"epochs": 1, "batch_size": 64},
+    "compute": {"device": "cpu", "threads": 1},
+}
+
+
+def pixels(examples):
+    return (("pixel_values", (examples, 1, 8, 8), torch.float32),)
+
+
+def test_frozen_weights_have_no_gradient_and_count_none():
+    """digits_vit: 17 tokens, width 48, inner 96, 4 layers. 2 for each weight and token, and 2 for its input."""
+    n, tokens, width, inner, layers, rank = 8, 17, 48, 96, 4, 2
+    flops = step_flops(DIGITS, AdapterSpec(method="lora", ranks=rank), 5, False, pixels(n))
+    linear = layers * (4 * width**2 + 2 * width * inner) * n * tokens * 2
+    attention = layers * 2 * n * tokens**2 * width * 2
+    adapter = layers * 3 * 2 * width * rank * n * tokens * 2
+    patches, head = n * 16 * 4 * width * 2, n * width * 5 * 2
+    # The first layer's inputs need no gradient, but for its adapter's, which ends at the frozen projections.
+    forward = linear + attention + adapter + patches + head
+    backward = linear + 2 * attention + 2 * adapter + 2 * head - 3 * width**2 * n * tokens * 2
+    assert flops == pytest.approx(forward + backward, rel=0.02)
+    assert step_flops(DIGITS, AdapterSpec(method="lora", ranks=rank), 5, False, pixels(2 * n)) == pytest.approx(
+        2 * flops
+    )
+
+
+def test_peaks_are_by_name_and_precision_and_null_where_unknown():
+    assert peak_rate("NVIDIA H100 80GB HBM3", "bf16") == 989e12
+    assert peak_rate("NVIDIA H100 PCIe", "bf16") == 756e12
+    assert peak_rate("NVIDIA A100-SXM4-80GB", "fp32") == 19.5e12
+    assert peak_rate("Tesla V100-SXM2-16GB", "bf16") is None
+    assert peak_rate("NVIDIA L40S", "bf16") == 362e12 and peak_rate("NVIDIA L4", "bf16") == 121e12
+    assert peak_rate("some other card", "bf16") is None and peak_rate(None, "fp32") is None
+
+
+def test_overlapping_communication_counts_once():
+    assert covered([(0, 2), (1, 3), (5, 6), (5.2, 5.4)]) == 4
+    assert is_communication("gloo:all_reduce", False) and not is_communication("aten::add", False)
+    assert is_communication("ncclDevKernel_AllReduce_Sum_f32_RING_LL(…)", True)
+    assert not is_communication("nccl:all_reduce", True), "the launch on the host is not the collective"
+
+
+def test_a_result_from_before_throughput_is_still_read():
+    old = {name: 1.0 for name in Times.model_fields if name not in ("steps", "throughput")}
+    assert Times.model_validate({**old, "steps": 3}).throughput is None
+    assert Result.model_fields["schema_version"].default == 1
+
+
+@pytest.mark.distributed
+def test_results_say_their_throughput_and_several_processes_their_communication(tmp_path):
+    """Of one process and of two: the same operations, and communication where there is some."""
+    found = {}
+    for processes in (1, 2):
+        compute = {**RUN["compute"], "processes": processes, "strategy": "ddp" if processes > 1 else "single"}
+        file = tmp_path / f"{processes}.yaml"
+        file.write_text(yaml.safe_dump({**RUN, "compute": compute}))
+        start = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if processes > 1 else []
+        command = [sys.executable, *start, "-m", "tensloradist.cli", "run", str(file)]
+        results = tmp_path / f"results{processes}"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, "--results", str(results)], check=True, timeout=240, env=environment)
+        (path,) = results.glob("runs/*/result.json")
+        found[processes] = json.loads(path.read_text())["times"]
+    one, two = (found[processes]["throughput"] for processes in (1, 2))
+    assert one["flops_per_step"] == two["flops_per_step"] > 0
+    assert one["flops_per_second"] == pytest.approx(one["flops_per_step"] / found[1]["step_seconds"])
+    assert one["tokens_per_second"] is None and one["model_flops_utilization"] is None
+    assert one["communication_share"] is None and 0 < two["communication_share"] <= 1
