@@ -52,7 +52,7 @@ def render(drawing: Drawing, formats: Sequence[str] = FORMATS) -> dict[str, byte
         for form in formats:
             out = io.BytesIO()
             metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-            png = {"pil_kwargs": {"compress_level": 4}} if form == "png" else {}
+            png: dict[str, Any] = {"pil_kwargs": {"compress_level": 4}} if form == "png" else {}
             figure.savefig(out, format=form, metadata=metadata, facecolor="white" if form == "png" else "none", **png)
             files[form] = compact(out.getvalue().decode()).encode() if form == "svg" else out.getvalue()
     return files
@@ -77,7 +77,8 @@ def compact(svg: str) -> str:
 
 def without_plain_groups(svg: str) -> str:
     """The SVG without the groups that have no attribute, and so no effect."""
-    parts, plain = [], []
+    parts: list[str] = []
+    plain: list[bool] = []  # of the groups that are open
     for part in re.split(r"(<g\b[^>]*>|</g>)", svg):
         if part == "</g>":
             parts.append("" if plain.pop() else part)
