@@ -24,8 +24,9 @@ def exported(frame: pd.DataFrame, form: str) -> bytes:
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n").encode()
     if form == "json":
-        rows = json.loads(frame.to_json(orient="records", double_precision=15))
-        return (json.dumps({"columns": dictionary(), "runs": rows}, indent=1) + "\n").encode()
+        plain = frame.astype(object)
+        rows = plain.where(plain.notna(), None).to_dict("records")
+        return (json.dumps({"columns": dictionary(), "runs": rows}, indent=1, allow_nan=False) + "\n").encode()
     if form != "parquet":
         raise UserError(f"--format {form!r}: must be one of {', '.join(FORMATS)}")
     import pyarrow

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from analysis.differences import baseline_of
 from analysis.selection import describe
@@ -22,7 +23,7 @@ def with_notes(block: Block, runs: dict[tuple[str, str], Runs], blocks: list[Blo
     mixed = {what: sorted({str(getattr(run, column)) for run in ended}) for column, what in HARDWARE.items()}
     mixed = {what: found for what, found in mixed.items() if len(found) > 1}
     reasons = [f"runs of different {what} ({'; '.join(found)})" for what, found in mixed.items()]
-    if any(str(run.workers_per_gpu) != "<NA>" and run.workers_per_gpu > 1 for run in ended):
+    if any(not pd.isna(run.workers_per_gpu) and run.workers_per_gpu > 1 for run in ended):
         reasons.append("runs that shared a GPU with others")
     notes = [note for task in block.tasks for note in _of_task(block, task)]
     notes += [

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.load import Loaded
 from analysis.selection import CELL, Choice, select
@@ -197,7 +198,7 @@ def _cell(runs: Runs, choice: Choice | None) -> Cell:
 
 
 def _median(values: Iterable[Any]) -> float | None:
-    known = [float(value) for value in values if value == value and value is not None and str(value) != "<NA>"]
+    known = [float(value) for value in values if not pd.isna(value)]
     return float(np.median(known)) if known else None
 
 

@@ -50,6 +50,8 @@ def t_intervals(samples: Sequence[Values], confidence: float = 0.95) -> list[Int
         stacked = np.array([samples[place] for place in places])  # (cells, n)
         means = stacked.mean(axis=1)
         half = stats.t.ppf(0.5 + confidence / 2, n - 1) * stacked.std(axis=1, ddof=1) / np.sqrt(n)
+        equal = np.ptp(stacked, axis=1) == 0  # whose mean may round to another number than each of them
+        means, half = np.where(equal, stacked[:, 0], means), np.where(equal, 0.0, half)
         for place, mean, width in zip(places, means, half, strict=True):
             found[place] = Interval(float(mean - width), float(mean + width), "t")
     return found
@@ -78,7 +80,7 @@ def mean_intervals(
 def bca(stacked: Values, confidence: float = 0.95, resamples: int = RESAMPLES) -> tuple[Values, Values]:
     """Lows and highs of the BCa bootstrap (Efron 1987) of the mean of each row of (cells, n).
 
-    The draws are the same for each row, so that a row's interval does not depend on what stands beside it.
+    The draws are the same for each row, so that but for rounding a row's interval does not depend on its neighbours.
     """
     from scipy import stats
 

@@ -127,3 +127,58 @@ class Folder:
 @pytest.fixture
 def folder(tmp_path):
     return Folder(tmp_path)
+
+
+def loaded_of(scores, seeds, conditions=None):
+    """What loading would give for scores[task][row] (one a seed), without files."""
+    from analysis.columns import COLUMNS, FINGERPRINTS, typed
+    from analysis.load import Loaded
+
+    condition = Condition(name="isorank r=4", kind="isorank", rank=4)
+    rows = [
+        {
+            "sweep": "s",
+            "run_id": f"{task}-{row}-{seed}",
+            "row": row,
+            "method": row.split()[0] if row.split()[0] in ("lora", "head", "full") else "tenslora",
+            "backbone": "deit",
+            "task": task,
+            "data_set": f"data of {task}",
+            "protocol": "sound",
+            "condition": condition.name,
+            "kind": "isorank",
+            "condition_rank": 4,
+            "seed": seed,
+            "adapter_parameters": 10,
+            "budget": 10,
+            "residual": 0.0,
+            "all_ranks_equal": True,
+            "ranks": "input 4",
+            "learning_rate": 1e-3,
+            "state": "finished",
+            "metric": "accuracy",
+            "score": score,
+            "validation_score": score,
+            "hardware": "cpu",
+            "versions": "torch 1",
+            "precision": "fp32",
+            **{f"fingerprint_{name}": f"{name} {seed}" for name in FINGERPRINTS},
+        }
+        for task, of_task in scores.items()
+        for row, values in of_task.items()
+        for seed, score in zip(seeds, values, strict=True)
+    ]
+    manifest = Manifest(name="s", sweep_sha256="0", conditions=(condition,), runs=())
+    return Loaded((manifest,), typed(rows, COLUMNS))
+
+
+@pytest.fixture(name="loaded_of", scope="session")
+def _loaded_of():
+    return loaded_of
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """The analysis' cache of each test is its own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("analysis.cache.entry_path", lambda kind, key: folder / kind / key)

@@ -1,0 +1,143 @@
+"""Tables over tasks: the common scale, what is pooled, ranks with their caution; the references head and full."""
+
+import numpy as np
+import pytest
+
+from analysis.analyse import analyse
+from analysis.overall import build_overall
+from analysis.tables import build
+
+RNG = np.random.default_rng(3)
+ROWS = {"lora": 0.5, "att tucker": 0.6, "qkv tucker": 0.4}
+
+
+def scores(tasks, rows, seeds=4):
+    """Scores around head + level · (full - head), on tasks of different difficulty."""
+    made = {}
+    for i in range(tasks):
+        head, span = 0.2 + 0.05 * i, 0.3 - 0.02 * i
+        made[f"t{i}"] = {row: head + span * (level + RNG.normal(0, 0.02, seeds)) for row, level in rows.items()}
+    return made
+
+
+def test_one_task_has_no_table_over_tasks(loaded_of):
+    assert build_overall(build(loaded_of(scores(1, ROWS), range(4)))) == []
+
+
+def test_with_head_and_full_scores_are_on_the_common_scale(loaded_of):
+    (overall,) = build_overall(build(loaded_of(scores(3, {**ROWS, "head": 0.0, "full": 1.0}), range(4))))
+    rows = {row.name: row for row in overall.rows}
+    assert list(rows) == ["lora", "att tucker", "qkv tucker"], "references are not compared"
+    for name, level in ROWS.items():
+        assert rows[name].normalised and rows[name].iqm.value == pytest.approx(level, abs=0.05)
+    assert rows["att tucker"].improvement.value > 0.95 and rows["qkv tucker"].improvement.value < 0.05
+    assert rows["lora"].improvement is None and overall.ranks is None
+    assert any("No mean ranks: they need 5 data sets" in note for note in overall.notes)
+
+
+def test_without_them_scores_are_raw_and_metrics_are_not_mixed(loaded_of):
+    loaded = loaded_of(scores(2, ROWS), range(4))
+    (overall,) = build_overall(build(loaded))
+    assert not overall.rows[0].normalised and overall.rows[0].iqm is not None
+    assert any("without head and full" in note for note in overall.notes)
+    loaded.frame.loc[loaded.frame["task"] == "t1", "metric"] = "matthews"
+    (overall,) = build_overall(build(loaded))
+    assert all(row.iqm is None for row in overall.rows) and overall.rows[1].improvement is not None
+    assert any("accuracy, matthews" in note and "not pooled" in note for note in overall.notes)
+
+
+def test_full_below_head_is_no_scale(loaded_of):
+    (overall,) = build_overall(build(loaded_of(scores(2, {**ROWS, "head": 0.9, "full": 0.1}), range(4))))
+    assert not overall.rows[0].normalised and any("not above" in note for note in overall.notes)
+
+
+def test_ranks_from_five_data_sets_on_count_each_once(loaded_of):
+    loaded = loaded_of(scores(6, ROWS), range(4))
+    loaded.frame.loc[loaded.frame["task"] == "t5", "data_set"] = "data of t4"
+    (overall,) = build_overall(build(loaded))
+    assert overall.ranks.blocks == 5 and overall.ranks.names[0] == "att tucker"
+    assert {row.name: row.mean_rank for row in overall.rows} == pytest.approx(
+        {"lora": 2, "att tucker": 1, "qkv tucker": 3}
+    )
+    loaded.frame.loc[loaded.frame["task"] == "t3", "data_set"] = "data of t4"
+    assert build_overall(build(loaded))[0].ranks is None
+
+
+def test_an_incomplete_method_is_left_out_and_said(loaded_of):
+    loaded = loaded_of(scores(2, ROWS), range(4))
+    loaded.frame.loc[(loaded.frame["row"] == "att tucker") & (loaded.frame["seed"] == 0), ["state", "score"]] = [
+        "failed",
+        np.nan,
+    ]
+    (overall,) = build_overall(build(loaded))
+    assert "att tucker" not in [row.name for row in overall.rows]
+    assert any("Left out" in note and "att tucker" in note for note in overall.notes)
+
+
+def test_references_are_shown_and_neither_bold_nor_tested(loaded_of):
+    (block,) = build(loaded_of(scores(1, {**ROWS, "head": 0.0, "full": 1.0}), range(4)))
+    assert [row.name for row in block.rows][:3] == ["head", "full", "lora"]
+    full = block.row("full").cells["t0"]
+    assert not full.best and full.difference.effect > 0.1 and full.difference.p_holm is None
+    assert (
+        block.row("att tucker").cells["t0"].best and block.row("att tucker").cells["t0"].difference.p_holm is not None
+    )
+
+
+def test_a_method_missing_in_one_condition_or_task_is_said(folder):
+    for task in ("dtd", "cub"):
+        for seed in range(2):
+            folder.add("lora", seed, 0.5, task=task, conditions=("isorank r=4", "isoparameter r=4"))
+            if task == "dtd":
+                folder.add("att tucker", seed, 0.6)
+    folder.write()
+    from analysis.load import load
+
+    first, second = analyse(load("s", folder.root)).blocks
+    assert (
+        "att tucker: not planned on cub." in first.notes
+        and "att tucker: not planned under this condition." in second.notes
+    )
+    gap = first.row("att tucker").cells["cub"]
+    assert gap.planned == 0 and not gap.is_complete and gap.mean is None and not gap.best
+
+
+def test_undefined_scores_are_counted_and_not_averaged(loaded_of):
+    loaded = loaded_of(scores(1, ROWS), range(4))
+    loaded.frame.loc[(loaded.frame["row"] == "att tucker") & (loaded.frame["seed"] == 0), "score"] = np.nan
+    (block,) = build(loaded)
+    cell = block.row("att tucker").cells["t0"]
+    assert cell.other == {"undefined score": 1} and len(cell.scores) == 3 and not cell.is_complete and not cell.best
+    assert cell.difference.n == 3
+
+
+def test_times_of_mixed_hardware_or_shared_gpus_are_refused(loaded_of):
+    loaded = loaded_of(scores(1, ROWS), range(4))
+    assert build(loaded)[0].no_times is None
+    loaded.frame.loc[0, "hardware"] = "other"
+    assert "different hardware" in build(loaded)[0].no_times
+    loaded = loaded_of(scores(1, ROWS), range(4))
+    loaded.frame["workers_per_gpu"] = 2
+    assert "shared a GPU" in build(loaded)[0].no_times
+
+
+def test_different_grids_are_said_to_be_unfair(folder):
+    from analysis.load import load
+
+    for seed in range(2):
+        for rate in (1e-3, 1e-2, 1e-1):
+            folder.add("lora", seed, 0.5, rate=rate)
+        folder.add("att tucker", seed, 0.6, rate=1e-3)
+    folder.write()
+    assert any("different grids" in note for note in analyse(load("s", folder.root)).blocks[0].notes)
+
+
+def test_the_power_note_names_a_difference_that_could_have_been_found(loaded_of):
+    (block,) = build(loaded_of(scores(1, ROWS), range(4)))
+    assert any("would be found in 80 % of repetitions" in note for note in block.notes)
+
+
+def test_a_report_is_the_same_to_the_bit(loaded_of):
+    loaded = loaded_of(scores(6, {**ROWS, "head": 0.0, "full": 1.0}, seeds=10), range(10))
+    first, second = analyse(loaded), analyse(loaded)
+    assert (first.blocks, first.overall) == (second.blocks, second.overall)
