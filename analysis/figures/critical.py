@@ -34,7 +34,10 @@ def draw(data: CriticalDifference) -> Figure:
     for tick in range(1, count + 1):
         axes.plot([tick, tick], [0, 0.35], color=INK, lw=0.8, clip_on=False)
         if (tick - 1) % every == 0:
-            axes.annotate(str(tick), (tick, 0.35), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom")
+            axes.annotate(
+                str(tick), (tick, 0.35), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
+                annotation_clip=False,
+            )  # fmt: skip
     if data.difference is not None and data.difference <= count - 1:
         axes.annotate(
             f"critical difference {data.difference:.2f}", (0, 1), xytext=(0, 30), xycoords="axes fraction",

@@ -65,7 +65,7 @@ def compact(svg: str) -> str:
     # Limits are those of the data, so that there is nothing to clip.
     svg = re.sub(r'<clipPath.*?</clipPath>| clip-path="[^"]*"| transform="rotate\(-0 [^"]*"', "", svg, flags=re.S)
     svg = without_plain_groups(re.sub(r'<g id="[^"]*"', "<g", svg))
-    svg = re.sub(r"(?<![\w#.])(-?\d+\.\d{3,})", lambda m: f"{float(m[1]):.2f}".rstrip("0").rstrip("."), svg)
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<![\w#.])-?\d+\.\d{3,}", _hundredths, tag[0]), svg)  # never a text
     svg = re.sub(r"\s*\n\s*", "\n", svg).strip() + "\n"
     styles = Counter(re.findall(r' style="([^"]*)"', svg))
     shared = {style: f"s{sha256(style.encode()).hexdigest()[:8]}" for style, number in styles.items() if number > 2}
@@ -73,6 +73,10 @@ def compact(svg: str) -> str:
     rules = "".join(f".{name}{{{style}}}" for style, name in sorted(shared.items()))
     svg = svg.replace("*{stroke-linejoin", "svg *{stroke-linejoin")  # inline in a page, `*` would be all of it
     return svg.replace("<defs>", f"<style>{rules}</style>\n<defs>", 1)
+
+
+def _hundredths(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def without_plain_groups(svg: str) -> str:
