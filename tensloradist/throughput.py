@@ -8,6 +8,7 @@ gradient, so none is computed and none is counted: a step of an adapter costs ab
 from __future__ import annotations
 
 import logging
+import os
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -174,6 +175,7 @@ class Communication:
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if self._device.type == "cuda":
             kinds.append(torch.profiler.ProfilerActivity.CUDA)
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler says on stderr that it starts and stops
         self._profile = torch.profiler.profile(activities=kinds)
         self._profile.start()
         self._began = time.perf_counter()
