@@ -126,7 +126,8 @@ def test_a_link_into_the_page_opens_its_cell(visit):
 
 def test_without_javascript_all_is_there(visit):
     page = visit(java_script_enabled=False)
-    assert page.locator("table.sortable tbody tr:visible").count() == 4 * len(METHODS)
+    rows = page.locator("table.sortable tbody tr")
+    assert page.locator("table.sortable tbody tr:visible").count() == rows.count() >= 2 * len(METHODS)
     assert page.locator("figure svg:visible").count() == page.locator("figure").count() >= 16
     assert not page.locator("#filter").is_visible() and not page.locator("#theme").is_visible()
     page.locator("table.sortable a").first.click()
