@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from analysis.analyse import Analysis
+    from analysis.load import Loaded
 
 Results = Annotated[Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")]
 SweepOption = Annotated[
@@ -176,7 +177,7 @@ def _is_run(name: str, root: Path) -> bool:
     return hexadecimal and any(root.glob(f"runs/{name}*"))
 
 
-def _loaded(sweeps: list[str], results: Path | None) -> Any:
+def _loaded(sweeps: list[str], results: Path | None) -> Loaded:
     from analysis.progress import progress
 
     with progress("Reading results"):
@@ -198,8 +199,9 @@ def _analysis(sweeps: list[str] | None, results: Path | None, margin: float = 0.
         raise UserError(f"--sweep is needed: {root} has {', '.join(launched) or 'no launched sweep'}")
     with progress("Reading results and computing"):
         from analysis.analyse import analyse
+        from analysis.load import load_from
 
-        return analyse(_loaded(sweeps or launched, results), margin / 100)
+        return analyse(load_from(sweeps or launched, root), margin / 100)
 
 
 def _json(data: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from analysis.analyse import Analysis
 from analysis.tables import Block, Cell, Row
 from tensloradist.results.attempts import read_attempt, read_end
-from tensloradist.results.layout import RunFolder
+from tensloradist.results.layout import RunFolder, results_root
 from tensloradist.results.publish import read_failure_of
 
 
@@ -95,7 +95,12 @@ def story(analysis: Analysis, address: Address) -> CellStory:
 
 
 def _sweeps(analysis: Analysis) -> str:
-    return " ".join(f"--sweep {shlex.quote(source)}" for source in analysis.loaded.sources)
+    """The options that find the same sweeps again."""
+    options = [f"--sweep {shlex.quote(source)}" for source in analysis.loaded.sources]
+    root = analysis.loaded.root
+    if root is not None and root != results_root():
+        options.append(f"--results {shlex.quote(str(root))}")
+    return " ".join(options)
 
 
 def _run(analysis: Analysis, run_id: str) -> RunStory:
