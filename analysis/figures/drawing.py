@@ -51,10 +51,13 @@ def render(drawing: Drawing, formats: Sequence[str] = FORMATS) -> dict[str, byte
         figure = figure_of(drawing)
         for form in formats:
             out = io.BytesIO()
-            metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-            png: dict[str, Any] = {"pil_kwargs": {"compress_level": 4}} if form == "png" else {}
-            figure.savefig(out, format=form, metadata=metadata, facecolor="white" if form == "png" else "none", **png)
-            files[form] = compact(out.getvalue().decode()).encode() if form == "svg" else out.getvalue()
+            if form == "svg":
+                figure.savefig(out, format=form, metadata={"Date": None, "Creator": None}, facecolor="none")
+                files[form] = compact(out.getvalue().decode()).encode()
+            else:
+                fast = {"compress_level": 4}
+                figure.savefig(out, format=form, metadata={"Software": None}, facecolor="white", pil_kwargs=fast)
+                files[form] = out.getvalue()
     return files
 
 

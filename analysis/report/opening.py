@@ -137,10 +137,10 @@ def _conclusion(analysis: Analysis) -> str:
         )
     if not able:
         need = max(d.seeds_needed or 0 for *_, d in tested)
-        rest = "no difference is established and none is excluded"
+        rest = f"{equivalent}; of the others none is excluded" if same else " and none is excluded"
         return (
-            f"{with_seeds} these are estimates and not findings: a corrected test needs {need} seeds, so {rest}"
-            f"{equivalent}."
+            f"{with_seeds} these are estimates and not findings: a corrected test needs {need} seeds, so no difference "
+            f"is established{rest}."
         )
     which = f": {_named(established, analysis)}" if established else ""
     few = len(tested) - len(able)
