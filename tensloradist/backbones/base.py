@@ -106,6 +106,27 @@ class Family:
         return shape
 
 
+def ffn_sites(model: nn.Module, attention: re.Pattern[str], names: tuple[str, str]) -> list[Site]:
+    """The feed-forward layers beside the attention modules that match: fc1 and fc2 below the same layer.
+
+    Args:
+        attention: pattern of an attention module's path, with the layer as its first group.
+        names: paths of fc1 and fc2 below the module that holds the attention.
+    """
+    found = []
+    for path, _ in model.named_modules():
+        match = attention.search(path)
+        if match:
+            layer = path.rpartition(".")[0]
+            below = {name for name, _ in model.get_submodule(layer).named_modules()}
+            found += [
+                Site(int(match.group(1)), (projection,), f"{layer}.{name}")
+                for projection, name in zip(FFN, names, strict=True)
+                if name in below
+            ]
+    return found
+
+
 def _check_widths(site: Site, linear: Any, shape: AttentionShape) -> None:
     width_in, _ = shape.widths(site.projections[0])
     width_out = sum(shape.widths(projection)[1] for projection in site.projections)

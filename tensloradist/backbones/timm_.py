@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones import hub
-from tensloradist.backbones.base import QKV, Family, Site, Source, check_loaded
+from tensloradist.backbones.base import QKV, Family, Site, Source, check_loaded, ffn_sites
 from tensloradist.backbones.transformers_ import determines_result, is_local, local_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, hash_path
-from tensloradist.modes import FFN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,15 +55,7 @@ def sites(model: nn.Module) -> list[Site]:
 
 
 def ffn(model: nn.Module) -> list[Site]:
-    paths = {path for path, _ in model.named_modules()}
-    found = []
-    for path in paths:
-        match = _ATTENTION.search(path)
-        for projection in FFN:
-            place = f"{path.rpartition('.')[0]}.mlp.{projection}"
-            if match and place in paths:
-                found.append(Site(int(match.group(1)), (projection,), place))
-    return found
+    return ffn_sites(model, _ATTENTION, ("mlp.fc1", "mlp.fc2"))
 
 
 def _heads(model: nn.Module) -> tuple[int, int]:

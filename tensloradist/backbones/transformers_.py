@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones import hub
-from tensloradist.backbones.base import Family, Site, Source, check_loaded
+from tensloradist.backbones.base import Family, Site, Source, check_loaded, ffn_sites
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_path
-from tensloradist.modes import FFN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -152,15 +151,7 @@ def _family(name: str, names: _Names) -> Family:
         return found
 
     def ffn(model: nn.Module) -> list[Site]:
-        paths = {path for path, _ in model.named_modules()}
-        found = []
-        for path in paths:
-            match = attention.search(path)
-            for projection, child in zip(FFN, names.ffn, strict=True):
-                place = f"{path.rpartition('.')[0]}.{child}"
-                if match and place in paths:
-                    found.append(Site(int(match.group(1)), (projection,), place))
-        return found
+        return ffn_sites(model, attention, names.ffn)
 
     def heads(model: nn.Module) -> tuple[int, int]:
         config: Any = model.config

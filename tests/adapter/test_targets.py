@@ -30,22 +30,24 @@ ADAPTERS = {
 }
 
 
-@pytest.fixture(params=[*MODELS, "timm_vit"])
-def example(request):
+CASES = [("timm_vit", name) for name in ADAPTERS] + [(kind, name) for kind in MODELS for name in ("cara", "lora")]
+
+
+def example(kind):
     import transformers
 
-    family = FAMILIES[request.param]
+    family = FAMILIES[kind]
     model, inputs = family.example()
-    if request.param in MODELS:
-        config, name, sizes = MODELS[request.param]
+    if kind in MODELS:
+        config, name, sizes = MODELS[kind]
         torch.manual_seed(0)
         model = getattr(transformers, name)(getattr(transformers, config)(num_labels=4, **sizes)).eval()
     return model.double(), {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}, family
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_targets_of_a_real_model(example, name, tmp_path):
-    model, inputs, family = example
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_targets_of_a_real_model(kind, name, tmp_path):
+    model, inputs, family = example(kind)
     spec = ADAPTERS[name]
     before = family.logits(model, inputs)
     adapter = attach(model, spec, seed=1)
