@@ -33,6 +33,7 @@ GPUS = {
 }
 # DeepSpeed's buckets in elements: gradients on their way to be reduced, and under ZeRO-3 gathered parameters.
 _BUCKET = 5_000_000
+_BROADCAST = 2 * 250 * 2**20  # bytes: DDP's two buckets in flight when it gives every process the first one's weights
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Need:
         gradients: with DDP's or DeepSpeed's buckets.
         optimizer: AdamW's moments, DeepSpeed's flat copies, and the kept best weights.
         buffers: the model's own, the batch, and what ZeRO-3 gathers at once.
+        starting: the peak before the first step: DDP broadcasts all weights, the frozen ones too, in copies.
         loaded: of the host: the whole model in float32 before training, which under ZeRO-3 no process holds.
     """
 
@@ -53,6 +55,7 @@ class Need:
     optimizer: int
     activations: int
     buffers: int
+    starting: int
     loaded: int
 
     @property
@@ -63,7 +66,8 @@ class Need:
     @property
     def total(self) -> int:
         """The peak on an accelerator."""
-        return self.parameters + self.gradients + self.optimizer + self.activations + self.buffers
+        step = self.parameters + self.gradients + self.optimizer + self.activations + self.buffers
+        return max(step, self.starting)
 
     def fits(self, gpu: int) -> bool:
         """Whether it fits into a GPU of so many bytes, less what is reserved."""
@@ -102,8 +106,9 @@ def _need(step: StepBytes, strategy: str, world: int) -> Need:
         # The layer in use, the one that is fetched ahead, and what may stay gathered.
         buffers += 2 * step.largest + min(step.frozen, 2 * _BUCKET * FULL)
     loaded = 0 if zero == 3 else step.loaded
+    starting = parameters + (min(parameters, _BROADCAST) if strategy == "ddp" else 0)
     optimizer = moments + masters + best
-    return Need(strategy, world, parameters, gradients, optimizer, step.activations, buffers, loaded)
+    return Need(strategy, world, parameters, gradients, optimizer, step.activations, buffers, starting, loaded)
 
 
 def recommend(found: Iterable[Need], gpu: int) -> Need | None:
