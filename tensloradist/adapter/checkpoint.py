@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 
 
-def save(adapter: Adapter, folder: Path) -> None:
-    """Write the adapter, and the head of the model that it is attached to. Existing files are replaced, each whole."""
+def save(adapter: Adapter, folder: Path, backbone: str | None = None) -> None:
+    """Write the adapter, and the head of the model that it is attached to. Existing files are replaced, each whole.
+
+    Args:
+        backbone: the `backbone_hash`, where it is known already.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -36,7 +40,7 @@ def save(adapter: Adapter, folder: Path) -> None:
     }
     _write_tensors(folder / "adapter.safetensors", adapter.state_dict())
     if adapter.attachment is not None:
-        description["backbone"] = backbone_hash(adapter)
+        description["backbone"] = backbone or backbone_hash(adapter)
         _write_tensors(folder / "head.safetensors", adapter.attachment.head_state())
     write_replacing(folder / "adapter.json", json.dumps(description, indent=2) + "\n")
 
@@ -77,12 +81,16 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
 
 def backbone_hash(adapter: Adapter) -> str:
     """A hash of the frozen weights under an attached adapter: of everything but the adapter and the head."""
+    return hash_tensors(frozen_parameters(adapter))
+
+
+def frozen_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
+    """The backbone's own parameters under an attached adapter, by their names in the backbone as it was loaded."""
     attachment = adapter._attached()
     names = {id(p) for p in adapter.parameters()}
     for path in attachment.head_paths:
         names |= {id(p) for p in attachment.model.get_submodule(path).parameters()}
-    frozen = {name.replace(".base.", "."): p for name, p in attachment.model.named_parameters() if id(p) not in names}
-    return hash_tensors(sorted(frozen.items()))
+    return {name.replace(".base.", "."): p for name, p in attachment.model.named_parameters() if id(p) not in names}
 
 
 def _read_description(path: Path) -> dict[str, Any]:
