@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= results/demo-report
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm lint types evidence soak benchmark devcluster devcluster-down clean
+.PHONY: help install demo test test-distributed test-slurm lint types evidence soak benchmark devcluster devcluster-down clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -33,8 +33,11 @@ demo: $(INSTALLED)  ## Train the demo sweep and print its isorank and isoparamet
 	$(BIN)/tensloradist launch demo
 	$(BIN)/tensloradist report demo --out $(OUT)
 
-test: $(INSTALLED)  ## All tests but those of `make test-slurm` and `make evidence`
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not evidence and not slurm"
+test: $(INSTALLED)  ## All tests but those of `make test-distributed`, `make test-slurm` and `make evidence`
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not evidence and not slurm and not distributed"
+
+test-distributed: $(INSTALLED)  ## Groups of two and four processes that train together, DDP and ZeRO, on the CPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "distributed and not evidence"
 
 test-slurm: $(INSTALLED)  ## Faults injected into a real Slurm cluster on this machine (root, slurm/devcluster/README.md)
 	$(BIN)/python -m pytest -q -m "slurm and not evidence"

@@ -92,8 +92,8 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
         **common,
     )
     found = accelerator.state.deepspeed_plugin
-    # Through this transformers would shard whatever model it makes from now on. The backbone is sharded by `Zero`, which
-    # serves all sources, and needs it whole on the first process.
+    # Through this transformers would shard whatever model it makes from now on. The backbone is sharded by `Zero`,
+    # which serves all sources, and needs it whole on the first process.
     found.dschf = None
     if found.zero_stage != spec.compute.zero_stage:
         raise RuntimeError(f"Accelerate does not run DeepSpeed's {spec.compute.strategy}: {accelerator.state}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tensloradist.adapter import Adapter
+from tensloradist.errors import UserError
+from tensloradist.training.provenance import available_memory
 from tensloradist.training.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ class Zero(Strategy):
         if self.stage < 3:
             super().shard(model)
             return
+        self._check_room(model)
         sharded: dict[int, nn.Parameter] = {}
         for module in model.modules():
             for name, parameter in list(module._parameters.items()):
@@ -69,6 +73,24 @@ class Zero(Strategy):
             for name, buffer in list(module._buffers.items()):
                 if buffer is not None:
                     module._buffers[name] = self._sent(buffer)
+
+    def _check_room(self, model: nn.Module) -> None:
+        """Whether the shards of this node's processes fit, where they lie in the CPU's memory.
+
+        Raises:
+            UserError: they do not.
+        """
+        on_host = self.accelerator.device.type == "cpu" or self.spec.compute.offload == "cpu"
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        total = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        needed, free = total * local // self.accelerator.num_processes, available_memory()
+        # The first process of a node speaks for all of them; the very first holds its copy of the weights already.
+        if on_host and int(os.environ.get("LOCAL_RANK", "0")) == 0 and free is not None and needed > free:
+            raise UserError(
+                f"compute.offload: {self.spec.compute.offload}: the weights of {local} of the "
+                f"{self.accelerator.num_processes} processes take {needed / 2**30:.1f} GiB of memory here, where "
+                f"{free / 2**30:.1f} GiB are free; use more nodes, precision bf16, or offload: none on GPUs"
+            )
 
     def _materialized(self, parameter: nn.Parameter) -> nn.Parameter:
         if not parameter.is_meta:

@@ -1,19 +1,18 @@
 """Groups of processes that train together on this machine, over gloo."""
 
 import json
-import os
+import multiprocessing
 import socket
-import subprocess
-import sys
+import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tensloradist.identity import resolve
 from tensloradist.results.attempts import begin_attempt
 from tensloradist.results.layout import RunFolder
 from tensloradist.spec import RunSpec
 
-RANKS = Path(__file__).parent / "ranks.py"
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["ranks"])
 TIMEOUT = 300  # seconds that a group may take: nothing here takes a third of it on an idle machine
 
 
@@ -53,35 +52,43 @@ class Ended:
     errors: list[str] = field(repr=False)
 
 
-def run_group(folder, jobs, processes=2, timeout=TIMEOUT):
-    """Run jobs, one after another, in one group of processes; a job is {run, folder, told?}."""
+def _start(jobs, out, environment):
+    import ranks  # which its server has imported already
+
+    ranks.main(jobs, out, environment)
+
+
+def run_group(folder, jobs, processes=2, timeout=TIMEOUT, only=None):
+    """Run jobs, one after another, in one group of processes; a job is {run, folder, told?}.
+
+    Args:
+        only: wait for the process of this rank alone, and kill the others then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     listed = [
-        {
-            "spec": job["run"].model_dump(mode="json"),
-            "folder": str(job["folder"]),
-            "port": str(free_port()),
-            "told": job.get("told"),
-        }
+        {"spec": job["run"].model_dump(mode="json"), "folder": str(job["folder"]), "told": job.get("told")}
         for job in jobs
     ]
-    (folder / "jobs.json").write_text(json.dumps(listed))
-    world = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
-    base = {**os.environ, **world, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(RANKS), str(folder / "jobs.json"), str(folder / "said")]
-    group = []
-    for rank in range(processes):
-        environment = {**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        log = (folder / f"rank-{rank}.log").open("w")
-        group.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+    world = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
+    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    files = [folder / str(rank) for rank in range(processes)]
+    group = [
+        SERVER.Process(target=_start, args=(listed, str(file), {**world, "RANK": file.name, "LOCAL_RANK": file.name}))
+        for file in files
+    ]
+    deadline = time.monotonic() + timeout
     try:
-        codes = [process.wait(timeout) for process in group]
+        for process in group:
+            process.start()
+        for rank, process in enumerate(group):
+            if only in (None, rank):
+                process.join(max(0, deadline - time.monotonic()))
+        codes = [process.exitcode for process in group]
     finally:
         for process in group:
             process.kill()
-    files = [folder / f"said.{rank}" for rank in range(processes)]
     said = [[json.loads(line) for line in file.read_text().splitlines()] if file.exists() else [] for file in files]
-    return Ended(codes, said, [(folder / f"rank-{rank}.log").read_text() for rank in range(processes)])
+    return Ended(codes, said, [(folder / f"{rank}.log").read_text(errors="replace") for rank in range(processes)])
 
 
 def losses(folder):

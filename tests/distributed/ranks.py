@@ -1,26 +1,34 @@
 """What each process of a test's group runs: one training run after another, its words written to a file.
 
-`python ranks.py JOBS OUT`: JOBS is a JSON list of {spec, folder, port, told}. `told` is null or [rank, looks, how]: at
-its so-manieth look between updates that rank is told to stop, kills itself, raises, or hangs. Each process writes a
-line a job into OUT.RANK.
+Imported by the server that the processes are forked from, so that the libraries are imported once for all groups.
 """
 
+import contextlib
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
+os.environ["DS_ACCELERATOR"] = "cpu"
+
+import sklearn.datasets  # noqa: F401
+from accelerate.state import PartialState
+
+from tensloradist._torchvision import declare_missing_operators
 from tensloradist.results.control import RunControl, Stopped
 from tensloradist.spec import RunSpec
 from tensloradist.training import train, warm
 
-RANK = os.environ["RANK"]
+declare_missing_operators()
+from transformers import ViTForImageClassification  # noqa: E402, F401
+
+with contextlib.suppress(ImportError):
+    import deepspeed  # noqa: F401
 
 
 class Told(RunControl):
-    """Looked at once between two updates."""
+    """Looked at once between two updates. `told` is None or [rank, looks, how]: what a rank does at that look."""
 
     def __init__(self, told):
         self.told, self.looked = told, 0
@@ -29,7 +37,7 @@ class Told(RunControl):
     @property
     def stop_reason(self):
         self.looked += 1
-        if self.told is None or str(self.told[0]) != RANK or self.looked < self.told[1]:
+        if self.told is None or str(self.told[0]) != os.environ["RANK"] or self.looked < self.told[1]:
             return None
         how = self.told[2]
         if how == "kill":
@@ -45,23 +53,23 @@ class Told(RunControl):
         pass
 
 
-def main():
-    jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(f"{sys.argv[2]}.{RANK}")
+def main(jobs, out, environment):
+    """Train the jobs, {spec, folder, told} each, and write a line for each into `out`."""
+    os.environ |= environment
+    log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    # One process group for all jobs, which DeepSpeed keeps in its caches.
+    PartialState.destroy_process_group = lambda self, group=None: None
     for job in jobs:
         began = time.perf_counter()
-        os.environ["MASTER_PORT"] = job["port"]  # a new one: the last run's store may still answer at the old one
         try:
-            result = train(RunSpec.model_validate(job["spec"]), Path(job["folder"]), None, Told(job.get("told")))
+            result = train(RunSpec.model_validate(job["spec"]), Path(job["folder"]), None, Told(job["told"]))
             said = json.loads(result.model_dump_json())
         except Stopped as stopped:
             said = {"stopped": stopped.step}
         warm.forget()
         said["seconds"] = time.perf_counter() - began
-        with out.open("a") as file:
+        with open(out, "a") as file:
             file.write(json.dumps(said) + "\n")
-
-
-if __name__ == "__main__":
-    main()
-    sys.stdout.flush()
     os._exit(0)  # libraries' destructors must not change the end
