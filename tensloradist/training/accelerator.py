@@ -74,7 +74,7 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     if on_cpu:
         os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
-    if "MASTER_ADDR" not in os.environ:  # one process, started by nobody in particular
+    if spec.compute.processes == 1 and "MASTER_ADDR" not in os.environ:  # started by nobody in particular
         place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         os.environ |= {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     from accelerate import DeepSpeedPlugin

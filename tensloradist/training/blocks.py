@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+from torch.utils.checkpoint import checkpoint
 
 from tensloradist.backbones import Family
 from tensloradist.errors import UserError
@@ -45,9 +45,7 @@ def recompute(modules: list[nn.Module]) -> None:
 def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    # To its end: ZeRO-3 counts the modules that a forward pass enters and leaves.
-    with set_checkpoint_early_stop(False):
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def compiled(modules: list[nn.Module]) -> None:

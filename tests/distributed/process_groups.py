@@ -2,9 +2,13 @@
 
 import json
 import multiprocessing
+import os
 import socket
 import time
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from pathlib import Path
+from unittest import mock
 
 from tensloradist.identity import resolve
 from tensloradist.results.attempts import begin_attempt
@@ -12,8 +16,7 @@ from tensloradist.results.layout import RunFolder
 from tensloradist.spec import RunSpec
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["ranks"])
-TIMEOUT = 300  # seconds that a group may take: nothing here takes a third of it on an idle machine
+TIMEOUT = 900  # seconds that a group may take: on an idle machine none takes a tenth of it
 
 
 def spec(compute=None, **changes):
@@ -52,8 +55,16 @@ class Ended:
     errors: list[str] = field(repr=False)
 
 
+def _serve():
+    """Start the server that processes are forked from, with everything imported, unless it runs."""
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(paths)}):  # it is given no other
+        SERVER.set_forkserver_preload(["ranks"])
+        forkserver.ensure_running()
+
+
 def _start(jobs, out, environment):
-    import ranks  # which its server has imported already
+    import ranks
 
     ranks.main(jobs, out, environment)
 
@@ -64,6 +75,7 @@ def run_group(folder, jobs, processes=2, timeout=TIMEOUT, only=None):
     Args:
         only: wait for the process of this rank alone, and kill the others then.
     """
+    _serve()
     folder.mkdir(parents=True, exist_ok=True)
     listed = [
         {"spec": job["run"].model_dump(mode="json"), "folder": str(job["folder"]), "told": job.get("told")}
