@@ -209,9 +209,16 @@ class Worker:
             self._record(run, folder, number, cause, f"its process vanished without a word ({where}{said})")
         return not self._is_open(run)
 
-    def _record(self, run: ManifestRun, folder: RunFolder, number: int, cause: Cause, message: str) -> None:
+    def _record(
+        self, run: ManifestRun, folder: RunFolder, number: int, cause: Cause, message: str, trace: str | None = None
+    ) -> None:
         failure = Failure(
-            run_id=folder.run_id, attempt=number, cause=cause, message=message, kept_step=kept_step(folder)
+            run_id=folder.run_id,
+            attempt=number,
+            cause=cause,
+            message=message,
+            traceback=trace,
+            kept_step=kept_step(folder),
         )
         write_failure(folder.attempt(number), failure)
         self._failures.decide(run, folder)
@@ -325,15 +332,18 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _blamed(run: ManifestRun, folder: RunFolder, number: int, crash: Crash, for_memory: bool) -> tuple[Cause, str]:
-    """Cause and message of an attempt that ended because a process did: what that said, or else its exit code."""
+def _blamed(
+    run: ManifestRun, folder: RunFolder, number: int, crash: Crash, for_memory: bool
+) -> tuple[Cause, str, str | None]:
+    """Cause, message and traceback of an attempt that a process's end has ended: its own words, or its exit code."""
     processes, code = int(run.spec["compute"]["processes"]), crash.code
     other = culprit(folder.attempt(number)) if crash.rank else None
     if other is not None:
-        return other.cause, f"process {other.rank} of {processes} ({other.host}): {other.message}; see {crash.log}"
+        said = f"process {other.rank} of {processes} ({other.host}): {other.message}; see {crash.log}"
+        return other.cause, said, other.traceback
     who = f"process {crash.rank} of {processes}" if processes > 1 else "the process"
     how = f"{who} ended by signal {-code}" if code < 0 else f"{who} exited with {code}"
-    return _cause_of_end(code, for_memory), f"{how}; see {crash.log}"
+    return _cause_of_end(code, for_memory), f"{how}; see {crash.log}", None
 
 
 def _cause_of_end(code: int, for_memory: bool) -> Cause:

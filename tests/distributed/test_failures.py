@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from process_groups import attempt, run_group, spec
+from process_groups import TIMEOUT, attempt, run_group, spec
 
 from tensloradist.results.ranks import culprit
 from tensloradist.results.schema import Failure
@@ -35,7 +35,7 @@ def launch(tmp_path, **environment):
     env = {**os.environ, "PYTHONPATH": str(PLUGINS), "FAIL_MARK": str(tmp_path / "mark"), **environment}
     command = [sys.executable, "-m", "tensloradist.cli", "launch", str(tmp_path / "sweep.yaml")]
     command += ["--results", str(tmp_path / "results")]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT)
     found = sorted((tmp_path / "results").glob("runs/*/attempts/0001/failure.json"))
     return ended.returncode, ended.stdout + ended.stderr, Failure.model_validate_json(found[0].read_text())
 
@@ -45,6 +45,7 @@ def test_an_error_on_another_process_is_the_cause_that_is_recorded(tmp_path):
     assert code == 1 and failure.cause == "bug"
     assert failure.message.startswith("process 1 of 2 (") and "RuntimeError: broken on request" in failure.message
     assert "broken on request" in said
+    assert len(list((tmp_path / "results").glob("runs/*/attempts/*"))) == 1, "an exception would only come again"
 
 
 def test_a_process_that_was_killed_is_named_and_the_run_tried_again(tmp_path):

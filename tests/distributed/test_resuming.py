@@ -104,8 +104,8 @@ def test_four_processes_go_on_where_two_were(world):
 def test_with_dropout_another_number_of_processes_is_said_not_to_be_exact(tmp_path):
     changes = {"adapter": {"grouping": "att", "ranks": 2, "dropout": 0.1}}
     run = run_of("ddp", **changes)
-    job = {"run": run, "folder": attempt(tmp_path / "killed", run), "told": [0, 7, "preempted"]}
-    assert run_group(tmp_path / "group", [job]).said[0][0]["stopped"] == 7
+    job = {"run": run, "folder": attempt(tmp_path / "killed", run), "told": [0, 8, "preempted"]}
+    assert run_group(tmp_path / "group", [job]).said[0][0]["stopped"] == 6
     folder = goes_on(tmp_path / "on", run_of("single", 1, **changes), tmp_path / "killed")
     assert train(run_of("single", 1, **changes), folder).provenance["not_exact"] == [
         "resumed on 1 processes after 2, with dropout"
