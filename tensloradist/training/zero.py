@@ -114,9 +114,9 @@ class Zero(Strategy):
     def prepare(
         self, model: nn.Module, adapter: Adapter, optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]
     ) -> nn.Module:
-        root = _Root(model, self.spec.precision == "bf16")
+        root = _Root(model, self.accelerator.device.type if self.spec.precision == "bf16" else None)
         engine = super().prepare(root, adapter, optimizer, named)
-        self._zero = engine.optimizer
+        self._zero: Any = engine.optimizer
         if self.stage == 3:
             import deepspeed
 
@@ -187,7 +187,8 @@ class Zero(Strategy):
             empty = {moment: torch.zeros_like(flat) for moment in _STATES}
             self._zero.optimizer.state[flat] = {**empty, "step": steps.detach().clone().to(flat.device)}
         self._link()
-        for name, parameter in self.parameters.items():
+        sharded: Mapping[str, Any] = self.parameters  # with DeepSpeed's own attributes
+        for name, parameter in sharded.items():
             for moment in _STATES:
                 value = values[f"{name}.{moment}"].to(self.accelerator.device)
                 if self.stage == 3:
@@ -206,7 +207,7 @@ class Zero(Strategy):
             self._zero._hp_optimizer_states_linked = False
             self._zero._lazy_init_hp_params_optimizer_state()
 
-    def _shape(self, parameter: nn.Parameter) -> torch.Size:
+    def _shape(self, parameter: Any) -> torch.Size:
         shape: torch.Size = parameter.ds_shape if self.stage == 3 else parameter.shape
         return shape
 
@@ -214,13 +215,14 @@ class Zero(Strategy):
 class _Root(nn.Module):
     """What DeepSpeed's engine calls: the model, under autocast in bf16, which an engine switches off around itself."""
 
-    def __init__(self, model: nn.Module, autocast: bool) -> None:
+    def __init__(self, model: nn.Module, autocast_on: str | None) -> None:
         super().__init__()
-        self.model, self._autocast = model, autocast
+        self.model, self._autocast_on = model, autocast_on
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        device = next(iter(kwargs.values()), args[0] if args else None).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._autocast):
+        if self._autocast_on is None:
+            return self.model(*args, **kwargs)
+        with torch.autocast(self._autocast_on, torch.bfloat16):
             return self.model(*args, **kwargs)
 
 
