@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
     from deepspeed.utils import logger
 
     logger.setLevel("WARNING")
+    # With each gather it calls functions by their former names, which torch comments on each time.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # For inference alone, and DeepSpeed would begin with compiling it, for half a minute.
     __compatible_ops__["deepspeed_shm_comm"] = False
     timeout = timedelta(seconds=spec.compute.timeout_seconds)
