@@ -155,7 +155,6 @@ class ComputeSpec(SpecModel):
         description="ZeRO: what lies in the CPU's memory: the optimiser's state; cpu: under zero3 the weights, too",
     )
     activation_checkpointing: bool = Field(False, description="recompute each block in the backward pass: less memory")
-    compile: bool = Field(False, description="torch.compile (single and ddp)")
     deepspeed_config: str | None = Field(None, description="ZeRO: a DeepSpeed JSON file for what the spec does not say")
     timeout_seconds: float = Field(600.0, gt=0, description="that a process waits for the others before it gives up")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -182,8 +181,6 @@ class ComputeSpec(SpecModel):
                     raise ValueError(
                         f"{name}: {getattr(self, name)!r} is for zero1 to zero3, not for strategy {self.strategy}"
                     )
-        elif self.compile:
-            raise ValueError(f"compile: not together with {self.strategy}; use it with single or ddp")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The backbone's blocks, one an attention layer: recomputed in the backward pass, or compiled.
+"""The backbone's blocks, one an attention layer: recomputed in the backward pass, where memory is short.
 
 Recomputation is torch's non-reentrant one alone. The reentrant one gives a shared adapter silently wrong gradients
 under DDP.
@@ -29,8 +29,8 @@ def blocks(model: nn.Module, family: Family) -> list[nn.Module]:
         numbered = [index for index, part in enumerate(parts) if part.isdigit()]
         if not numbered:
             raise UserError(
-                f"compute: {site.path} of this {family.name} model is in no list of blocks, so there is nothing that "
-                "activation_checkpointing or compile could take one by one; leave them out"
+                f"compute.activation_checkpointing: {site.path} of this {family.name} model is in no list of blocks that "
+                "could be computed again one by one; leave it out"
             )
         paths[".".join(parts[: numbered[-1] + 1])] = None
     return [model.get_submodule(path) for path in paths]
@@ -48,16 +48,7 @@ def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
-def compiled(modules: list[nn.Module]) -> None:
-    """Compile each block by itself: what is around them, hooks and all, stays as it is, and compiling is short."""
-    # Each block reads its own layer's pairs, so that each is another program to the compiler.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(modules))
-    for module in modules:
-        module.compile()
-
-
-def restored(modules: list[nn.Module]) -> None:
-    """Undo `recompute` and `compiled`."""
+def keep_activations(modules: list[nn.Module]) -> None:
+    """Undo `recompute`."""
     for module in modules:
         module.__dict__.pop("forward", None)
-        module._compiled_call_impl = None

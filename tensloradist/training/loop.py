@@ -37,7 +37,7 @@ from tensloradist.results.ranks import write_rank_failure
 from tensloradist.results.schema import Fingerprints, FrozenBackbone, Metrics, PeakMemory, Result, Times
 from tensloradist.spec import RunSpec
 from tensloradist.training.accelerator import make_accelerator, release
-from tensloradist.training.blocks import blocks, compiled, recompute, restored
+from tensloradist.training.blocks import blocks, keep_activations, recompute
 from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.optimization import make_optimizer, make_schedule
 from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
@@ -141,7 +141,7 @@ def _train(
         control.at_boundary = False
     release(accelerator)
     if strategy.keeps_model:
-        restored(run.blocks)
+        keep_activations(run.recomputed)
         run.adapter.detach()
         keep_backbone(spec, task.num_labels, model)
     return result
@@ -185,12 +185,8 @@ class Run:
             self.frozen_at_start = backbone_hash(self.adapter) if accelerator.is_main_process else ""
         self.adapter_parameters = self.adapter.num_parameters
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        compute = spec.compute
-        self.blocks = blocks(model, self.family) if compute.activation_checkpointing or compute.compile else []
-        if compute.activation_checkpointing:
-            recompute(self.blocks)
-        if compute.compile:
-            compiled(self.blocks)
+        self.recomputed = blocks(model, self.family) if spec.compute.activation_checkpointing else []
+        recompute(self.recomputed)
         strategy.shard(model)
         adapter_ids = {id(p) for p in self.adapter.parameters()}
         head = [p for p in model.parameters() if p.requires_grad and id(p) not in adapter_ids]
@@ -414,6 +410,6 @@ class Run:
 
 def _provenance(spec: RunSpec, accelerator: Accelerator, **more: Any) -> dict[str, Any]:
     compute = spec.compute
-    how = {name: getattr(compute, name) for name in ("strategy", "offload", "activation_checkpointing", "compile")}
+    how = {name: getattr(compute, name) for name in ("strategy", "offload", "activation_checkpointing")}
     here = {"device": str(accelerator.device), "processes": accelerator.num_processes}
     return provenance(precision=spec.precision, **here, **how, **more)

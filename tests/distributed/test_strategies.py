@@ -30,7 +30,7 @@ KINDS = {
     },
     "bf16": {"precision": "bf16"},
 }
-TOLERANCE = {"bf16": 2e-2}
+TOLERANCE = {"bf16": 2e-3}  # its products are rounded to 8 bits, in another order on two processes
 
 
 def combinations():

@@ -99,7 +99,6 @@ def test_all_contradictions_are_said_at_once(tmp_path):
     [
         ({"strategy": "ddp", "processes": 2, "offload": "cpu"}, "offload"),
         ({"strategy": "single", "deepspeed_config": "ds.json"}, "deepspeed_config"),
-        ({"strategy": "zero3", "processes": 2, "compile": True}, "compile"),
         ({"strategy": "zero3", "processes": 31}, "batch_size"),
         ({"strategy": "single", "processes": 2}, "processes"),
     ],
