@@ -29,8 +29,8 @@ def blocks(model: nn.Module, family: Family) -> list[nn.Module]:
         numbered = [index for index, part in enumerate(parts) if part.isdigit()]
         if not numbered:
             raise UserError(
-                f"compute.activation_checkpointing: {site.path} of this {family.name} model is in no list of blocks that "
-                "could be computed again one by one; leave it out"
+                f"compute.activation_checkpointing: {site.path} of this {family.name} model is in no list of blocks "
+                "that could be computed again one by one; leave it out"
             )
         paths[".".join(parts[: numbered[-1] + 1])] = None
     return [model.get_submodule(path) for path in paths]
