@@ -6,7 +6,8 @@ INSTALLED := $(VENV)/.installed
 OUT ?= results/demo-report
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-slurm lint types evidence soak benchmark devcluster devcluster-down clean
+.PHONY: help install demo test test-browser test-distributed test-slurm lint types evidence soak benchmark devcluster \
+	devcluster-down clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -33,11 +34,15 @@ demo: $(INSTALLED)  ## Train the demo sweep, print its tables and write its repo
 	$(BIN)/tensloradist launch demo
 	$(BIN)/tensloradist report demo --out $(OUT)
 
-test: $(INSTALLED)  ## All tests but those of `make test-browser`, `make test-slurm` and `make evidence`
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not evidence and not slurm and not browser"
+test: $(INSTALLED)  ## All tests but those of the other `make test-…` and of `make evidence`
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile \
+		-m "not evidence and not slurm and not browser and not distributed"
 
 test-browser: $(INSTALLED)  ## The report's page in a headless Chromium (Debian's package chromium)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "browser and not evidence"
+
+test-distributed: $(INSTALLED)  ## Groups of two and four processes that train together, DDP and ZeRO, on the CPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "distributed and not evidence"
 
 test-slurm: $(INSTALLED)  ## Faults injected into a real Slurm cluster on this machine (root, slurm/devcluster/README.md)
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "slurm and not evidence"

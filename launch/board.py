@@ -93,7 +93,7 @@ class Board:
 
     def crash(self, number: int) -> Crash | None:
         for path in sorted(self.folder.glob(f"{number:04d}.crash.*")):
-            return Crash(**json.loads(path.read_text()))
+            return Crash(**json.loads(path.read_text()), rank=int(path.suffix[1:]))
         return None
 
     def end(self) -> None:

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -120,7 +121,13 @@ def main() -> int:
             spec = RunSpec.model_validate(request["spec"])
             load_plugins(spec.plugins)
             if request.get("follow"):
-                train(spec, Path(request["follow"]), None, control)
+                try:
+                    train(spec, Path(request["follow"]), None, control)
+                except Exception as error:
+                    if isinstance(error, Stopped):
+                        raise
+                    traceback.print_exc()  # recorded in the attempt, too; here, since teardown may wait for the others
+                    return 1
                 events.send("outcome", status="followed")
                 continue
             outcome = execute(

@@ -93,10 +93,11 @@ class Child:
 
 @dataclass(frozen=True)
 class Crash:
-    """A process that ended without a word: its exit code (negative for a signal) and where it said its last."""
+    """A process of a run that ended by itself: its exit code (negative for a signal), its log, and its rank."""
 
     code: int
     log: str
+    rank: int = 0
 
 
 class ChildGroup:
@@ -112,10 +113,10 @@ class ChildGroup:
 
     def crash(self) -> Crash | None:
         """The end of one of the others, if one has ended. Their ordinary events are taken off their queues."""
-        for child in self._others:
+        for rank, child in enumerate(self._others, 1):
             while not child.events.empty():
                 if child.events.get() is None:
-                    return Crash(child.wait(), str(self._log))
+                    return Crash(child.wait(), str(self._log), rank)
         return None
 
     def ask_to_stop(self, reason: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from launch.sweep import PlannedRun, Sweep, load_sweep
 from tensloradist.errors import UserError
-from tensloradist.memory import Need, gpu_bytes, measure_step, needs, recommend
+from tensloradist.memory import STRATEGIES, Need, gpu_bytes, measure_step, needs, recommend
 
 GiB = 2**30
 
@@ -42,10 +42,14 @@ def memory_plans(sweep: Sweep, processes: list[int], gpu: int | None) -> list[Me
     plans = []
     for (*_, precision, size, divided), run in groups.items():
         found: list[Need] = []
+        quantised = run.spec.backbone.quantization is not None
+        offered = [
+            name for name in STRATEGIES if not (quantised and name == "zero3")
+        ]  # which cannot shard such weights
         for world in processes:
             share = -(-size // world) if divided else size
-            checkpointing = bool(getattr(run.spec.compute, "activation_checkpointing", False))
-            found += needs(measure_step(run.spec, share, checkpointing), [world])
+            step = measure_step(run.spec, share, run.spec.compute.activation_checkpointing)
+            found += needs(step, [world], offered)
         best = recommend(found, gpu) if gpu is not None else None
         plans.append(MemoryPlan(run.backbone, run.task, precision, size, tuple(found), best))
     return plans

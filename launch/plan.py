@@ -59,6 +59,7 @@ def check(sweep: Sweep, root: Path) -> Plan:
         UserError: an adapter that cannot be expressed on its backbone.
     """
     _check_adapters(sweep)
+    _check_deepspeed(sweep)
     states = {run.run_id: _state(RunFolder(root, run.run_id)) for run in sweep.runs}
     backbone_specs = {run.spec.backbone for run in sweep.runs}
     task_specs = {run.spec.task for run in sweep.runs}
@@ -100,6 +101,20 @@ def _check_adapters(sweep: Sweep) -> None:
             raise RuntimeError(
                 f"{run.row}: the adapter has {built} parameters, the formula says {run.adapter_parameters}"
             )
+
+
+def _check_deepspeed(sweep: Sweep) -> None:
+    """A DeepSpeed file that contradicts a run is found here, and not by its job."""
+    sharded = {
+        (spec.compute.model_dump_json(), spec.optimizer.model_dump_json()): spec
+        for spec in (run.spec for run in sweep.runs)
+        if spec.compute.zero_stage
+    }
+    if sharded:
+        from tensloradist.training.deepspeed_config import deepspeed_config
+
+        for spec in sharded.values():
+            deepspeed_config(spec)
 
 
 def as_json(plan: Plan) -> str:

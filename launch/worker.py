@@ -29,6 +29,7 @@ from tensloradist.results.claims import Watch, highest_claim, is_released, owner
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, write_replacing
 from tensloradist.results.publish import recover_broken, write_failure
+from tensloradist.results.ranks import culprit
 from tensloradist.results.schema import Cause, Failure, ManifestRun
 from tensloradist.sources import sources_hash
 
@@ -174,7 +175,8 @@ class Worker:
         if known and not is_released(folder, known) and self._bury(run, folder, known):
             return "passed"
         stood_still = seen == "still" or known > 0  # the owner has been judged, so its claim is no obstacle
-        if int(run.spec["compute"]["processes"]) > 1:
+        compute = run.spec["compute"]
+        if int(compute["processes"]) > 1 or compute["strategy"].startswith("zero"):  # DeepSpeed leaves nothing warm
             self._replace_child()
             group = self._make_group() if self._make_group else self._local_group(run)
             try:
@@ -207,9 +209,16 @@ class Worker:
             self._record(run, folder, number, cause, f"its process vanished without a word ({where}{said})")
         return not self._is_open(run)
 
-    def _record(self, run: ManifestRun, folder: RunFolder, number: int, cause: Cause, message: str) -> None:
+    def _record(
+        self, run: ManifestRun, folder: RunFolder, number: int, cause: Cause, message: str, trace: str | None = None
+    ) -> None:
         failure = Failure(
-            run_id=folder.run_id, attempt=number, cause=cause, message=message, kept_step=kept_step(folder)
+            run_id=folder.run_id,
+            attempt=number,
+            cause=cause,
+            message=message,
+            traceback=trace,
+            kept_step=kept_step(folder),
         )
         write_failure(folder.attempt(number), failure)
         self._failures.decide(run, folder)
@@ -293,9 +302,7 @@ class Worker:
         number = highest_claim(folder)
         claimed = number > before and owner_of(folder, number).pid == group.lead.pid
         if claimed and folder.attempt(number).is_dir() and not folder.result.exists():
-            code = crash.code
-            how = f"the process ended by signal {-code}" if code < 0 else f"the process exited with {code}"
-            self._record(run, folder, number, _cause_of_end(code, memory_kills() > kills), f"{how}; see {crash.log}")
+            self._record(run, folder, number, *_blamed(run, folder, number, crash, memory_kills() > kills))
         group.stop()  # only now: being stopped, the others may record an interruption, and the first word stays
         self.child = None
         if number == before:
@@ -323,6 +330,20 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _blamed(
+    run: ManifestRun, folder: RunFolder, number: int, crash: Crash, for_memory: bool
+) -> tuple[Cause, str, str | None]:
+    """Cause, message and traceback of an attempt that a process's end has ended: its own words, or its exit code."""
+    processes, code = int(run.spec["compute"]["processes"]), crash.code
+    other = culprit(folder.attempt(number)) if crash.rank else None
+    if other is not None:
+        said = f"process {other.rank} of {processes} ({other.host}): {other.message}; see {crash.log}"
+        return other.cause, said, other.traceback
+    who = f"process {crash.rank} of {processes}" if processes > 1 else "the process"
+    how = f"{who} ended by signal {-code}" if code < 0 else f"{who} exited with {code}"
+    return _cause_of_end(code, for_memory), f"{how}; see {crash.log}", None
 
 
 def _cause_of_end(code: int, for_memory: bool) -> Cause:

@@ -56,7 +56,7 @@ def run(
     from tensloradist.training import train
 
     if int(os.environ.get("RANK", "0")) > 0:  # only the first process claims and publishes
-        train(resolved, folder.attempt(0), None)
+        train(resolved, None)
         return
     typer.echo(f"run {folder.run_id} in {folder.path}")
     with _Progress() as progress:

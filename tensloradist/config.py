@@ -114,7 +114,7 @@ def expand_path(text: str, base: Path, where: str) -> str:
 
 
 # Where a spec or a sweep may hold a path.
-PATH_FIELDS = ("backbone.name", "backbone.weights", "task.data")
+PATH_FIELDS = ("backbone.name", "backbone.weights", "task.data", "compute.deepspeed_config")
 
 
 def expand_paths(data: dict[str, Any], base: Path, only: Iterable[str] = PATH_FIELDS) -> dict[str, Any]:

@@ -39,14 +39,6 @@ def fill(model: nn.Module, frozen_dtype: torch.dtype) -> None:
                 module._buffers[name] = replaced(buffer, lambda new: new)
 
 
-def checkpoint(model: Any) -> None:
-    """Recompute each block in the backward pass, as the model's own library does it."""
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable()
-    else:
-        model.set_grad_checkpointing(True)
-
-
 def autocast(precision: str) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 

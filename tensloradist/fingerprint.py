@@ -78,17 +78,29 @@ def _walk(root: Path) -> Iterable[tuple[str, Path]]:
                 yield found.relative_to(root).as_posix(), found
 
 
+class TensorHash:
+    """The hash of named tensors that are shown to it one after another, in the order of their names."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        import torch
+
+        plain = tensor.detach().to("cpu").contiguous()
+        self._digest.update(f"{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
+        self._digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+
+    def digits(self) -> str:
+        return self._digest.hexdigest()[:DIGITS]
+
+
 def hash_tensors(tensors: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]) -> str:
     """Hash of named tensors: names, dtypes, shapes and exact bits, in the order of the names.
 
     Takes a state dict or `model.named_parameters()`; where the tensors lie (CPU, GPU, strides) does not matter.
     """
-    import torch
-
-    items = tensors.items() if isinstance(tensors, Mapping) else tensors
-    digest = hashlib.sha256()
-    for name, tensor in sorted(items, key=lambda item: item[0]):
-        plain = tensor.detach().to("cpu").contiguous()
-        digest.update(f"{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:DIGITS]
+    found = TensorHash()
+    for name, tensor in sorted(tensors.items() if isinstance(tensors, Mapping) else tensors, key=lambda item: item[0]):
+        found.add(name, tensor)
+    return found.digits()

@@ -244,7 +244,17 @@ class ComputeSpec(SpecModel):
     """How a run is executed: nothing here may change its result, so it is not part of the run's identity."""
 
     processes: PositiveInt = 1
-    strategy: Literal["single", "ddp"] = "single"
+    strategy: Literal["single", "ddp", "zero1", "zero2", "zero3"] = Field(
+        "single",
+        description="zero1 shards the optimiser's state over processes, zero2 gradients too, zero3 all weights",
+    )
+    offload: Literal["none", "optimizer", "cpu"] = Field(
+        "none",
+        description="ZeRO: what lies in the CPU's memory: the optimiser's state; cpu: under zero3 the weights, too",
+    )
+    activation_checkpointing: bool = Field(False, description="recompute each block in the backward pass: less memory")
+    deepspeed_config: str | None = Field(None, description="ZeRO: a DeepSpeed JSON file for what the spec does not say")
+    timeout_seconds: float = Field(600.0, gt=0, description="that a process waits for the others before it gives up")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     micro_batch: PositiveInt | None = Field(None, description="examples a process and pass; null: no accumulation")
     threads: PositiveInt | None = Field(None, description="CPU threads a process; null: torch's default")
@@ -252,10 +262,23 @@ class ComputeSpec(SpecModel):
     checkpoint_seconds: float | None = Field(300.0, gt=0, description="between checkpoints; null: by updates alone")
     log_with: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
 
+    @property
+    def zero_stage(self) -> int:
+        """1, 2 or 3 under ZeRO, else 0."""
+        return int(self.strategy[-1]) if self.strategy.startswith("zero") else 0
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.strategy == "single" and self.processes != 1:
-            raise ValueError(f"processes: strategy single has 1 process, not {self.processes}; use strategy ddp")
+            raise ValueError(
+                f"processes: strategy single has 1 process, not {self.processes}; use ddp or zero1 to zero3"
+            )
+        if not self.zero_stage:
+            for name in ("offload", "deepspeed_config"):
+                if getattr(self, name) not in ("none", None):
+                    raise ValueError(
+                        f"{name}: {getattr(self, name)!r} is for zero1 to zero3, not for strategy {self.strategy}"
+                    )
         return self
 
 
@@ -296,6 +319,16 @@ class RunSpec(SpecModel):
             raise ValueError(
                 "adapter.sibling_draws: 'identical' repeats a fault of the official code and belongs to "
                 "protocol official; set protocol: official or sibling_draws: independent"
+            )
+        if self.compute.processes > self.optimizer.batch_size:
+            raise ValueError(
+                f"optimizer.batch_size: {self.optimizer.batch_size} gives each of compute.processes "
+                f"({self.compute.processes}) less than one example an update; use fewer processes or a larger batch"
+            )
+        if self.compute.strategy == "zero3" and self.backbone.quantization is not None:
+            raise ValueError(
+                f"compute.strategy: zero3 cannot shard weights quantised by backbone.quantization "
+                f"{self.backbone.quantization}; use another strategy, or leave quantization out"
             )
         if self.protocol == "official" and self.adapter.dropout > 0 and self.adapter.method not in PRESETS:
             raise ValueError(

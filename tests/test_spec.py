@@ -37,6 +37,12 @@ def run(**changes):
         ({"adapter": {"method": "fact_tk", "projections": ["fc1"]}}, "fact_tk has no fc1"),
         ({"adapter": {"method": "lotr", "alpha": 2, "scale": 2}}, "both given"),
         ({"adapter": {"method": "lora", "rslora": True}}, "rslora"),
+        ({"compute": {"strategy": "ddp", "offload": "cpu"}}, "offload: 'cpu' is for zero1 to zero3"),
+        ({"compute": {"strategy": "ddp", "processes": 65}}, "batch_size: 64 gives each of compute.processes"),
+        (
+            {"backbone": {"name": "x", "quantization": "nf4"}, "compute": {"strategy": "zero3", "processes": 2}},
+            "zero3 cannot shard weights quantised",
+        ),
         ({"adapter": {"method": "lora", "targets": "original"}}, "only presets"),
         ({"adapter": {"method": "lora", "targets": ["query"], "projections": ["query"]}}, "say the same"),
         ({"adapter": {"grouping": "qkv", "initialization": "original"}}, "initialization"),

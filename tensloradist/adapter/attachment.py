@@ -117,7 +117,7 @@ class Attachment:
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         if self._depth == 0 and not self.is_merged:
-            self.adapter()
+            self.adapter.forward()  # not called as a module: ZeRO-3's hooks on modules do not understand its result
         self._depth += 1
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:

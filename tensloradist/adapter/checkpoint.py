@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 
 
-def save(adapter: Adapter, folder: Path) -> None:
-    """Write the adapter, and the head of the model that it is attached to. Existing files are replaced, each whole."""
+def save(adapter: Adapter, folder: Path, backbone: str | None = None) -> None:
+    """Write the adapter, and the head of the model that it is attached to. Existing files are replaced, each whole.
+
+    Args:
+        backbone: the `backbone_hash` of the weights that it was trained on, where that is known already.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -39,11 +43,11 @@ def save(adapter: Adapter, folder: Path) -> None:
     }
     _write_tensors(folder / "adapter.safetensors", adapter.state_dict())
     if adapter.attachment is not None:
-        backbone = adapter.attachment.trained_backbone()
-        if backbone:
-            _write_tensors(folder / "backbone.safetensors", dict(backbone))
+        trained = adapter.attachment.trained_backbone()
+        if trained:
+            _write_tensors(folder / "backbone.safetensors", dict(trained))
         else:
-            description["backbone"] = backbone_hash(adapter)
+            description["backbone"] = backbone or backbone_hash(adapter)
         _write_tensors(folder / "head.safetensors", adapter.attachment.head_state())
     write_replacing(folder / "adapter.json", json.dumps(description, indent=2) + "\n")
 
@@ -88,17 +92,28 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
 
 
 def backbone_hash(adapter: Adapter, rounded_to: torch.dtype | None = None) -> str:
-    """A hash of the frozen weights under an attached adapter: of everything but the adapter and the head.
+    """A hash of the backbone under an attached adapter: of all its weights but the adapter's and the head's.
 
     Args:
-        rounded_to: hash them as they would be in this precision.
+        rounded_to: hash them as they would be in this precision; quantised ones stay as they are.
     """
+    return hash_tensors(
+        (name, p.to(rounded_to) if rounded_to is not None and p.is_floating_point() else p)
+        for name, p in _backbone_parameters(adapter).items()
+    )
+
+
+def frozen_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
+    """The backbone's parameters that training leaves alone, by their names in it as it was loaded: none by `full`."""
+    return {name: p for name, p in _backbone_parameters(adapter).items() if not p.requires_grad}
+
+
+def _backbone_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
     attachment = adapter._attached()
     names = {id(p) for p in adapter.parameters()}
     for path in attachment.head_paths:
         names |= {id(p) for p in attachment.model.get_submodule(path).parameters()}
-    frozen = {name.replace(".base.", "."): p for name, p in attachment.model.named_parameters() if id(p) not in names}
-    return hash_tensors(sorted((name, p if rounded_to is None else p.to(rounded_to)) for name, p in frozen.items()))
+    return {name.replace(".base.", "."): p for name, p in attachment.model.named_parameters() if id(p) not in names}
 
 
 def _read_description(path: Path) -> dict[str, Any]:

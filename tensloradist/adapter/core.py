@@ -299,11 +299,11 @@ class Adapter(nn.Module):
         """Take the adapter off its model, which is then the frozen backbone (merged, if it was) with its head."""
         self._attached().detach()
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, backbone: str | None = None) -> None:
         """Write adapter.json and adapter.safetensors, and head.safetensors when attached. See `checkpoint`."""
         from tensloradist.adapter.checkpoint import save
 
-        save(self, Path(folder))
+        save(self, Path(folder), backbone)
 
     def export_peft(self, folder: str | Path) -> None:
         """Write the attached adapter and the head as an ordinary LoRA checkpoint of PEFT. See `export.peft`."""

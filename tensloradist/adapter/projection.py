@@ -78,12 +78,11 @@ class AdaptedLinear(nn.Module):
 
     def _base_with_bias(self, x: Tensor) -> Tensor:
         """The frozen layer, with the adapter's trained bias where the preset has one for this projection (CaRA)."""
+        y: Tensor = self.base(x)  # called as a module, which under ZeRO-3 gathers the layer's weights
         update = self.bias_update()
         if update is None:
-            y: Tensor = self.base(x)
             return y
-        bias = self.base.bias
-        return F.linear(x, self.base.weight, (update if bias is None else bias + update).to(self.base.weight.dtype))
+        return y + update.to(y.dtype)
 
     def bias_update(self) -> Tensor | None:
         """scale · the adapter's bias; None where there is none. Layers of several projections never have one."""

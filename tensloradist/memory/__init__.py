@@ -1,6 +1,6 @@
 """Planning memory before anything is queued: bytes a process for every strategy, from tensors that hold no data."""
 
-from tensloradist.memory.plan import GPUS, Need, gpu_bytes, needs, recommend
+from tensloradist.memory.plan import GPUS, STRATEGIES, Need, gpu_bytes, needs, recommend
 from tensloradist.memory.step import StepBytes, measure_step
 
-__all__ = ["GPUS", "Need", "StepBytes", "gpu_bytes", "measure_step", "needs", "recommend"]
+__all__ = ["GPUS", "STRATEGIES", "Need", "StepBytes", "gpu_bytes", "measure_step", "needs", "recommend"]

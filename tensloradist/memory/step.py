@@ -20,9 +20,10 @@ from torch.utils._pytree import tree_leaves
 
 from tensloradist import backbones, tasks
 from tensloradist.adapter import attach
-from tensloradist.dataless import autocast, checkpoint, empty_like, fill, forward_and_backward
+from tensloradist.dataless import autocast, empty_like, fill, forward_and_backward
 from tensloradist.spec import RunSpec
 from tensloradist.tasks.base import LoadedTask, SplitData
+from tensloradist.training.blocks import blocks, recompute
 from tensloradist.training.prediction import EVALUATION_BATCH
 
 FULL = 4  # bytes of a float32
@@ -109,7 +110,7 @@ def measure_step(spec: RunSpec, micro_batch: int, activation_checkpointing: bool
         inputs = empty_like(inputs)
         labels = torch.empty(labels.shape, dtype=labels.dtype)
         if activation_checkpointing:
-            checkpoint(model)
+            recompute(blocks(model, backbones.family_of(model)))
         model.train()
         held = [*model.buffers(), *inputs.values(), labels]
         training = LiveBytes([*model.parameters(), *held])

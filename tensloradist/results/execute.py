@@ -22,6 +22,7 @@ from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.metrics import read_metrics
 from tensloradist.results.publish import publish, read_result, write_failure, write_spec
+from tensloradist.results.ranks import WAIT_SECONDS, culprit
 from tensloradist.results.schema import AttemptEnd, Cause, Failure, Result
 from tensloradist.spec import RunSpec
 
@@ -91,11 +92,12 @@ def execute(
             _end(run, claimed.number, result.state if first else "duplicate", steps=result.times.steps)
             return Outcome(result.state, result, attempt=attempt)
         except BaseException as error:
+            cause, message = _blame(error, attempt, spec, control)
             failure = Failure(
                 run_id=run.run_id,
                 attempt=claimed.number,
-                cause=_cause_within(error, control),
-                message=_one_line(error),
+                cause=cause,
+                message=message,
                 traceback="".join(traceback.format_exception(error)),
                 kept_step=kept_step(run),
             )
@@ -134,6 +136,21 @@ def _end(
     end_attempt(run.attempt(number), end)
 
 
+def _blame(error: BaseException, attempt: Path, spec: RunSpec, control: RunControl) -> tuple[Cause, str]:
+    """Cause and message of a failure: another process's, where this one failed because that one had."""
+    cause, message = _cause_within(error, control), _one_line(error)
+    processes = spec.compute.processes
+    if cause != "communication" or processes == 1:
+        return cause, message
+    other = culprit(attempt, WAIT_SECONDS)
+    if other is not None:
+        return other.cause, f"process {other.rank} of {processes} ({other.host}): {other.message}"
+    return cause, (
+        f"{message} (one of the {processes} processes is gone, or let the others wait for more than "
+        f"compute.timeout_seconds: {spec.compute.timeout_seconds:g})"
+    )
+
+
 def _cause_within(error: BaseException, control: RunControl) -> Cause:
     """The cause of a failure, where an interruption may have been asked for with a reason."""
     cause = cause_of(error)
@@ -156,7 +173,7 @@ def cause_of(error: BaseException) -> Cause:
     if isinstance(error, FileNotFoundError):
         return "data_missing"
     text = str(error).lower()
-    if any(word in text for word in ("nccl", "gloo", "connection reset", "connection closed by peer")):
+    if any(word in text for word in ("nccl", "gloo", "connection reset", "connection closed by peer", "c10d")):
         return "communication"
     return "bug"
 

@@ -59,10 +59,15 @@ class Times(Record):
 
 
 class PeakMemory(Record):
-    """Bytes. host: resident set (VmHWM) of the process; device: CUDA allocations, null without a GPU."""
+    """Bytes. host: resident set (VmHWM) of the process; device: CUDA allocations, null without a GPU.
+
+    Of the first process; `by_process`: of all, where there are several.
+    """
 
     host_bytes: int | None
     device_bytes: int | None
+    host_bytes_by_process: tuple[int, ...] = ()
+    device_bytes_by_process: tuple[int, ...] = ()
 
 
 class Fingerprints(Record):
@@ -72,7 +77,14 @@ class Fingerprints(Record):
     split: str
     data_order: str = Field(description="hash of the sample order of the first epoch")
     head: str = Field(description="hash of the classification head's initial weights")
-    backbone: str = Field(description="hash of the frozen weights at the start")
+    backbone: str = Field(description="hash of the backbone's weights at the start")
+
+
+class FrozenBackbone(Record):
+    """The proof that training left the backbone alone: a hash of its weights, in the run's precision, at both ends."""
+
+    start: str
+    end: str
 
 
 class Result(Record):
@@ -88,6 +100,9 @@ class Result(Record):
     times: Times
     peak_memory: PeakMemory
     fingerprints: Fingerprints
+    frozen_backbone: FrozenBackbone | None = Field(
+        None, description="null: method full trains it, a quantised one is converted, or from before it was recorded"
+    )
     provenance: dict[str, Any] = Field(description="versions, hardware, commit, precision, threads, host, user, warm")
 
 
@@ -165,6 +180,18 @@ class Failure(Record):
     message: str = Field(description="one line")
     traceback: str | None = None
     kept_step: int | None = Field(None, description="updates done that a checkpoint keeps; null: not looked up")
+
+
+class RankFailure(Record):
+    """`attempts/NNNN/ranks/RANK.json`: why one of a run's processes, but the first, has ended."""
+
+    schema_version: Literal[1] = 1
+    rank: int
+    host: str
+    pid: int
+    cause: Cause
+    message: str = Field(description="one line")
+    traceback: str | None = None
 
 
 class Condition(Record):

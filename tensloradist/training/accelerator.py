@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import socket
+import warnings
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import InitProcessGroupKwargs
 
 from tensloradist.errors import UserError
 from tensloradist.spec import RunSpec
 
 
-def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
-    """An Accelerator with exactly the processes, device and precision that the spec asks for.
+def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
+    """An Accelerator with exactly the processes, device, strategy and precision that the spec asks for.
 
     Raises:
-        UserError: CUDA asked for but absent, or another number of processes than `compute.processes`.
+        UserError: CUDA asked for but absent, another number of processes than `compute.processes`, or ZeRO without
+            DeepSpeed.
     """
     compute = spec.compute
     if compute.device == "cuda" and not torch.cuda.is_available():
@@ -29,12 +36,21 @@ def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
             f"{compute.processes} with `torchrun --nproc-per-node` or through `tensloradist launch`"
         )
     on_cpu = compute.device == "cpu" or not torch.cuda.is_available()
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision="bf16" if spec.precision == "bf16" else "no",
-        log_with=list(compute.log_with) or None,
-        project_dir=str(folder) if compute.log_with else None,
-    )
+    common: dict[str, Any] = {
+        "log_with": list(compute.log_with) or None,
+        "project_dir": str(folder) if compute.log_with and folder is not None else None,
+    }
+    if compute.zero_stage:
+        accelerator = _with_deepspeed(spec, on_cpu, common)
+    else:
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "false"
+        groups = [InitProcessGroupKwargs(timeout=timedelta(seconds=compute.timeout_seconds))]
+        accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision="bf16" if spec.precision == "bf16" else "no",
+            kwargs_handlers=groups if world > 1 else None,
+            **common,
+        )
     if accelerator.num_processes != compute.processes:
         raise RuntimeError(f"Accelerate runs {accelerator.num_processes} processes instead of {compute.processes}")
     if compute.log_with:
@@ -42,13 +58,65 @@ def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
     return accelerator
 
 
+def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Accelerator:
+    """An Accelerator whose `prepare` makes a DeepSpeed engine.
+
+    Everything is said to the libraries that they would otherwise guess, wrongly and in silence: `cpu=True` switches
+    DeepSpeed off, and without the backend every process trains alone on all of the data.
+    """
+    from tensloradist.training.deepspeed_config import deepspeed_config
+
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            f"compute.strategy: {spec.compute.strategy} needs DeepSpeed, which is not installed here; "
+            "pip install 'tensloradist[deepspeed]'"
+        )
+    config = deepspeed_config(spec, on_gpu=not on_cpu)
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    if on_cpu:
+        os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
+    if spec.compute.processes == 1 and "MASTER_ADDR" not in os.environ:  # started by nobody in particular
+        place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        os.environ |= {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    from accelerate import DeepSpeedPlugin
+    from deepspeed.ops import __compatible_ops__
+    from deepspeed.utils import logger
+
+    logger.setLevel("WARNING")
+    # With each gather it calls functions by their former names, which torch comments on each time.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    # For inference alone, and DeepSpeed would begin with compiling it, for half a minute.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    timeout = timedelta(seconds=spec.compute.timeout_seconds)
+    accelerator = Accelerator(
+        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False),
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=timeout)],
+        gradient_accumulation_steps=config["gradient_accumulation_steps"],
+        **common,
+    )
+    found = accelerator.state.deepspeed_plugin
+    # Through this transformers would shard whatever model it makes from now on. The backbone is sharded by `Zero`,
+    # which serves all sources, and needs it whole on the first process.
+    found.dschf = None
+    if found.zero_stage != spec.compute.zero_stage:
+        raise RuntimeError(f"Accelerate does not run DeepSpeed's {spec.compute.strategy}: {accelerator.state}")
+    if (accelerator.device.type == "cpu") != on_cpu:
+        raise RuntimeError(f"Accelerate computes on {accelerator.device}, against compute.device")
+    return accelerator
+
+
 def release(accelerator: Accelerator) -> None:
     """End the trackers, free what the run held on the device, and let the next run in this process choose anew."""
+    accelerator.free_memory()  # first: it needs the process group that the other ends
     accelerator.end_training()
-    accelerator.free_memory()
-    if accelerator.num_processes == 1:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        PartialState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _flat(data: dict, prefix: str = "") -> dict[str, str | int | float | bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,15 @@ from tensloradist.errors import UserError
 from tensloradist.results.checkpoints import write_checkpoint
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.layout import write_synced
+from tensloradist.results.schema import Fingerprints
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tensloradist.training.loop import Run
 
 log = logging.getLogger("tensloradist")
 REASONS = ("interrupted", "preempted", "time_limit", "cancelled")
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _AGREE_STEPS = 10  # updates between the processes' agreements on an accelerator, where each waits for the device
 
 
@@ -88,8 +91,11 @@ class Boundary:
 def save(run: Run, folder: Path) -> None:
     """Write the run's checkpoint into its attempt's folder; the first process writes, all take part."""
     shared = _of_all_processes(run)
+    weights = dict(zip(run.strategy.parameters, run.strategy.weights(), strict=True))
+    moments = run.strategy.moments()
     if run.accelerator.is_main_process:
-        state, files = _captured(run, shared)
+        state, progress = _captured(run, shared)
+        files = {"weights": weights, "optimizer": moments, "progress": progress}
 
         def write(into: Path) -> list[Path]:
             paths = []
@@ -113,19 +119,13 @@ def _of_all_processes(run: Run) -> dict[str, Tensor]:
     return {name: run.accelerator.gather(value.unsqueeze(0)) for name, value in mine.items()}
 
 
-def _captured(run: Run, shared: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    names = run.trainable_names
+def _captured(run: Run, shared: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    names = list(run.strategy.parameters)
     progress: dict[str, Tensor] = {**shared, "step_seconds": torch.tensor(run.step_seconds, dtype=torch.float64)}
     if run.best_state is not None:
         progress |= {f"best.{name}": value for name, value in zip(names, run.best_state, strict=True)}
     for split, logits in run.scores.predictions.items():
         progress[f"predictions.{split}"] = torch.from_numpy(np.ascontiguousarray(logits))
-    optimizer = {
-        f"{name}.{moment}": run.raw_optimizer.state[parameter][moment]
-        for name, parameter in zip(names, run.trainable, strict=True)
-        for moment in MOMENTS
-        if parameter in run.raw_optimizer.state
-    }
     state = {
         "run_id": run.spec.run_id,
         "step": run.step,
@@ -133,35 +133,56 @@ def _captured(run: Run, shared: dict[str, Tensor]) -> tuple[dict[str, Any], dict
         "position": run.position,
         "processes": run.accelerator.num_processes,
         "schedule": {k: v for k, v in run.schedule.state_dict().items() if k != "lr_lambdas"},
-        "rates": [group["lr"] for group in run.raw_optimizer.param_groups],
+        "rates": [group["lr"] for group in run.rates],
         "validation": {str(epoch): metrics for epoch, metrics in run.scores.validation.items()},
         "best_epoch": run.scores.best_epoch,
         "history": run.writer.history,
         "train_seconds": run.train_seconds + run.epoch_seconds(),
         "evaluate_seconds": run.evaluate_seconds,
         "fingerprints": run.fingerprints.model_dump(),
+        "not_exact": run.not_exact,
     }
-    weights = dict(zip(names, run.trainable, strict=True))
-    return state, {"weights": weights, "optimizer": optimizer, "progress": progress}
+    return state, progress
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read: tensors whole and under the unwrapped model's names, whatever wrote them."""
+
+    folder: Path
+    state: dict[str, Any]
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    progress: dict[str, Tensor]
+
+    @classmethod
+    def read(cls, folder: Path) -> Saved:
+        """A (verified) checkpoint."""
+        files = (load_file(folder / f"{name}.safetensors") for name in ("weights", "optimizer", "progress"))
+        return cls(folder, json.loads((folder / "state.json").read_text()), *files)
+
+    def check(self, run_id: str, fingerprints: Fingerprints) -> None:
+        """Raises UserError: it is of another run, or of other data."""
+        for name, value in {"run_id": run_id, "fingerprints": fingerprints.model_dump()}.items():
+            if self.state[name] != value:
+                raise UserError(
+                    f"{self.folder}: {name} is {self.state[name]!r}, this run's is {value!r}; remove the checkpoint"
+                )
+
+    @torch.no_grad()
+    def copy_weights(self, model: nn.Module) -> None:
+        """Into a model that is not wrapped or sharded yet. One without weights is sent them by the first process."""
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not parameter.is_meta:
+                parameter.copy_(self.weights[name])
 
 
 @torch.no_grad()
-def restore(run: Run, folder: Path) -> None:
-    """Bring a run that was just built to the state of a (verified) checkpoint.
-
-    Raises:
-        UserError: it is of another run, or of other data.
-    """
-    state = _checked(run, folder)
-    weights, optimizer, progress = (
-        load_file(folder / f"{name}.safetensors") for name in ("weights", "optimizer", "progress")
-    )
-    for name, parameter in zip(run.trainable_names, run.trainable, strict=True):
-        parameter.copy_(weights[name])
-        if f"{name}.step" in optimizer:
-            device = parameter.device
-            run.raw_optimizer.state[parameter] = {m: optimizer[f"{name}.{m}"].to(device) for m in MOMENTS}
-    for group, rate in zip(run.raw_optimizer.param_groups, state["rates"], strict=True):
+def restore(run: Run, saved: Saved) -> None:
+    """Bring a run that was just built, with the checkpoint's weights, to the rest of its state."""
+    state, progress = saved.state, saved.progress
+    run.strategy.set_moments(saved.optimizer)
+    for group, rate in zip(run.rates, state["rates"], strict=True):
         group["lr"] = rate
     run.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(state["rates"])})
     run.step, run.epoch, run.position = state["step"], state["epoch"], state["position"]
@@ -172,23 +193,23 @@ def restore(run: Run, folder: Path) -> None:
     kind = "predictions."
     run.scores.predictions = {k.removeprefix(kind): v.numpy() for k, v in progress.items() if k.startswith(kind)}
     if any(key.startswith("best.") for key in progress):
-        run.best_state = [progress[f"best.{name}"].to(run.accelerator.device) for name in run.trainable_names]
+        run.best_state = [progress[f"best.{name}"].to(run.accelerator.device) for name in run.strategy.parameters]
     done = [record for record in state["history"] if record["epoch"] <= run.epoch]  # one in evaluation is done again
-    run.writer.resume(done, {"resumed_from": {"step": run.step, "checkpoint": str(folder)}})
+    run.writer.resume(done, {"resumed_from": {"step": run.step, "checkpoint": str(saved.folder)}})
+    run.not_exact = list(state.get("not_exact", []))
     _restore_own(run, progress, state["processes"])
 
 
 def _restore_own(run: Run, progress: dict[str, Tensor], processes: int) -> None:
-    """This process's running loss and random states."""
+    """This process's running loss and random states; another number of processes cannot have the same ones."""
     rank, device = run.accelerator.process_index, run.accelerator.device
     if processes != run.accelerator.num_processes:
-        log.warning(
-            "the checkpoint is of %d processes, this run has %d: it goes on, but with other random draws",
-            processes,
-            run.accelerator.num_processes,
-        )
         total = progress["total"].sum() if rank == 0 else torch.zeros(())
         run.total_loss = total.reshape(()).to(device)
+        if _has_drawn(run, progress):
+            reason = f"resumed on {run.accelerator.num_processes} processes after {processes}, with dropout"
+            run.not_exact.append(reason)
+            log.warning("not exact: %s: it goes on, but with other random draws", reason)
         torch.manual_seed(run.spec.seed * 1_000 + rank + run.step)
         return
     run.total_loss = progress["total"][rank].reshape(()).to(device)
@@ -197,10 +218,10 @@ def _restore_own(run: Run, progress: dict[str, Tensor], processes: int) -> None:
         torch.cuda.set_rng_state(progress["rng.cuda"][rank].clone(), device)
 
 
-def _checked(run: Run, folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    expected = {"run_id": run.spec.run_id, "fingerprints": run.fingerprints.model_dump()}
-    for name, value in expected.items():
-        if state[name] != value:
-            raise UserError(f"{folder}: {name} is {state[name]!r}, this run's is {value!r}; remove the checkpoint")
-    return state
+def _has_drawn(run: Run, progress: dict[str, Tensor]) -> bool:
+    """Whether training has drawn random numbers: the first process's generators are not as they were seeded."""
+    torch.manual_seed(run.spec.seed * 1_000)
+    fresh = {"rng.cpu": torch.get_rng_state()}
+    if run.accelerator.device.type == "cuda":
+        fresh["rng.cuda"] = torch.cuda.get_rng_state(run.accelerator.device)
+    return any(not torch.equal(fresh[name], progress[name][0]) for name in fresh if name in progress)

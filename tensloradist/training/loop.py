@@ -6,11 +6,11 @@ processes run the same code: the first alone writes.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,24 +24,28 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from tensloradist import tasks
+from tensloradist import backbones, tasks
 from tensloradist.adapter import Adapter, attach
 from tensloradist.adapter.checkpoint import backbone_hash
 from tensloradist.backbones import LANGUAGE_MODEL, family_of, initialize_head
 from tensloradist.errors import UserError
 from tensloradist.results.attempts import resumed_from
-from tensloradist.results.control import RunControl
+from tensloradist.results.control import Outnumbered, RunControl, Stopped
+from tensloradist.results.execute import cause_of
 from tensloradist.results.layout import write_replacing
-from tensloradist.results.schema import Fingerprints, Metrics, PeakMemory, Result, Throughput, Times
+from tensloradist.results.ranks import write_rank_failure
+from tensloradist.results.schema import Fingerprints, FrozenBackbone, Metrics, PeakMemory, Result, Throughput, Times
 from tensloradist.spec import RunSpec
 from tensloradist.throughput import Communication, measure
 from tensloradist.training.accelerator import make_accelerator, release
-from tensloradist.training.checkpoint import Boundary, restore
+from tensloradist.training.blocks import blocks, keep_activations, recompute
+from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.optimization import make_optimizer, make_schedule
 from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
 from tensloradist.training.prediction import predict, prefetch
 from tensloradist.training.provenance import peak_memory, provenance, reset_peak_memory
 from tensloradist.training.records import AttemptWriter, Scores, defined
+from tensloradist.training.strategy import Strategy, strategy_for
 from tensloradist.training.warm import backbone_for, keep_backbone, settle, task_for
 
 log = logging.getLogger(__name__)
@@ -53,14 +57,16 @@ class Diverged(Exception):
     """The loss or the logits are not finite: a result of its own, never retried."""
 
 
-def train(spec: RunSpec, folder: Path, progress: Progress | None = None, control: RunControl | None = None) -> Result:
+def train(
+    spec: RunSpec, folder: Path | None, progress: Progress | None = None, control: RunControl | None = None
+) -> Result:
     """Train one run and write its attempt folder (metrics.jsonl, adapter, head, predictions); return its result.
 
     Where the folder's attempt.json names a checkpoint, the run goes on from there.
 
     Args:
         spec: resolved (with fingerprints).
-        folder: the attempt's folder, `runs/<run_id>/attempts/NNNN`.
+        folder: the attempt's folder, `runs/<run_id>/attempts/NNNN`; None on a process but the first: the first one's.
         progress: called with {'epoch', 'step', 'steps', 'loss'} about twice a second, on the first process.
         control: tells the run to stop at its next step boundary, with a checkpoint.
 
@@ -69,13 +75,34 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None, control
         Stopped: `control` said so; the checkpoint is written.
         Outnumbered: another worker has taken the run over.
     """
-    control = control or RunControl()
+    rank = int(os.environ.get("RANK", "0"))
+    started = time.perf_counter()
+    try:
+        accelerator = make_accelerator(spec, folder)
+        if accelerator.num_processes > 1:
+            said = [str(folder)]
+            torch.distributed.broadcast_object_list(said, src=0, device=accelerator.device)
+            folder = Path(said[0])
+        assert folder is not None
+        return _train(spec, folder, accelerator, started, progress, control or RunControl())
+    except Exception as error:
+        if rank and folder is not None and not isinstance(error, Stopped | Outnumbered):
+            write_rank_failure(folder, rank, cause_of(error), error)
+        raise
+
+
+def _train(
+    spec: RunSpec,
+    folder: Path,
+    accelerator: Accelerator,
+    started: float,
+    progress: Progress | None,
+    control: RunControl,
+) -> Result:
     gc.collect()  # what is left of the run before must not count as this one's memory
     reset_peak_memory()
-    started = time.perf_counter()
     if spec.compute.threads:
         torch.set_num_threads(spec.compute.threads)
-    accelerator = make_accelerator(spec, folder)
     if accelerator.is_main_process:  # now, and not only with the result: an attempt that is killed has no other
         write_replacing(folder / "provenance.json", json.dumps(_provenance(spec, accelerator), indent=2) + "\n")
     task = task_for(spec)
@@ -84,14 +111,19 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None, control
             f"optimizer.batch_size: {spec.optimizer.batch_size} exceeds the {len(task.train)} training "
             f"examples of {task.name}; use at most {len(task.train)}"
         )
-    model = backbone_for(spec, task.num_labels)
+    strategy = strategy_for(spec, accelerator)
+    if strategy.holds_weights:
+        model = backbone_for(spec, task.num_labels)
+    else:
+        model = backbones.empty(spec.backbone, task.num_labels)
     settle()
-    run = Run(spec, task, model, accelerator, AttemptWriter(folder, accelerator.is_main_process, progress))
+    checkpoint = resumed_from(folder)
+    saved = None if checkpoint is None else Saved.read(checkpoint)
+    run = Run(spec, task, model, strategy, AttemptWriter(folder, accelerator.is_main_process, progress), saved)
     # Dropout draws from the process's global generator: seeded here, after everything that a warm process skips.
     torch.manual_seed(spec.seed * 1_000 + accelerator.process_index)
-    checkpoint = resumed_from(folder)
-    if checkpoint is not None:
-        restore(run, checkpoint)
+    if saved is not None:
+        restore(run, saved)
     earlier = run.train_seconds + run.evaluate_seconds  # of the attempts before this one
     loaded = time.perf_counter()
     try:
@@ -99,13 +131,20 @@ def train(spec: RunSpec, folder: Path, progress: Progress | None = None, control
         total = time.perf_counter() - started + earlier
         result = run.result(state, int(folder.name), loaded - started, total)
         run.writer.predictions(run.scores.predictions, task)
-        if accelerator.is_main_process:
-            run.adapter.save(folder)
+        with strategy.whole(list(strategy.parameters.values())):
+            if accelerator.is_main_process:
+                run.adapter.save(folder, run.trained_on)
+    except BaseException:
+        if accelerator.num_processes == 1:  # of several none can go on, and to release may be to wait for the others
+            release(accelerator)
+        raise
     finally:
         control.at_boundary = False
-        release(accelerator)
-    run.adapter.detach()
-    keep_backbone(spec, task.num_labels, model)
+    release(accelerator)
+    if strategy.keeps_model:
+        keep_activations(run.recomputed)
+        run.adapter.detach()
+        keep_backbone(spec, task.num_labels, model)
     return result
 
 
@@ -113,31 +152,49 @@ class Run:
     """One run's parts and its progress through the epochs."""
 
     def __init__(
-        self, spec: RunSpec, task: tasks.LoadedTask, model: nn.Module, accelerator: Accelerator, writer: AttemptWriter
+        self,
+        spec: RunSpec,
+        task: tasks.LoadedTask,
+        model: nn.Module,
+        strategy: Strategy,
+        writer: AttemptWriter,
+        saved: Saved | None = None,
     ) -> None:
-        self.spec, self.task, self.accelerator, self.writer = spec, task, accelerator, writer
+        self.spec, self.task, self.strategy, self.writer = spec, task, strategy, writer
+        self.accelerator = accelerator = strategy.accelerator
         self.family = family_of(model)
-        head_hash = initialize_head(model, self.family, spec.seed)
+        head_hash = initialize_head(model, self.family, spec.seed) if strategy.holds_weights else ""
         self.adapter: Adapter = attach(model, spec.adapter, spec.seed)
         self.first_batches = self._batches(0)
-        self.fingerprints = Fingerprints(
-            data=task.data_fingerprint,
-            split=task.split_fingerprint,
-            head=head_hash,
-            data_order=order_fingerprint(task.train.ids, self.first_batches),
-            backbone=backbone_hash(self.adapter),
+        self.fingerprints: Fingerprints = strategy.agreed(
+            Fingerprints(
+                data=task.data_fingerprint,
+                split=task.split_fingerprint,
+                head=head_hash,
+                data_order=order_fingerprint(task.train.ids, self.first_batches),
+                backbone=backbone_hash(self.adapter) if strategy.holds_weights else "",
+            )
         )
+        if saved is not None:  # before anything is sharded, and DeepSpeed makes copies of its own
+            saved.check(spec.run_id, self.fingerprints)
+            saved.copy_weights(model)
+        self.trained_on = self.fingerprints.backbone  # the backbone's hash in the run's precision
         if spec.precision == "bf16":
             for parameter in model.parameters():
                 if not parameter.requires_grad and parameter.is_floating_point():  # quantised ones stay as they are
                     parameter.data = parameter.data.to(torch.bfloat16)
-        model.to(accelerator.device)
+            self.trained_on = backbone_hash(self.adapter) if accelerator.is_main_process else ""
+        self.adapter_parameters = self.adapter.num_parameters
+        self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self.recomputed = blocks(model, self.family) if spec.compute.activation_checkpointing else []
+        recompute(self.recomputed)
+        strategy.shard(model)
         counted = {id(p) for group in self.adapter.parameter_groups().values() for p in group}
         head = [p for p in model.parameters() if p.requires_grad and id(p) not in counted]
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.trainable_names, self.trainable = [name for name, _ in named], [p for _, p in named]
-        self.raw_optimizer = optimizer = make_optimizer(self.adapter, head, spec.optimizer)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        optimizer = make_optimizer(self.adapter, head, spec.optimizer)
+        self.model = strategy.prepare(model, self.adapter, optimizer, named)
+        self.rates = optimizer.param_groups
         self.steps = spec.optimizer.epochs * len(self.first_batches)
         self.schedule = make_schedule(optimizer, self.steps, spec.optimizer)
         self.scores = Scores(spec.protocol == "official", task.primary_metric, task.lower_is_better)
@@ -147,6 +204,7 @@ class Run:
         self.step = self.epoch = self.position = 0  # updates done; the epoch (0-based), and updates done in it
         self.total_loss = torch.zeros((), device=accelerator.device)  # of the epoch's examples, on this process
         self.best_state: list[torch.Tensor] | None = None
+        self.not_exact: list[str] = []  # why the result may differ from an uninterrupted run's by more than rounding
         self._epoch_began: float | None = None
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
@@ -191,7 +249,8 @@ class Run:
     def _train_epoch(self, boundary: Boundary) -> float:
         """What is left of a pass over the training data; returns the whole pass's mean loss."""
         spec, accelerator = self.spec, self.accelerator
-        plan = self._micro_batches()
+        batches = (self.first_batches if self.epoch == 0 else self._batches(self.epoch))[self.position :]
+        plan, examples = self._micro_batches(batches), sum(len(batch) for batch in batches)
         inputs_of = prefetch(
             [micro for micro, _, _ in plan], lambda micro: self.task.train.batch(micro.indices, (spec.seed, self.epoch))
         )
@@ -203,24 +262,20 @@ class Run:
         began = time.perf_counter()
         for (micro, terms, last), inputs in zip(plan, inputs_of, strict=True):
             self.communication.begin()
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+            with self.strategy.pass_(last):
                 loss = self._loss(inputs, micro) / terms
-                # DDP averages gradients over processes; the loss is a sum over all of them, hence the factor.
-                accelerator.backward(loss * accelerator.num_processes)
+                accelerator.backward(loss * self.strategy.loss_factor)
             self.total_loss += loss.detach() * terms
             if not last:
                 continue
-            if spec.optimizer.gradient_clipping:
-                accelerator.clip_grad_norm_(self.trainable, spec.optimizer.gradient_clipping)
-            self.optimizer.step()
+            self.strategy.update()
             self.schedule.step()
-            self.optimizer.zero_grad()
             self.step += 1
             self.position += 1
             if accelerator.device.type == "cpu" or self.step % _LOSS_CHECK == 0:
                 value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise Diverged(f"the loss is {value} at update {self.step} of {self.steps}")
+                if self._any(not math.isfinite(value)):
+                    raise Diverged(f"the loss is not finite at update {self.step} of {self.steps}")
                 self.writer.step(self.epoch + 1, self.step, self.steps, value)
             now = time.perf_counter()
             self.step_seconds.append(now - began)
@@ -229,17 +284,38 @@ class Run:
                 self.model.eval()
             boundary.reached()
             began = time.perf_counter()
+        self._check_coverage([micro for micro, _, _ in plan], examples)
         mean = float(accelerator.reduce(self.total_loss, reduction="sum")) / self.task.train.terms_of()
         if not math.isfinite(mean):
             raise Diverged(f"the mean loss of epoch {self.epoch + 1} is {mean}")
         return mean
 
-    def _micro_batches(self) -> list[tuple[MicroBatch, int, bool]]:
-        """What is left of the epoch for this process: (micro-batch, terms of its batch's loss, is it its last)."""
+    def _any(self, here: bool) -> bool:
+        """Whether it is so on any process."""
+        if self.accelerator.num_processes == 1:
+            return here
+        found = torch.tensor(int(here), device=self.accelerator.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return bool(found)
+
+    def _check_coverage(self, micros: list[MicroBatch], examples: int) -> None:
+        """Whether all processes together have seen this many examples, no two of them the same."""
+        if self.accelerator.num_processes == 1:
+            return
+        seen = torch.zeros(len(self.task.train), dtype=torch.int32, device=self.accelerator.device)
+        for micro in micros:
+            seen[torch.from_numpy(micro.indices[micro.weights > 0])] += 1
+        torch.distributed.all_reduce(seen)
+        if int(seen.sum()) != examples or int(seen.max()) > 1:
+            raise RuntimeError(
+                f"the processes saw {int(seen.sum())} examples instead of {examples}, one {int(seen.max())} times"
+            )
+
+    def _micro_batches(self, batches: list[np.ndarray]) -> list[tuple[MicroBatch, int, bool]]:
+        """This process's share of the batches: (micro-batch, terms of its batch's loss, whether it is its last)."""
         accelerator, size = self.accelerator, self.spec.compute.micro_batch
-        batches = self.first_batches if self.epoch == 0 else self._batches(self.epoch)
         plan = []
-        for batch in batches[self.position :]:
+        for batch in batches:
             micros = share(batch, accelerator.process_index, accelerator.num_processes, size)
             plan += [(micro, self.task.train.terms_of(batch), micro is micros[-1]) for micro in micros]
         return plan
@@ -263,13 +339,13 @@ class Run:
         logits = self._predict("validation", boundary)
         is_best = self.scores.add_validation(epoch, self._metrics("validation", logits), logits)
         if is_best and (self.spec.protocol == "official" or epoch < self.spec.optimizer.epochs):
-            self.best_state = [parameter.detach().clone() for parameter in self.trainable]
+            self.best_state = self.strategy.weights()
 
     def _final_scores(self, boundary: Boundary) -> None:
         """Test scores at the last epoch and at the one that was best on validation."""
         epochs = self.spec.optimizer.epochs
         if self.spec.protocol == "official":
-            self._restore(self.best_state)
+            self.strategy.set_weights(self.best_state or [])
             self.scores.set_test_official(self._predict("validation"))
             return
         logits = self._predict("test", boundary)
@@ -278,15 +354,10 @@ class Run:
         if self.scores.best_epoch == epochs:
             self.scores.set_test_at_best(last)
             return
-        now = [parameter.detach().clone() for parameter in self.trainable]
-        self._restore(self.best_state)
+        now = self.strategy.weights()
+        self.strategy.set_weights(self.best_state or [])
         self.scores.set_test_at_best(self._metrics("test", self._predict("test")))
-        self._restore(now)
-
-    @torch.no_grad()
-    def _restore(self, values: list[torch.Tensor] | None) -> None:
-        for parameter, value in zip(self.trainable, values or [], strict=True):
-            parameter.copy_(value)
+        self.strategy.set_weights(now)
 
     def _predict(self, split: str, boundary: Boundary | None = None) -> np.ndarray:
         """The split's logits. With `boundary`, while the weights are those of the last update, the run may stop."""
@@ -302,14 +373,20 @@ class Run:
     def result(self, state: str, attempt: int, load_seconds: float, total_seconds: float) -> Result:
         spec = self.spec
         step = median(self.step_seconds) if self.step_seconds else None
-        host, device = peak_memory()
+        memory = self._peak_memory()
+        frozen = None
+        # Quantised layers convert their own weights as they compute: biases to the input's type, and bits to the CPU's.
+        if spec.adapter.method != "full" and spec.backbone.quantization is None:
+            frozen = FrozenBackbone(start=self.trained_on, end=self.strategy.frozen_hash(self.adapter))
+        if self.accelerator.is_main_process and frozen is not None and frozen.start != frozen.end:
+            raise RuntimeError(f"the frozen backbone has changed in training: {frozen.start} became {frozen.end}")
         return Result(
             run_id=spec.run_id,
             state=state,  # type: ignore[arg-type]  # a plain str from fit(), checked by the schema
             attempt=attempt,
             metrics=Metrics(**self.scores.final()),
-            adapter_parameters=self.adapter.num_parameters,
-            trainable_parameters=sum(p.numel() for p in self.trainable),
+            adapter_parameters=self.adapter_parameters,
+            trainable_parameters=self.trainable_parameters,
             times=Times(
                 total_seconds=total_seconds,
                 load_seconds=load_seconds,
@@ -320,9 +397,24 @@ class Run:
                 samples_per_second=spec.optimizer.batch_size / step if step else None,
                 throughput=self._throughput(step) if self.accelerator.is_main_process else None,
             ),
-            peak_memory=PeakMemory(host_bytes=host, device_bytes=device),
+            peak_memory=memory,
             fingerprints=self.fingerprints,
-            provenance=_provenance(spec, self.accelerator),
+            frozen_backbone=frozen,
+            provenance=_provenance(spec, self.accelerator, not_exact=self.not_exact),
+        )
+
+    def _peak_memory(self) -> PeakMemory:
+        """Of the first process, and of all where there are several."""
+        host, device = peak_memory()
+        if self.accelerator.num_processes == 1:
+            return PeakMemory(host_bytes=host, device_bytes=device)
+        mine = torch.tensor([host or 0, device or 0], device=self.accelerator.device)
+        hosts, devices = self.accelerator.gather(mine.unsqueeze(0)).T.tolist()
+        return PeakMemory(
+            host_bytes=host,
+            device_bytes=device,
+            host_bytes_by_process=tuple(hosts) if host is not None else (),
+            device_bytes_by_process=tuple(devices) if device is not None else (),
         )
 
     def _throughput(self, step: float | None) -> Throughput:
@@ -332,5 +424,8 @@ class Run:
         )
 
 
-def _provenance(spec: RunSpec, accelerator: Accelerator) -> dict[str, Any]:
-    return provenance(precision=spec.precision, device=str(accelerator.device), processes=accelerator.num_processes)
+def _provenance(spec: RunSpec, accelerator: Accelerator, **more: Any) -> dict[str, Any]:
+    compute = spec.compute
+    how = {name: getattr(compute, name) for name in ("strategy", "offload", "activation_checkpointing")}
+    here = {"device": str(accelerator.device), "processes": accelerator.num_processes}
+    return provenance(precision=spec.precision, **here, **how, **more)

@@ -73,6 +73,22 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def available_memory() -> int | None:
+    """Bytes that this node's processes can still take: the kernel's word, or the control group's; None if unknown."""
+    found = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().splitlines()[-1].split("::/")[-1]
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            found.append(int(limit) - int((group / "memory.current").read_text()))
+    except OSError:
+        pass  # not Linux, or no control group of the second kind: what was found stands
+    return min(found, default=None)
+
+
 def reset_peak_memory() -> None:
     """Start counting peaks anew: CUDA's statistics, and the process's high-water mark (Linux)."""
     if torch.cuda.is_available():

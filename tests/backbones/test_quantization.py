@@ -4,14 +4,17 @@ import builtins
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tensloradist import backbones
-from tensloradist.adapter import attach
+from tensloradist.adapter import attach, load
 from tensloradist.backbones import FAMILIES, LANGUAGE_MODEL
 from tensloradist.backbones.quantization import quantize
 from tensloradist.errors import UserError
-from tensloradist.spec import AdapterSpec
+from tensloradist.identity import resolve
+from tensloradist.spec import AdapterSpec, RunSpec
 from tensloradist.tasks.examples import language_backbone
+from tensloradist.training import train
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 NAMES = ("llama", "bert", "timm_vit")
@@ -51,6 +54,28 @@ def test_a_spec_asks_for_it_and_it_is_another_run(tmp_path):
     model = backbones.load(spec, LANGUAGE_MODEL)
     assert isinstance(model.model.layers[0].mlp.up_proj, bitsandbytes.nn.Linear4bit)
     assert model.lm_head.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_run_is_trained_and_its_adapter_fits_the_backbone_loaded_again(tmp_path, quantization, precision):
+    data = {
+        "backbone": {"source": "digits_vit", "name": "digits_vit", "quantization": quantization},
+        "task": {"name": "digits", "train_examples": 64},
+        "adapter": {"grouping": "att", "ranks": 2},
+        "optimizer": {"epochs": 1, "batch_size": 32},
+        "precision": precision,
+        "compute": {"device": "cpu", "threads": 1},
+    }
+    run = resolve(RunSpec.model_validate(data))
+    folder = tmp_path / "0001"
+    folder.mkdir()
+    result = train(run, folder)
+    assert result.state == "finished" and result.frozen_backbone is None
+    model = backbones.load(run.backbone, 5)
+    trained = load_file(folder / "adapter.safetensors")
+    for name, value in load(model, folder).state_dict().items():
+        assert torch.equal(value, trained[name])
 
 
 def test_without_the_library_the_message_says_what_to_install(monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tensloradist import backbones, tasks
+from tensloradist.adapter import load
 from tensloradist.errors import UserError
 from tensloradist.evaluation import evaluate_run
 from tensloradist.export import export_run
@@ -70,6 +71,18 @@ def test_both_forms_score_as_the_run_does(finished, precision, tmp_path):
     slack = 0 if spec.precision == "fp32" else 0.02  # evaluation computes as the run did, the exports in float32
     assert _accuracy(merged, task, family) == _accuracy(lora, task, family) == pytest.approx(again, abs=slack)
     assert json.loads((tmp_path / "lora/adapter_config.json").read_text())["base_model_name_or_path"] == "digits_vit"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_bf16_run_belongs_to_the_backbone_in_both_precisions(finished, precision):
+    spec, folder = finished["bf16"]
+    model = backbones.load(spec.backbone, 5).to({"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
+    adapter = load(model, folder / "attempts" / "0001")
+    adapter.detach()
+    with torch.no_grad():
+        model.get_parameter("vit.layers.0.attention.q_proj.weight")[0, 0] += 1
+    with pytest.raises(UserError, match="other backbone weights"):
+        load(model, folder / "attempts" / "0001")
 
 
 def _edit_result(run, **changes):

@@ -13,8 +13,8 @@ from tensloradist.tasks import TASKS
 
 def load(task, backbone, protocol):
     how = os.environ.get("FAIL_HOW", "")
-    only = os.environ.get("FAIL_SPLIT_SEED")
-    if how and (only is None or int(only) == task.split_seed):
+    only, rank = os.environ.get("FAIL_SPLIT_SEED"), os.environ.get("FAIL_RANK")
+    if how and (only is None or int(only) == task.split_seed) and rank in (None, os.environ.get("RANK")):
         if how == "raise":
             raise RuntimeError("broken on request")
         mark = Path(os.environ["FAIL_MARK"])

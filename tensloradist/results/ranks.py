@@ -1,0 +1,46 @@
+"""What the processes of a run say when they fail, so that the first, which records the failure, can name the culprit.
+
+`attempts/NNNN/ranks/RANK.json`, written by a failing process before it ends and thus before the others, which wait for
+it, notice. No torch here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from pathlib import Path
+
+from tensloradist.results.layout import write_once
+from tensloradist.results.schema import Cause, RankFailure
+
+WAIT_SECONDS = 5.0  # for another process's word to cross a network file system, or a supervisor to notice its end
+
+
+def write_rank_failure(attempt: Path, rank: int, cause: Cause, error: BaseException) -> None:
+    """Record a process's error in the attempt; its first word stays."""
+    failure = RankFailure(
+        rank=rank,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        cause=cause,
+        message=" ".join(f"{type(error).__name__}: {error}".split()),
+        traceback="".join(traceback.format_exception(error)),
+    )
+    write_once(attempt / "ranks" / f"{rank}.json", failure.model_dump_json(indent=2) + "\n")
+
+
+def culprit(attempt: Path, wait: float = 0.0) -> RankFailure | None:
+    """The process whose error is not that another one was gone; None if no process says so.
+
+    Args:
+        wait: seconds for it to appear.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        said = [RankFailure.model_validate_json(path.read_text()) for path in sorted(attempt.glob("ranks/*.json"))]
+        own = [failure for failure in said if failure.cause not in ("communication", "interrupted")]
+        if own or time.monotonic() >= deadline:
+            return min(own, key=lambda failure: failure.rank, default=None)
+        time.sleep(0.1)

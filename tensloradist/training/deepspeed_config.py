@@ -1,0 +1,146 @@
+"""The DeepSpeed configuration of a run: generated from its spec, with a user's file laid over it where it may be.
+
+No torch and no DeepSpeed here, so that a file is checked before anything is started. Sizes are in elements.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensloradist.errors import UserError
+from tensloradist.spec import RunSpec
+
+# An adapter has few gradients, and DeepSpeed's own bucket sizes take more memory than ZeRO-3 saves on a small model.
+BUCKET = 5_000_000
+FETCHED_ON_GPU, LIVE_ON_GPU = 50_000_000, 500_000_000  # weights of ZeRO-3 ahead of use, and at all
+PERSISTENT = 10_000  # smaller parameters (biases, normalisation) stay on every process: fetching them costs latency
+
+# What the spec says, and where: a file may repeat it, but not contradict it.
+OF_SPEC = {
+    "train_micro_batch_size_per_gpu": "optimizer.batch_size, compute.processes and compute.micro_batch",
+    "gradient_accumulation_steps": "optimizer.batch_size, compute.processes and compute.micro_batch",
+    "train_batch_size": "optimizer.batch_size",
+    "gradient_clipping": "optimizer.gradient_clipping",
+    "zero_optimization.stage": "compute.strategy",
+    "zero_optimization.offload_optimizer.device": "compute.offload",
+    "zero_optimization.offload_param.device": "compute.offload",
+}
+# What would change the result, or is done by this package: why a file may not have it.
+REFUSED = {
+    "optimizer": "the optimiser is the spec's (optimizer: …)",
+    "scheduler": "the schedule is the spec's (optimizer.schedule)",
+    "fp16": "precision is the spec's: fp32 or bf16",
+    "bf16": "precision is the spec's, and there bf16 keeps trainable weights in float32",
+    "torch_autocast": "precision is the spec's",
+    "amp": "precision is the spec's",
+    "activation_checkpointing": "use compute.activation_checkpointing",
+    "tensor_parallel": "the backbone is not split within its layers",
+    "compression_training": "it changes the result",
+    "data_efficiency": "it changes the result",
+    "curriculum_learning": "it changes the result",
+    "progressive_layer_drop": "it changes the result",
+}
+
+
+def passes(spec: RunSpec) -> tuple[int, int]:
+    """(examples a process and pass, passes an update) of a full batch, padding included."""
+    share = math.ceil(spec.optimizer.batch_size / spec.compute.processes)
+    micro = min(spec.compute.micro_batch or share, share)
+    return micro, math.ceil(share / micro)
+
+
+def deepspeed_config(spec: RunSpec, on_gpu: bool = False) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given for a run of strategy zero1, zero2 or zero3.
+
+    Raises:
+        UserError: `compute.deepspeed_config` cannot be read, contradicts the spec, or holds what it may not.
+    """
+    compute = spec.compute
+    micro, accumulated = passes(spec)
+    zero: dict[str, Any] = {
+        "stage": compute.zero_stage,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+    }
+    if compute.zero_stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": FETCHED_ON_GPU if on_gpu else BUCKET,
+            "stage3_max_live_parameters": LIVE_ON_GPU if on_gpu else BUCKET,
+            "stage3_max_reuse_distance": 0,
+            "stage3_param_persistence_threshold": PERSISTENT,
+        }
+    if compute.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if compute.offload == "cpu" and compute.zero_stage == 3:
+        zero["offload_param"] = {"device": "cpu"}
+    config = {
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulated,
+        "train_batch_size": micro * accumulated * compute.processes,
+        # Said even where there is none: left out, it is 1.0.
+        "gradient_clipping": spec.optimizer.gradient_clipping or 0.0,
+        "zero_optimization": zero,
+        # Offloaded state is updated by the optimiser of all other strategies; DeepSpeed's own has to be compiled first.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+    }
+    if compute.deepspeed_config is None:
+        return config
+    return _laid_over(config, _read(Path(compute.deepspeed_config)), spec)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"compute.deepspeed_config: {path} cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise UserError(f"compute.deepspeed_config: {path} is no JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise UserError(f"compute.deepspeed_config: {path} holds a {type(data).__name__}, not an object")
+    return data
+
+
+def _laid_over(config: dict[str, Any], given: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
+    path, own = spec.compute.deepspeed_config, dict(_flat(config))
+    problems = []
+    for key, value in _flat(given):
+        section = key.partition(".")[0]
+        if value == "auto":
+            continue  # what the spec says, as in the files of transformers' Trainer
+        if section in REFUSED and not (key == f"{section}.enabled" and value is False):
+            problems.append(f"{section} may not be there: {REFUSED[section]}")
+        elif key in OF_SPEC and value != own.get(key, "none") and not _is_batch(key, value, spec):
+            problems.append(f"{key} is {value!r}, but by the spec's {OF_SPEC[key]} it is {own.get(key, 'none')!r}")
+        elif section not in REFUSED and key != "train_batch_size":  # our own, which counts the padding, stays
+            _set(config, key, value)
+    if problems:
+        raise UserError(
+            f"compute.deepspeed_config: {path} contradicts the spec: {'; '.join(dict.fromkeys(problems))}. Change one "
+            "of them, or leave it out of the file"
+        )
+    return config
+
+
+def _is_batch(key: str, value: Any, spec: RunSpec) -> bool:
+    """Whether it is the batch without the padding of the last share, which DeepSpeed's own count includes."""
+    return key == "train_batch_size" and value == spec.optimizer.batch_size
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for name in parents:
+        config = config.setdefault(name, {})
+    config[last] = value

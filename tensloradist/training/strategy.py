@@ -1,0 +1,127 @@
+"""How a run's model, gradients and optimiser are spread over its processes: what the training loop asks of a strategy.
+
+`Strategy` is one process or DDP, where every process holds everything; `zero.Zero` is DeepSpeed's ZeRO-1, 2 and 3.
+Whatever is sharded comes out of here, and goes into it, whole and under the names of the unwrapped model, so that a
+checkpoint fits every strategy and number of processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from tensloradist.adapter import Adapter
+from tensloradist.adapter.checkpoint import frozen_parameters
+from tensloradist.fingerprint import TensorHash
+
+if TYPE_CHECKING:
+    from tensloradist.spec import RunSpec
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def strategy_for(spec: RunSpec, accelerator: Accelerator) -> Strategy:
+    """The strategy that the spec names."""
+    if spec.compute.zero_stage:
+        from tensloradist.training.zero import Zero
+
+        return Zero(spec, accelerator)
+    return Strategy(spec, accelerator)
+
+
+class Strategy:
+    """One process, or DDP: every process holds all weights and all of the optimiser's state.
+
+    Attributes:
+        loss_factor: what a process's loss, a sum over all processes' examples, is multiplied by before its backward
+            pass: gradients are averaged over processes.
+        holds_weights: whether this process loads the backbone's weights; the others are sent theirs by `shard`.
+        keeps_model: whether the model is an ordinary one again after the run.
+    """
+
+    holds_weights = True
+    keeps_model = True
+
+    def __init__(self, spec: RunSpec, accelerator: Accelerator) -> None:
+        self.spec, self.accelerator = spec, accelerator
+        self.loss_factor = accelerator.num_processes
+
+    def shard(self, model: nn.Module) -> None:
+        """Put the model where it computes, its weights sharded where the strategy does so."""
+        model.to(self.accelerator.device)
+
+    def agreed(self, value: Any) -> Any:
+        """A value of the first process, where processes without weights cannot have it themselves."""
+        return value
+
+    def prepare(
+        self, model: nn.Module, adapter: Adapter, optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]
+    ) -> nn.Module:
+        """The model as it is called from now on.
+
+        Args:
+            named: the trainable parameters by their names in the model.
+        """
+        self.parameters = dict(named)
+        self._raw_optimizer = optimizer
+        prepared, self._optimizer = self.accelerator.prepare(model, optimizer)
+        self._model: nn.Module = prepared
+        return prepared
+
+    def pass_(self, is_last: bool) -> AbstractContextManager[Any]:
+        """Around the forward and backward pass of one micro-batch; `is_last`: the update follows."""
+        return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self._model)
+
+    def update(self) -> None:
+        """The optimiser's step, gradients clipped as the spec says, and zeroed afterwards."""
+        if self.spec.optimizer.gradient_clipping:
+            self.accelerator.clip_grad_norm_(list(self.parameters.values()), self.spec.optimizer.gradient_clipping)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    @torch.no_grad()
+    def weights(self) -> list[Tensor]:
+        """Copies of the trainable parameters, whole, on every process."""
+        return [parameter.detach().clone() for parameter in self.parameters.values()]
+
+    @torch.no_grad()
+    def set_weights(self, values: Sequence[Tensor]) -> None:
+        """Replace the trainable parameters, for an evaluation; training goes on from what was there before."""
+        for parameter, value in zip(self.parameters.values(), values, strict=True):
+            parameter.copy_(value)
+
+    def moments(self) -> dict[str, Tensor]:
+        """The optimiser's state, '<parameter>.<moment>' -> tensor, whole, on every process."""
+        state = self._raw_optimizer.state
+        return {
+            f"{name}.{moment}": state[parameter][moment]
+            for name, parameter in self.parameters.items()
+            for moment in MOMENTS
+            if parameter in state
+        }
+
+    def set_moments(self, values: Mapping[str, Tensor]) -> None:
+        """Restore what `moments` gave."""
+        for name, parameter in self.parameters.items():
+            if f"{name}.step" in values:
+                device = parameter.device
+                self._raw_optimizer.state[parameter] = {m: values[f"{name}.{m}"].to(device) for m in MOMENTS}
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
+        """Within it these parameters have their whole values on every process; all processes enter it together."""
+        return contextlib.nullcontext()
+
+    def frozen_hash(self, adapter: Adapter) -> str:
+        """`backbone_hash` of the frozen weights as they are now: in the run's precision."""
+        found = TensorHash()
+        for name, parameter in sorted(frozen_parameters(adapter).items()):
+            with self.whole([parameter]):
+                if self.accelerator.is_main_process:
+                    found.add(name, parameter)
+        return found.digits()
