@@ -45,7 +45,7 @@ def tensloradist(*arguments, check=True, **environment):
     command = [sys.executable, "-m", "tensloradist.cli", *map(str, arguments)]
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # where the tests' plugin is
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
