@@ -12,7 +12,7 @@ from tensloradist.results.checkpoints import newest_valid
 from tensloradist.results.layout import RunFolder
 from tensloradist.training import train
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.evidence]  # minutes, on two cores
 pytest.importorskip("deepspeed", reason="needs the extra 'deepspeed'")
 
 GROUPS = {"optimizer": {"epochs": 3, "batch_size": 32, "learning_rate": 1e-2, "lr_multipliers": {"core": 2.0}}}
