@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from tensloradist import backbones
+from tensloradist.caching import cached_folder
+from tensloradist.fingerprint import hash_bytes
 from tensloradist.results.schema import Throughput
+from tensloradist.sources import sources_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,7 +82,7 @@ def measure(
     inputs = task.train.batch(batch, None)
     tokens = int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else None
     shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in sorted(inputs.items()))
-    flops = _flops(spec.backbone, spec.adapter.model_dump_json(), task.num_labels, task.regression, shapes)
+    flops = _flops(spec.backbone, spec.adapter, task.num_labels, task.regression, shapes)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     peak = peak_rate(name, spec.precision)
     rate = flops / step_seconds if flops is not None and step_seconds else None
@@ -101,30 +104,35 @@ def _median(task: LoadedTask, batches: list[np.ndarray]) -> np.ndarray:
     return sorted(full, key=lambda batch: int(lengths[batch].max()))[len(full) // 2]
 
 
-def _flops(backbone: BackboneSpec, adapter: str, num_labels: int, regression: bool, shapes: Shapes) -> int | None:
-    """Operations of one update, or None, with a warning, for a model whose operations cannot run without data."""
-    from tensloradist.spec import AdapterSpec
+def _flops(
+    backbone: BackboneSpec, adapter: AdapterSpec, num_labels: int, regression: bool, shapes: Shapes
+) -> int | None:
+    """Operations of one update, or None, with a warning, for a model whose operations cannot run without data.
+
+    Counting takes most of a second, and in a process's first run five more of imports: longer than a very short run.
+    So the number is cached among processes, for as long as the code and torch are the same.
+    """
+    what = (backbone.model_dump_json(), adapter.model_dump_json(), str((num_labels, regression, shapes)))
+
+    def count(folder: Path) -> None:
+        flops = step_flops(backbone, adapter, num_labels, regression, shapes)
+        (folder / "flops").write_text(str(flops))
 
     try:
-        return step_flops(backbone, AdapterSpec.model_validate_json(adapter), num_labels, regression, shapes)
+        folder = cached_folder("flops", hash_bytes(*what, torch.__version__, sources_hash()), count)
     except (RuntimeError, NotImplementedError) as error:
         log.warning("the operations of a step cannot be counted: %s", str(error).splitlines()[0])
         return None
+    return int((folder / "flops").read_text())
 
 
 def step_flops(backbone: BackboneSpec, adapter: AdapterSpec, num_labels: int, regression: bool, shapes: Shapes) -> int:
     """Floating-point operations (a multiplication and an addition count two) of one pass forward and backward."""
-    return _counted(backbone, adapter.model_dump_json(), num_labels, regression, shapes)
-
-
-@lru_cache(maxsize=256)
-def _counted(backbone: BackboneSpec, adapter_json: str, num_labels: int, regression: bool, shapes: Shapes) -> int:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
     from tensloradist.adapter import attach
     from tensloradist.dataless import fill, forward_and_backward
-    from tensloradist.spec import AdapterSpec
 
     # torch knows the fused attention of accelerators, but not the CPU's.
     aten = torch.ops.aten
@@ -133,7 +141,7 @@ def _counted(backbone: BackboneSpec, adapter_json: str, num_labels: int, regress
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
     model = backbones.empty(backbone, num_labels).train()
-    attach(model, AdapterSpec.model_validate_json(adapter_json))
+    attach(model, adapter)
     with FakeTensorMode():
         fill(model, torch.float32)
         inputs = {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in shapes}

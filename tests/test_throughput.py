@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from tensloradist import tasks, throughput
 from tensloradist.results.schema import Result, Times
-from tensloradist.spec import AdapterSpec, BackboneSpec
-from tensloradist.throughput import covered, is_communication, peak_rate, step_flops
+from tensloradist.spec import AdapterSpec, BackboneSpec, RunSpec
+from tensloradist.throughput import covered, is_communication, measure, peak_rate, step_flops
 
 DIGITS = BackboneSpec(source="digits_vit", name="digits_vit")
 RUN = {
@@ -42,6 +44,18 @@ def test_frozen_weights_have_no_gradient_and_count_none():
     assert step_flops(DIGITS, AdapterSpec(method="lora", ranks=rank), 5, False, pixels(2 * n)) == pytest.approx(
         2 * flops
     )
+
+
+def test_operations_are_counted_once_for_all_processes(monkeypatch, tmp_path):
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path))
+    adapter = {"grouping": "att", "ranks": {"input": 3, "head_dim": 2, "heads": 2}}
+    spec = RunSpec.model_validate({**RUN, "adapter": adapter})
+    task = tasks.load(spec.task, spec.backbone)
+    measured = [measure(spec, task, [np.arange(8)], 0.5, torch.device("cpu"), 1, None)]
+    monkeypatch.setattr(throughput, "step_flops", None)  # counting again would fail
+    measured.append(measure(spec, task, [np.arange(8)], 0.5, torch.device("cpu"), 1, None))
+    assert measured[0] == measured[1]
+    assert measured[0].flops_per_step == step_flops(DIGITS, spec.adapter, task.num_labels, False, pixels(8))
 
 
 def test_peaks_are_by_name_and_precision_and_null_where_unknown():

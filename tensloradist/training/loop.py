@@ -34,7 +34,7 @@ from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.execute import cause_of
 from tensloradist.results.layout import write_replacing
 from tensloradist.results.ranks import write_rank_failure
-from tensloradist.results.schema import Fingerprints, FrozenBackbone, Metrics, PeakMemory, Result, Throughput, Times
+from tensloradist.results.schema import Fingerprints, FrozenBackbone, Metrics, Result, Throughput, Times
 from tensloradist.spec import RunSpec
 from tensloradist.throughput import Communication, measure
 from tensloradist.training.accelerator import make_accelerator, release
@@ -43,7 +43,7 @@ from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.optimization import make_optimizer, make_schedule
 from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
 from tensloradist.training.prediction import predict, prefetch
-from tensloradist.training.provenance import peak_memory, provenance, reset_peak_memory
+from tensloradist.training.provenance import peak_memory_of_all, provenance_of, reset_peak_memory
 from tensloradist.training.records import AttemptWriter, Scores, defined
 from tensloradist.training.strategy import Strategy, strategy_for
 from tensloradist.training.warm import backbone_for, keep_backbone, settle, task_for
@@ -104,7 +104,7 @@ def _train(
     if spec.compute.threads:
         torch.set_num_threads(spec.compute.threads)
     if accelerator.is_main_process:  # now, and not only with the result: an attempt that is killed has no other
-        write_replacing(folder / "provenance.json", json.dumps(_provenance(spec, accelerator), indent=2) + "\n")
+        write_replacing(folder / "provenance.json", json.dumps(provenance_of(spec, accelerator), indent=2) + "\n")
     task = task_for(spec)
     if spec.optimizer.batch_size > len(task.train):
         raise UserError(
@@ -274,7 +274,7 @@ class Run:
             self.position += 1
             if accelerator.device.type == "cpu" or self.step % _LOSS_CHECK == 0:
                 value = float(loss.detach())
-                if self._any(not math.isfinite(value)):
+                if self.strategy.any(not math.isfinite(value)):
                     raise Diverged(f"the loss is not finite at update {self.step} of {self.steps}")
                 self.writer.step(self.epoch + 1, self.step, self.steps, value)
             now = time.perf_counter()
@@ -284,32 +284,11 @@ class Run:
                 self.model.eval()
             boundary.reached()
             began = time.perf_counter()
-        self._check_coverage([micro for micro, _, _ in plan], examples)
+        self.strategy.check_coverage(len(self.task.train), [micro for micro, _, _ in plan], examples)
         mean = float(accelerator.reduce(self.total_loss, reduction="sum")) / self.task.train.terms_of()
         if not math.isfinite(mean):
             raise Diverged(f"the mean loss of epoch {self.epoch + 1} is {mean}")
         return mean
-
-    def _any(self, here: bool) -> bool:
-        """Whether it is so on any process."""
-        if self.accelerator.num_processes == 1:
-            return here
-        found = torch.tensor(int(here), device=self.accelerator.device)
-        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
-        return bool(found)
-
-    def _check_coverage(self, micros: list[MicroBatch], examples: int) -> None:
-        """Whether all processes together have seen this many examples, no two of them the same."""
-        if self.accelerator.num_processes == 1:
-            return
-        seen = torch.zeros(len(self.task.train), dtype=torch.int32, device=self.accelerator.device)
-        for micro in micros:
-            seen[torch.from_numpy(micro.indices[micro.weights > 0])] += 1
-        torch.distributed.all_reduce(seen)
-        if int(seen.sum()) != examples or int(seen.max()) > 1:
-            raise RuntimeError(
-                f"the processes saw {int(seen.sum())} examples instead of {examples}, one {int(seen.max())} times"
-            )
 
     def _micro_batches(self, batches: list[np.ndarray]) -> list[tuple[MicroBatch, int, bool]]:
         """This process's share of the batches: (micro-batch, terms of its batch's loss, whether it is its last)."""
@@ -373,7 +352,7 @@ class Run:
     def result(self, state: str, attempt: int, load_seconds: float, total_seconds: float) -> Result:
         spec = self.spec
         step = median(self.step_seconds) if self.step_seconds else None
-        memory = self._peak_memory()
+        memory = peak_memory_of_all(self.accelerator)
         frozen = None
         # Quantised layers convert their own weights as they compute: biases to the input's type, and bits to the CPU's.
         if spec.adapter.method != "full" and spec.backbone.quantization is None:
@@ -400,21 +379,7 @@ class Run:
             peak_memory=memory,
             fingerprints=self.fingerprints,
             frozen_backbone=frozen,
-            provenance=_provenance(spec, self.accelerator, not_exact=self.not_exact),
-        )
-
-    def _peak_memory(self) -> PeakMemory:
-        """Of the first process, and of all where there are several."""
-        host, device = peak_memory()
-        if self.accelerator.num_processes == 1:
-            return PeakMemory(host_bytes=host, device_bytes=device)
-        mine = torch.tensor([host or 0, device or 0], device=self.accelerator.device)
-        hosts, devices = self.accelerator.gather(mine.unsqueeze(0)).T.tolist()
-        return PeakMemory(
-            host_bytes=host,
-            device_bytes=device,
-            host_bytes_by_process=tuple(hosts) if host is not None else (),
-            device_bytes_by_process=tuple(devices) if device is not None else (),
+            provenance=provenance_of(spec, self.accelerator, not_exact=self.not_exact),
         )
 
     def _throughput(self, step: float | None) -> Throughput:
@@ -422,10 +387,3 @@ class Run:
         return measure(
             self.spec, self.task, self.first_batches, step, accelerator.device, accelerator.num_processes, share
         )
-
-
-def _provenance(spec: RunSpec, accelerator: Accelerator, **more: Any) -> dict[str, Any]:
-    compute = spec.compute
-    how = {name: getattr(compute, name) for name in ("strategy", "offload", "activation_checkpointing")}
-    here = {"device": str(accelerator.device), "processes": accelerator.num_processes}
-    return provenance(precision=spec.precision, **here, **how, **more)

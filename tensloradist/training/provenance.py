@@ -10,11 +10,17 @@ import socket
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tensloradist.results.schema import PeakMemory
 from tensloradist.sources import commit, sources_hash
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from tensloradist.spec import RunSpec
 
 PACKAGES = (
     "tensloradist",
@@ -63,6 +69,13 @@ def provenance(**more: Any) -> dict[str, Any]:
     return {**_of_this_process(), "threads": torch.get_num_threads(), "workers_per_gpu": sharing, **more}
 
 
+def provenance_of(spec: RunSpec, accelerator: Accelerator, **more: Any) -> dict[str, Any]:
+    """`provenance` with how and where the run is trained."""
+    how = {name: getattr(spec.compute, name) for name in ("strategy", "offload", "activation_checkpointing")}
+    here = {"device": str(accelerator.device), "processes": accelerator.num_processes}
+    return provenance(precision=spec.precision, **here, **how, **more)
+
+
 def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -107,3 +120,18 @@ def peak_memory() -> tuple[int | None, int | None]:
             if line.startswith("VmHWM:"):
                 host = int(line.split()[1]) * 1024
     return host, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def peak_memory_of_all(accelerator: Accelerator) -> PeakMemory:
+    """Bytes of the first process, and of every process where there are several."""
+    host, device = peak_memory()
+    if accelerator.num_processes == 1:
+        return PeakMemory(host_bytes=host, device_bytes=device)
+    mine = torch.tensor([host or 0, device or 0], device=accelerator.device)
+    hosts, devices = accelerator.gather(mine.unsqueeze(0)).T.tolist()
+    return PeakMemory(
+        host_bytes=host,
+        device_bytes=device,
+        host_bytes_by_process=tuple(hosts) if host is not None else (),
+        device_bytes_by_process=tuple(devices) if device is not None else (),
+    )

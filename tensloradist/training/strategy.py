@@ -22,6 +22,7 @@ from tensloradist.fingerprint import TensorHash
 
 if TYPE_CHECKING:
     from tensloradist.spec import RunSpec
+    from tensloradist.training.order import MicroBatch
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -55,6 +56,34 @@ class Strategy:
     def shard(self, model: nn.Module) -> None:
         """Put the model where it computes, its weights sharded where the strategy does so."""
         model.to(self.accelerator.device)
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any process."""
+        if self.accelerator.num_processes == 1:
+            return here
+        found = torch.tensor(int(here), device=self.accelerator.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return bool(found)
+
+    def check_coverage(self, total: int, micros: Sequence[MicroBatch], examples: int) -> None:
+        """Assert that all processes together have seen this many of `total` examples, no two of them the same.
+
+        Args:
+            micros: what this process has computed.
+
+        Raises:
+            RuntimeError: they have not: the data was not shared out as it should be.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        seen = torch.zeros(total, dtype=torch.int32, device=self.accelerator.device)
+        for micro in micros:
+            seen[torch.from_numpy(micro.indices[micro.weights > 0])] += 1
+        torch.distributed.all_reduce(seen)
+        if int(seen.sum()) != examples or int(seen.max()) > 1:
+            raise RuntimeError(
+                f"the processes saw {int(seen.sum())} examples instead of {examples}, one {int(seen.max())} times"
+            )
 
     def agreed(self, value: Any) -> Any:
         """A value of the first process, where processes without weights cannot have it themselves."""
