@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from launch import STOP_SECONDS
+from tensloradist.results.claims import HEARTBEAT_SECONDS
 from tensloradist.results.control import RunControl, Stopped
 from tensloradist.results.execute import execute
 from tensloradist.spec import RunSpec
@@ -136,6 +137,7 @@ def main() -> int:
                 train,
                 expected=request.get("expected"),
                 stood_still=request.get("stood_still", False),
+                heartbeat_seconds=request.get("heartbeat_seconds", HEARTBEAT_SECONDS),
                 control=control,
                 progress=lambda record: events.send("progress", **record),
                 started=lambda attempt, began=received: events.send(  # type: ignore[misc]

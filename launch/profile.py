@@ -58,7 +58,9 @@ class Options(SpecModel):
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict, description="further sbatch options")
     srun: tuple[str, ...] = Field((), description="further srun arguments")
     takeover_seconds: float = Field(
-        180.0, gt=0, description="a claim whose heartbeat stands still for so long may be taken over"
+        180.0,
+        gt=0,
+        description="a claim whose heartbeat stands still for so long may be taken over; it beats six times as often",
     )
 
     @model_validator(mode="after")

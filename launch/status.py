@@ -20,7 +20,7 @@ from launch.submission import read_manifest
 from tensloradist.config import read_sweep
 from tensloradist.errors import UserError, unknown
 from tensloradist.results.attempts import read_attempt, read_end
-from tensloradist.results.claims import HEARTBEAT_SECONDS, highest_claim, owner_of, ownership
+from tensloradist.results.claims import highest_claim, owner_of, ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder
 from tensloradist.results.publish import read_failure_of
@@ -245,7 +245,7 @@ def _account(folder: RunFolder, numbers: list[int], status: RunStatus) -> None:
         if record is None:
             continue
         # One host's clock for both times; of a killed attempt the number of heartbeats is what is known.
-        seconds = end.ended - record.started if end else _beats(folder, number) * HEARTBEAT_SECONDS
+        seconds = end.ended - record.started if end else _seconds_beaten(folder, number)
         status.seconds += seconds
         if end is not None and end.state == "duplicate":
             status.duplicates += 1
@@ -264,10 +264,10 @@ def _account(folder: RunFolder, numbers: list[int], status: RunStatus) -> None:
                 status.wasted_by_cause[cause] = status.wasted_by_cause.get(cause, 0.0) + lost
 
 
-def _beats(folder: RunFolder, number: int) -> int:
+def _seconds_beaten(folder: RunFolder, number: int) -> float:
     path = folder.path / f"heartbeat.{number:04d}"
     text = path.read_text() if path.exists() else ""
-    return max(0, int(text) - 1) if text.isdigit() else 0
+    return max(0, int(text) - 1) * owner_of(folder, number).heartbeat_seconds if text.isdigit() else 0.0
 
 
 def _same_metrics(first: Path, second: Path) -> bool:

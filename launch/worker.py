@@ -25,7 +25,7 @@ from launch.policy import Growth
 from launch.staging import staged_spec
 from launch.submission import Submission, read_manifest
 from tensloradist.results.checkpoints import kept_step
-from tensloradist.results.claims import Watch, highest_claim, is_released, owner_of, ownership
+from tensloradist.results.claims import Watch, heartbeat_for, highest_claim, is_released, owner_of, ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, write_replacing
 from tensloradist.results.publish import recover_broken, write_failure
@@ -254,7 +254,8 @@ class Worker:
         spec = staged_spec(self._failures.adjusted(run, folder), self.submission.stage)
         shown: dict[str, Any] = {}
         deadline: float | None = None
-        lead.request(spec=spec, root=str(self.root), expected=before, stood_still=stood_still)
+        beat = heartbeat_for(self.submission.still_seconds)
+        lead.request(spec=spec, root=str(self.root), expected=before, stood_still=stood_still, heartbeat_seconds=beat)
         self._say("starting", run)
         while True:
             event = lead.next_event(POLL_SECONDS)

@@ -26,6 +26,7 @@ from tensloradist.results.layout import RunFolder, link_once, make_folder, write
 
 HEARTBEAT_SECONDS = 30.0
 STILL_SECONDS = 180.0  # how long a counter must stand still before its owner is taken for dead
+STILL_BEATS = 6  # of its owner, at least: that is no shorter than the time in which it would have moved
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +75,13 @@ class Owner:
     job: str | None = None
     """Its Slurm job, '1234' or '1234_5', and how often that had been restarted."""
     restart: int = 0
+    heartbeat_seconds: float = HEARTBEAT_SECONDS
 
     @classmethod
-    def me(cls) -> Owner:
-        job, restart = slurm_job()
-        return cls(
-            socket.gethostname(), _boot_id(), os.getpid(), _start_time(os.getpid()), _pid_namespace(), job, restart
-        )
+    def me(cls, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Owner:
+        pid, (job, restart) = os.getpid(), slurm_job()
+        here = (socket.gethostname(), _boot_id(), pid, _start_time(pid), _pid_namespace())
+        return cls(*here, job, restart, heartbeat_seconds)
 
     @property
     def is_here(self) -> bool:
@@ -174,9 +175,17 @@ def is_alive(run: RunFolder) -> bool:
     return ownership(run) != "free"
 
 
+def heartbeat_for(still_seconds: float) -> float:
+    """Seconds between the heartbeats of an owner whom others replace after so long without one."""
+    return min(HEARTBEAT_SECONDS, still_seconds / STILL_BEATS)
+
+
 @dataclass
 class Watch:
-    """A contender's view of other owners' counters, over time, on its own monotonic clock."""
+    """A contender's view of other owners' counters, over time, on its own monotonic clock.
+
+    A counter stands still when it has not moved for `still_seconds`, and for `STILL_BEATS` of its owner's heartbeats.
+    """
 
     still_seconds: float = STILL_SECONDS
     clock: Callable[[], float] = time.monotonic
@@ -186,7 +195,7 @@ class Watch:
     def look(self, run: RunFolder) -> Literal["undecided", "moved", "still"]:
         """What this watch's looks say of the run's owner.
 
-        `moved`: its counter has changed, so it lived during this watch. `still`: it has not for `still_seconds`.
+        `moved`: its counter has changed, so it lived during this watch. `still`: it has not for long enough.
         """
         number, now = highest_claim(run), self.clock()
         counter = _counter(run, number)
@@ -195,7 +204,7 @@ class Watch:
             self._seen[run.run_id] = (number, counter, now)
             if before is not None:
                 self._moved.add((run.run_id, number))
-        elif now - before[2] >= self.still_seconds:
+        elif now - before[2] >= max(self.still_seconds, STILL_BEATS * owner_of(run, number).heartbeat_seconds):
             return "still"
         return "moved" if (run.run_id, number) in self._moved else "undecided"
 
@@ -203,7 +212,7 @@ class Watch:
 class Claim:
     """An owned run: a context manager that keeps the heartbeat and releases the run at an orderly end."""
 
-    def __init__(self, run: RunFolder, number: int, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(self, run: RunFolder, number: int, heartbeat_seconds: float) -> None:
         self.run, self.number, self._seconds = run, number, heartbeat_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{run.run_id}", daemon=True)
@@ -261,7 +270,7 @@ def claim(
     if not stood_still and is_alive(run):
         return None
     own = run.path / f".claim-{uuid.uuid4().hex}"
-    write_synced(own, json.dumps(asdict(Owner.me())))
+    write_synced(own, json.dumps(asdict(Owner.me(heartbeat_seconds))))
     try:
         made = link_once(own, _claim_path(run, number + 1))
     finally:

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from tensloradist.errors import UserError
 from tensloradist.results.attempts import begin_attempt, end_attempt
 from tensloradist.results.checkpoints import kept_step, newest_valid, remove_checkpoints
-from tensloradist.results.claims import claim
+from tensloradist.results.claims import HEARTBEAT_SECONDS, claim
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.metrics import read_metrics
@@ -50,6 +50,7 @@ def execute(
     expected: int | None = None,
     stood_still: bool = False,
     control: RunControl | None = None,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> Outcome:
     """Train a resolved run that has no result yet, in an attempt folder of its own.
 
@@ -61,6 +62,7 @@ def execute(
         expected: the highest claim that the caller has judged; a newer one makes the run 'busy'.
         stood_still: the caller has watched the owner of that claim stand still, and takes over.
         control: through which the run is told to stop.
+        heartbeat_seconds: how often the claim shows that its owner lives.
 
     Raises:
         UserError: the results folder cannot be used. Failures of training are returned.
@@ -68,7 +70,7 @@ def execute(
     run = RunFolder(root, spec.run_id)
     if run.result.exists():
         return Outcome("present", read_result(run.result))
-    claimed = claim(run, expected=expected, stood_still=stood_still)
+    claimed = claim(run, expected=expected, stood_still=stood_still, heartbeat_seconds=heartbeat_seconds)
     if claimed is None:
         return Outcome("present", read_result(run.result)) if run.result.exists() else Outcome("busy")
     control = control or RunControl()

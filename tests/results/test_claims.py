@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tensloradist.errors import UserError
-from tensloradist.results.claims import Owner, Watch, claim, highest_claim, is_alive, ownership
+from tensloradist.results.claims import Owner, Watch, claim, heartbeat_for, highest_claim, is_alive, ownership
 from tensloradist.results.layout import RunFolder, link_once, write_once, write_replacing
 
 CONTENDER = """
@@ -79,12 +79,12 @@ def test_an_orderly_end_releases(tmp_path):
     assert claim(run).number == 2
 
 
-def another_machine(run):
+def another_machine(run, heartbeat_seconds=30.0):
     """Make the owner one of which this machine cannot tell whether it lives."""
     path = run.path / f"claim.{highest_claim(run):04d}"
     owner = json.loads(path.read_text())
     path.unlink()
-    path.write_text(json.dumps({**owner, "host": "elsewhere"}))
+    path.write_text(json.dumps({**owner, "host": "elsewhere", "heartbeat_seconds": heartbeat_seconds}))
 
 
 def test_an_owner_elsewhere_is_replaced_only_after_standing_still(tmp_path):
@@ -104,6 +104,22 @@ def test_an_owner_elsewhere_is_replaced_only_after_standing_still(tmp_path):
         assert claim(run, expected=2, stood_still=True) is None, "it was another claim that stood still"
         taken = claim(run, expected=1, stood_still=True)
         assert taken is not None and taken.number == 2
+
+
+def test_an_owner_is_not_replaced_before_it_could_have_beaten(tmp_path):
+    """A contender in a hurry: it would take over after 20 s, while the owner beats every 30 s."""
+    run = RunFolder(tmp_path, "run")
+    with claim(run, heartbeat_seconds=1000):
+        another_machine(run, heartbeat_seconds=30.0)
+        clock = {"now": 0.0}
+        watch, looks = Watch(still_seconds=20, clock=lambda: clock["now"]), []
+        for clock["now"] in (0.0, 21.0, 29.0, 179.0, 180.0):
+            looks.append(watch.look(run))
+        assert looks == ["undecided"] * 4 + ["still"]
+
+
+def test_who_is_replaced_soon_beats_often():
+    assert [heartbeat_for(seconds) for seconds in (20.0, 180.0, 3600.0)] == [20 / 6, 30.0, 30.0]
 
 
 def test_an_outnumbered_owner_notices(tmp_path):
