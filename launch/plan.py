@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from launch.submission import manifest_digest
 from launch.sweep import PlannedRun, Sweep, dumped
 from tensloradist import backbones
+from tensloradist.caching import cached_json
+from tensloradist.fingerprint import hash_bytes
+from tensloradist.modes import AttentionShape
 from tensloradist.results.claims import ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder, write_once, write_replacing
 from tensloradist.results.publish import recover_broken
 from tensloradist.results.schema import Manifest, ManifestRun
+from tensloradist.sources import sources_hash
 from tensloradist.spec import REFERENCES
 from tensloradist.tasks import task_named
 
@@ -85,22 +89,28 @@ def _state(run: RunFolder) -> str:
 
 
 def _check_adapters(sweep: Sweep) -> None:
-    import torch
-
-    from tensloradist.adapter import Adapter
-
-    distinct: dict[tuple[str, Any], PlannedRun] = {}
+    distinct: dict[tuple[str, AttentionShape], PlannedRun] = {}
     for run in sweep.runs:
         distinct.setdefault((run.spec.adapter.model_dump_json(), run.shape), run)
-    for run in distinct.values():
+    for (adapter, shape), run in distinct.items():
         if run.spec.adapter.method in REFERENCES:
             continue
-        with torch.device("meta"):
-            built = Adapter(run.spec.adapter, run.shape).num_parameters
+        what = (adapter, repr(shape), version("torch"), sources_hash())
+        built = cached_json("built", hash_bytes(*what), lambda run=run: _built(run))  # type: ignore[misc]
         if built != run.adapter_parameters:
             raise RuntimeError(
                 f"{run.row}: the adapter has {built} parameters, the formula says {run.adapter_parameters}"
             )
+
+
+def _built(run: PlannedRun) -> int:
+    """The parameters of the run's adapter, built without memory. What costs here are torch's imports."""
+    import torch
+
+    from tensloradist.adapter import Adapter
+
+    with torch.device("meta"):
+        return Adapter(run.spec.adapter, run.shape).num_parameters
 
 
 def _check_deepspeed(sweep: Sweep) -> None:

@@ -6,11 +6,14 @@ that several processes may make the same entry at once and a reader never sees h
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def cache_root() -> Path:
@@ -41,3 +44,20 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # left over only when another process was first, or make failed
     return final
+
+
+def cached_json(kind: str, key: str, make: Callable[[], Any]) -> Any:
+    """The entry's value, which `make()` gives where there is none; made each time where no cache can be written."""
+
+    def write(folder: Path) -> None:
+        (folder / "value.json").write_text(json.dumps(value))
+
+    path = entry_path(kind, key) / "value.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):  # not made yet, or damaged
+        value = make()
+    with suppress(OSError):
+        shutil.rmtree(path.parent, ignore_errors=True)
+        cached_folder(kind, key, write)
+    return value

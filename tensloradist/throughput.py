@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from tensloradist import backbones
-from tensloradist.caching import cached_folder
+from tensloradist.caching import cached_json
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.results.schema import Throughput
 from tensloradist.sources import sources_hash
@@ -114,16 +113,14 @@ def _flops(
     """
     what = (backbone.model_dump_json(), adapter.model_dump_json(), str((num_labels, regression, shapes)))
 
-    def count(folder: Path) -> None:
-        flops = step_flops(backbone, adapter, num_labels, regression, shapes)
-        (folder / "flops").write_text(str(flops))
+    def count() -> int:
+        return step_flops(backbone, adapter, num_labels, regression, shapes)
 
     try:
-        folder = cached_folder("flops", hash_bytes(*what, torch.__version__, sources_hash()), count)
+        return int(cached_json("flops", hash_bytes(*what, torch.__version__, sources_hash()), count))
     except (RuntimeError, NotImplementedError) as error:
         log.warning("the operations of a step cannot be counted: %s", str(error).splitlines()[0])
         return None
-    return int((folder / "flops").read_text())
 
 
 def step_flops(backbone: BackboneSpec, adapter: AdapterSpec, num_labels: int, regression: bool, shapes: Shapes) -> int:

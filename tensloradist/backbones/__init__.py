@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones.base import (
     FAMILIES,
@@ -26,15 +29,19 @@ from tensloradist.backbones.digits_vit import DIGITS_VIT
 from tensloradist.backbones.head import initialize_head
 from tensloradist.backbones.timm_ import TIMM, TIMM_FAMILY
 from tensloradist.backbones.transformers_ import TRANSFORMERS, TRANSFORMERS_FAMILIES
+from tensloradist.caching import cached_json
 from tensloradist.errors import UserError, unknown
+from tensloradist.fingerprint import hash_bytes
+from tensloradist.modes import AttentionShape
+from tensloradist.sources import sources_hash
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tensloradist.modes import AttentionShape
     from tensloradist.spec import BackboneSpec
 
 register(*TRANSFORMERS_FAMILIES, *DECODER_FAMILIES, TIMM_FAMILY, TRANSFORMERS, TIMM, DIGITS_VIT)
+_OWN_SOURCES = frozenset(SOURCES)
 
 
 def source_of(spec: BackboneSpec) -> Source:
@@ -86,16 +93,35 @@ def shape_of(spec: BackboneSpec, projections: tuple[str, ...] = QKV) -> Attentio
 
 @lru_cache(maxsize=1024)
 def _shape(source: Source, spec: BackboneSpec, projections: tuple[str, ...]) -> AttentionShape:
-    model = _empty(source, spec, 2)
-    return family_of(model).shape(model, projections)
+
+    def look() -> dict[str, Any]:
+        model = _empty(source, spec, 2)
+        return asdict(family_of(model).shape(model, projections))
+
+    return AttentionShape(**_remembered(spec, "shape", *projections, look=look))
 
 
 @lru_cache(maxsize=64)
 def parameter_count(spec: BackboneSpec) -> int:
     """Parameters of the backbone without its classification head: what method `full` trains beside the head."""
-    model = _empty(source_of(spec), spec, 2)
-    head = {id(p) for path in family_of(model).head(model) for p in model.get_submodule(path).parameters()}
-    return sum(p.numel() for p in model.parameters() if id(p) not in head)
+
+    def look() -> int:
+        model = _empty(source_of(spec), spec, 2)
+        head = {id(p) for path in family_of(model).head(model) for p in model.get_submodule(path).parameters()}
+        return sum(p.numel() for p in model.parameters() if id(p) not in head)
+
+    return int(_remembered(spec, "parameter_count", look=look))
+
+
+def _remembered(spec: BackboneSpec, *what: str, look: Callable[[], Any]) -> Any:
+    """What the model's architecture says, cached among processes: building it takes ten seconds, most of it imports.
+
+    Only where the fingerprint says what lies there; a plugin's source may have been edited.
+    """
+    if spec.fingerprint is None or spec.source not in _OWN_SOURCES:
+        return look()
+    libraries = [f"{name} {version(name)}" for name in ("torch", "transformers", "timm")]
+    return cached_json("backbones-seen", hash_bytes(spec.model_dump_json(), *what, *libraries, sources_hash()), look)
 
 
 def kind(spec: BackboneSpec) -> str:

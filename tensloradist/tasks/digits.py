@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from tensloradist.caching import cached_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.tasks.base import Labels, LoadedTask, SplitData, Task, accuracy, limited, stratified_parts
@@ -27,10 +29,16 @@ CLASSES = (5, 6, 7, 8, 9)
 
 @lru_cache(maxsize=1)
 def _all() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    from sklearn.datasets import load_digits
+    """Cached among processes: importing the library takes seconds."""
 
-    data = load_digits()
-    return data.images.astype(np.uint8), data.target.astype(np.int64)
+    def make(folder: Path) -> None:
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        np.savez(folder / "digits.npz", images=data.images.astype(np.uint8), targets=data.target.astype(np.int64))
+
+    with np.load(cached_folder("digits", f"scikit-learn-{version('scikit-learn')}", make) / "digits.npz") as found:
+        return found["images"], found["targets"]
 
 
 def digits_arrays(classes: Iterable[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
