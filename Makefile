@@ -45,7 +45,7 @@ test-distributed: $(INSTALLED)  ## Groups of two and four processes that train t
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "distributed and not evidence"
 
 test-slurm: $(INSTALLED)  ## Faults injected into a real Slurm cluster on this machine (root, slurm/devcluster/README.md)
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "slurm and not evidence"
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "slurm and not evidence"
 
 devcluster: $(INSTALLED)  ## Start the one-machine Slurm cluster in ./.devcluster
 	slurm/devcluster/up.sh

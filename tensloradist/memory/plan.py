@@ -124,5 +124,5 @@ def gpu_bytes(text: str) -> int:
         return int(float(match[1]) * {"GiB": GiB, "GB": 10**9, "MiB": 2**20, "MB": 10**6}[match[2]])
     name = text.lower()
     if name not in GPUS:
-        raise UserError(f"{unknown('GPU', text, GPUS)}; or give its memory, such as 80GiB")
+        raise UserError(f"{unknown('GPU', text, GPUS)} Or give its memory, such as 80GiB")
     return GPUS[name] * GiB

@@ -54,7 +54,7 @@ def test_the_recommendation_is_the_cheapest_that_fits(gpu, expected):
 
 def test_a_gpu_has_a_name_or_a_size():
     assert gpu_bytes("H100") == 80 * 2**30 and gpu_bytes("24 GB") == 24 * 10**9
-    with pytest.raises(UserError, match=r"Did you mean 'h100'.*or give its memory"):
+    with pytest.raises(UserError, match=r"Did you mean 'h100'.*Or give its memory"):
         gpu_bytes("h10")
 
 

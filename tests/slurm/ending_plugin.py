@@ -1,4 +1,4 @@
-"""A plugin for tests: the embedded digits, with a process that is stopped, or a disk that fills up, at the very end.
+"""A plugin for tests: the paced digits, with a process that is stopped, or a disk that fills up, at the very end.
 
 It happens once, when a run's test scores are computed: after its last look at claims, before its result is published.
 Or the first process to train is a slow one, for it to be at work still when it is taken for lost.
@@ -10,6 +10,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import paced_plugin
+
 from tensloradist.tasks import TASKS
 
 LEFT = 48 * 1024  # bytes that stay free: too few for a checkpoint, enough to say why
@@ -17,7 +19,7 @@ LEFT_AT_END = 12 * 1024  # the same for predictions
 
 
 def load(task, backbone, protocol):
-    loaded = TASKS["digits"].load(task.model_copy(update={"name": "digits"}), backbone, protocol)
+    loaded = paced_plugin.load(task, backbone, protocol)
 
     def metrics(logits, labels):
         how = os.environ.get("ENDING_HOW")

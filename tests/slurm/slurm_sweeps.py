@@ -62,20 +62,20 @@ def wait_until(condition, seconds, what):
 
 
 class Sweep:
-    """One sweep in a folder of its own, launched on the cluster."""
+    """One sweep in a folder of its own, launched on the cluster. An epoch is of 9 steps."""
 
     def __init__(
         self,
         folder: Path,
         methods="{tenslora: {grouping: att}}",
         seeds=1,
-        epochs=60,
+        epochs=14,
         checkpoint_steps=20,
         minutes=30,
         lead=15,
         parallel=4,
         compute="",
-        task="digits",
+        task="paced",
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.root = folder, folder / "results"

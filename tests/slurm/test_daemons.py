@@ -10,7 +10,7 @@ AWAY_SECONDS = 20
 
 
 def test_slurmctld_and_slurmdbd_are_killed(cluster, tmp_path):
-    sweep = Sweep(tmp_path, methods="lora, {tenslora: {grouping: att}}", epochs=150, parallel=1)
+    sweep = Sweep(tmp_path, methods="lora, {tenslora: {grouping: att}}", epochs=34, parallel=1)
     sweep.launch()
     sweep.wait_step(20)
     cluster.kill("slurmctld")

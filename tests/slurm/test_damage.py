@@ -46,7 +46,7 @@ def test_a_truncated_checkpoint_and_torn_metrics_then_a_truncated_result(cluster
 
 @pytest.mark.parametrize("moment", ["checkpoint", "result"])
 def test_the_disk_is_full(cluster, tmp_path, moment):
-    sweep = Sweep(tmp_path, epochs=60 if moment == "checkpoint" else 12, task="ending")
+    sweep = Sweep(tmp_path, epochs=14 if moment == "checkpoint" else 5, task="ending")
     whole = reference(sweep, tmp_path / "whole")
     disk = cluster.small_disk / moment
     sweep.root = disk / "results"

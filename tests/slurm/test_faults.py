@@ -82,7 +82,7 @@ def test_preemption(cluster, tmp_path, uninterrupted, signalled):
 
 
 def test_the_time_limit(cluster, tmp_path):
-    sweep = Sweep(tmp_path, epochs=160, minutes=1, lead=45)
+    sweep = Sweep(tmp_path, epochs=25, minutes=1, lead=45)
     whole = reference(sweep, tmp_path / "uninterrupted")
     sweep.launch()
     sweep.wait_finished(300)
@@ -98,7 +98,7 @@ def test_the_time_limit(cluster, tmp_path):
 
 def test_a_crash_in_the_middle_of_a_pack(cluster, tmp_path):
     """abort() in the warm child: that attempt fails with its cause, the siblings finish, the run is tried again."""
-    sweep = Sweep(tmp_path, seeds=3, epochs=20, parallel=1)
+    sweep = Sweep(tmp_path, seeds=3, epochs=8, parallel=1)
     sweep.launch("--runs-per-task", "3")
     wait_until(lambda: sweep.run(1).path.is_dir() and highest_claim(sweep.run(1)), 60, sweep.story)
     sweep.wait_step(20, index=1)
@@ -136,7 +136,7 @@ def test_two_launches_at_the_same_moment_one_by_another_user(cluster, another_us
 
 
 def test_a_cancelled_pending_element_is_launched_again(cluster, tmp_path):
-    sweep = Sweep(tmp_path, seeds=2, epochs=40, parallel=1)
+    sweep = Sweep(tmp_path, seeds=2, parallel=1)
     sweep.launch("--runs-per-task", "1")
     sweep.wait_step(20)
     subprocess.run(["scancel", f"{sweep.jobs[0]}_1"], check=True, timeout=20)
@@ -148,8 +148,8 @@ def test_a_cancelled_pending_element_is_launched_again(cluster, tmp_path):
 
 
 def test_a_two_node_run_survives_kill_9(cluster, tmp_path):
-    sweep = Sweep(tmp_path, epochs=30, checkpoint_steps=40, compute=", strategy: ddp, processes: 2")
-    whole = Sweep(tmp_path / "whole", epochs=30, checkpoint_steps=40, compute=", strategy: ddp, processes: 2")
+    compute = ", strategy: ddp, processes: 2"
+    sweep, whole = (Sweep(folder, compute=compute) for folder in (tmp_path, tmp_path / "whole"))
     whole.launch()
     whole.wait_finished(180)
     sweep.launch()

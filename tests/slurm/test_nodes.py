@@ -47,7 +47,7 @@ def test_a_node_goes_down(cluster, tmp_path, uninterrupted):
 
 def test_an_orphan_of_a_killed_slurmd(cluster, tmp_path, uninterrupted):
     """The node is lost, its task lives on, and the job runs again elsewhere."""
-    sweep = Sweep(tmp_path, task="ending")
+    sweep = Sweep(tmp_path, epochs=30, task="ending")
     whole = reference(sweep, tmp_path / "whole")
     sweep.launch(ENDING_HOW="slow", ENDING_MARK=str(tmp_path / "mark"))
     sweep.wait_step(20)
@@ -63,7 +63,7 @@ def test_an_orphan_of_a_killed_slurmd(cluster, tmp_path, uninterrupted):
 
 def test_a_worker_stopped_between_its_last_check_and_publication(cluster, tmp_path):
     """A second one takes over and finishes; the first, going on, finds a result and leaves a duplicate."""
-    sweep = Sweep(tmp_path, seeds=2, epochs=15, task="ending")
+    sweep = Sweep(tmp_path, seeds=2, epochs=5, task="ending")
     mark = tmp_path / "mark"
     sweep.launch("--runs-per-task", "1", ENDING_HOW="stop", ENDING_MARK=str(mark))
     wait_until(lambda: mark.exists() and sweep.results(), 90, sweep.story)

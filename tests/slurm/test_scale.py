@@ -67,7 +67,7 @@ def overhead(sweep, runs, workers):
 
 @pytest.mark.parametrize(("seeds", "packed"), [(500, True), (40, False)])
 def test_very_short_runs(cluster, tmp_path, seeds, packed):
-    sweep = Sweep(tmp_path, seeds=seeds, epochs=3, parallel=WORKERS, minutes=60)
+    sweep = Sweep(tmp_path, seeds=seeds, epochs=3, parallel=WORKERS, minutes=60, task="digits")
     sweep.launch("--runs-per-task", str(seeds // WORKERS if packed else 1))
     sweep.wait_finished(2400)
     each, wall, training = overhead(sweep, seeds, WORKERS)
@@ -81,7 +81,7 @@ def test_very_short_runs(cluster, tmp_path, seeds, packed):
 
 
 def test_status_and_launch_over_ten_thousand_results(cluster, tmp_path):
-    sweep = Sweep(tmp_path, epochs=1, parallel=1)
+    sweep = Sweep(tmp_path, epochs=1, parallel=1, task="digits")
     sweep.launch()
     sweep.wait_finished()
     pattern = read_result(sweep.run().result)

@@ -84,7 +84,7 @@ def test_a_file_system_without_hard_links_is_refused(cluster, tmp_path, without_
 
 def test_a_results_folder_copied_from_elsewhere_goes_on_here(cluster, tmp_path):
     """Its finished runs are left out; one that was in progress there is taken over, from its checkpoint."""
-    sweep = Sweep(tmp_path / "there", seeds=2, epochs=60, parallel=1)
+    sweep = Sweep(tmp_path / "there", seeds=2, parallel=1)
     sweep.launch("--runs-per-task", "2")
     sweep.wait_step(20, index=1)
     shutil.copytree(sweep.root, tmp_path / "results")

@@ -78,7 +78,7 @@ def jobs_left():
 
 def test_two_hundred_runs_through_ten_minutes_of_faults(cluster, tmp_path):
     methods = "lora, {tenslora: {grouping: [att, qkv_depth, att_qkv_depth]}}"
-    sweep = Sweep(tmp_path, methods=methods, seeds=SEEDS, epochs=20, parallel=4)
+    sweep = Sweep(tmp_path, methods=methods, seeds=SEEDS, epochs=20, parallel=4, task="digits")
     assert len(sweep.run_ids) == 4 * SEEDS
     sweep.launch()
     dice, faults, began = random.Random(), Counter(), time.monotonic()

@@ -13,7 +13,7 @@ def test_data_and_backbone_are_copied_once_a_node(cluster, tmp_path):
     data, backbone = image_folder(tmp_path).data, image_backbone(tmp_path).name
     text = sweep.file.read_text().replace("batch_size: 64", "batch_size: 4")
     text = text.replace("source: digits_vit, name: digits_vit", f"source: transformers, name: {backbone}")
-    sweep.file.write_text(text.replace("name: digits}", f"name: images, data: {data}}}"))
+    sweep.file.write_text(text.replace("name: paced}", f"name: images, data: {data}}}"))
     target = tmp_path / "node-local"
     sweep.profile.write_text(sweep.profile.read_text() + f"workers_per_node: 2\nstage: {target}\n")
     sweep.launch()
