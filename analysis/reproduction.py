@@ -80,7 +80,12 @@ def reproduce(
     spec = analysis.specs[run_id]
     overrides = []
     if spec["compute"]["processes"] > 1:
-        overrides = ["compute.strategy=single", "compute.processes=1"]
+        overrides = [
+            "compute.strategy=single",
+            "compute.processes=1",
+            "compute.nodes=null",
+            "compute.processes_per_node=null",
+        ]
         say("trained by several processes at the time, now by one: sums round in another order")
     given = folder / "run.yaml"
     write_once(given, json.dumps(spec, indent=1) + "\n")  # JSON is YAML

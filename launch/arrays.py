@@ -28,11 +28,13 @@ MOST_LOOKED_AT = 500  # results that are looked at to find them
 class Array:
     """One array to be submitted: so many tasks of one option set, for runs of so many processes.
 
-    `growth`: how many times the option set's memory and time these runs need, after failures for lack of them.
+    `nodes`: what the runs say of it; None: as the option set has it. `growth`: how many times the option set's memory
+    and time these runs need, after failures for lack of them.
     """
 
     options: str
     processes: int
+    nodes: int | None
     tasks: int
     run_ids: tuple[str, ...]
     runs_per_task: int | None
@@ -41,30 +43,45 @@ class Array:
 
 def arrays(runs: list[PlannedRun], sets: dict[str, Options], root: Path, runs_per_task: int | None) -> list[Array]:
     """The arrays that drain so many runs. Several option sets compete: each could drain them all."""
-    groups: dict[tuple[int, Growth], list[PlannedRun]] = defaultdict(list)
+    groups: dict[tuple[int, int | None, Growth], list[PlannedRun]] = defaultdict(list)
     for run in runs:
-        groups[run.spec.compute.processes, demand_of(RunFolder(root, run.run_id))].append(run)
+        compute = run.spec.compute
+        groups[compute.processes, compute.nodes, demand_of(RunFolder(root, run.run_id))].append(run)
     result = []
-    for (processes, growth), members in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1].memory or 1)):
+    for (processes, nodes, growth), members in sorted(groups.items(), key=_smallest_first):
         for name, options in sets.items():
             workers = options.workers if processes == 1 else 1
             each = runs_per_task or options.runs_per_task or _share(members, root, options, workers)
             ids = [run.run_id for run in members]
-            result += array_of(name, options, processes, ids, each, growth)
+            result += array_of(name, options, (processes, nodes), ids, each, growth)
     return result
 
 
+def _smallest_first(group: tuple[tuple[int, int | None, Growth], object]) -> tuple[int, int, int]:
+    processes, nodes, growth = group[0]
+    return processes, nodes or 0, growth.memory or 1
+
+
 def array_of(
-    name: str, options: Options, processes: int, run_ids: Iterable[str], each: int | None, growth: Growth
+    name: str,
+    options: Options,
+    spread: tuple[int, int | None],
+    run_ids: Iterable[str],
+    each: int | None,
+    growth: Growth,
 ) -> list[Array]:
-    """The arrays of one option set for runs that need the same, `each` of them a task."""
-    ids = tuple(run_ids)
+    """The arrays of one option set for runs that need the same, `each` of them a task.
+
+    Args:
+        spread: processes and nodes of each run.
+    """
+    ids, processes = tuple(run_ids), spread[0]
     workers = options.workers if processes == 1 else 1
     limits = scheduler.limits()
     site = limits.max_array_size if limits else None
     most = min(options.max_array_size, site or options.max_array_size)
     tasks = math.ceil(len(ids) / each) if each else min(options.max_parallel, math.ceil(len(ids) / workers))
-    return [Array(name, processes, min(most, tasks - begin), ids, each, growth) for begin in range(0, tasks, most)]
+    return [Array(name, *spread, min(most, tasks - begin), ids, each, growth) for begin in range(0, tasks, most)]
 
 
 def _share(runs: list[PlannedRun], root: Path, options: Options, workers: int) -> int | None:

@@ -35,7 +35,7 @@ def launch_on_cluster(
     sets = profile.chosen(option_sets)
     for run in plan.sweep.runs:
         for options in sets.values():
-            options.layout(run.spec.compute.processes)
+            options.layout(run.spec.compute.processes, run.spec.compute.nodes)
     runs = plan.to_run() + plan.to_watch()
     _say_left_out(console, plan)
     if not dry_run:
@@ -78,7 +78,7 @@ def _within_site(console: Console, profile: Profile, sets: dict[str, Options], w
 
 
 def _described(array: Array, options: Options, profile: Profile) -> str:
-    nodes, each = options.layout(array.processes)
+    nodes, each = options.layout(array.processes, array.nodes)
     share = f"up to {array.runs_per_task} each" if array.runs_per_task else "until none is left"
     what = f"{array.tasks} task{'s' * (array.tasks != 1)} for {len(array.run_ids)} runs ({share})"
     asked = [f"{options.time_minutes} min"]

@@ -24,13 +24,20 @@ exit $code"""
 
 
 def executor(
-    profile: str, options: Options, folder: Path, name: str, processes: int = 1, code: Path | None = None, **more: Any
+    profile: str,
+    options: Options,
+    folder: Path,
+    name: str,
+    spread: tuple[int, int | None] = (1, None),
+    code: Path | None = None,
+    **more: Any,
 ) -> Any:
     """A submitit executor with everything that an option set asks for.
 
     Args:
         profile: its name, for messages.
         folder: submitit's own, a new one for each submission: job ids can come again.
+        spread: processes and nodes of the runs that the job trains.
         code: a copy of the code to run instead of what is installed.
         more: parameters of submitit's that replace the option set's.
 
@@ -44,7 +51,7 @@ def executor(
             f"profile {profile}: no Slurm on this machine (sbatch is not on the PATH); launch from a login node, "
             "or without --profile to train here"
         )
-    nodes, tasks = options.layout(processes)
+    nodes, tasks = options.layout(*spread)
     python = shlex.quote(sys.executable)
     made = submitit.SlurmExecutor(folder, python=f"{options.container} {python}" if options.container else python)
     asked: dict[str, Any] = {
@@ -56,7 +63,7 @@ def executor(
         "time": options.time_minutes,
         "nodes": nodes,
         "ntasks_per_node": tasks,
-        "cpus_per_task": options.cpus_per_worker * (options.workers if processes == 1 else 1),
+        "cpus_per_task": options.cpus_per_worker * (options.workers if spread[0] == 1 else 1),
         "gpus_per_node": options.gpus_per_node or None,
         "mem": f"{round(1024 * options.memory_gb)}M" if options.memory_gb else None,
         "signal_delay_s": options.signal_lead_seconds,

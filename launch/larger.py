@@ -43,7 +43,7 @@ def _submit(known: Submission, growth: Growth, run_ids: list[str]) -> None:
 
     given, manifest = Options.model_validate(known.options), Path(known.manifest)
     each = math.ceil(len(run_ids) / given.max_parallel)
-    arrays = array_of(known.option_set, given, known.processes or 1, run_ids, each, growth)
+    arrays = array_of(known.option_set, given, (known.processes or 1, known.nodes), run_ids, each, growth)
     try:
         # A job's own SLURM_… variables would be taken for the new job's options; where Slurm is configured is not one.
         configured = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}

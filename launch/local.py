@@ -13,6 +13,7 @@ from launch.display import duration
 from launch.plan import Plan, write_manifest
 from launch.submit import LocalLaunch, default_workers
 from launch.watch import Watcher, follow
+from tensloradist.errors import UserError
 from tensloradist.results.layout import make_folder
 
 
@@ -20,12 +21,18 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
     """Train what a checked sweep has left to train, and return when all is done.
 
     Raises:
-        UserError: the results folder cannot be used.
+        UserError: the results folder cannot be used, or runs ask for several machines.
         typer.Exit: with code 1, when some runs failed or have not ended.
     """
     console = Console()
     text = ", ".join(f"{number} {state}" for state, number in sorted(plan.counts().items()))
     console.print(f"{plan.sweep.name}: {len(plan.sweep.runs)} runs ({text}); results in {root}", highlight=False)
+    for run in plan.sweep.runs:
+        if (run.spec.compute.nodes or 1) > 1:
+            raise UserError(
+                f"compute.nodes: {run.spec.compute.nodes}, but this launch has one machine: launch with --profile, or "
+                "without nodes"
+            )
     make_folder(root)
     if not plan.to_run() and not plan.to_watch():
         write_manifest(plan.sweep, root)

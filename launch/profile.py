@@ -15,8 +15,7 @@ from launch.policy import Growth
 from tensloradist.config import read_yaml
 from tensloradist.errors import UserError, unknown
 from tensloradist.shipped import find_shipped, shipped_names
-from tensloradist.spec import PositiveInt, SpecModel
-from tensloradist.validation import validate
+from tensloradist.validation import PositiveInt, SpecModel, validate
 
 SHIPPED = "slurm/profiles"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -87,14 +86,22 @@ class Options(SpecModel):
         memory = self.memory_gb * (growth.memory or 1) if self.memory_gb is not None else None
         return self.model_copy(update={"memory_gb": memory, "time_minutes": self.time_minutes * growth.time})
 
-    def layout(self, processes: int) -> tuple[int, int]:
-        """(nodes, tasks a node) of a job that trains runs of so many processes.
+    def layout(self, processes: int, nodes: int | None = None) -> tuple[int, int]:
+        """(nodes, tasks a node) of a job that trains runs of so many processes, on so many nodes if a run says it.
 
         Raises:
-            UserError: they do not divide evenly.
+            UserError: they do not divide evenly, or are more than a node of this profile has GPUs.
         """
         if processes == 1:
             return 1, 1
+        if nodes is not None:
+            each = processes // nodes
+            if self.gpus_per_node and each > self.gpus_per_node:
+                raise UserError(
+                    f"compute.processes_per_node: {each} processes a node, but this profile asks for "
+                    f"{self.gpus_per_node} GPUs a node (gpus_per_node)"
+                )
+            return nodes, each
         each = min(self.processes_per_node or self.gpus_per_node or processes, processes)
         if processes % each:
             raise UserError(

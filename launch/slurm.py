@@ -77,7 +77,7 @@ def submit(
         options = sets[array.options].grown(array.growth)
         path = folder / f"submission-{index}.json"
         write_once(path, _submission(manifest, root, profile, sets[array.options], array).to_json())
-        made = executor(profile, options, folder / f"submitit-{index}", name, array.processes, code)
+        made = executor(profile, options, folder / f"submitit-{index}", name, (array.processes, array.nodes), code)
         try:
             jobs = made.map_array(run_task, [str(path)] * array.tasks)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
@@ -111,6 +111,7 @@ def _submission(manifest: Path, root: Path, profile: str, given: Options, array:
         baseline={run_id: highest_claim(RunFolder(root, run_id)) for run_id in array.run_ids},
         still_seconds=options.takeover_seconds,
         processes=array.processes,
+        nodes=array.nodes,
         workers=workers,
         runs_per_worker=math.ceil(array.runs_per_task / workers) if array.runs_per_task else None,
         job_seconds=60.0 * options.time_minutes,
@@ -141,7 +142,7 @@ def _accepted(job: str, array: Array, options: Options) -> dict[str, Any]:
             "cpus": options.cpus_per_worker * workers,
             "memory_gb": options.memory_gb,
             "gpus_per_node": options.gpus_per_node,
-            "nodes": options.layout(array.processes)[0],
+            "nodes": options.layout(array.processes, array.nodes)[0],
         },
     }
 

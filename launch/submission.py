@@ -26,7 +26,7 @@ class Submission:
         devices: the machine's GPUs, dealt to workers in turn; empty under Slurm, where each job sees its own.
         baseline: run_id -> its highest claim when the launch began, for the runs to be trained.
         still_seconds: how long the heartbeat of an owner elsewhere must stand still before its run is taken over.
-        processes: train runs of so many processes alone; None: of any.
+        processes, nodes: train runs of so many processes alone, that say so much of nodes; processes None: of any.
         workers: a job's workers, for runs of one process.
         runs_per_worker: after so many a worker ends; None: when nothing is left.
         job_seconds: the job's time limit; None: without.
@@ -46,6 +46,7 @@ class Submission:
     baseline: dict[str, int] = field(default_factory=dict)
     still_seconds: float = STILL_SECONDS
     processes: int | None = None
+    nodes: int | None = None
     workers: int = 1
     runs_per_worker: int | None = None
     job_seconds: float | None = None

@@ -26,10 +26,10 @@ from tensloradist.modes import GROUPINGS, AttentionShape
 from tensloradist.plugins import load_plugins
 from tensloradist.results.schema import Condition, Membership
 from tensloradist.shipped import find_shipped
-from tensloradist.spec import METHODS, REFERENCES, AdapterSpec, PositiveInt, RunSpec, SpecModel
+from tensloradist.spec import METHODS, REFERENCES, AdapterSpec, RunSpec
 from tensloradist.spectra import spectra_of
 from tensloradist.tasks import task_named
-from tensloradist.validation import validate
+from tensloradist.validation import PositiveInt, SpecModel, validate
 
 Fields = dict[str, Any]
 LIST_FIELDS = {"projections", "targets", "mode_order", "log_with", "plugins"}

@@ -82,12 +82,7 @@ class Worker:
         self.submission = Submission.read(submission_path)
         self.root = Path(self.submission.root)
         manifest = read_manifest(Path(self.submission.manifest))
-        wanted, processes = self.submission.baseline, self.submission.processes
-        self.runs = [
-            run
-            for run in manifest.runs
-            if run.run_id in wanted and processes in (None, int(run.spec["compute"]["processes"]))
-        ]
+        self.runs = [run for run in manifest.runs if self._is_for_me(run)]
         self.child: Child | None = None
         self.told: Cause | None = None  # why to stop; set by a signal handler, too
         self._failures = FailureBook(self.root, self.runs, self.submission.baseline, self.submission.growth)
@@ -96,6 +91,12 @@ class Worker:
         self._began = time.monotonic()
         self._trained = self._early_ends = 0
         self._code_changed = self.submission.sources not in (None, sources_hash())
+
+    def _is_for_me(self, run: ManifestRun) -> bool:
+        """Whether this launch wants the run trained by jobs of this submission."""
+        mine, compute = self.submission, run.spec["compute"]
+        fits = mine.processes is None or (mine.processes, mine.nodes) == (compute["processes"], compute.get("nodes"))
+        return run.run_id in mine.baseline and fits
 
     @property
     def log(self) -> Path:

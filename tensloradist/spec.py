@@ -13,10 +13,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError, unknown
 from tensloradist.presets import FIXED_BY_PRESET, PRESETS, Preset
+from tensloradist.validation import PositiveInt, SpecModel
 
 SPEC_VERSION: Literal[1] = 1
 Projection = Literal["query", "key", "value", "attention_output", "fc1", "fc2"]
@@ -24,7 +26,6 @@ Grouping = Literal["att", "qkv", "depth", "att_qkv", "att_depth", "qkv_depth", "
 Initialization = Literal["orthogonal", "kaiming_uniform", "normal", "original"]
 REFERENCES = ("full", "head")  # the upper and lower references of every table: no adapter, other trained weights
 METHODS = ("lora", "tenslora", *PRESETS, *REFERENCES)
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 
 # Dotted field -> the value that reproduces the behaviour from before the field existed. A field listed here is left
 # out of the canonical JSON while it has that value, so that the ids of older results stay true for ever.
@@ -53,12 +54,6 @@ NOT_IDENTITY = (
     "task.data",
     "task.revision",
 )
-
-
-class SpecModel(BaseModel):
-    """The base of all specifications: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BackboneSpec(SpecModel):
@@ -238,48 +233,6 @@ class OptimizerSpec(SpecModel):
     lr_multipliers: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="parameter group (core, factors, a mode's name, head) -> multiplier"
     )
-
-
-class ComputeSpec(SpecModel):
-    """How a run is executed: nothing here may change its result, so it is not part of the run's identity."""
-
-    processes: PositiveInt = 1
-    strategy: Literal["single", "ddp", "zero1", "zero2", "zero3"] = Field(
-        "single",
-        description="zero1 shards the optimiser's state over processes, zero2 gradients too, zero3 all weights",
-    )
-    offload: Literal["none", "optimizer", "cpu"] = Field(
-        "none",
-        description="ZeRO: what lies in the CPU's memory: the optimiser's state; cpu: under zero3 the weights, too",
-    )
-    activation_checkpointing: bool = Field(False, description="recompute each block in the backward pass: less memory")
-    deepspeed_config: str | None = Field(None, description="ZeRO: a DeepSpeed JSON file for what the spec does not say")
-    timeout_seconds: float = Field(600.0, gt=0, description="that a process waits for the others before it gives up")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    micro_batch: PositiveInt | None = Field(None, description="examples a process and pass; null: no accumulation")
-    threads: PositiveInt | None = Field(None, description="CPU threads a process; null: torch's default")
-    checkpoint_steps: PositiveInt | None = Field(None, description="updates between checkpoints; null: by time alone")
-    checkpoint_seconds: float | None = Field(300.0, gt=0, description="between checkpoints; null: by updates alone")
-    log_with: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
-
-    @property
-    def zero_stage(self) -> int:
-        """1, 2 or 3 under ZeRO, else 0."""
-        return int(self.strategy[-1]) if self.strategy.startswith("zero") else 0
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.strategy == "single" and self.processes != 1:
-            raise ValueError(
-                f"processes: strategy single has 1 process, not {self.processes}; use ddp or zero1 to zero3"
-            )
-        if not self.zero_stage:
-            for name in ("offload", "deepspeed_config"):
-                if getattr(self, name) not in ("none", None):
-                    raise ValueError(
-                        f"{name}: {getattr(self, name)!r} is for zero1 to zero3, not for strategy {self.strategy}"
-                    )
-        return self
 
 
 class RunSpec(SpecModel):

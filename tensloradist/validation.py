@@ -1,4 +1,7 @@
-"""pydantic's errors retold for users: `field: value: what is allowed`, with the nearest name for a misspelt one."""
+"""The base of all specifications, and pydantic's errors retold for users.
+
+An error reads `field: value: what is allowed`, with the nearest name for a misspelt one.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,20 @@ import difflib
 import re
 import types
 from collections.abc import Sequence
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tensloradist.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+
+
+class SpecModel(BaseModel):
+    """The base of all specifications: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def validate(model: type[Model], data: Any, where: str) -> Model:

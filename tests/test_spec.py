@@ -3,9 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
+from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
 from tensloradist.presets import PRESETS
-from tensloradist.spec import AdapterSpec, ComputeSpec, OptimizerSpec, RunSpec
+from tensloradist.spec import AdapterSpec, OptimizerSpec, RunSpec
 
 BASE = {
     "backbone": {"name": "models/deit", "fingerprint": "b1"},
@@ -116,3 +117,31 @@ def test_every_preset_says_what_it_is_and_what_is_left_out():
     for preset in PRESETS.values():
         assert "ΔW" in preset.description or "`" in preset.description
         assert "Parameters: " in preset.description and "Not covered: " in preset.description
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"nodes": 2, "processes_per_node": 4},
+        {"nodes": 2, "processes": 8},
+        {"nodes": 2, "processes_per_node": 4, "processes": 8},
+    ],
+)
+def test_nodes_and_processes_a_node_say_how_many_processes(given):
+    compute = ComputeSpec(strategy="zero3", **given)
+    assert (compute.processes, compute.nodes, compute.processes_per_node) == (8, 2, 4)
+    assert ComputeSpec.model_validate(compute.model_dump()) == compute
+    assert run(compute=compute.model_dump()).run_id == run().run_id
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"nodes": 2, "processes_per_node": 4, "processes": 4},
+        {"nodes": 3, "processes": 8},
+        {"nodes": 2},
+    ],
+)
+def test_nodes_that_contradict_the_processes_are_refused(given):
+    with pytest.raises(ValidationError, match=r"is not nodes × processes_per_node"):
+        ComputeSpec(strategy="ddp", **given)

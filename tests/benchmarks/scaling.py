@@ -23,9 +23,10 @@ from typing import get_args
 from rich.console import Console
 from rich.table import Table
 
+from tensloradist.compute import ComputeSpec
 from tensloradist.identity import resolve
 from tensloradist.memory import measure_step, needs
-from tensloradist.spec import ComputeSpec, RunSpec
+from tensloradist.spec import RunSpec
 from tensloradist.tasks.examples import language_backbone, language_folder
 
 MiB = 2**20

@@ -165,6 +165,13 @@ def test_runs_of_two_processes(launch):
         assert json.loads(path.read_text())["provenance"]["processes"] == 2
 
 
+def test_runs_over_several_nodes_need_a_profile(launch):
+    launch.file.write_text(SWEEP.replace("threads: 1", "threads: 1, strategy: ddp, nodes: 2, processes_per_node: 1"))
+    code, out = launch.run()
+    assert code == 2 and "compute.nodes: 2, but this launch has one machine" in out and "Traceback" not in out
+    assert not launch.results.exists()
+
+
 def test_a_warm_worker_starts_its_next_run_in_under_a_second(launch):
     """The time from one run's end to the next one's start, data and training apart, over a worker's runs."""
     code, out = launch.run(workers=1)

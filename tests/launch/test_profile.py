@@ -61,4 +61,7 @@ def test_processes_are_laid_out_over_nodes():
     assert options.layout(8) == (2, 4) and options.layout(2) == (1, 2)
     with pytest.raises(UserError, match=r"compute\.processes: 6 is no multiple of the 4"):
         options.layout(6)
+    assert options.layout(6, nodes=3) == (3, 2), "as the run says"
+    with pytest.raises(UserError, match=r"compute\.processes_per_node: 8 processes a node, but .* 4 GPUs"):
+        options.layout(16, nodes=2)
     assert Options(gpus_per_node=2, workers_per_gpu=3).workers == 6

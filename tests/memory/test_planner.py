@@ -9,11 +9,12 @@ from typing import get_args
 import pytest
 import torch
 
+from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
 from tensloradist.identity import resolve
 from tensloradist.memory import StepBytes, gpu_bytes, measure_step, needs, recommend
 from tensloradist.memory.step import LiveBytes
-from tensloradist.spec import ComputeSpec, RunSpec
+from tensloradist.spec import RunSpec
 from tensloradist.tasks.examples import image_folder, language_backbone, language_folder
 
 MiB = 2**20

@@ -114,7 +114,7 @@ def test_a_crash_in_the_middle_of_a_pack(cluster, tmp_path):
 @pytest.mark.xdist_group("another user")
 def test_two_launches_at_the_same_moment_one_by_another_user(cluster, another_user, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    sweep = Sweep(folder, methods="lora, {tenslora: {grouping: [att, qkv_depth]}}", epochs=5)
+    sweep = Sweep(folder, methods="lora, {tenslora: {grouping: [att, qkv_depth]}}", epochs=5, task="digits")
     home = folder / "home"
     for path in (sweep.root, home):
         path.mkdir()

@@ -37,7 +37,7 @@ def test_ten_kills_of_a_worker_at_random_steps(cluster, tmp_path):
 def test_five_pairs_of_launches_one_by_another_user(cluster, another_user, tmp_path_factory):
     for number in range(5):
         folder = tmp_path_factory.mktemp("two")
-        sweep = Sweep(folder, methods="lora, {tenslora: {grouping: [att, qkv_depth]}}", epochs=5)
+        sweep = Sweep(folder, methods="lora, {tenslora: {grouping: [att, qkv_depth]}}", epochs=5, task="digits")
         home = folder / "home"
         for path in (sweep.root, home):
             path.mkdir()

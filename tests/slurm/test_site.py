@@ -43,7 +43,7 @@ def test_what_a_site_refuses_is_said_in_its_words(cluster, tmp_path):
 @pytest.mark.xdist_group("another user")
 def test_a_results_folder_that_is_not_writable(cluster, another_user, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mine")
-    sweep = Sweep(folder)
+    sweep = Sweep(folder, task="digits")
     home = folder / "home"
     for path in (sweep.root, home):
         path.mkdir()
