@@ -41,7 +41,7 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
     if plan.to_watch():
         console.print(
             f"{len(plan.to_watch())} runs are claimed on another machine: they are left alone if their heartbeats "
-            f"move, and taken over if those stand still for {takeover_after:g} s",
+            f"move, and taken over if those stand still for {takeover_after:g} s (longer, if they beat more rarely)",
             highlight=False,
         )
     local = LocalLaunch(plan, root, workers or default_workers(plan), takeover_after)

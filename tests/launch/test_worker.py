@@ -45,7 +45,7 @@ def test_a_silent_owner_on_another_machine_is_replaced_and_a_beating_one_left_al
     root = tmp_path / "results"
     beating, silent, free = (RunFolder(root, run.run_id) for run in load_sweep(str(file)).runs)
     for run in (beating, silent):
-        assert claim(run) is not None
+        assert claim(run, heartbeat_seconds=1) is not None
         path = run.path / "claim.0001"
         owner = json.loads(path.read_text())
         path.unlink()
