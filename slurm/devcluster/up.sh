@@ -11,6 +11,7 @@
 #   PORT        the first of the ports that are used (PORT to PORT+3, and PORT+100+node)   16817
 #   PREEMPT_SIGNAL   1: a preempted job is signalled first, as --signal asks; 0: as at most sites, it is not    1
 set -euo pipefail
+trap 'echo "up.sh: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 LAB=$(realpath -m "${LAB:-$PWD/.devcluster}")
 NODES=${NODES:-4} CPUS=${CPUS:-4} MEM=${MEM:-4000} GPUS=${GPUS:-2} PORT=${PORT:-16817} PREEMPT_SIGNAL=${PREEMPT_SIGNAL:-1}
 HOST=$(hostname -s)

@@ -32,7 +32,7 @@ class Launch:
         self.file.write_text(SWEEP)
         self.mark = tmp_path / "mark"
 
-    def start(self, workers=2, command=None, **environment):
+    def start(self, workers=1, command=None, **environment):
         paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FAIL_MARK": str(self.mark), **environment}
         words = command or ("launch", str(self.file), "--workers", str(workers))
@@ -48,7 +48,7 @@ class Launch:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def run(self, workers=2, command=None, **environment):
+    def run(self, workers=1, command=None, **environment):
         process = self.start(workers, command, **environment)
         out, _ = process.communicate(timeout=240)
         return process.returncode, out
@@ -77,11 +77,11 @@ def launch(tmp_path):
 
 
 def test_runs_are_trained_once_and_launching_again_does_nothing(launch):
-    code, out = launch.run()
+    code, out = launch.run(workers=2)
     assert (code, launch.finished()) == (0, 4), out
     attempts = list(launch.results.glob("runs/*/attempts/*"))
     assert len(attempts) == 4, "two workers must not train the same run"
-    code, out = launch.run()
+    code, out = launch.run(workers=2)
     assert code == 0 and "Nothing to train" in out
     assert len(list(launch.results.glob("runs/*/attempts/*"))) == 4
 
@@ -96,7 +96,7 @@ def test_one_failure_is_recorded_and_its_siblings_go_on(launch):
 
 
 def test_a_killed_child_is_replaced_and_its_run_tried_again(launch):
-    code, out = launch.run(workers=1, FAIL_HOW="kill_once")
+    code, out = launch.run(FAIL_HOW="kill_once")
     assert (code, launch.finished()) == (0, 4), out
     assert set(launch.causes()) <= {"killed", "out_of_host_memory"} and sum(launch.causes().values()) == 1
     (record,) = launch.results.glob("runs/*/attempts/*/failure.json")
@@ -105,7 +105,7 @@ def test_a_killed_child_is_replaced_and_its_run_tried_again(launch):
 
 
 def test_out_of_gpu_memory_halves_the_micro_batch(launch):
-    code, out = launch.run(workers=1, FAIL_HOW="memory_once", FAIL_SPLIT_SEED="0")
+    code, out = launch.run(FAIL_HOW="memory_once", FAIL_SPLIT_SEED="0")
     assert (code, launch.finished()) == (0, 4), out
     assert launch.causes() == {"out_of_device_memory": 1}
     (failure,) = launch.results.glob("runs/*/attempts/0001/failure.json")
@@ -117,7 +117,7 @@ def test_out_of_gpu_memory_halves_the_micro_batch(launch):
 
 def test_a_cell_whose_first_runs_fail_alike_is_held(launch):
     launch.file.write_text(SWEEP.replace("seeds: 1", "seeds: 5").replace("[lora, ", "["))
-    code, out = launch.run(workers=1, FAIL_HOW="raise", FAIL_SPLIT_SEED="0")
+    code, out = launch.run(FAIL_HOW="raise", FAIL_SPLIT_SEED="0")
     assert code == 1 and launch.causes() == {"bug": 3}, out
     assert launch.finished() == 5, "the other cell goes on"
     held = [json.loads(path.read_text())["reason"] for path in launch.results.glob("runs/*/held.json")]
@@ -133,7 +133,7 @@ def wait_for(condition, seconds=240):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_releases_the_runs_and_leaves_no_orphan(launch, number):
-    process = launch.start(workers=1, FAIL_HOW="hang", FAIL_SPLIT_SEED="0")
+    process = launch.start(FAIL_HOW="hang", FAIL_SPLIT_SEED="0")
     wait_for(launch.mark.exists)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     out, _ = process.communicate(timeout=240)
@@ -145,7 +145,7 @@ def test_interruption_releases_the_runs_and_leaves_no_orphan(launch, number):
 
 
 def test_a_killed_worker_leaves_no_orphan_and_the_next_launch_continues(launch):
-    process = launch.start(workers=1, FAIL_HOW="hang", FAIL_SPLIT_SEED="0")
+    process = launch.start(FAIL_HOW="hang", FAIL_SPLIT_SEED="0")
     wait_for(launch.mark.exists)
     status = next(launch.results.glob("sweeps/fragile/launches/*/worker-0.json"))
     os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
@@ -159,7 +159,7 @@ def test_a_killed_worker_leaves_no_orphan_and_the_next_launch_continues(launch):
 @pytest.mark.distributed
 def test_runs_of_two_processes(launch):
     launch.file.write_text(SWEEP.replace("threads: 1", "threads: 1, strategy: ddp, processes: 2"))
-    code, out = launch.run(workers=1)
+    code, out = launch.run()
     assert (code, launch.finished()) == (0, 4), out
     for path in launch.results.glob("runs/*/result.json"):
         assert json.loads(path.read_text())["provenance"]["processes"] == 2
@@ -174,7 +174,7 @@ def test_runs_over_several_nodes_need_a_profile(launch):
 
 def test_a_warm_worker_starts_its_next_run_in_under_a_second(launch):
     """The time from one run's end to the next one's start, data and training apart, over a worker's runs."""
-    code, out = launch.run(workers=1)
+    code, out = launch.run()
     assert code == 0, out
     results = [json.loads(p.read_text()) for p in launch.results.glob("runs/*/result.json")]
     loads = sorted(result["times"]["load_seconds"] for result in results)

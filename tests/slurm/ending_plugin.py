@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import paced_plugin
+from slurm_sweeps import fill
 
 from tensloradist.tasks import TASKS
 
-LEFT = 48 * 1024  # bytes that stay free: too few for a checkpoint, enough to say why
-LEFT_AT_END = 12 * 1024  # the same for predictions
+LEFT_AT_END = 12 * 1024  # bytes that stay free: too few for predictions, enough to say why
 
 
 def load(task, backbone, protocol):
@@ -48,14 +48,6 @@ def happen(how, mark):
         os.kill(os.getpid(), signal.SIGSTOP)
     else:
         fill(Path(os.environ["ENDING_DISK"]), LEFT_AT_END)
-
-
-def fill(disk, left):
-    """Fill a disk but for so many bytes; returns the file that does."""
-    space = os.statvfs(disk)
-    path = disk / "filling"
-    path.write_bytes(b"x" * max(0, space.f_bavail * space.f_bsize - left))
-    return path
 
 
 TASKS["ending"] = replace(TASKS["digits"], name="ending", load=load)

@@ -189,6 +189,14 @@ def assert_same_bits(sweep, reference_root):
             assert a.read_bytes() == b.read_bytes(), f"{run_id}: {name} differs"
 
 
+def fill(disk, left):
+    """Fill a disk but for so many bytes; returns the file that does."""
+    space = os.statvfs(disk)
+    path = disk / "filling"
+    path.write_bytes(b"x" * max(0, space.f_bavail * space.f_bsize - left))
+    return path
+
+
 def processes_of(*words):
     """Process numbers whose command line has all the words."""
     found = []
