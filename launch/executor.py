@@ -91,6 +91,6 @@ def _setup(options: Options, code: Path | None) -> list[str]:
     lines = list(options.setup)
     lines += [f"export {name}={shlex.quote(value)}" for name, value in options.environment.items()]
     if code is not None:
-        lines.append(f"export PYTHONPATH={shlex.quote(str(code))}")
+        lines.append(f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')  # plugins lie there
     # Since Slurm 22.05 srun does not take --cpus-per-task over from sbatch.
     return [*lines, 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"']

@@ -30,11 +30,11 @@ options:
 SWEEP = """
 name: faults
 backbone: {{source: digits_vit, name: digits_vit}}
-task: {{name: {task}}}
+task: {{name: {task}, train_examples: 144}}
 methods: [{methods}]
 conditions: [{{isorank: [2]}}]
 seeds: {seeds}
-optimizer: {{epochs: {epochs}, batch_size: 64, learning_rate: 1e-2}}
+optimizer: {{epochs: {epochs}, batch_size: 16, learning_rate: 1e-2}}
 adapter: {{dropout: 0.1}}
 compute: {{device: cpu, threads: 1, checkpoint_steps: {checkpoint_steps}, checkpoint_seconds: null{compute}}}
 {plugins}

@@ -44,7 +44,7 @@ def test_a_truncated_checkpoint_and_torn_metrics_then_a_truncated_result(cluster
     assert_same_bits(sweep, uninterrupted)
 
 
-@pytest.mark.parametrize("moment", ["checkpoint", "result"])
+@pytest.mark.parametrize("moment", ["checkpoint", pytest.param("result", marks=pytest.mark.evidence)])
 def test_the_disk_is_full(cluster, tmp_path, moment):
     sweep = Sweep(tmp_path, epochs=14 if moment == "checkpoint" else 5, task="ending")
     whole = reference(sweep, tmp_path / "whole")

@@ -41,7 +41,7 @@ def test_a_sweep_in_an_array_finishes_and_is_left_out_afterwards(cluster, tmp_pa
     assert record["slurm"]["job_id"] and record["host"] in ("n1", "n2", "n3", "n4")
 
 
-@pytest.mark.parametrize("victim", ["worker", "child"])
+@pytest.mark.parametrize("victim", ["worker", pytest.param("child", marks=pytest.mark.evidence)])
 def test_kill_9_at_a_random_step(cluster, tmp_path, uninterrupted, victim):
     sweep = Sweep(tmp_path)
     sweep.launch()
@@ -64,7 +64,7 @@ def test_requeue_without_a_signal(cluster, tmp_path, uninterrupted):
     assert_same_bits(sweep, uninterrupted)
 
 
-@pytest.mark.parametrize("signalled", [True, False])
+@pytest.mark.parametrize("signalled", [True, pytest.param(False, marks=pytest.mark.evidence)])
 def test_preemption(cluster, tmp_path, uninterrupted, signalled):
     cluster.set_preempt_signal(signalled)
     sweep = Sweep(tmp_path)

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.slurm
 def test_data_and_backbone_are_copied_once_a_node(cluster, tmp_path):
     sweep = Sweep(tmp_path, seeds=4, epochs=2, parallel=1)
     data, backbone = image_folder(tmp_path).data, image_backbone(tmp_path).name
-    text = sweep.file.read_text().replace("batch_size: 64", "batch_size: 4")
+    text = sweep.file.read_text().replace("batch_size: 16", "batch_size: 4")
     text = text.replace("source: digits_vit, name: digits_vit", f"source: transformers, name: {backbone}")
-    sweep.file.write_text(text.replace("name: paced}", f"name: images, data: {data}}}"))
+    sweep.file.write_text(text.replace("name: paced, train_examples: 144}", f"name: images, data: {data}}}"))
     target = tmp_path / "node-local"
     sweep.profile.write_text(sweep.profile.read_text() + f"workers_per_node: 2\nstage: {target}\n")
     sweep.launch()

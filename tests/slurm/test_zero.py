@@ -27,7 +27,7 @@ def losses(run, attempt):
     return {record["epoch"]: record["train_loss"] for record in records if "train_loss" in record}
 
 
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+@pytest.mark.parametrize("strategy", ["zero3", pytest.param("zero2", marks=pytest.mark.evidence)])
 def test_a_rank_is_killed_and_the_curve_is_that_of_one_process(cluster, tmp_path, strategy):
     alone = sweep_of(tmp_path / "alone", "")
     whole = RunFolder(reference(alone, tmp_path / "whole"), alone.run_ids[0])
