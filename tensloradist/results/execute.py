@@ -22,7 +22,7 @@ from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.metrics import read_metrics
 from tensloradist.results.publish import publish, read_result, write_failure, write_spec
-from tensloradist.results.ranks import WAIT_SECONDS, culprit
+from tensloradist.results.ranks import WAIT_SECONDS, culprit, silent
 from tensloradist.results.schema import AttemptEnd, Cause, Failure, Result
 from tensloradist.spec import RunSpec
 
@@ -147,9 +147,11 @@ def _blame(error: BaseException, attempt: Path, spec: RunSpec, control: RunContr
     other = culprit(attempt, WAIT_SECONDS)
     if other is not None:
         return other.cause, f"process {other.rank} of {processes} ({other.host}): {other.message}"
+    quiet = ", ".join(map(str, silent(attempt, processes)))
+    who = f"no word came from process {quiet} of {processes}, which" if quiet else f"one of the {processes} processes"
     return cause, (
-        f"{message} (one of the {processes} processes is gone, or let the others wait for more than "
-        f"compute.timeout_seconds: {spec.compute.timeout_seconds:g})"
+        f"{message} ({who} is gone, or let the others wait for more than compute.timeout_seconds: "
+        f"{spec.compute.timeout_seconds:g})"
     )
 
 

@@ -44,3 +44,8 @@ def culprit(attempt: Path, wait: float = 0.0) -> RankFailure | None:
         if own or time.monotonic() >= deadline:
             return min(own, key=lambda failure: failure.rank, default=None)
         time.sleep(0.1)
+
+
+def silent(attempt: Path, processes: int) -> list[int]:
+    """The processes but the first that left no word: those that hang, or are gone, when the first has failed."""
+    return [rank for rank in range(1, processes) if not (attempt / "ranks" / f"{rank}.json").exists()]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from process_groups import TIMEOUT, attempt, run_group, spec
 
-from tensloradist.results.ranks import culprit
+from tensloradist.results.ranks import culprit, silent
 from tensloradist.results.schema import Failure
 
 pytestmark = pytest.mark.distributed
@@ -61,6 +61,7 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(tmp_path)
     job = {"run": run, "folder": attempt(tmp_path, run), "told": [1, 4, "hang"]}
     ended = run_group(tmp_path / "group", [job], only=0)
     assert ended.codes[0] not in (0, None) and time.monotonic() - began < 200, "it hangs for 600 s"
+    assert silent(job["folder"], 2) == [1], "the one that hangs can be named"
     assert "imed out" in ended.errors[0] or "imeout" in ended.errors[0], ended.errors[0][-2000:]
 
 

@@ -10,6 +10,7 @@ from tensloradist.results.claims import is_alive
 from tensloradist.results.execute import cause_of, execute
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import BrokenResult, publish, read_failure, read_result, write_spec
+from tensloradist.results.ranks import write_rank_failure
 
 
 def test_a_run_is_trained_once_and_then_present(tmp_path, spec, make_result):
@@ -47,6 +48,19 @@ def test_a_failure_is_recorded_and_the_run_can_be_tried_again(tmp_path, spec, ma
     assert "ZeroDivisionError: by hand" in read_failure(RunFolder(tmp_path, spec.run_id)).message
     assert "by hand" in (outcome.attempt / "log.txt").read_text()
     assert execute(spec, tmp_path, lambda s, f, p, c: make_result(int(f.name))).result.attempt == 2
+
+
+@pytest.mark.parametrize(("who", "named"), [([1, 3], "process 2 of 4, which"), ([1, 2, 3], "one of the 4 processes")])
+def test_a_process_that_hung_is_named_by_its_silence(tmp_path, spec, monkeypatch, who, named):
+    def timed_out(given, folder, progress, control):
+        for rank in who:  # they waited, too
+            write_rank_failure(folder, rank, "communication", RuntimeError("gloo: timed out"))
+        raise RuntimeError("gloo: timed out")
+
+    monkeypatch.setattr("tensloradist.results.execute.WAIT_SECONDS", 0.0)
+    compute = spec.compute.model_copy(update={"processes": 4, "strategy": "ddp"})
+    failure = execute(spec.model_copy(update={"compute": compute}), tmp_path, timed_out).failure
+    assert failure.cause == "communication" and named in failure.message and "timeout_seconds: 600" in failure.message
 
 
 def test_another_specification_in_the_folder_fails_the_run_by_name(tmp_path, spec, make_result):
