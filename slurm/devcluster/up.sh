@@ -161,10 +161,11 @@ if ! alive "$LAB/run/mysqld.pid"; then
   mkdir -p "$LAB/mysql" "$LAB/run/mysql" "$LAB/run/mysql-temporary"
   chown mysql: "$LAB/mysql" "$LAB/run/mysql" "$LAB/run/mysql-temporary"
   if [ ! -d "$LAB/mysql/mysql" ]; then
-    TMPDIR="$LAB/run/mysql-temporary" mariadb-install-db --no-defaults --user=mysql --datadir="$LAB/mysql" --auth-root-authentication-method=socket \
-      --skip-test-db > "$LAB/log/mariadb-install.log" 2>&1
+    TMPDIR="$LAB/run/mysql-temporary" mariadb-install-db --no-defaults --user=mysql --datadir="$LAB/mysql" \
+      --auth-root-authentication-method=socket --skip-test-db > "$LAB/log/mariadb-install.log" 2>&1
   fi
-  TMPDIR="$LAB/run/mysql-temporary" setsid mariadbd --no-defaults --user=mysql --datadir="$LAB/mysql" --socket="$SOCKET" --pid-file="$LAB/run/mysql/pid" \
+  TMPDIR="$LAB/run/mysql-temporary" setsid mariadbd --no-defaults --user=mysql --datadir="$LAB/mysql" \
+    --socket="$SOCKET" --pid-file="$LAB/run/mysql/pid" \
     --bind-address=127.0.0.1 --port=$DATABASE_PORT --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 \
     --innodb-flush-log-at-trx-commit=0 --innodb-log-file-size=32M --skip-name-resolve > "$LAB/log/mariadb.log" 2>&1 < /dev/null &
   echo $! > "$LAB/run/mysqld.pid"
