@@ -43,7 +43,7 @@ test-browser: $(INSTALLED)  ## The report's page in a headless Chromium (Debian'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "browser and not evidence"
 
 test-distributed: $(INSTALLED)  ## Groups of two and four processes that train together, DDP and ZeRO, on the CPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "distributed and not evidence"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "distributed and not evidence"
 
 test-slurm: $(INSTALLED)  ## Faults injected into a real Slurm cluster on this machine (root, slurm/devcluster/README.md)
 	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "slurm and not evidence"
