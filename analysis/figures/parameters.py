@@ -20,13 +20,18 @@ def pareto(points: list[Point]) -> list[Point]:
     return front
 
 
+MOST_LABELS = 12  # beyond them, isoparameter points are known by their marks alone
+
+
 def draw(data: Parameters) -> Figure:
     """Isorank conditions are joined and labelled; isoparameter ones, all at one budget, are small marks beside them."""
     named = [p for p in data.points if p.kind == "isorank"] or list(data.points)
-    beside = [p for p in data.points if p not in named]
+    places = {(p.method, p.parameters) for p in named}
+    beside = [p for p in data.points if (p.method, p.parameters) not in places]  # LoRA's are the same runs
     methods = list(dict.fromkeys(p.method for p in named))
-    margins = Margins(right=0.4 + text_inches(methods), bottom=0.68 if beside else 0.5)
-    figure, axes = canvas(4.6, height_for(len(methods), 3.0), margins)
+    labels = {p: f"{p.method}, isoparameter" for p in beside if len(methods) + len(beside) <= MOST_LABELS}
+    margins = Margins(right=0.4 + text_inches([*methods, *labels.values()]), bottom=0.68 if beside else 0.5)
+    figure, axes = canvas(4.6, height_for(len(methods) + len(labels), 3.0), margins)
     styles = looks([p.method for p in data.points])
     marks = []
     for method in methods:
@@ -48,6 +53,8 @@ def draw(data: Parameters) -> Figure:
     for point in beside:
         look = styles[point.method]
         axes.plot(point.parameters, point.score.mean, color=look.color, marker=look.marker, ms=3, fillstyle=look.fill)
+        if point in labels:
+            marks.append((point.parameters, point.score.mean, labels[point], look.color))
     front = pareto(list(data.points))
     axes.step([p.parameters for p in front], [p.score.mean for p in front], where="post", color=INK, lw=2.2, alpha=0.25)
     axes.set_xscale("log")
