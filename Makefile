@@ -24,9 +24,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -c '' 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
 	@# torch by itself first, so that its exact version is settled before anything asks for a range of it
-	@# and nothing is compiled in advance: most of these modules are never imported
-	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check "$$(grep -E '^torch==' constraints.txt)"
-	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -E '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@echo "$(CURDIR)" > $@
 
 install: $(INSTALLED)  ## The virtual environment .venv
