@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.analyse import analyse
+from analysis.load import load
 from analysis.overall import build_overall
 from analysis.tables import build
 
@@ -91,8 +92,6 @@ def test_a_method_missing_in_one_condition_or_task_is_said(folder):
             if task == "dtd":
                 folder.add("att tucker", seed, 0.6)
     folder.write()
-    from analysis.load import load
-
     first, second = analyse(load("s", folder.root)).blocks
     assert (
         "att tucker: not planned on cub." in first.notes
@@ -122,8 +121,6 @@ def test_times_of_mixed_hardware_or_shared_gpus_are_refused(loaded_of):
 
 
 def test_different_grids_are_said_to_be_unfair(folder):
-    from analysis.load import load
-
     for seed in range(2):
         for rate in (1e-3, 1e-2, 1e-1):
             folder.add("lora", seed, 0.5, rate=rate)
@@ -135,6 +132,15 @@ def test_different_grids_are_said_to_be_unfair(folder):
 def test_the_power_note_names_a_difference_that_could_have_been_found(loaded_of):
     (block,) = build(loaded_of(scores(1, ROWS), range(4)))
     assert any("would be found in 80 % of repetitions" in note for note in block.notes)
+
+
+def test_the_power_note_of_two_wide_seeds_offers_no_difference_beyond_what_scores_can_have(folder):
+    for row, values in {"lora": (0.70, 0.80), "att tucker": (0.60, 0.90)}.items():
+        for seed, value in enumerate(values):
+            folder.add(row, seed, value)
+    folder.write()
+    (note,) = [note for note in analyse(load("s", folder.root)).blocks[0].notes if "of repetitions" in note]
+    assert "hardly any difference would be found" in note
 
 
 def test_a_report_is_the_same_to_the_bit(loaded_of):
