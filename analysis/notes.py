@@ -77,7 +77,7 @@ def _verdict(task: str, tested: dict[str, Paired]) -> list[str]:
         )
     spreads = [d.spread for d in tested.values() if d.spread]
     shown = detectable(float(np.median(spreads)), have, len(tested)) if spreads else None
-    if shown is not None and shown > 1:  # more than scores can differ by
+    if shown is not None and shown > 1:  # 100 points: most scores cannot differ by more
         notes.append(
             f"{task}: with {have} seeds and the spread seen here, hardly any difference would be found (paired t test "
             f"at 5 % / {len(tested)} rows): one of {100 * shown:.0f} points in 80 % of repetitions."

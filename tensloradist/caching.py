@@ -1,7 +1,7 @@
 """The local cache of what is decoded, tokenised or pretrained once: content-addressed, and only ever a cache.
 
-An entry is a folder named by the hash of what it was made from. It is written under a temporary name and renamed, so
-that several processes may make the same entry at once and a reader never sees half of one.
+An entry is a folder, or one JSON value, named by the hash of what it was made from. It is written under a temporary
+name and renamed, so that several processes may make the same entry at once and a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from tensloradist.results.layout import write_replacing
 
 
 def cache_root() -> Path:
@@ -48,16 +50,11 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
 
 def cached_json(kind: str, key: str, make: Callable[[], Any]) -> Any:
     """The entry's value, which `make()` gives where there is none; made each time where no cache can be written."""
-
-    def write(folder: Path) -> None:
-        (folder / "value.json").write_text(json.dumps(value))
-
-    path = entry_path(kind, key) / "value.json"
+    path = entry_path(kind, key).with_suffix(".json")
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):  # not made yet, or damaged
         value = make()
     with suppress(OSError):
-        shutil.rmtree(path.parent, ignore_errors=True)
-        cached_folder(kind, key, write)
+        write_replacing(path, json.dumps(value))
     return value

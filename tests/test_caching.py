@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tensloradist.caching import cached_folder, entry_path
+from tensloradist.caching import cached_folder, cached_json, entry_path
 
 SCRIPT = """
 import time
@@ -40,3 +40,25 @@ def test_an_entry_that_could_not_be_made_is_absent(tmp_path):
     with pytest.raises(RuntimeError, match="disk is full"):
         cached_folder("test", "key", make)
     assert not entry_path("test", "key").exists() and not list((tmp_path / "test").iterdir())
+
+
+def test_a_value_is_made_once_and_again_where_its_file_is_damaged(tmp_path):
+    made = iter((1, 2, 3))
+    assert [cached_json("test", "key", lambda: next(made)) for _ in range(2)] == [1, 1]
+    (tmp_path / "test" / "key.json").write_text("")
+    assert [cached_json("test", "key", lambda: next(made)) for _ in range(2)] == [2, 2]
+
+
+def test_a_value_is_made_each_time_where_no_cache_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "file"))
+    made = iter((1, 2))
+    assert [cached_json("test", "key", lambda: next(made)) for _ in range(2)] == [1, 2]
+
+
+def test_a_plan_that_was_made_before_imports_no_torch(tmp_path):
+    """What models say is remembered, so that planning again takes a second and not ten."""
+    script = "import sys; from launch.plan import check; from launch.sweep import load_sweep\n"
+    script += "from pathlib import Path; check(load_sweep('demo'), Path('none')); print('torch' in sys.modules)"
+    for imported in ("True", "False"):
+        assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == imported

@@ -10,6 +10,8 @@ from analysis.figures.style import INK, Margins, canvas, height_for, label_besid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_LABELS = 12  # beyond them, isoparameter points are known by their marks alone
+
 
 def pareto(points: list[Point]) -> list[Point]:
     """The complete points that no other beats in score with as few parameters, by parameters."""
@@ -20,14 +22,11 @@ def pareto(points: list[Point]) -> list[Point]:
     return front
 
 
-MOST_LABELS = 12  # beyond them, isoparameter points are known by their marks alone
-
-
 def draw(data: Parameters) -> Figure:
     """Isorank conditions are joined and labelled; isoparameter ones, all at one budget, are small marks beside them."""
     named = [p for p in data.points if p.kind == "isorank"] or list(data.points)
-    places = {(p.method, p.parameters) for p in named}
-    beside = [p for p in data.points if (p.method, p.parameters) not in places]  # LoRA's are the same runs
+    places = {(p.method, p.parameters, p.score) for p in named}
+    beside = [p for p in data.points if (p.method, p.parameters, p.score) not in places]  # LoRA's are the same runs
     methods = list(dict.fromkeys(p.method for p in named))
     labels = {p: f"{p.method}, isoparameter" for p in beside if len(methods) + len(beside) <= MOST_LABELS}
     margins = Margins(right=0.4 + text_inches([*methods, *labels.values()]), bottom=0.68 if beside else 0.5)
