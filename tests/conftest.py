@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import tensloradist._torchvision  # noqa: F401 (before a test imports transformers' image classes by itself)
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
