@@ -26,6 +26,9 @@ class ComputeSpec(SpecModel):
         description="ZeRO: what lies in the CPU's memory: the optimiser's state; cpu: under zero3 the weights, too",
     )
     activation_checkpointing: bool = Field(False, description="recompute each block in the backward pass: less memory")
+    compile: bool = Field(
+        False, description="torch.compile each block: a slow start, and faster steps on most GPUs; not under zero3"
+    )
     deepspeed_config: str | None = Field(None, description="ZeRO: a DeepSpeed JSON file for what the spec does not say")
     timeout_seconds: float = Field(600.0, gt=0, description="that a process waits for the others before it gives up")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -65,6 +68,11 @@ class ComputeSpec(SpecModel):
         if self.strategy == "single" and self.processes != 1:
             raise ValueError(
                 f"processes: strategy single has 1 process, not {self.processes}; use ddp or zero1 to zero3"
+            )
+        if self.compile and self.strategy == "zero3":
+            raise ValueError(
+                "compile: true cannot be had under zero3, which gathers a block's weights while the block runs; leave "
+                "it out, or use zero2"
             )
         if not self.zero_stage:
             for name in ("offload", "deepspeed_config"):

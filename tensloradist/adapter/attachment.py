@@ -1,8 +1,9 @@
 """Attaching an adapter to a model: freezing the backbone, wrapping its attention projections, merging, detaching.
 
 The wrapped projections need this forward pass's pairs before they run. Modules that contain all of them (the model,
-its encoder) compute the pairs on entry, the outermost one entered doing it, so that `model(x)`, `model.vit(x)` and
-timm's `forward_features` all work, and a layer recomputed by activation checkpointing finds the pairs it had.
+its encoder) compute the pairs on entry, the outermost one entered doing it, and hand each projection its own, so that
+`model(x)`, `model.vit(x)` and timm's `forward_features` all work, and a layer recomputed by activation checkpointing
+finds the pairs it had.
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ class Attachment:
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         if self._depth == 0 and not self.is_merged:
-            self.adapter.forward()  # not called as a module: ZeRO-3's hooks on modules do not understand its result
+            pairs = self.adapter.forward()  # not called as a module: ZeRO-3's hooks do not understand its result
+            for wrapped in self.wrapped.values():
+                wrapped.receive(pairs)
         self._depth += 1
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,6 @@ class Adapter(nn.Module):
         super().__init__()
         self.spec, self.shape, self.seed = spec, shape, seed
         self.attachment: Attachment | None = None
-        self._pairs: dict[tuple[str, int], Pair] = {}  # of the forward pass in progress
         self.tensors, self.biases = nn.ModuleList(), nn.ParameterDict()
         self.ranks: dict[str, int] = {}
         self.scale = 1.0
@@ -146,8 +145,7 @@ class Adapter(nn.Module):
     def forward(self) -> dict[tuple[str, int], Pair]:
         """All pairs at once: (projection, layer) -> (A of d_in × k, B of k × d_out), without scale.
 
-        Equally shaped tensors are stacked, so that the number of operations does not grow with depth. The pairs are
-        kept for the wrapped projections until the next call: activation checkpointing reads them again.
+        Equally shaped tensors are stacked, so that the number of operations does not grow with depth.
         """
         pairs: dict[tuple[str, int], Pair] = {}
         for group in self._groups().values():
@@ -156,7 +154,6 @@ class Adapter(nn.Module):
             stacked = {name: torch.stack([p[name] for p in parameters]) for name in parameters[0]}
             compute = self._fused_pairs if self.spec.fused else self._unfused_pairs
             pairs.update(compute(layouts, stacked))
-        self._pairs = pairs
         return pairs
 
     def _groups(self) -> dict[tuple, list[tuple[TensorLayout, AdapterTensor]]]:
@@ -256,23 +253,12 @@ class Adapter(nn.Module):
             raise unknown("projection", projection, self.shape.projections)
         if not 0 <= layer < self.shape.layers:
             raise UserError(f"layer: {layer} is not within 0..{self.shape.layers - 1}")
-        return self.pairs()[projection, layer]
-
-    def pairs(self) -> dict[tuple[str, int], Pair]:
-        """(projection, layer) -> pair, for all of them at once: see `pair`."""
-        kept = self._pairs
-        pairs = self()
-        self._pairs = kept  # a look from outside must not replace what a pending backward pass recomputes with
-        return pairs
+        return self()[projection, layer]
 
     def delta(self, projection: str, layer: int) -> Tensor:
         """What is added to the projection's weight, scale included: scale · A B, shape (input, output features)."""
         left, right = self.pair(projection, layer)
         return self.scale * (left @ right)
-
-    def current_pair(self, projection: str, layer: int) -> Pair:
-        """The pair of the forward pass in progress, for wrapped projections."""
-        return self._pairs[projection, layer]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the name that `lr_multipliers` uses: each mode's factors, core, weights, biases, backbone."""
@@ -321,10 +307,6 @@ class Adapter(nn.Module):
         if self.attachment is None:
             raise UserError("This adapter is not attached to a model; use attach(model, spec)")
         return self.attachment
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Pairs are activations of one forward pass: they can be neither copied nor pickled with the module.
-        return {**self.__dict__, "_pairs": {}}
 
     def extra_repr(self) -> str:
         return f"{self.spec.method}, grouping={self.spec.grouping}, ranks={self.ranks}, layout={self.spec.head_layout}"

@@ -1,19 +1,21 @@
 """Wrapped projections: the frozen linear layer with the adapter's low-rank update added to its output.
 
 One class serves separate and fused (concatenated q, k, v) layers. A wrapped projection holds the adapter as a plain
-reference, not as a submodule: the shared parameters belong to the adapter alone.
+reference, not as a submodule: the shared parameters belong to the adapter alone. What it computes with, its pairs, it
+is handed in every forward pass; it does not look them up by its layer, so that all layers compile to one graph.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from tensloradist.adapter.core import Adapter
+    from tensloradist.adapter.core import Adapter, Pair
 
 
 class AdaptedLinear(nn.Module):
@@ -43,6 +45,18 @@ class AdaptedLinear(nn.Module):
         self.projections, self.widths, self.layer = projections, widths, layer
         self.scale, self.dropout, self.dropout_on = adapter.scale, adapter.spec.dropout, adapter.spec.dropout_on
         self.merged = False
+        self._pairs: tuple[Pair | None, ...] = ()
+
+    def receive(self, pairs: Mapping[tuple[str, int], Pair]) -> None:
+        """Take this layer's (A, B) from a forward pass's pairs; they are kept until the next ones.
+
+        So activation checkpointing, which computes a layer again in the backward pass, finds them.
+        """
+        self._pairs = tuple(None if p is None else pairs[p, self.layer] for p in self.projections)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pairs are activations of one forward pass: they cannot be copied with the module.
+        return {**self.__dict__, "_pairs": ()}
 
     @property
     def adapter(self) -> Adapter:
@@ -72,9 +86,9 @@ class AdaptedLinear(nn.Module):
         y = self._base_with_bias(x)
         x = F.dropout(x, self.dropout, self.training) if self.dropout and self.dropout_on == "input" else x
         if len(self.projections) == 1:
-            return self._add(y, x, self.projections[0])
+            return self._add(y, x, self._pairs[0])
         parts = y.split(self.widths, dim=-1)
-        return torch.cat([self._add(part, x, p) for part, p in zip(parts, self.projections, strict=True)], dim=-1)
+        return torch.cat([self._add(part, x, pair) for part, pair in zip(parts, self._pairs, strict=True)], dim=-1)
 
     def _base_with_bias(self, x: Tensor) -> Tensor:
         """The frozen layer, with the adapter's trained bias where the preset has one for this projection (CaRA)."""
@@ -91,10 +105,10 @@ class AdaptedLinear(nn.Module):
             return None
         return self.scale * self.adapter.biases[projection]
 
-    def _add(self, y: Tensor, x: Tensor, projection: str | None) -> Tensor:
-        if projection is None:
+    def _add(self, y: Tensor, x: Tensor, pair: Pair | None) -> Tensor:
+        if pair is None:
             return y
-        left, right = self.adapter.current_pair(projection, self.layer)
+        left, right = pair
         if not torch.is_autocast_enabled(x.device.type) and left.dtype != x.dtype:
             left, right = left.to(x.dtype), right.to(x.dtype)
         hidden = (x @ left).flatten(0, -2)

@@ -64,7 +64,7 @@ def export_peft(adapter: Adapter, folder: str | Path, base_model: str | None = N
 @torch.no_grad()
 def lora_matrices(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     """Path of each adapted linear layer -> (A' of r × d_in, B' of d_out × r), scale included: its update is B' A'."""
-    pairs = adapter.pairs()
+    pairs = adapter()
     return {path: _matrices_of(wrapped, pairs) for path, wrapped in adapter._attached().wrapped.items()}
 
 

@@ -1,12 +1,14 @@
-"""The backbone's blocks, one an attention layer: recomputed in the backward pass, where memory is short.
+"""The backbone's blocks, one an attention layer: recomputed in the backward pass where memory is short, or compiled.
 
 Recomputation is torch's non-reentrant one alone. The reentrant one gives a shared adapter silently wrong gradients
-under DDP.
+under DDP. Compilation is of one block at a time: all blocks of a backbone are the same code on other weights, so that
+few graphs serve any number of layers, and nothing of the adapter, the loss or the strategy is within a graph.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 from typing import Any
 
 import torch
@@ -29,8 +31,8 @@ def blocks(model: nn.Module, family: Family) -> list[nn.Module]:
         numbered = [index for index, part in enumerate(parts) if part.isdigit()]
         if not numbered:
             raise UserError(
-                f"compute.activation_checkpointing: {site.path} of this {family.name} model is in no list of blocks "
-                "that could be computed again one by one; leave it out"
+                f"compute: {site.path} of this {family.name} model is in no list of blocks that could be computed "
+                "again or compiled one by one; leave activation_checkpointing and compile out"
             )
         paths[".".join(parts[: numbered[-1] + 1])] = None
     return [model.get_submodule(path) for path in paths]
@@ -48,7 +50,39 @@ def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
-def keep_activations(modules: list[nn.Module]) -> None:
-    """Undo `recompute`."""
+def compile_blocks(modules: list[nn.Module], device: torch.device) -> None:
+    """Let torch.compile make each block's forward and backward pass, on the block's first call.
+
+    A block must be one graph: one that breaks is an error, not a slower run. Random numbers stay torch's own, so that
+    dropout draws what it draws without compilation. Compile before `recompute`, which then calls what was compiled.
+
+    Raises:
+        UserError: what torch compiles with is not installed: a C++ compiler on the CPU, Triton on CUDA.
+    """
+    _check_compiler(device)
+    torch.compiler.reset()  # what a warm process compiled for runs of other shapes counts against the limit of variants
+    for module in modules:
+        compiled = torch.compile(module.forward, fullgraph=True, options={"fallback_random": True})
+        module.forward = compiled  # type: ignore[method-assign]
+
+
+def _check_compiler(device: torch.device) -> None:
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UserError("compute.compile: true needs Triton, which is not installed here; leave it out")
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            raise UserError(
+                "compute.compile: true needs a C++ compiler on the CPU, and none is found; install g++, set CXX, or "
+                "leave it out"
+            ) from None
+
+
+def as_they_were(modules: list[nn.Module]) -> None:
+    """Undo `recompute` and `compile_blocks`."""
     for module in modules:
         module.__dict__.pop("forward", None)

@@ -38,7 +38,7 @@ from tensloradist.results.schema import Fingerprints, FrozenBackbone, Metrics, R
 from tensloradist.spec import RunSpec
 from tensloradist.throughput import Communication, measure
 from tensloradist.training.accelerator import make_accelerator, release
-from tensloradist.training.blocks import blocks, keep_activations, recompute
+from tensloradist.training.blocks import as_they_were, blocks, compile_blocks, recompute
 from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.optimization import make_optimizer, make_schedule
 from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
@@ -142,7 +142,7 @@ def _train(
         control.at_boundary = False
     release(accelerator)
     if strategy.keeps_model:
-        keep_activations(run.recomputed)
+        as_they_were(run.blocks)
         run.adapter.detach()
         keep_backbone(spec, task.num_labels, model)
     return result
@@ -186,8 +186,12 @@ class Run:
             self.trained_on = backbone_hash(self.adapter) if accelerator.is_main_process else ""
         self.adapter_parameters = self.adapter.num_parameters
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.recomputed = blocks(model, self.family) if spec.compute.activation_checkpointing else []
-        recompute(self.recomputed)
+        compute = spec.compute
+        self.blocks = blocks(model, self.family) if compute.activation_checkpointing or compute.compile else []
+        if compute.compile:
+            compile_blocks(self.blocks, accelerator.device)
+        if compute.activation_checkpointing:
+            recompute(self.blocks)
         strategy.shard(model)
         counted = {id(p) for group in self.adapter.parameter_groups().values() for p in group}
         head = [p for p in model.parameters() if p.requires_grad and id(p) not in counted]

@@ -1,7 +1,5 @@
 """Properties of the adapter itself: zero at the start, seeded, refused where it cannot be expressed."""
 
-import copy
-
 import pytest
 import torch
 
@@ -70,12 +68,6 @@ def test_built_on_meta_without_values():
     with torch.device("meta"):
         adapter = Adapter(SPECS[1], AttentionShape(4096, 4096, 32, 32, kv_heads=8))
     assert all(parameter.is_meta for parameter in adapter.parameters())
-
-
-def test_copies_while_a_forward_pass_is_pending():
-    adapter = Adapter(SPECS[2], SHAPE)
-    adapter()
-    assert torch.equal(copy.deepcopy(adapter).tensors[0].core, adapter.tensors[0].core)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """An adapter's life on a model: attach, train, save, load, merge, unmerge, detach; for every registered family."""
 
+import copy
+
 import pytest
 import torch
 
@@ -113,6 +115,14 @@ def test_calls_below_the_root_use_current_parameters():
         second = model.base_model(**inputs)[0]
         assert not torch.allclose(first, second)
         assert torch.equal(second, model.base_model(**inputs)[0])
+
+
+def test_a_model_is_copied_while_its_backward_pass_is_pending(example):
+    model, inputs, family = example
+    adapter = attach(model, SPECS["qkv_depth"])
+    randomize(adapter)
+    logits = family.logits(model, inputs)
+    assert torch.equal(family.logits(copy.deepcopy(model), inputs), logits)
 
 
 def test_gradients_with_activation_checkpointing_are_the_same():

@@ -1,7 +1,7 @@
 """Step time and peak memory of LoRA and every grouping on a GPU, in bf16, against PEFT's LoRA: one command.
 
     python tests/benchmarks/gpu.py                      # ViT-B, and decoders of about 1 and 7 billion parameters
-    python tests/benchmarks/gpu.py --models vit_base --steps 50
+    python tests/benchmarks/gpu.py --models vit_base --steps 50 --compile
     python tests/benchmarks/gpu.py --device cpu --models tiny --steps 2     # does it run at all?
 
 Backbones have random weights: nothing is downloaded. Methods of one model take turns, so that a ratio is of neighbours
@@ -30,6 +30,7 @@ from tensloradist.modes import GROUPINGS
 from tensloradist.spec import AdapterSpec, BackboneSpec
 from tensloradist.tasks.examples import language_backbone
 from tensloradist.throughput import peak_rate, step_flops
+from tensloradist.training.blocks import as_they_were, blocks, compile_blocks
 
 WIDE = {"num_attention_heads": 32, "num_key_value_heads": 8}
 DECODERS = {
@@ -83,8 +84,8 @@ class Method:
             return AdapterSpec(method="lora", ranks=self.rank)
         return AdapterSpec(grouping=self.name, ranks=self.rank)
 
-    def turn(self, model, inputs, labels, device: str, steps: int) -> None:
-        """A fresh adapter, one step to warm up, and `steps` that are timed."""
+    def turn(self, model, inputs, labels, device: str, steps: int, compiled: bool) -> None:
+        """A fresh adapter, one step to warm up (and compile), and `steps` that are timed."""
         adapter = None
         if self.name == "peft":
             with_peft(model, self.rank)
@@ -95,6 +96,9 @@ class Method:
             parameter.data = parameter.data.float()
         optimizer = torch.optim.AdamW(trainable, lr=1e-4, fused=True)
         model.train()
+        modules = blocks(model, family_of(model)) if compiled else []
+        if compiled:
+            compile_blocks(modules, torch.device(device))
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for step in range(steps + 1):
@@ -115,6 +119,7 @@ class Method:
                 self.seconds.append(time.perf_counter() - began)
         if device == "cuda":
             self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+        as_they_were(modules)
         if adapter is not None:
             adapter.detach()
         else:
@@ -142,7 +147,7 @@ def benchmark(name: str, arguments: argparse.Namespace, folder: Path) -> list[di
     methods = [Method(method, arguments.rank) for method in arguments.methods]
     for round_ in range(arguments.rounds):
         for method in methods[round_:] + methods[:round_]:
-            method.turn(model, inputs, labels, device, arguments.steps)
+            method.turn(model, inputs, labels, device, arguments.steps, arguments.compile)
         print(f"{name}: round {round_ + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
     peak = peak_rate(torch.cuda.get_device_name() if device == "cuda" else None, "bf16")
     rows = []
@@ -164,10 +169,9 @@ def benchmark(name: str, arguments: argparse.Namespace, folder: Path) -> list[di
     return rows
 
 
-def shown(rows: list[dict], device: str) -> Table:
-    table = Table(
-        title=f"{torch.cuda.get_device_name() if device == 'cuda' else 'CPU'}, bf16, torch {torch.__version__}"
-    )
+def shown(rows: list[dict], device: str, compiled: bool) -> Table:
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    table = Table(title=f"{name}, bf16{', compiled' if compiled else ''}, torch {torch.__version__}")
     for column in ("model", "parameters", "method", "step ms", "to the first", "peak GiB", "to the first", "MFU"):
         table.add_column(column, justify="left" if column in ("model", "method") else "right")
     for row in rows:
@@ -194,6 +198,7 @@ def main() -> int:
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10, help="timed steps of a method in a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="torch.compile each block, of every method")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -204,7 +209,7 @@ def main() -> int:
             rows += benchmark(name, arguments, Path(folder))
             if arguments.device == "cuda":
                 torch.cuda.empty_cache()
-    Console(width=140).print(shown(rows, arguments.device))
+    Console(width=140).print(shown(rows, arguments.device, arguments.compile))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0

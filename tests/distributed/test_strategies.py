@@ -48,6 +48,7 @@ SHORT = [
 LONG = [
     *((kind, strategy, "") for kind in KINDS for strategy in STRATEGIES if (kind, strategy, "") not in SHORT),
     ("one shared tensor", "zero2", "offload"),
+    *(("one shared tensor", strategy, "compiled") for strategy in ("ddp", "zero1", "zero2")),
 ]
 COMBINATIONS = [*SHORT, *(pytest.param(combination, marks=pytest.mark.evidence) for combination in LONG)]
 
@@ -62,6 +63,8 @@ def compute_of(strategy, extra, file):
         compute["deepspeed_config"] = file
     if extra == "checkpointing":
         compute["activation_checkpointing"] = True
+    if extra == "compiled":
+        compute["compile"] = True
     if extra == "offload":
         compute["offload"] = "cpu"
     return compute
