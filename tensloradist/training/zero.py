@@ -149,8 +149,14 @@ class Zero(Strategy):
 
     def _gathered(self, parameters: Sequence[nn.Parameter], modifier_rank: int | None = None) -> Any:
         import deepspeed
+        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
-        return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=modifier_rank, enabled=self.stage == 3)
+        sharded: list[Any] = list(parameters)
+        # After a forward pass without a backward one, the weights that the latter would need first are still on their
+        # way here; those can be neither gathered nor given back.
+        if self.stage == 3 and any(parameter.ds_status is ZeroParamStatus.INFLIGHT for parameter in sharded):
+            self._zero.empty_partition_cache()
+        return deepspeed.zero.GatheredParameters(sharded, modifier_rank=modifier_rank, enabled=self.stage == 3)
 
     def _flat_parameters(self) -> list[Tensor]:
         """This process's part of the trainable weights in float32, a flat tensor a group: what the optimiser sees."""

@@ -83,8 +83,10 @@ def trained(tmp_path_factory, request):
     chosen = [combination for combination in SHORT + LONG if combination in wanted]
     root = tmp_path_factory.mktemp("strategies")
     file = root / "ds.json"
-    # Without the default threshold, which would leave every parameter of a model this small on all processes.
-    file.write_text(json.dumps({"zero_optimization": {"stage3_param_persistence_threshold": 0}}))
+    # Small as the model is: else every parameter would stay on all processes, and no weights would be on their way
+    # when a forward pass without a backward one ends.
+    sizes = {"param_persistence_threshold": 0, "prefetch_bucket_size": 10_000, "max_live_parameters": 20_000}
+    file.write_text(json.dumps({"zero_optimization": {f"stage3_{name}": size for name, size in sizes.items()}}))
     found, jobs = {}, []
     for kind in dict.fromkeys(combination[0] for combination in chosen):
         run = run_of(kind, {})
