@@ -228,7 +228,10 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
     for (row, backbone, task, _), base in zip(bases, resolved, strict=True):
         shape = backbones.shape_of(base.backbone, base.adapter.projections)
         for condition in conditions:
-            adapter = adapter_for(base, condition, shape)
+            try:
+                adapter = adapter_for(base, condition, shape)
+            except UserError as error:
+                raise UserError(f"{where}: {row} under {condition.name}: {error}") from error
             spec = base.model_copy(update={"adapter": adapter})
             ranks, count = budget.resolve_ranks(adapter, shape), _count(spec, shape)
             new = PlannedRun(spec, spec.run_id, row, backbone, task, ranks, count, shape)

@@ -79,7 +79,8 @@ def resolve_ranks(adapter: AdapterSpec, shape: AttentionShape) -> Ranks:
     """
     if adapter.method in REFERENCES:
         return {}
-    return per_mode(adapter.ranks, Arrangement.of(adapter, shape).rank_names)
+    bonds = adapter.factorization == "tt"
+    return per_mode(adapter.ranks, Arrangement.of(adapter, shape).rank_names, bonds)
 
 
 def count(adapter: AdapterSpec, shape: AttentionShape) -> int:

@@ -39,6 +39,8 @@ def run(
     """
     import os
 
+    from tensloradist import backbones
+    from tensloradist.budget import count
     from tensloradist.config import load_run_spec
     from tensloradist.errors import UserError
     from tensloradist.identity import resolve
@@ -53,6 +55,8 @@ def run(
     if folder.result.exists():
         typer.echo(f"run {folder.run_id} has a result already: {folder.result}")
         return
+    # An adapter that cannot be is refused before anything is claimed.
+    count(resolved.adapter, backbones.shape_of(resolved.backbone, resolved.adapter.projections))
     from tensloradist.training import train
 
     if int(os.environ.get("RANK", "0")) > 0:  # only the first process claims and publishes
@@ -271,7 +275,11 @@ def params(
         }
     )
     for name, adapter in members.items():
-        solved = isoparameter(adapter, target, sizes, strategy)
+        try:
+            solved = isoparameter(adapter, target, sizes, strategy)
+        except UserError as error:
+            rows.append({"method": name, "error": str(error)})
+            continue
         rows.append(
             {
                 "method": name,
@@ -302,6 +310,9 @@ def _print_params(rows: list[dict[str, Any]], target: int, rank: int, strategy: 
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in rows:
+        if "error" in row:
+            table.add_row(row["method"], "-", row["error"], "-", "-")
+            continue
         ranks = ", ".join(f"{mode} {value}" for mode, value in row["ranks"].items())
         table.add_row(
             row["method"], f"{row['isorank']:,}", ranks, f"{row['isoparameter']:,}", f"{100 * row['residual']:+.2f} %"

@@ -183,15 +183,20 @@ class Arrangement:
     @classmethod
     def of(cls, spec: AdapterSpec, shape: AttentionShape) -> Arrangement:
         """The tensors of an adapter's specification."""
-        return cls(
-            spec.grouping,
-            shape,
-            spec.head_layout,
-            factorization=spec.factorization,
-            fused=spec.fused,
-            mode_order=spec.mode_order,
-            head_side=spec.head_side,
-        )
+        try:
+            return cls(
+                spec.grouping,
+                shape,
+                spec.head_layout,
+                factorization=spec.factorization,
+                fused=spec.fused,
+                mode_order=spec.mode_order,
+                head_side=spec.head_side,
+            )
+        except UserError as error:
+            if spec.method in ("tenslora", "lora"):
+                raise
+            raise UserError(f"{spec.method} does not fit this backbone: {error}") from None
 
     def _refuse_what_has_no_tensor(self, name: str) -> None:
         shape, grouped = self.shape, self.grouping
@@ -327,8 +332,11 @@ def rank_names(factorization: str | None, modes: tuple[str, ...]) -> tuple[str, 
     return modes[:-1] if factorization == "tt" else modes
 
 
-def per_mode(ranks: int | Mapping[str, int], modes: tuple[str, ...]) -> dict[str, int]:
+def per_mode(ranks: int | Mapping[str, int], modes: tuple[str, ...], bonds: bool = False) -> dict[str, int]:
     """One rank for each mode, from one integer for all or from a mapping that names every mode.
+
+    Args:
+        bonds: the modes are those on the left of a tensor train's bonds.
 
     Raises:
         UserError: a mode without a rank, a name that is no mode of the tensor, or a rank below 1.
@@ -338,8 +346,9 @@ def per_mode(ranks: int | Mapping[str, int], modes: tuple[str, ...]) -> dict[str
     missing, extra = [m for m in modes if m not in ranks], [m for m in ranks if m not in modes]
     if missing or extra:
         what = [f"no rank for {missing}"] if missing else []
-        what += [f"{extra} are no modes of it"] if extra else []
-        raise UserError(f"ranks: {dict(ranks)} for a tensor with modes {list(modes)}: {'; '.join(what)}")
+        what += [f"{extra} are no {'bonds' if bonds else 'modes'} of it"] if extra else []
+        having = f"train with the bonds (named by the mode on their left) {list(modes)}" if bonds else ""
+        raise UserError(f"ranks: {dict(ranks)} for a tensor {having or f'with modes {list(modes)}'}: {'; '.join(what)}")
     for mode, rank in ranks.items():
         if rank < 1:
             raise UserError(f"ranks: rank {rank} of mode {mode!r} must be at least 1")

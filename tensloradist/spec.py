@@ -188,6 +188,11 @@ class AdapterSpec(SpecModel):
                 raise ValueError(
                     f"{name}: {self.method} means {wanted!r}, not {getattr(self, name)!r} (method tenslora takes it)"
                 )
+        if self.initialization == "original" and not preset.initial:
+            raise ValueError(
+                f"initialization: of {self.method} no 'original' one is known; leave it out, or use orthogonal, "
+                "kaiming_uniform or normal"
+            )
         for projection in self.projections:
             if projection not in preset.offers:
                 raise ValueError(f"projections: {self.method} has no {projection}; it has {', '.join(preset.offers)}")

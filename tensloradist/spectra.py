@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BATCHES = 8
 VERSION = 1  # of the computation: a change of what it gives is another file in the cache
 DIGITS = 6  # significant, of what is kept: the last bits differ between kinds of CPU
-_FORWARD = ("input", "output", "head_dim", "heads", "projection", "depth")
+_FORWARD = ("input", "output", "head_dim", "heads", "projection", "depth", "block")
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ _NOT_OF_THE_GRADIENT = frozenset(
 def _compute(spec: RunSpec) -> Spectra:
     from tensloradist import backbones
 
+    if spec.backbone.quantization is not None:
+        raise UserError(
+            f"strategy spectrum: weights quantised by backbone.quantization {spec.backbone.quantization} have no "
+            "gradient; choose balanced or uniform"
+        )
     if has_one_rank(spec.adapter):
         raise UserError(f"strategy spectrum: {spec.adapter.method} has no ranks of its modes, so nothing to allot")
     shape = backbones.shape_of(spec.backbone, spec.adapter.projections)
@@ -153,11 +158,13 @@ def dense_gradients(
     """
     import torch
 
+    from tensloradist.backbones import LANGUAGE_MODEL
     from tensloradist.tasks.progress import tracked
     from tensloradist.training.order import epoch_batches
 
     model.requires_grad_(False).eval()
-    sites = [site for site in family.sites(model) if set(site.projections) & set(projections)]
+    every = [*family.sites(model), *family.ffn(model)]
+    sites = [site for site in every if set(site.projections) & set(projections)]
     weights: list[Any] = [model.get_submodule(site.path).weight for site in sites]
     for weight in weights:
         weight.requires_grad_(True)
@@ -166,7 +173,9 @@ def dense_gradients(
     for indices in tracked(batches, "gradients of training batches"):
         logits = family.logits(model, task.train.batch(indices, None)).float()
         labels = torch.as_tensor(task.train.labels[indices])
-        if task.regression:
+        if task.num_labels == LANGUAGE_MODEL:
+            loss = logits[:, 0].sum() / task.train.terms_of(indices)
+        elif task.regression:
             loss = torch.nn.functional.mse_loss(logits.squeeze(-1), labels)
         else:
             loss = torch.nn.functional.cross_entropy(logits, labels)
@@ -188,6 +197,8 @@ def stacked_gradient(
     """The gradient in one tensor of updates: the dense gradients stacked as the tensor stacks its updates (float64)."""
     import torch
 
+    if "block" in layout.modes:
+        return _blocks_of(gradients, layout, arrangement)
     rows = []
     for projection in layout.projections:
         rows.append(torch.stack([_as_slice(gradients[projection, d], projection, arrangement) for d in layout.layers]))
@@ -202,6 +213,26 @@ def stacked_gradient(
     for mode, stays in present.items():
         if not stays:
             tensor, names = tensor.squeeze(names.index(mode)), [name for name in names if name != mode]
+    return tensor.permute([names.index(mode) for mode in layout.modes])
+
+
+def _blocks_of(gradients: dict[tuple[str, int], Tensor], layout: TensorLayout, arrangement: Arrangement) -> Tensor:
+    """The same for a tensor with one mode for projection and depth together, and a block for each chunk of an FFN."""
+    import torch
+
+    blocks: dict[int, Tensor] = {}
+    for projection in layout.projections:
+        side = arrangement.chunk_side(projection)
+        for layer, numbers in zip(layout.layers, layout.blocks(projection), strict=True):
+            whole = _as_slice(gradients[projection, layer], projection, arrangement)
+            parts = whole.chunk(len(numbers), dim=0 if side == "input" else 1)
+            blocks.update(zip(numbers, parts, strict=True))
+    tensor = torch.stack([blocks[number] for number in sorted(blocks)])  # (N, d_in, d_out)
+    names = ["block", "input", "output"]
+    if "heads" in layout.modes:
+        sizes = dict(zip(layout.modes, layout.sizes, strict=True))
+        tensor = tensor.unflatten(-1, (sizes["heads"], sizes["head_dim"]))
+        names[-1:] = ["heads", "head_dim"]
     return tensor.permute([names.index(mode) for mode in layout.modes])
 
 

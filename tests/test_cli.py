@@ -1,5 +1,6 @@
 """The command line as a user meets it: help in under a second, mistakes in one message with exit code 2."""
 
+import json
 import os
 import resource
 import subprocess
@@ -125,6 +126,22 @@ def test_broken_run_files(tmp_path, text, says):
     (tmp_path / "run.yaml").write_text(text)
     shown = cli("run", tmp_path / "run.yaml")
     assert shown.returncode == 2 and says in shown.stderr and "Traceback" not in shown.stderr
+
+
+def test_an_adapter_that_cannot_be_is_refused_before_anything_is_claimed(run_file, tmp_path):
+    shown = cli("run", run_file, "adapter.ranks={input: 2}", "--results", tmp_path / "r")
+    assert shown.returncode == 2 and "no rank for ['output', 'projection', 'depth']" in shown.stderr
+    assert not (tmp_path / "r" / "runs").exists()
+
+
+def test_params_show_what_does_not_fit_among_what_does():
+    sizes = ("--d-in", "64", "--heads", "8", "--kv-heads", "2", "--layers", "2", "--rank", "4")
+    shown = json.loads(cli("params", *sizes, "--presets", "--json").stdout)["rows"]
+    by_name = {row["method"]: row for row in shown}
+    assert "lorta_peft does not fit this backbone: head_side 'input'" in by_name["lorta_peft"]["error"]
+    assert by_name["lorta"]["isorank"] > 0 and len(by_name) == 9
+    table = cli("params", *sizes, "--presets")
+    assert table.returncode == 0 and "does not fit" in table.stdout
 
 
 def test_params_count_as_the_official_table():

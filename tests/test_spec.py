@@ -36,6 +36,10 @@ def run(**changes):
         ({"adapter": {"method": "fact_tt", "grouping": "qkv"}}, "grouping: fact_tt means 'qkv_depth'"),
         ({"adapter": {"method": "fact_tt", "factorization": "tucker"}}, "factorization: fact_tt means 'tt'"),
         ({"adapter": {"method": "fact_tk", "projections": ["fc1"]}}, "fact_tk has no fc1"),
+        (
+            {"adapter": {"method": "metatt_4d", "initialization": "original"}},
+            "initialization: of metatt_4d no 'original'",
+        ),
         ({"adapter": {"method": "lotr", "alpha": 2, "scale": 2}}, "both given"),
         ({"adapter": {"method": "lora", "rslora": True}}, "rslora"),
         ({"compute": {"strategy": "ddp", "offload": "cpu"}}, "offload: 'cpu' is for zero1 to zero3"),

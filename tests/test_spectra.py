@@ -17,6 +17,8 @@ from tensloradist.identity import resolve
 from tensloradist.modes import GROUPINGS, Arrangement, AttentionShape
 from tensloradist.spec import AdapterSpec, RunSpec
 from tensloradist.spectra import Spectrum, spectra_of, stacked_gradient, unfolding_energies
+from tensloradist.tasks.examples import language_backbone, language_folder
+from tensloradist.training.order import epoch_batches
 
 tensorly.set_backend("pytorch")
 RUN = {
@@ -58,6 +60,82 @@ def test_stacking_gradients_is_the_adjoint_of_taking_updates_apart(grouping, hea
             assert gradient.shape == full.shape == torch.Size(layout.sizes)
             stacked += (gradient * full).sum()
     torch.testing.assert_close(stacked, apart, rtol=1e-10, atol=1e-10)
+
+
+ALL = ("query", "key", "value", "attention_output", "fc1", "fc2")
+FUSED = {
+    "fact_tt": AdapterSpec(method="fact_tt", targets="original", ranks=2),
+    "fact_tk": AdapterSpec(method="fact_tk", targets="original", ranks=2),
+    "lotr": AdapterSpec(method="lotr", ranks=2),
+    "att": AdapterSpec(grouping="att_qkv_depth", fused=True, projections=ALL, ranks=2),
+}
+
+
+def full_tensor(adapter, layout, tensor):
+    if adapter.spec.factorization == "tt":
+        return tensorly.tt_to_tensor([tensor.cores[mode] for mode in layout.modes])
+    return tensorly.tucker_to_tensor((tensor.core, [tensor.factors[mode] for mode in layout.modes]))
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_so_it_is_where_projection_and_depth_are_one_mode(name):
+    spec = FUSED[name]
+    shape = AttentionShape(12, 12, 4, 2, spec.projections)
+    adapter = Adapter(spec, shape, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.normal_(generator=generator)
+        gradients = {
+            (projection, layer): torch.randn(shape.widths(projection), generator=generator, dtype=torch.float64)
+            for projection in spec.projections
+            for layer in range(shape.layers)
+        }
+        apart = sum((gradients[key] * adapter.delta(*key)).sum() for key in gradients) / adapter.scale
+        stacked = 0.0
+        for layout, tensor in zip(adapter.arrangement.tensors, adapter.tensors, strict=True):
+            gradient = stacked_gradient(gradients, layout, adapter.arrangement)
+            assert gradient.shape == torch.Size(layout.sizes)
+            stacked += (gradient * full_tensor(adapter, layout, tensor)).sum()
+    torch.testing.assert_close(stacked, apart, rtol=1e-10, atol=1e-10)
+
+
+def test_ranks_of_a_fused_member_follow_its_spectra(cache):
+    adapter = {"method": "fact_tk", "targets": "original"}
+    spec = resolve(RunSpec.model_validate({**RUN, "adapter": adapter}))
+    found = spectra_of(spec)
+    assert {s.rank_name: len(s.energies) for s in found} == {"input": 48, "output": 48, "block": 16}
+    shape = backbones.shape_of(spec.backbone, spec.adapter.projections)
+    solved = by_spectrum(spec.adapter, 1500, shape, found, 0.05, {})
+    assert abs(budget.count(solved, shape) / 1500 - 1) < 0.05 and len(set(solved.ranks.values())) > 1
+
+
+def test_the_gradient_of_a_language_model_is_that_of_its_answers(tmp_path):
+    """Against the gradient of the loss as training has it, in the same batches."""
+    backbone, about = language_backbone(tmp_path), language_folder(tmp_path)
+    spec = resolve(
+        RunSpec.model_validate(
+            {**RUN, "backbone": backbone.model_dump(), "task": about.model_dump(), "optimizer": {"batch_size": 4}}
+        )
+    )
+    task = tasks.load(spec.task, spec.backbone, spec.protocol)
+    model = backbones.load(spec.backbone, task.num_labels)
+    family = backbones.family_of(model)
+    found = spectra.dense_gradients(model, family, task, 4, ("query",))
+    weight = model.get_submodule(family.sites(model)[0].path).weight
+    expected = torch.zeros_like(weight)
+    batches = epoch_batches(len(task.train), 4, 0, 0, task.train.lengths)[: spectra.BATCHES]
+    for batch in batches:
+        scores = family.logits(model, task.train.batch(batch, None))
+        expected += torch.autograd.grad(scores[:, 0].sum() / scores[:, 1].sum(), weight)[0] / len(batches)
+    assert expected.norm() > 0
+    torch.testing.assert_close(found["query", 0], expected.mT, rtol=1e-5, atol=1e-7)
+
+
+def test_quantised_weights_have_no_gradient():
+    spec = resolve(RunSpec.model_validate({**RUN, "backbone": {**RUN["backbone"], "quantization": "nf4"}}))
+    with pytest.raises(UserError, match="quantised by backbone.quantization nf4 have no gradient"):
+        spectra._compute(spec)
 
 
 @settings(max_examples=25, deadline=None)
@@ -150,8 +228,6 @@ def test_gradients_look_at_training_data_alone_and_are_right():
 
 
 def spectra_batches(task):
-    from tensloradist.training.order import epoch_batches
-
     return epoch_batches(len(task.train), 32, 0, 0, task.train.lengths)[: spectra.BATCHES]
 
 

@@ -145,6 +145,14 @@ class Attachment:
                 state[f"{path}.{name}"] = value
         return state
 
+    def refuse_quantized(self) -> None:
+        """Raise UserError if the backbone's weights are in 8 or 4 bits, which cannot hold an update."""
+        if not all(parameter.is_floating_point() for parameter in self.model.parameters()):
+            raise UserError(
+                "The backbone is quantised, so its weights cannot hold the update exactly: do not merge it, export "
+                "it as a LoRA for PEFT"
+            )
+
     @torch.no_grad()
     def merge(self) -> None:
         if self.is_merged:
@@ -153,8 +161,7 @@ class Attachment:
             raise UserError(
                 f"method {self.adapter.spec.method} has no update to merge: the model's weights are its own"
             )
-        if not all(wrapped.weight.is_floating_point() for wrapped in self.wrapped.values()):
-            raise UserError("The backbone is quantised: its weights cannot hold the update exactly; do not merge it")
+        self.refuse_quantized()
         for path, wrapped in self.wrapped.items():
             weight = wrapped.base.weight
             # Subtracting the update again would leave rounding errors: the original is kept, off the accelerator.

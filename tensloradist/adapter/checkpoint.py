@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialized
@@ -21,6 +20,7 @@ from tensloradist.fingerprint import hash_tensors
 from tensloradist.modes import AttentionShape
 from tensloradist.results.layout import write_replacing
 from tensloradist.spec import AdapterSpec
+from tensloradist.validation import SpecModel, validate
 
 if TYPE_CHECKING:
     from tensloradist.adapter.core import Adapter
@@ -28,12 +28,36 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 
 
+class Description(SpecModel):
+    """adapter.json: the adapter's specification, the shape that it is for, and what it was trained on.
+
+    Attributes:
+        backbone: the hash of the frozen weights under it; None where it was saved alone, or method full trained them.
+    """
+
+    format_version: Literal[1]
+    adapter: AdapterSpec
+    shape: dict[str, Any]
+    seed: int
+    backbone: str | None = None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it was saved attached to a model, and so with its head."""
+        return self.backbone is not None or self.adapter.method == "full"
+
+
 def save(adapter: Adapter, folder: Path, backbone: str | None = None) -> None:
     """Write the adapter, and the head of the model that it is attached to. Existing files are replaced, each whole.
 
     Args:
         backbone: the `backbone_hash` of the weights that it was trained on, where that is known already.
+
+    Raises:
+        UserError: the adapter is merged, so that the weights under it are not those that it was trained on.
     """
+    if adapter.attachment is not None and adapter.attachment.is_merged:
+        raise UserError("The adapter is merged: the backbone's weights are not its own; unmerge before you save")
     folder.mkdir(parents=True, exist_ok=True)
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -63,29 +87,29 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
 
     folder = Path(folder)
     description = _read_description(folder / "adapter.json")
-    spec = AdapterSpec.model_validate(description["adapter"])
     tensors = read_tensors(folder / "adapter.safetensors")
-    adapter = attach(model, spec, seed=description["seed"])
+    adapter = attach(model, description.adapter, seed=description.seed)
     try:
         found = {field: getattr(adapter.shape, field) for field in AttentionShape.__dataclass_fields__}
         found["projections"] = list(found["projections"])
-        if found != description["shape"]:
-            raise UserError(f"{folder}: the adapter is for {description['shape']}, the model has {found}")
+        if found != description.shape:
+            raise UserError(f"{folder}: the adapter is for {description.shape}, the model has {found}")
         # A run in bf16 was trained on the rounding of the weights to it: both belong to the same backbone.
         known = (None, backbone_hash(adapter), backbone_hash(adapter, torch.bfloat16))
-        if description.get("backbone") not in known:
+        if description.backbone not in known:
             raise UserError(
                 f"{folder}: the adapter was trained on other backbone weights than this model's (their "
                 "hashes differ); load the backbone it was trained on"
             )
         copy_into(adapter.state_dict(), tensors, folder / "adapter.safetensors")
-        if adapter.attachment is not None and spec.method == "full":
+        attachment = adapter._attached()
+        if description.adapter.method == "full":
             backbone = folder / "backbone.safetensors"
-            copy_into(dict(adapter.attachment.trained_backbone()), read_tensors(backbone), backbone)
-        head = folder / "head.safetensors"
-        if head.exists() and adapter.attachment is not None:
-            copy_into(adapter.attachment.head_state(), read_tensors(head), head)
-    except UserError:
+            copy_into(dict(attachment.trained_backbone()), read_tensors(backbone), backbone)
+        if description.has_head:
+            head = folder / "head.safetensors"
+            copy_into(attachment.head_state(), read_tensors(head), head)
+    except BaseException:
         adapter.detach()
         raise
     return adapter
@@ -116,18 +140,17 @@ def _backbone_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
     return {name.replace(".base.", "."): p for name, p in attachment.model.named_parameters() if id(p) not in names}
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def _read_description(path: Path) -> Description:
     try:
-        description = json.loads(path.read_text())
-        version = description["format_version"]
-        if version != FORMAT_VERSION:
-            raise UserError(f"{path}: format_version {version}; this version reads {FORMAT_VERSION}")
-        AdapterSpec.model_validate(description["adapter"])
+        data = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a folder that Adapter.save wrote") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{path}: not an adapter description: {error}") from error
-    return description
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); expected what Adapter.save wrote") from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path}: format_version: {version!r}; this version reads {FORMAT_VERSION}")
+    return validate(Description, data, str(path))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

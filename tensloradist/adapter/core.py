@@ -89,7 +89,7 @@ class Adapter(nn.Module):
                 "`folds` is not True), so it takes no fused: true and no dropout_on: hidden"
             )
         self.arrangement = Arrangement.of(spec, shape)
-        self.ranks = per_mode(spec.ranks, self.arrangement.rank_names)
+        self.ranks = per_mode(spec.ranks, self.arrangement.rank_names, bonds=spec.factorization == "tt")
         self.scale = spec.multiplier(self.ranks)
         for layout in self.arrangement.tensors:
             self.tensors.append(self._tensor(layout, dtype))
@@ -305,7 +305,9 @@ class Adapter(nn.Module):
 
     def _attached(self) -> Attachment:
         if self.attachment is None:
-            raise UserError("This adapter is not attached to a model; use attach(model, spec)")
+            raise UserError(
+                "This adapter is not attached to a model: save it, and load it onto a model, or make one with attach"
+            )
         return self.attachment
 
     def extra_repr(self) -> str:

@@ -6,6 +6,7 @@ another backbone: the run's identity says so, and an update cannot be merged int
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones.base import family_of
@@ -29,6 +30,8 @@ def quantize(model: nn.Module, quantization: str) -> nn.Module:
     from torch import nn
 
     library = _library(quantization)
+    # With each layer and pass it says anew that activations are cast, as LLM.int8 does by its definition.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     kept = (*family_of(model).head(model), "lm_head")
     layers = [
         path

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from tensloradist.errors import UserError
 from tensloradist.results.layout import sync_folder
 
@@ -24,7 +26,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder that becomes `target` when the block ends, and vanishes when it raises.
 
     Raises:
-        UserError: the target exists, or the folder above it cannot be written.
+        UserError: the target exists, the folder above it cannot be written, or the disk is full.
     """
     refuse_existing(target)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -39,8 +41,10 @@ def new_folder(target: Path) -> Iterator[Path]:
         refuse_existing(target)
         temporary.rename(target)
         sync_folder(target.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError | SafetensorError):
+            raise UserError(f"{target}: cannot be written ({error}); nothing of it is left there") from error
         raise
 
 

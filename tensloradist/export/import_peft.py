@@ -40,6 +40,8 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "use_bdlora": (None,),
     "kasa_config": (None,),
     "monteclora_config": (None,),
+    # The others (pissa, olora, corda, loftq, …) change the backbone's own weights before training.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
 }
 
 
@@ -112,7 +114,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     for field, plain in _PLAIN.items():
         if field in config and config[field] not in plain:
             raise UserError(
-                f"{path}: {field} is {config[field]!r}: more than a plain LoRA, which the method cannot hold"
+                f"{path}: {field} is {config[field]!r}: more than a plain LoRA, which the method cannot hold; let PEFT "
+                "merge it into the backbone instead"
             )
     for field in ("r", "lora_alpha"):
         if not isinstance(config.get(field), int | float) or config[field] <= 0:

@@ -36,8 +36,9 @@ def export_merged(adapter: Adapter, folder: str | Path, beside: Iterable[Path] =
         beside: files to copy into it, such as a tokenizer's.
 
     Raises:
-        UserError: the folder exists, or the model is of neither library.
+        UserError: the folder exists, the model is of neither library, or the backbone is quantised.
     """
+    adapter._attached().refuse_quantized()
     model: Any = adapter._attached().model
     write = _writer_for(model)
     with new_folder(Path(folder)) as temporary:
@@ -93,6 +94,8 @@ def _write_transformers(model: Any, state: dict[str, Tensor], folder: Path) -> N
         plain = type(model)(copy.deepcopy(model.config))
     plain.to(next(iter(state.values())).dtype)
     plain.load_state_dict(state, assign=True)
+    if getattr(model, "generation_config", None) is not None:
+        plain.generation_config = model.generation_config
     with quiet():
         plain.save_pretrained(str(folder))
 

@@ -27,7 +27,9 @@ PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def export_peft(adapter: Adapter, folder: str | Path, base_model: str | None = None) -> None:
+def export_peft(
+    adapter: Adapter, folder: str | Path, base_model: str | None = None, revision: str | None = None
+) -> None:
     """Write the attached adapter, with the classification head, as a LoRA that PEFT loads.
 
     `peft.PeftModel.from_pretrained(model, folder)` on the plain backbone then computes the same logits.
@@ -35,6 +37,7 @@ def export_peft(adapter: Adapter, folder: str | Path, base_model: str | None = N
     Args:
         folder: is made; it must not exist.
         base_model: what the checkpoint names as its backbone [what the model says it was loaded from].
+        revision: of the backbone on the Hub.
 
     Raises:
         UserError: the folder exists, PEFT is not installed, or the adapter is no LoRA (no adapted layer).
@@ -50,7 +53,7 @@ def export_peft(adapter: Adapter, folder: str | Path, base_model: str | None = N
         )
     head = _saved_with(model, adapter._attached().head_paths)
     with new_folder(Path(folder)) as temporary:
-        _config(adapter, matrices, base_model or _name_of(model)).save_pretrained(str(temporary))
+        _config(adapter, matrices, base_model or _name_of(model), revision).save_pretrained(str(temporary))
         state = {}
         for path, (left, right) in matrices.items():
             state[f"{PREFIX}{path}.lora_A.weight"], state[f"{PREFIX}{path}.lora_B.weight"] = left, right
@@ -87,7 +90,9 @@ def _matrices_of(wrapped: AdaptedLinear, pairs: dict[tuple[str, int], Any]) -> t
     return (lefts[0] if shared else torch.cat(lefts)), stacked
 
 
-def _config(adapter: Adapter, matrices: dict[str, tuple[Tensor, Tensor]], base_model: str | None) -> Any:
+def _config(
+    adapter: Adapter, matrices: dict[str, tuple[Tensor, Tensor]], base_model: str | None, revision: str | None
+) -> Any:
     try:
         from peft import LoraConfig
     except ModuleNotFoundError as error:
@@ -104,6 +109,7 @@ def _config(adapter: Adapter, matrices: dict[str, tuple[Tensor, Tensor]], base_m
         target_modules=sorted(matrices),
         modules_to_save=list(attachment.head_paths) or None,
         base_model_name_or_path=base_model,
+        revision=revision,
         inference_mode=True,
         # As PEFT's own save_pretrained writes for a model without a task type: so AutoPeftModel finds the class.
         auto_mapping={

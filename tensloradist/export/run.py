@@ -26,6 +26,8 @@ _BESIDE = (
     "merges.txt",
     "tokenizer*",
     "vocab.*",
+    "*.model",
+    "chat_template*",
 )
 
 
@@ -54,16 +56,18 @@ def export_run(run_folder: Path, form: str, target: Path) -> None:
     model = backbones.load(spec.backbone, _labels(spec.backbone, attempt / "head.safetensors"))
     adapter = load(model, attempt)
     if form == "peft":
-        export_peft(adapter, target, base_model=spec.backbone.name)
+        export_peft(adapter, target, base_model=spec.backbone.name, revision=spec.backbone.revision)
     else:
         export_merged(adapter, target, beside=_preprocessing(spec.backbone))
 
 
 def _labels(spec: BackboneSpec, head: Path) -> int:
-    """Outputs of the trained head: rows of its last layer."""
+    """Outputs of the trained head: rows of its last layer. A language model has no head."""
+    tensors = read_tensors(head)
+    if not tensors:
+        return backbones.LANGUAGE_MODEL
     model = backbones.empty(spec, 2)
     last = f"{backbones.family_of(model).head(model)[-1]}.weight"
-    tensors = read_tensors(head)
     if last not in tensors:
         raise UserError(f"{head}: has no {last}, so it is not this backbone's classification head")
     return int(tensors[last].shape[0])

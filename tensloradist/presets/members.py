@@ -223,7 +223,8 @@ def cara() -> Preset:
 def metatt_4d() -> Preset:
     """MetaTT-4D (2025, arXiv 2506.09105): `ai,lij,pjk,ko->plao`, times α: a tensor train.
 
-    Its order is input, depth, projection, output. Parameters: r (d_in + d_out) + (L + P) r².
+    Their α is `scale` here (`alpha` is divided by the rank). Its order is input, depth, projection, output.
+    Parameters: r (d_in + d_out) + (L + P) r².
 
     Not covered: the authors' initialisation, of which no text was found; the cores start orthogonal, the last at zero.
     """
@@ -243,7 +244,8 @@ def metatt_4d() -> Preset:
 def metatt_5d() -> Preset:
     """MetaTT-5D (2025, arXiv 2506.09105): `ai,lij,pjk,hkm,me->plahe`, times α: the output split into its heads.
 
-    Its order is input, depth, projection, heads, head_dim. Parameters: r (d_in + d_h) + (L + P + H) r².
+    Their α is `scale` here (`alpha` is divided by the rank). Its order is input, depth, projection, heads, head_dim.
+    Parameters: r (d_in + d_h) + (L + P + H) r².
 
     Not covered: as MetaTT-4D; the order of heads and head_dim is an assumption.
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +18,7 @@ from tensloradist.modes import FFN_CHUNKS, AttentionShape
 from tensloradist.presets.members import PRESETS
 from tensloradist.spec import AdapterSpec
 
+log = logging.getLogger(__name__)
 _QKVO = ("query", "key", "value", "attention_output")
 _FACT_PLACES = {
     "query": "attn.q",
@@ -35,8 +38,10 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
     Args:
         method: a preset; `lorta_litgpt` is another name of `lorta`.
         tensors: named as in the authors' code (FacT: `FacTu.weight`, `blocks.0.attn.q_FacTs.weight`, …; LoTR:
-            `lotr.lhs`, `….query.lotr.mid`; LoRTA: `lora_A`, …; CaRA: `CP_A1`, …; MetaTT: `core0`, …).
-        shape: of the backbone. Of its projections, those are kept that the original adapts and this family can hold.
+            `lotr.lhs` or its aliases in the layers, `….query.lotr.mid`; LoRTA: `lora_A`, …; CaRA: `CP_A1`, …; MetaTT:
+            `core0`, …).
+        shape: of the backbone. Of its projections, those are kept that the original adapts and this family can hold;
+            what else the original adapts is left out, with a warning.
         settings: `rank` (one, or of a train one for every bond) and `scale_argument`, the authors' scale or α.
 
     Returns:
@@ -52,13 +57,20 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
         if name not in ("rank", "scale_argument"):
             raise unknown("setting", name, ("rank", "scale_argument"))
     given = _Given(method, tensors)
-    projections = tuple(p for p in shape.projections if p in _available(method, given))
+    available = _available(method, given)
+    projections = tuple(p for p in shape.projections if p in available)
     if not projections:
         raise UserError(f"projections: {method} adapts none of {list(shape.projections)}")
+    if set(available) - set(projections):
+        log.warning(
+            "%s adapts %s, too, which the shape's projections leave out: that part is not read",
+            method,
+            ", ".join(p for p in available if p not in projections),
+        )
     if method == "fact_tk" and set(shape.projections) & {"fc1", "fc2"}:
         raise UserError("projections: the FFN matrices of fact_tk are no slices of its tensor, so they cannot be read")
     shape = dataclasses.replace(shape, projections=projections)
-    scale = float(settings.get("scale_argument", 1.0))
+    scale = _number(settings.get("scale_argument", 1.0))
     fields = {"alpha": scale} if PRESETS[method].fields.get("alpha") is not None else {"scale": scale}
     names, ranks = _ranks(method, given, settings.get("rank"))
     spec = AdapterSpec.model_validate(
@@ -80,6 +92,12 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
     return adapter
 
 
+def _number(scale: Any) -> float:
+    if not isinstance(scale, int | float) or not math.isfinite(scale):
+        raise UserError(f"scale_argument: {scale!r} must be a finite number")
+    return float(scale)
+
+
 @torch.no_grad()
 def _copy(parameter: Tensor, value: Tensor) -> None:
     parameter.copy_(value)
@@ -93,6 +111,10 @@ class _Given:
         self._used: set[str] = set()
         if not tensors:
             raise UserError(f"tensors: none were given for {method}")
+        for name, value in tensors.items():
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise UserError(f"tensors: {name!r} is of type {found}; it must be a torch tensor of real numbers")
         self.dtype = next(iter(tensors.values())).dtype
 
     def __call__(self, name: str, *shape: int) -> Tensor:
@@ -111,6 +133,19 @@ class _Given:
         if self.tensors[name].dim() <= axis:
             raise UserError(f"tensors: {name!r} has shape {list(self.tensors[name].shape)}, which has no axis {axis}")
         return self.tensors[name].shape[axis]
+
+    def alias(self, name: str) -> str:
+        """The name of a tensor that may be stored under longer names ending in it, all of the same values."""
+        longer = [other for other in self.tensors if other.endswith(f".{name}")]
+        if name in self.tensors:
+            longer.insert(0, name)
+        if not longer:
+            raise UserError(f"tensors: {self.method} needs {name!r}, which is missing")
+        for other in longer[1:]:
+            if not torch.equal(self.tensors[other], self.tensors[longer[0]]):
+                raise UserError(f"tensors: {other!r} differs from {longer[0]!r}; all layers of {self.method} share one")
+        self._used |= set(longer)
+        return longer[0]
 
     def leave(self, pattern: str) -> None:
         """Tensors of projections that are not wanted."""
@@ -135,13 +170,14 @@ _RANK_OF = {
 def _ranks(method: str, given: _Given, rank: Any) -> tuple[tuple[str, ...], list[int]]:
     """The names and values of the ranks, read from the tensors, checked against `rank` if that is given."""
     if method in _RANK_OF:
-        names, found = ("input",), [given.size(*_RANK_OF[method])]
+        name, axis = _RANK_OF[method]
+        names, found = ("input",), [given.size(given.alias(name) if method == "lotr" else name, axis)]
     else:
         names = tuple(PRESETS[method].fields["mode_order"][:-1])
         found = [given.size(f"core{i}", 2) for i in range(len(names))]
     wanted = list(rank) if isinstance(rank, list | tuple) else [rank] * len(found)
     if rank is not None and wanted != found:
-        raise UserError(f"rank: {rank}, but the tensors of {method} have {found if len(found) > 1 else found[0]}")
+        raise UserError(f"rank: {rank!r}, but the tensors of {method} have {found if len(found) > 1 else found[0]}")
     return names, found
 
 
@@ -168,7 +204,8 @@ def _fact_tt(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[li
                 blocks += [chunk.T for chunk in given(name, r, FFN_CHUNKS * r).view(r, FFN_CHUNKS, r).unbind(1)]
             else:
                 blocks.append(given(name, r, r).T)
-    given.leave(r"^blocks\.\d+\.(attn|mlp)\.\w+_FacTs\.weight$")
+    for layer in range(shape.layers):
+        given.leave(rf"^blocks\.{layer}\.(attn|mlp)\.\w+_FacTs\.weight$")
     u, v = given("FacTu.weight", r, d), given("FacTv.weight", d, r)
     return [{"input": u.T[None], "block": torch.stack(blocks, dim=1), "output": v.T[..., None]}], {}
 
@@ -201,7 +238,7 @@ def _lotr(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[
     for (layer, projection), name in middles.items():
         if layer < shape.layers and projection not in shape.projections:
             given(name, r, r)
-    right, left = given("lotr.lhs", r, shape.d_out), given("lotr.rhs", shape.d_in, r)
+    right, left = given(given.alias("lotr.lhs"), r, shape.d_out), given(given.alias("lotr.rhs"), shape.d_in, r)
     return [{"input": left[None], "block": torch.stack(blocks, dim=1), "output": right[..., None]}], {}
 
 

@@ -92,7 +92,7 @@ def test_built_on_meta_without_values():
             lambda: Adapter(
                 AdapterSpec(grouping="qkv", factorization="tt", ranks={"input": 2, "projection": 2, "output": 2}), SHAPE
             ),
-            r"\['output'\] are no modes",
+            r"\['output'\] are no bonds",
         ),
         (
             lambda: Adapter(AdapterSpec(grouping="qkv", factorization="tt", mode_order=("input", "output")), SHAPE),

@@ -1,12 +1,13 @@
 """An adapter's life on a model: attach, train, save, load, merge, unmerge, detach; for every registered family."""
 
 import copy
+import json
 
 import pytest
 import torch
 
 import tensloradist._torchvision  # noqa: F401 (before timm and transformers' image classes)
-from tensloradist.adapter import attach, detach, load
+from tensloradist.adapter import attach, attached_adapter, detach, load
 from tensloradist.backbones import FAMILIES, family_of
 from tensloradist.errors import UserError
 from tensloradist.modes import GROUPINGS
@@ -180,3 +181,48 @@ def test_refusals(tmp_path):
     (tmp_path / "adapter.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load(model, tmp_path)
+
+
+def test_a_head_that_was_saved_and_is_gone_is_missed(tmp_path):
+    model, _ = FAMILIES["bert"].example()
+    adapter = attach(model, SPECS["qkv_depth"])
+    adapter.save(tmp_path)
+    (tmp_path / "head.safetensors").unlink()
+    adapter.detach()
+    with pytest.raises(UserError, match=r"head\.safetensors: not a readable"):
+        load(model, tmp_path)
+    assert attached_adapter(model) is None
+
+
+def test_a_merged_adapter_is_not_saved(tmp_path):
+    model, _ = FAMILIES["bert"].example()
+    adapter = attach(model, SPECS["qkv_depth"])
+    adapter.merge()
+    with pytest.raises(UserError, match="merged.*unmerge before you save"):
+        adapter.save(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": None}, "seed: missing"),
+        ({"seed": "x"}, "seed: 'x': must be an integer"),
+        ({"shape": None}, "shape: missing"),
+        ({"shape": {"d_in": 3}}, "the adapter is for"),
+        ({"format_version": 9}, "format_version: 9; this version reads 1"),
+        ({"adapter": {"grouping": "qvk"}}, "Did you mean 'qkv'"),
+        ({"more": 1}, "more: unknown key"),
+    ],
+)
+def test_a_broken_description_is_told_and_leaves_the_model_alone(change, says, tmp_path):
+    model, _ = FAMILIES["bert"].example()
+    adapter = attach(model, SPECS["qkv_depth"])
+    adapter.save(tmp_path)
+    adapter.detach()
+    path = tmp_path / "adapter.json"
+    data = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({name: value for name, value in data.items() if value is not None}))
+    with pytest.raises(UserError, match=says):
+        load(model, tmp_path)
+    assert attached_adapter(model) is None

@@ -3,12 +3,13 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from dense import dense
 from safetensors.torch import load_file
 
-from tensloradist.adapter import Adapter
+from tensloradist.adapter import Adapter, load
 from tensloradist.errors import UserError
 from tensloradist.modes import AttentionShape
 from tensloradist.presets import PRESETS, from_original
@@ -188,3 +189,92 @@ def test_original_tensors_that_do_not_fit_are_refused(data_root, method):
         from_original(method, own, shape, scale_argumen=2)
     with pytest.raises(UserError, match="Unknown preset"):
         from_original("unheard_of", own, shape)
+
+
+def test_layers_that_the_backbone_does_not_have_are_not_dropped(data_root):
+    _, _, own, shape, settings = original(data_root, "fact_tt")
+    shorter = AttentionShape(shape.d_in, shape.d_out, shape.heads, shape.layers - 1, shape.projections)
+    with pytest.raises(UserError, match=f"has no 'blocks.{shape.layers - 1}"):
+        from_original("fact_tt", own, shorter, **settings)
+
+
+def test_what_the_shape_leaves_out_is_said(data_root, caplog):
+    _, _, own, shape, settings = original(data_root, "cara")
+    from_original("cara", own, AttentionShape(shape.d_in, shape.d_out, shape.heads, shape.layers), **settings)
+    assert "cara adapts attention_output, fc1, fc2, too, which the shape's projections leave out" in caplog.text
+
+
+def test_lotrs_shared_factors_may_be_stored_once_a_layer(data_root):
+    _, _, own, shape, settings = original(data_root, "lotr")
+    expected = from_original("lotr", own, shape, **settings)
+    aliases = {name: value for name, value in own.items() if name not in ("lotr.lhs", "lotr.rhs")}
+    for side in ("lhs", "rhs"):
+        aliases |= {f"layer.{n}.attention.query.lotr.{side}": own[f"lotr.{side}"] for n in range(shape.layers)}
+    found = from_original("lotr", aliases, shape, **settings)
+    for key, (left, right) in expected().items():
+        assert torch.equal(left @ right, found()[key][0] @ found()[key][1])
+    aliases["layer.1.attention.query.lotr.lhs"] = aliases["layer.1.attention.query.lotr.lhs"] + 1
+    with pytest.raises(UserError, match="differs from 'layer.0"):
+        from_original("lotr", aliases, shape, **settings)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "settings", "says"),
+    [
+        (np.zeros((4, 4)), {}, "is of type ndarray; it must be a torch tensor of real numbers"),
+        (torch.zeros(4, 4, dtype=torch.int64), {}, "is of type torch.int64"),
+        (None, {"scale_argument": "x"}, "scale_argument: 'x' must be a finite number"),
+        (None, {"rank": "2"}, "rank: '2', but the tensors"),
+    ],
+)
+def test_what_is_no_tensor_or_number_is_refused(data_root, tensor, settings, says):
+    _, _, own, shape, known = original(data_root, "lorta_peft")
+    own = own if tensor is None else {**own, "lora_A": tensor}
+    with pytest.raises(UserError, match=says):
+        from_original("lorta_peft", own, shape, **{**known, **settings})
+
+
+def test_metatt_5d_is_the_train_of_its_equation():
+    generator = torch.Generator().manual_seed(0)
+    layers, ranks, sizes = 3, [2, 3, 4, 2], [12, 3, 3, 4, 3]
+    bonds = [1, *ranks, 1]
+    cores = [
+        torch.randn(bonds[n], size, bonds[n + 1], generator=generator, dtype=torch.float64)
+        for n, size in enumerate(sizes)
+    ]
+    tensors = {f"core{n}": core for n, core in enumerate(cores)}
+    adapter = from_original("metatt_5d", tensors, AttentionShape(12, 12, 4, layers), rank=ranks, scale_argument=0.5)
+    dense = torch.einsum("zai,ilj,jpk,khm,mey->lpahe", *cores).flatten(-2)
+    for p, projection in enumerate(("query", "key", "value")):
+        for layer in range(layers):
+            torch.testing.assert_close(adapter.delta(projection, layer), 0.5 * dense[layer, p], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [m for m in ADAPTED if m != "lorta_litgpt"])
+def test_an_originals_adapter_is_attached_and_leaves_as_a_lora(data_root, tmp_path, method):
+    """As the README says: save, load onto the backbone, export; each step with the original's update."""
+    from peft import PeftModel
+    from transformers import BertConfig, BertForSequenceClassification
+
+    _, _, own, shape, settings = original(data_root, method)
+    shape = AttentionShape(shape.d_in, shape.d_out, shape.heads, shape.layers)
+    if method == "lotr":
+        shape = AttentionShape(shape.d_in, shape.d_out, shape.heads, shape.layers, ("query", "value"))
+    adapter = from_original(method, own, shape, **settings)
+    with pytest.raises(UserError, match="save it, and load it onto a model"):
+        adapter.export_peft(tmp_path / "lora")
+    sizes = {"hidden_size": shape.d_in, "num_attention_heads": shape.heads, "num_hidden_layers": shape.layers}
+    config = BertConfig(**sizes, intermediate_size=24, vocab_size=50, num_labels=3)
+    model = BertForSequenceClassification(config).double().eval()
+    ids = torch.arange(5, 17)[None]
+    with torch.no_grad():
+        plain = model(ids).logits
+        adapter.save(tmp_path / "adapter")
+        loaded = load(model, tmp_path / "adapter")
+        expected = model(ids).logits
+        assert (expected - plain).abs().max() > 1e-6
+        torch.testing.assert_close(loaded.delta("value", 1), adapter.delta("value", 1), rtol=0, atol=0)
+        loaded.export_peft(tmp_path / "lora")
+        loaded.detach()
+        lora = PeftModel.from_pretrained(model, str(tmp_path / "lora"))
+        torch.testing.assert_close(lora(ids).logits, expected, rtol=1e-9, atol=1e-9)

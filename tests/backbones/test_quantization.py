@@ -22,7 +22,7 @@ NAMES = ("llama", "bert", "timm_vit")
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("quantization", "tolerance"), [("int8", 0.1), ("nf4", 0.6)])
-def test_the_head_trains_on_a_backbone_in_fewer_bits(name, quantization, tolerance):
+def test_the_head_trains_on_a_backbone_in_fewer_bits(name, quantization, tolerance, tmp_path):
     family = FAMILIES[name]
     model, inputs = family.example()
     exact = family.logits(model, inputs).detach()
@@ -40,6 +40,10 @@ def test_the_head_trains_on_a_backbone_in_fewer_bits(name, quantization, toleran
     assert any(p.grad.norm() > 0 for p in adapter.parameters())
     with pytest.raises(UserError, match="is quantised"):
         adapter.merge()
+    with pytest.raises(UserError, match="is quantised.*export it as a LoRA"):
+        adapter.export_merged(tmp_path / "merged")
+    adapter.export_peft(tmp_path / "lora")
+    assert [path.name for path in tmp_path.iterdir()] == ["lora"]
 
 
 def family_is_kept(family, model):

@@ -2,7 +2,7 @@
 
 All have the same backbone and the same rank of their pairs. Time: steps of PEFT and of every member alternate in one
 process, in rotating order; the figure is the median of the ratios within a round, with a bootstrap 95 % interval. It
-holds if the interval's lower end is at most the bound. Memory: the high-water mark of a process of its own for each
+holds if that median is at most the bound. Memory: the high-water mark of a process of its own for each
 member. The backbone is ViT-B/16 (or DeiT-Tiny) with random weights: speed does not depend on them. Dropout on the
 input, which PEFT's LoRA would have to have too, is off.
 
@@ -237,7 +237,7 @@ def main() -> int:
         table.add_column(column, justify="left" if column == "method" else "right")
     ok = True
     for row in rows:
-        holds = row["low"] <= arguments.bound
+        holds = row["ratio"] <= arguments.bound
         cells = [
             row["method"],
             f"{row['peft']:.3f}",

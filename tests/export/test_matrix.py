@@ -4,10 +4,23 @@ The printed numbers (pytest -s) are the largest difference between the logits of
 relative to the largest logit, over groupings and head layouts.
 """
 
+import copy
+
 import pytest
 import torch
-from helpers_export import FAMILIES, logits_of, model_of, through_merged, through_peft, trained
+from helpers_export import (
+    DECODER_FAMILIES,
+    ENCODERS,
+    FAMILIES,
+    logits_of,
+    model_of,
+    through_merged,
+    through_peft,
+    trained,
+)
 
+from tensloradist.adapter import attach
+from tensloradist.backbones import family_of
 from tensloradist.errors import UserError
 from tensloradist.modes import GROUPINGS
 from tensloradist.presets import PRESETS
@@ -21,13 +34,21 @@ MATRIX = {}
 
 def specs_of(method):
     if method == "lora":
-        return [AdapterSpec(method="lora", ranks=2, scale=0.5)]
+        scaled = [{"scale": 0.5}, {"alpha": 4.0}, {"alpha": 4.0, "rslora": True}]
+        return [AdapterSpec(method="lora", ranks=2, **fields) for fields in scaled]
     if method in PRESETS:
         return [AdapterSpec(method=method, ranks=2)]
+    common = {"factorization": method, "ranks": 2, "scale": 0.5}
+    unusual = [{"grouping": "qkv_depth", "fused": True}, {"grouping": "att_qkv_depth", "fused": True}]
+    if method == "tt":
+        unusual.append({"grouping": "qkv_depth", "mode_order": ("depth", "input", "output", "projection")})
     return [
-        AdapterSpec(grouping=grouping, factorization=method, ranks=2, scale=0.5, head_layout=layout)
-        for grouping in GROUPINGS
-        for layout in (["aligned", "official"] if GROUPINGS[grouping].att else ["aligned"])
+        *(
+            AdapterSpec(grouping=grouping, head_layout=layout, **common)
+            for grouping in GROUPINGS
+            for layout in (["aligned", "official"] if GROUPINGS[grouping].att else ["aligned"])
+        ),
+        *(AdapterSpec(**fields, **common) for fields in unusual),
     ]
 
 
@@ -50,10 +71,23 @@ def differences(plain, spec, inputs, folder):
 
 
 def worst_of(method, family, folder, specs):
-    """(through PEFT, through merged): the largest over these specifications."""
+    """(through PEFT, through merged): the largest over these specifications; None if none fits the backbone."""
     plain, inputs = model_of(family)
-    found = [differences(plain, spec, inputs, folder / str(index)) for index, spec in enumerate(specs)]
-    return tuple(max(parts) for parts in zip(*found, strict=True))
+    fitting = [spec for spec in specs if fits(plain, spec)]
+    found = [differences(plain, spec, inputs, folder / str(index)) for index, spec in enumerate(fitting)]
+    return tuple(max(parts) for parts in zip(*found, strict=True)) if found else None
+
+
+def fits(plain, spec):
+    """Whether the backbone can have the adapter at all: not all can where key and value have fewer heads."""
+    try:
+        attach(copy.deepcopy(plain), spec)
+    except UserError as error:
+        reasons = ("lorta_peft does not fit", "head_layout 'official' averages over 4 query heads")
+        if family_of(plain).name not in DECODER_FAMILIES or not str(error).startswith(reasons):
+            raise
+        return False
+    return True
 
 
 def table(matrix):
@@ -61,8 +95,8 @@ def table(matrix):
     yield "largest difference of logits, relative, float32 (PEFT / merged)"
     yield " ".join([f"{'method':12}", *(f"{family:>19}" for family in FAMILIES)])
     for method in dict.fromkeys(method for method, _ in matrix):
-        cells = [matrix.get((method, family)) for family in FAMILIES]
-        shown = [f"{cell[0]:.1e} / {cell[1]:.1e}" if cell else "not run" for cell in cells]
+        cells = [matrix.get((method, family), "not run") for family in FAMILIES]
+        shown = [f"{c[0]:.1e} / {c[1]:.1e}" if isinstance(c, tuple) else c or "does not fit" for c in cells]
         yield " ".join([f"{method:12}", *(f"{text:>19}" for text in shown)])
 
 
@@ -74,7 +108,7 @@ def test_exports_have_the_trained_models_logits(method, family, tmp_path):
     if family not in ("vit", "timm_vit") and len(specs) > 1:
         specs = specs[FAMILIES.index(family) % 3 :: 3]
     worst = MATRIX[method, family] = worst_of(method, family, tmp_path, specs)
-    assert max(worst) < ROUNDING
+    assert max(worst) < ROUNDING if worst else method == "lorta_peft"
 
 
 @pytest.mark.evidence
@@ -82,7 +116,7 @@ def test_the_whole_matrix(tmp_path):
     """Every method, grouping and head layout on every family."""
     matrix = {(m, f): worst_of(m, f, tmp_path / m / f, specs_of(m)) for m in METHODS for f in FAMILIES}
     print("\n" + "\n".join(table(matrix)))
-    assert max(max(worst) for worst in matrix.values()) < ROUNDING
+    assert max(max(worst) for worst in matrix.values() if worst) < ROUNDING
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -95,7 +129,7 @@ def test_other_projections_are_exported_exactly(family, grouping, projections, t
     assert max(differences(plain, spec, inputs, tmp_path)) < ROUNDING
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize("method", PRESETS)
 def test_a_neighbour_on_all_that_its_authors_adapt(method, family, tmp_path):
     """Feed-forward layers included; CaRA's trained biases, which a LoRA does not have, are merged or refused."""
@@ -131,4 +165,4 @@ def test_the_matrix():
     if not MATRIX:
         pytest.skip("the tests of the cells have not run in this process")
     print("\n" + "\n".join(table(MATRIX)))
-    assert all(max(worst) < ROUNDING for worst in MATRIX.values())
+    assert all(max(worst) < ROUNDING for worst in MATRIX.values() if worst)

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tensloradist import backbones, tasks
@@ -17,6 +19,7 @@ from tensloradist.identity import resolve
 from tensloradist.results.execute import execute
 from tensloradist.results.layout import RunFolder
 from tensloradist.spec import RunSpec
+from tensloradist.tasks.examples import language_backbone, language_folder
 from tensloradist.training import train
 
 RUN = {
@@ -143,14 +146,56 @@ def test_without_peft_its_extra_is_named(run, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists() and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_write_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_a_write_that_fails_leaves_nothing(run, tmp_path, monkeypatch, form):
     """As on a full disk, in the middle of the second file."""
 
     def full(path, content):
         path.write_bytes(content[:10])
         raise OSError(28, "No space left on device", str(path))
 
+    def full_too(self, folder, **_):
+        (Path(folder) / "config.json").write_text("{")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
     monkeypatch.setattr("tensloradist.export.peft.write_replacing", full)
-    with pytest.raises(OSError, match="No space"):
-        export_run(run, "peft", tmp_path / "out")
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full_too)
+    with pytest.raises(UserError, match="out: cannot be written .*No space left.*nothing of it is left"):
+        export_run(run, form, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_language_models_run_is_exported_in_both_forms(tmp_path):
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    backbone, task = language_backbone(tmp_path), language_folder(tmp_path)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(backbone.name)).save_pretrained(backbone.name)
+    backbone = backbone.model_copy(update={"random_init": False})
+    GenerationConfig(eos_token_id=[7, 8], do_sample=True, temperature=0.5).save_pretrained(backbone.name)
+    spec = resolve(
+        RunSpec.model_validate(
+            {
+                **RUN,
+                "backbone": backbone.model_dump(),
+                "task": task.model_dump(),
+                "optimizer": {**RUN["optimizer"], "batch_size": 4},
+            }
+        )
+    )
+    assert execute(spec, tmp_path / "results", train).status == "finished"
+    folder = RunFolder(tmp_path / "results", spec.run_id).path
+    export_run(folder, "peft", tmp_path / "lora")
+    export_run(folder, "merged", tmp_path / "merged")
+    model = backbones.load(spec.backbone, backbones.LANGUAGE_MODEL)
+    load(model, folder / "attempts" / "0001")
+    plain = backbones.load(spec.backbone, backbones.LANGUAGE_MODEL)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    ids = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        expected = model(ids).logits
+        assert (plain(ids).logits - expected).abs().max() > 1e-3
+        lora = PeftModel.from_pretrained(plain, str(tmp_path / "lora"))
+        for found in (lora(ids).logits, merged(ids).logits):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert merged.generation_config.eos_token_id == [7, 8] and merged.generation_config.temperature == 0.5
