@@ -187,6 +187,8 @@ def _solve(
             )
         if not 1 <= rank <= caps[mode]:
             raise UserError(f"pinned: rank {rank} of mode {mode!r} is not within 1..{caps[mode]}, the mode's size")
+    if _has_shared_rank(adapter.factorization) and len(set(pinned.values())) > 1:
+        raise UserError(f"pinned: {pinned}, but all modes of {adapter.factorization} share one rank; pin one of them")
     search = _Search(caps, pinned, _total(adapter, arrangement), budget, tolerance)
     if _has_shared_rank(adapter.factorization):
         best = search.nearest_equal(math.inf if adapter.factorization == "cp" else max(caps.values()))

@@ -167,3 +167,11 @@ def test_references_have_no_ranks_and_stay_what_they_are():
         adapter = AdapterSpec(method=method)
         assert isorank(adapter, 8, shape) == isoparameter(adapter, 1000, shape) == adapter
         assert resolve_ranks(adapter, shape) == {} and count(adapter, shape) == 0
+
+
+def test_a_shared_rank_cannot_be_pinned_twice():
+    cp = AdapterSpec(grouping="qkv_depth", factorization="cp")
+    shape = AttentionShape(192, 192, 3, 12)
+    assert set(resolve_ranks(isoparameter(cp, 5000, shape, pinned={"depth": 4}), shape).values()) == {4}
+    with pytest.raises(UserError, match="all modes of cp share one rank; pin one of them"):
+        isoparameter(cp, 5000, shape, pinned={"depth": 4, "input": 5})

@@ -89,7 +89,8 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
     scales = [scale for _, _, scale in found.values()]
     scale = max(set(scales), key=scales.count)
     rank = max(left.shape[0] for left, _, _ in found.values())
-    spec = AdapterSpec(method="lora", ranks=rank, scale=scale, projections=projections)  # type: ignore[arg-type]
+    dropout = float(config.get("lora_dropout") or 0.0)
+    spec = AdapterSpec(method="lora", ranks=rank, scale=scale, projections=projections, dropout=dropout)  # type: ignore[arg-type]
     adapter = attach(model, spec)
     try:
         _fill(adapter, found, folder)

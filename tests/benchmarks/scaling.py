@@ -2,11 +2,11 @@
 
     python tests/benchmarks/scaling.py                                   # 1 and 2 processes on the CPU, a small decoder
     python tests/benchmarks/scaling.py --processes 1 2 4 --hidden 1024 --layers 24
-    python tests/benchmarks/scaling.py --only memory --hidden 1280 --layers 20      # over 300 M parameters
+    python tests/benchmarks/scaling.py --only memory --hidden 1280 --layers 12      # over 300 M parameters
 
 Strong scaling keeps the batch of an update, weak scaling a process's share of it. Efficiency is the speed over that of
 one process times their number: on a machine with fewer cores than processes × threads it cannot be near 1. Memory is
-each process's peak of resident memory beyond its imports, beside what `plan --memory` says.
+each process's peak of resident memory beyond its imports, beside what `plan --memory` says; with a checkpoint's size.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def spec_of(folder: Path, arguments: argparse.Namespace, strategy: str, processe
                     "threads": arguments.threads,
                     "strategy": strategy,
                     "processes": processes,
+                    "checkpoint_steps": max(1, arguments.updates - 1),
                 },
             }
         )
@@ -122,22 +123,30 @@ def scaling(arguments: argparse.Namespace, root: Path) -> Table:
     return table
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of all its files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def memory(arguments: argparse.Namespace, root: Path) -> Table:
     table = Table(title="memory a process, MiB beyond the imports: measured (the largest, the smallest), planned")
-    for column in ("strategy", "processes", "largest", "smallest", "planned", "error"):
+    for column in ("strategy", "processes", "largest", "smallest", "planned", "error", "checkpoint kB"):
         table.add_column(column, justify="left" if column == "strategy" else "right")
-    for strategy in STRATEGIES:
+    for strategy in arguments.strategies:
         for processes in arguments.processes:
-            if (processes == 1) != (strategy == "single"):
+            if (strategy == "single" and processes > 1) or (strategy == "ddp" and processes == 1):
                 continue
             folder = root / f"{strategy}-{processes}"
             spec = spec_of(folder, arguments, strategy, processes, arguments.batch)
             (folder / "spec.json").write_text(spec.model_dump_json())
             started([str(PEAK), str(folder / "spec.json"), str(folder / "run")], processes, arguments.threads)
             peaks = [int(path.read_text()) for path in (folder / "run").glob("peak.*")]
-            (need,) = needs(measure_step(spec, -(-arguments.batch // processes)), [processes], [strategy])
-            numbers = [f"{value / MiB:,.0f}" for value in (max(peaks), min(peaks), need.on_cpu)]
-            table.add_row(strategy, str(processes), *numbers, f"{need.on_cpu / max(peaks) - 1:+.0%}")
+            found = needs(measure_step(spec, -(-arguments.batch // processes)), [processes], [strategy])
+            planned = found[0].on_cpu if found else None  # ZeRO of one process is measured, and not planned
+            numbers = [f"{max(peaks) / MiB:,.0f}", f"{min(peaks) / MiB:,.0f}"]
+            numbers += ["-", "-"] if planned is None else [f"{planned / MiB:,.0f}", f"{planned / max(peaks) - 1:+.0%}"]
+            checkpoint = size_of(next((folder / "run").glob("*/checkpoints/*")))
+            table.add_row(strategy, str(processes), *numbers, f"{checkpoint / 1000:,.0f}")
             print(f"memory, {strategy}, {processes} processes: {numbers[0]} MiB", file=sys.stderr, flush=True)
     return table
 
@@ -146,6 +155,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--strategy", default="ddp", choices=STRATEGIES[1:], help="of several processes, for scaling")
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES, help="for memory")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--threads", type=int, default=1)

@@ -15,7 +15,7 @@ from tensloradist.errors import UserError
 from tensloradist.spec import AdapterSpec
 
 SETTINGS = {
-    "plain": {},
+    "plain": {"lora_dropout": 0.1},
     "rslora": {"use_rslora": True},
     "patterns": {"rank_pattern": {"FIRST": 1}, "alpha_pattern": {"FIRST": 8}},
     "first layer": {"layers_to_transform": [0]},
@@ -61,7 +61,8 @@ def test_a_checkpoint_of_peft_has_the_same_logits(family, settings, tmp_path):
     assert (logits_of(plain, inputs) - expected).abs().max() > 0.05
     torch.testing.assert_close(logits_of(ours, inputs), expected, rtol=1e-5, atol=1e-5)
     if settings == "plain":
-        assert adapter.spec.method == "lora" and adapter.spec.ranks == 3 and adapter.spec.scale == 2.0
+        projections = adapter.spec.projections  # of a fused layer all three
+        assert adapter.spec == AdapterSpec(method="lora", ranks=3, scale=2.0, dropout=0.1, projections=projections)
 
 
 @pytest.mark.parametrize("family", ["vit", "timm_vit"])

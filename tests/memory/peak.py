@@ -20,6 +20,9 @@ task = tasks.load(spec.task, spec.backbone, spec.protocol)
 backbones.empty(spec.backbone, task.num_labels)  # what the libraries import on request, they import here
 if spec.backbone.quantization is not None:
     importlib.import_module("bitsandbytes")
+if spec.compute.zero_stage:
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    importlib.import_module("deepspeed")
 importlib.import_module("torch._dynamo")
 reset_peak_memory()
 before, _ = peak_memory()  # just reset, so what is resident now
