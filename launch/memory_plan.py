@@ -87,7 +87,8 @@ def _print(console: Any, plan: MemoryPlan, gpu: str | None, size: int | None) ->
 
     what = f"micro-batch {plan.micro_batch}" if plan.needs else ""
     table = Table(title=f"{plan.backbone}, {plan.task}, {plan.precision}, {what}: GiB a process")
-    columns = ("parameters", "gradients", "optimizer", "activations", "buffers", "total")
+    # What the first process's host holds before training comes last: under ZeRO-3 it alone loads the model.
+    columns = ("parameters", "gradients", "optimizer", "activations", "buffers", "total", "loaded")
     table.add_column("strategy")
     for name in ("processes", *columns, *(["fits"] if size is not None else [])):
         table.add_column(name, justify="right")

@@ -45,7 +45,8 @@ class Need:
         optimizer: AdamW's moments, DeepSpeed's flat copies, and the kept best weights.
         buffers: the model's own, the batch, and what ZeRO-3 gathers at once.
         starting: the peak before the first step: DDP broadcasts all weights, the frozen ones too, in copies.
-        loaded: of the host: the whole model in float32 before training, which under ZeRO-3 no process holds.
+        loaded: of the host: the whole model in float32 before training. Under ZeRO-3 the first process alone holds it,
+            while it sends the others their shards.
     """
 
     strategy: str
@@ -60,7 +61,12 @@ class Need:
 
     @property
     def on_cpu(self) -> int:
-        """The peak of a run on the CPU, where the model is loaded in float32 before its weights are cast."""
+        """The peak on the CPU, where a model is loaded in float32 before its weights are cast; see `first_on_cpu`."""
+        return self.total if self.strategy == "zero3" else self.first_on_cpu
+
+    @property
+    def first_on_cpu(self) -> int:
+        """The same of the first process, which under ZeRO-3 is the only one that loads the model."""
         return max(self.total, self.loaded)
 
     @property
@@ -105,10 +111,9 @@ def _need(step: StepBytes, strategy: str, world: int) -> Need:
         parameters = math.ceil(parameters / world)
         # The layer in use, the one that is fetched ahead, and what may stay gathered.
         buffers += 2 * step.largest + min(step.frozen, 2 * _BUCKET * FULL)
-    loaded = 0 if zero == 3 else step.loaded
     starting = parameters + (min(parameters, _BROADCAST) if strategy == "ddp" else 0)
     optimizer = moments + masters + best
-    return Need(strategy, world, parameters, gradients, optimizer, step.activations, buffers, starting, loaded)
+    return Need(strategy, world, parameters, gradients, optimizer, step.activations, buffers, starting, step.loaded)
 
 
 def recommend(found: Iterable[Need], gpu: int) -> Need | None:

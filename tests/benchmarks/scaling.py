@@ -129,8 +129,11 @@ def size_of(folder: Path) -> int:
 
 
 def memory(arguments: argparse.Namespace, root: Path) -> Table:
-    table = Table(title="memory a process, MiB beyond the imports: measured (the largest, the smallest), planned")
-    for column in ("strategy", "processes", "largest", "smallest", "planned", "error", "checkpoint kB"):
+    table = Table(
+        title="memory of the first process and of the largest other, MiB beyond the imports, beside the plan's"
+    )
+    columns = ("first", "planned", "error", "others", "planned", "error", "checkpoint kB")
+    for column in ("strategy", "processes", *columns):
         table.add_column(column, justify="left" if column == "strategy" else "right")
     for strategy in arguments.strategies:
         for processes in arguments.processes:
@@ -140,11 +143,14 @@ def memory(arguments: argparse.Namespace, root: Path) -> Table:
             spec = spec_of(folder, arguments, strategy, processes, arguments.batch)
             (folder / "spec.json").write_text(spec.model_dump_json())
             started([str(PEAK), str(folder / "spec.json"), str(folder / "run")], processes, arguments.threads)
-            peaks = [int(path.read_text()) for path in (folder / "run").glob("peak.*")]
+            peaks = [int((folder / "run" / f"peak.{rank}").read_text()) for rank in range(processes)]
             found = needs(measure_step(spec, -(-arguments.batch // processes)), [processes], [strategy])
-            planned = found[0].on_cpu if found else None  # ZeRO of one process is measured, and not planned
-            numbers = [f"{max(peaks) / MiB:,.0f}", f"{min(peaks) / MiB:,.0f}"]
-            numbers += ["-", "-"] if planned is None else [f"{planned / MiB:,.0f}", f"{planned / max(peaks) - 1:+.0%}"]
+            numbers = []
+            # ZeRO of one process is measured, and not planned.
+            planned = [found[0].first_on_cpu, found[0].on_cpu] if found else [None, None]
+            for peak, plan in zip((peaks[0], max(peaks[1:], default=None)), planned, strict=True):
+                numbers += ["-" if value is None else f"{value / MiB:,.0f}" for value in (peak, plan)]
+                numbers.append("-" if peak is None or plan is None else f"{plan / peak - 1:+.0%}")
             checkpoint = size_of(next((folder / "run").glob("*/checkpoints/*")))
             table.add_row(strategy, str(processes), *numbers, f"{checkpoint / 1000:,.0f}")
             print(f"memory, {strategy}, {processes} processes: {numbers[0]} MiB", file=sys.stderr, flush=True)
