@@ -66,6 +66,8 @@ evidence: $(INSTALLED)  ## Scale runs and long repeats, for closing notes
 	$(BIN)/python -m pytest -q -s -m evidence
 	$(BIN)/python tests/benchmarks/adapter_step.py --members tucker --bound 1.05
 	$(BIN)/python tests/benchmarks/adapter_step.py --steps 12 --batch 4
+	$(BIN)/python tests/benchmarks/scaling.py --only memory --updates 2 --batch 4 --processes 1 2 4 --hidden 1280 \
+		--layers 12 --strategies single ddp zero3
 
 soak: $(INSTALLED)  ## 200 runs on the development cluster, with a random fault every few seconds for ten minutes
 	$(BIN)/python -m pytest -q -s -m evidence tests/slurm/test_soak.py

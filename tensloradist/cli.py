@@ -35,7 +35,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 1
     except ModuleNotFoundError as error:
-        extra = _extra_with(error.name or "")
+        extra = _extra_with(error.name) if error.name else None
         if extra is None:
             raise
         _fail(f"This command needs the package {error.name!r}: pip install 'tensloradist[{extra}]'")

@@ -278,6 +278,10 @@ class RunSpec(SpecModel):
                 "adapter.sibling_draws: 'identical' repeats a fault of the official code and belongs to "
                 "protocol official; set protocol: official or sibling_draws: independent"
             )
+        if self.adapter.method == "head" and self.task.name == "causal_lm":
+            raise ValueError(
+                "adapter.method: head trains a classification head, and a language model (causal_lm) has none"
+            )
         if self.compute.processes > self.optimizer.batch_size:
             raise ValueError(
                 f"optimizer.batch_size: {self.optimizer.batch_size} gives each of compute.processes "

@@ -175,3 +175,20 @@ def test_a_missing_extra_is_named_before_anything_is_written(tmp_path):
     shown = subprocess.run(command, env=env, capture_output=True, text=True)
     assert shown.returncode == 2 and "tensloradist[slurm]" in shown.stderr and "Traceback" not in shown.stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_a_decoder_runs_with_a_cold_cache(tmp_path):
+    """Whatever its backbone, the first command is the one that imports transformers' classes."""
+    from tensloradist.tasks.examples import language_backbone, language_folder
+
+    data = {
+        "backbone": language_backbone(tmp_path).model_dump(),
+        "task": language_folder(tmp_path).model_dump(),
+        "adapter": {"grouping": "qkv_depth", "ranks": 2},
+        "optimizer": {"epochs": 1, "batch_size": 8},
+        "compute": {"device": "cpu", "threads": 1},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(data))
+    cold = {"TENSLORADIST_CACHE": str(tmp_path / "cache")}
+    shown = cli("run", tmp_path / "run.json", "--results", tmp_path / "results", **cold)
+    assert shown.returncode == 0 and "finished: test" in shown.stdout, shown.stderr

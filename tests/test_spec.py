@@ -55,6 +55,7 @@ def run(**changes):
         ({"adapter": {"method": "full", "ranks": 8}}, "takes no ranks"),
         ({"adapter": {"method": "metatt"}}, "Did you mean 'metatt_"),
         ({"optimizer": {"learning_rate": float("nan")}}, "learning_rate"),
+        ({"adapter": {"method": "head"}, "task": {"name": "causal_lm"}}, "head trains a classification head.*has none"),
         ({"optimizer": {"epochs": 0}}, "epochs"),
         ({"seeds": 3}, "seeds"),
         ({"compute": {"processes": 2}}, "processes"),

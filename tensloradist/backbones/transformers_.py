@@ -262,6 +262,9 @@ def weights_folder(spec: BackboneSpec) -> Path:
 
 @lru_cache(maxsize=64)
 def _read_config(folder: Path, modified_ns: int) -> Any:
+    from tensloradist._torchvision import declare_missing_operators
+
+    declare_missing_operators()  # before transformers imports its image classes
     from transformers import AutoConfig
 
     with quiet():

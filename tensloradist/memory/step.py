@@ -24,7 +24,7 @@ from tensloradist.dataless import autocast, empty_like, fill, forward_and_backwa
 from tensloradist.spec import RunSpec
 from tensloradist.tasks.base import LoadedTask, SplitData
 from tensloradist.training.blocks import blocks, recompute
-from tensloradist.training.prediction import EVALUATION_BATCH
+from tensloradist.training.prediction import evaluation_batch
 
 FULL = 4  # bytes of a float32
 
@@ -117,7 +117,7 @@ def measure_step(spec: RunSpec, micro_batch: int, activation_checkpointing: bool
         with training:
             forward_and_backward(model, task.num_labels, task.regression, inputs, labels, spec.precision)
         model.eval()
-        some = empty_like(_evaluated(task))
+        some = empty_like(_evaluated(task, evaluation_batch(spec.compute.micro_batch)))
         evaluation = LiveBytes([*model.parameters(), *model.buffers()])
         with evaluation, torch.no_grad(), autocast(spec.precision):
             backbones.family_of(model).logits(model, some)
@@ -136,10 +136,10 @@ def _order(split: SplitData) -> np.ndarray:
     return np.arange(len(split)) if split.lengths is None else np.argsort(-split.lengths, kind="stable")
 
 
-def _evaluated(task: LoadedTask) -> dict[str, Tensor]:
-    """The inputs of an evaluation's largest batch."""
-    split = max(task.validation, task.test, key=lambda s: (min(len(s), EVALUATION_BATCH), _width(s)))
-    return split.batch(_order(split)[:EVALUATION_BATCH], None)
+def _evaluated(task: LoadedTask, size: int) -> dict[str, Tensor]:
+    """The inputs of an evaluation's largest batch, of `size` examples at most."""
+    split = max(task.validation, task.test, key=lambda s: (min(len(s), size), _width(s)))
+    return split.batch(_order(split)[:size], None)
 
 
 def _width(split: SplitData) -> int:

@@ -176,6 +176,8 @@ def cause_of(error: BaseException) -> Cause:
         return "data_missing" if "no such file or folder" in str(error) else "configuration"
     if isinstance(error, FileNotFoundError):
         return "data_missing"
+    if any(kind.__name__ == "DistError" for kind in type(error).__mro__):  # torch's: they have not found each other
+        return "communication"
     text = str(error).lower()
     if any(word in text for word in ("nccl", "gloo", "connection reset", "connection closed by peer", "c10d")):
         return "communication"

@@ -80,7 +80,7 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
         os.environ |= {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     from accelerate import DeepSpeedPlugin
     from deepspeed.ops import __compatible_ops__
-    from deepspeed.utils import logger
+    from deepspeed.utils import groups, logger
 
     logger.setLevel("WARNING")
     # With each gather it calls functions by their former names, which torch comments on each time.
@@ -94,6 +94,8 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
         gradient_accumulation_steps=config["gradient_accumulation_steps"],
         **common,
     )
+    # DeepSpeed's own copy of the group of all processes, which it would make with torch's timeout and not the spec's.
+    groups._WORLD_GROUP = torch.distributed.new_group(timeout=timeout)
     found = accelerator.state.deepspeed_plugin
     # Through this transformers would shard whatever model it makes from now on. The backbone is sharded by `Zero`,
     # which serves all sources, and needs it whole on the first process.

@@ -51,7 +51,8 @@ class Boundary:
             Stopped: the run was told to; its checkpoint is written.
             Outnumbered: another worker has taken the run over.
         """
-        reason, due, lost = self._agreed(self._reason(), not within_evaluation and self._is_due())
+        due_here = not within_evaluation and self._is_due()
+        reason, due, lost = self._agreed(self._reason(), due_here, within_evaluation)
         if reason is None and not due and not lost:
             return
         if lost:
@@ -69,16 +70,20 @@ class Boundary:
         step = self.run.step
         if step == self._last_step:
             return False
-        by_steps = self._steps is not None and step % self._steps == 0
+        by_steps = self._steps is not None and step - self._last_step >= self._steps
         return by_steps or (self._seconds is not None and time.monotonic() - self._last_time >= self._seconds)
 
-    def _agreed(self, reason: str | None, due: bool) -> tuple[str | None, bool, bool]:
-        """Whether any process was told to stop, and whether the first says that a checkpoint is due or all is lost."""
+    def _agreed(self, reason: str | None, due: bool, always: bool) -> tuple[str | None, bool, bool]:
+        """Whether any process was told to stop, and whether the first says that a checkpoint is due or all is lost.
+
+        Args:
+            always: also where agreeing is put off for some updates, as it costs a wait.
+        """
         accelerator = self.run.accelerator
         first = accelerator.is_main_process
         if accelerator.num_processes == 1:
             return reason, due, (due or reason is not None) and not self.control.owned()
-        if accelerator.device.type != "cpu" and self.run.step % _AGREE_STEPS:
+        if accelerator.device.type != "cpu" and self.run.step % _AGREE_STEPS and not always:
             return None, False, False
         lost = first and (due or reason is not None) and not self.control.owned()
         code = REASONS.index(reason) + 1 if reason in REASONS else int(reason is not None)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensloradist.errors import UserError
+from tensloradist.errors import UserError, unknown
 from tensloradist.spec import RunSpec
 
 # An adapter has few gradients, and DeepSpeed's own bucket sizes take more memory than ZeRO-3 saves on a small model.
@@ -43,7 +43,31 @@ REFUSED = {
     "data_efficiency": "it changes the result",
     "curriculum_learning": "it changes the result",
     "progressive_layer_drop": "it changes the result",
+    "communication_data_type": "gradients are reduced in their own precision",
+    "prescale_gradients": "it changes the result",
+    "gradient_predivide_factor": "it changes the result",
+    "zero_optimization.zero_quantized_weights": "it changes the result",
+    "zero_optimization.zero_quantized_nontrainable_weights": "it changes the result",
+    "zero_optimization.zero_quantized_gradients": "it changes the result",
+    "zero_optimization.zenflow": "it changes the result",
 }
+# What else a file may say: DeepSpeed itself takes a misspelt key without a word.
+_KNOWN = """
+    aio comms_logger csv_monitor data_types dump_state eigenvalue elasticity flops_profiler memory_breakdown
+    steps_per_print tensorboard timers use_data_before_expert_parallel_ wall_clock_breakdown wandb
+    zero_allow_untested_optimizer zero_force_ds_cpu_optimizer
+""".split()
+_KNOWN_OF_ZERO = """
+    allgather_bucket_size allgather_partitions allgather_sequential compute_grad_norm contiguous_gradients
+    cpu_offload_use_pin_memory elastic_checkpoint enable_sanity_checks gather_16bit_weights_on_model_save
+    ignore_unused_parameters leaf_module legacy_stage1 load_from_fp32_weights log_trace_cache_warnings
+    memory_efficient_linear module_granularity_threshold offload_optimizer offload_param overlap_comm
+    override_module_apply parameter_alignment pipeline_loading_checkpoint reduce_bucket_size reduce_scatter
+    round_robin_gradients stage stage3_gather_16bit_weights_on_model_save stage3_max_live_parameters
+    stage3_max_reuse_distance stage3_model_persistence_threshold stage3_module_granularity_threshold
+    stage3_param_persistence_threshold stage3_prefetch_bucket_size sub_group_size use_all_reduce_for_fetch_params
+    use_multi_rank_bucket_allreduce zero_hpz_partition_size
+""".split()
 
 
 def passes(spec: RunSpec) -> tuple[int, int]:
@@ -110,13 +134,15 @@ def _laid_over(config: dict[str, Any], given: Mapping[str, Any], spec: RunSpec) 
     problems = []
     for key, value in _flat(given):
         section = key.partition(".")[0]
+        refused = section if section in REFUSED else ".".join(key.split(".")[:2])
+        _refuse_unknown(key, Path(path or ""))
         if value == "auto":
             continue  # what the spec says, as in the files of transformers' Trainer
-        if section in REFUSED and not (key == f"{section}.enabled" and value is False):
-            problems.append(f"{section} may not be there: {REFUSED[section]}")
+        if refused in REFUSED and not _is_off(key, refused, given, value):
+            problems.append(f"{refused} may not be there: {REFUSED[refused]}")
         elif key in OF_SPEC and value != own.get(key, "none") and not _is_batch(key, value, spec):
             problems.append(f"{key} is {value!r}, but by the spec's {OF_SPEC[key]} it is {own.get(key, 'none')!r}")
-        elif section not in REFUSED and key != "train_batch_size":  # our own, which counts the padding, stays
+        elif refused not in REFUSED and key != "train_batch_size":  # our own, which counts the padding, stays
             _set(config, key, value)
     if problems:
         raise UserError(
@@ -124,6 +150,22 @@ def _laid_over(config: dict[str, Any], given: Mapping[str, Any], spec: RunSpec) 
             "of them, or leave it out of the file"
         )
     return config
+
+
+def _refuse_unknown(key: str, path: Path) -> None:
+    section, _, rest = key.partition(".")
+    known = [*_KNOWN, *(name.partition(".")[0] for name in (*OF_SPEC, *REFUSED))]
+    if section == "zero_optimization" and rest:
+        known = [*_KNOWN_OF_ZERO, *(name.partition(".")[2] for name in REFUSED if "." in name)]
+        section = rest.partition(".")[0]
+    if section not in known:
+        raise UserError(f"compute.deepspeed_config: {path}: {unknown('key', section, set(known))}")
+
+
+def _is_off(key: str, section: str, given: Mapping[str, Any], value: Any) -> bool:
+    """Whether it is a section that says of itself that it is off, or a switch that is off."""
+    whole = given.get(section)
+    return value is False if key == section else isinstance(whole, dict) and whole.get("enabled") in (False, "auto")
 
 
 def _is_batch(key: str, value: Any, spec: RunSpec) -> bool:

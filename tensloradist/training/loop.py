@@ -42,7 +42,7 @@ from tensloradist.training.blocks import as_they_were, blocks, compile_blocks, r
 from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.optimization import make_optimizer, make_schedule
 from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
-from tensloradist.training.prediction import predict, prefetch
+from tensloradist.training.prediction import evaluation_batch, predict, prefetch
 from tensloradist.training.provenance import peak_memory_of_all, provenance_of, reset_peak_memory
 from tensloradist.training.records import AttemptWriter, Scores, defined
 from tensloradist.training.strategy import Strategy, strategy_for
@@ -263,6 +263,7 @@ class Run:
         evaluates = spec.protocol == "official" and self.task.kind == "text"
         if evaluates and self.position:
             self.model.eval()
+        update_loss = torch.zeros((), device=accelerator.device)  # of the update in progress, on this process
         began = time.perf_counter()
         for (micro, terms, last), inputs in zip(plan, inputs_of, strict=True):
             self.communication.begin()
@@ -270,6 +271,7 @@ class Run:
                 loss = self._loss(inputs, micro) / terms
                 accelerator.backward(loss * self.strategy.loss_factor)
             self.total_loss += loss.detach() * terms
+            update_loss += loss.detach()
             if not last:
                 continue
             self.strategy.update()
@@ -277,8 +279,8 @@ class Run:
             self.step += 1
             self.position += 1
             if accelerator.device.type == "cpu" or self.step % _LOSS_CHECK == 0:
-                value = float(loss.detach())
-                if self.strategy.any(not math.isfinite(value)):
+                value = float(accelerator.reduce(update_loss, reduction="sum"))  # of all its examples, on every process
+                if not math.isfinite(value):
                     raise Diverged(f"the loss is not finite at update {self.step} of {self.steps}")
                 self.writer.step(self.epoch + 1, self.step, self.steps, value)
             now = time.perf_counter()
@@ -287,6 +289,7 @@ class Run:
             if evaluates:
                 self.model.eval()
             boundary.reached()
+            update_loss.zero_()
             began = time.perf_counter()
         self.strategy.check_coverage(len(self.task.train), [micro for micro, _, _ in plan], examples)
         mean = float(accelerator.reduce(self.total_loss, reduction="sum")) / self.task.train.terms_of()
@@ -345,7 +348,8 @@ class Run:
     def _predict(self, split: str, boundary: Boundary | None = None) -> np.ndarray:
         """The split's logits. With `boundary`, while the weights are those of the last update, the run may stop."""
         between = None if boundary is None else partial(boundary.reached, within_evaluation=True)
-        logits = predict(self.accelerator, self.model, self.family, getattr(self.task, split), between)
+        size = evaluation_batch(self.spec.compute.micro_batch)
+        logits = predict(self.accelerator, self.model, self.family, getattr(self.task, split), between, size)
         if not np.isfinite(logits).all():
             raise Diverged(f"logits on the {split} part are not finite after update {self.step} of {self.steps}")
         return logits

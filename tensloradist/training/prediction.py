@@ -24,6 +24,14 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
+def evaluation_batch(micro_batch: int | None) -> int:
+    """Examples an evaluation looks at together.
+
+    Where training's number is said for memory's sake, four times that: without gradients no layer's inputs are kept.
+    """
+    return min(EVALUATION_BATCH, 4 * micro_batch if micro_batch else EVALUATION_BATCH)
+
+
 def prefetch(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
     """`make(item)` for each item, in order, the next one being made by a thread while the last one is in use."""
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
@@ -43,6 +51,7 @@ def predict(
     family: Family,
     split: SplitData,
     between: Callable[[], None] | None = None,
+    batch: int = EVALUATION_BATCH,
 ) -> np.ndarray:
     """Logits of every example, in the split's order: (n, classes) float32, the same on all processes.
 
@@ -55,7 +64,7 @@ def predict(
     share = math.ceil(len(order) / processes)
     mine = order[rank * share : (rank + 1) * share]
     padded = np.concatenate([mine, np.full(share - len(mine), order[0])])
-    batches = [padded[i : i + EVALUATION_BATCH] for i in range(0, share, EVALUATION_BATCH)]
+    batches = [padded[i : i + batch] for i in range(0, share, batch)]
     outputs = []
     for inputs in prefetch(batches, lambda indices: split.batch(indices, None)):
         with accelerator.autocast():

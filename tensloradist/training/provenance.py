@@ -87,19 +87,39 @@ def _cpu_model() -> str:
 
 
 def available_memory() -> int | None:
-    """Bytes that this node's processes can still take: the kernel's word, or the control group's; None if unknown."""
+    """Bytes that this node's processes can still take: the least of what the kernel and the control groups leave.
+
+    A limit may be set on a group (a Slurm job's, say) that is above the process's own. None if unknown.
+    """
     found = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 found.append(int(line.split()[1]) * 1024)
-        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().splitlines()[-1].split("::/")[-1]
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int((group / "memory.current").read_text()))
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if not controllers:
+                found += _left_by(Path("/sys/fs/cgroup"), place, "memory.max", "memory.current")
+            elif "memory" in controllers.split(","):
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+                found += _left_by(Path("/sys/fs/cgroup/memory"), place, *names)
     except OSError:
-        pass  # not Linux, or no control group of the second kind: what was found stands
+        pass  # not Linux: what was found stands
     return min(found, default=None)
+
+
+def _left_by(root: Path, place: str, limit: str, used: str) -> list[int]:
+    """What each control group from the process's own up to the root leaves, where it has a limit."""
+    left = []
+    group = root / place.lstrip("/")
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(root):
+            break
+        if (folder / limit).is_file():
+            most = (folder / limit).read_text().strip()
+            if most != "max":
+                left.append(int(most) - int((folder / used).read_text()))
+    return left
 
 
 def reset_peak_memory() -> None:

@@ -57,14 +57,6 @@ class Strategy:
         """Put the model where it computes, its weights sharded where the strategy does so."""
         model.to(self.accelerator.device)
 
-    def any(self, here: bool) -> bool:
-        """Whether it is so on any process."""
-        if self.accelerator.num_processes == 1:
-            return here
-        found = torch.tensor(int(here), device=self.accelerator.device)
-        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
-        return bool(found)
-
     def check_coverage(self, total: int, micros: Sequence[MicroBatch], examples: int) -> None:
         """Assert that all processes together have seen this many of `total` examples, no two of them the same.
 

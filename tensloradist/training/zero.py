@@ -26,6 +26,7 @@ from tensloradist.training.strategy import Strategy
 if TYPE_CHECKING:
     from tensloradist.spec import RunSpec
 
+_STATE_BYTES = 12  # an element's two moments and its copy in float32
 _STATES = ("exp_avg", "exp_avg_sq")
 
 
@@ -57,10 +58,10 @@ class Zero(Strategy):
         A process but the first comes with a model on the meta device, and never holds more than its shards and one
         tensor.
         """
+        self._check_room(model)
         if self.stage < 3:
             super().shard(model)
             return
-        self._check_room(model)
         sharded: dict[int, nn.Parameter] = {}
         for module in model.modules():
             for name, parameter in list(module._parameters.items()):
@@ -75,21 +76,27 @@ class Zero(Strategy):
                     module._buffers[name] = self._sent(buffer)
 
     def _check_room(self, model: nn.Module) -> None:
-        """Whether the shards of this node's processes fit, where they lie in the CPU's memory.
+        """Whether this node's shards of the weights and of the optimiser's state fit, where they lie on the CPU.
 
         Raises:
             UserError: they do not.
         """
-        on_host = self.accelerator.device.type == "cpu" or self.spec.compute.offload == "cpu"
+        on_cpu, offload = self.accelerator.device.type == "cpu", self.spec.compute.offload
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        total = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        total = 0
+        if self.stage == 3 and (on_cpu or offload == "cpu"):
+            total += sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        if on_cpu or offload != "none":
+            total += sum(
+                _STATE_BYTES * parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+            )
         needed, free = total * local // self.accelerator.num_processes, available_memory()
         # The first process of a node speaks for all of them; the very first holds its copy of the weights already.
-        if on_host and int(os.environ.get("LOCAL_RANK", "0")) == 0 and free is not None and needed > free:
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0 and free is not None and needed > free:
             raise UserError(
-                f"compute.offload: {self.spec.compute.offload}: the weights of {local} of the "
-                f"{self.accelerator.num_processes} processes take {needed / 2**30:.1f} GiB of memory here, where "
-                f"{free / 2**30:.1f} GiB are free; use more nodes, precision bf16, or offload: none on GPUs"
+                f"compute.offload: {offload}: what {local} of the {self.accelerator.num_processes} processes shard "
+                f"takes {needed / 2**30:.1f} GiB of memory here, where {free / 2**30:.1f} GiB are free; use more "
+                "nodes, precision bf16, or offload: none on GPUs"
             )
 
     def _materialized(self, parameter: nn.Parameter) -> nn.Parameter:

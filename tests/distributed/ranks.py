@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ["DS_ACCELERATOR"] = "cpu"
 
 import sklearn.datasets  # noqa: F401
+import torch
 from accelerate.state import PartialState
 
 from tensloradist._torchvision import declare_missing_operators
@@ -46,6 +47,9 @@ class Told(RunControl):
             raise ValueError("the disk of this node is broken")
         if how == "hang":
             time.sleep(600)
+        if how == "hang in backward":  # while the others reduce gradients, which DeepSpeed does in a group of its own
+            torch.Tensor.backward = lambda *_, **__: time.sleep(600)
+            return None
         return how
 
     @stop_reason.setter

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from process_groups import TIMEOUT, attempt, run_group, spec
+from process_groups import TIMEOUT, attempt, free_port, run_group, spec
 
 from tensloradist.results.ranks import culprit, silent
 from tensloradist.results.schema import Failure
@@ -55,13 +55,16 @@ def test_a_process_that_was_killed_is_named_and_the_run_tried_again(tmp_path):
     assert len(list((tmp_path / "results").glob("runs/*/result.json"))) == 1
 
 
-def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(tmp_path):
-    run = spec({"strategy": "ddp", "processes": 2, "timeout_seconds": 5})
+@pytest.mark.parametrize(("strategy", "how"), [("ddp", "hang"), ("zero2", "hang in backward"), ("zero3", "hang")])
+def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(tmp_path, strategy, how):
+    pytest.importorskip("deepspeed", reason="needs the extra 'deepspeed'")
+    run = spec({"strategy": strategy, "processes": 2, "timeout_seconds": 5})
     began = time.monotonic()
-    job = {"run": run, "folder": attempt(tmp_path, run), "told": [1, 4, "hang"]}
+    job = {"run": run, "folder": attempt(tmp_path, run), "told": [1, 4, how]}
     ended = run_group(tmp_path / "group", [job], only=0)
     assert ended.codes[0] not in (0, None) and time.monotonic() - began < 200, "it hangs for 600 s"
-    assert silent(job["folder"], 2) == [1], "the one that hangs can be named"
+    if how == "hang":
+        assert silent(job["folder"], 2) == [1], "the one that hangs can be named"
     assert "imed out" in ended.errors[0] or "imeout" in ended.errors[0], ended.errors[0][-2000:]
 
 
@@ -73,3 +76,19 @@ def test_a_failing_process_leaves_its_word_before_the_others_notice(tmp_path):
     found = culprit(job["folder"])
     assert found.rank == 1 and found.message == "ValueError: the disk of this node is broken"
     assert json.loads((job["folder"] / "ranks" / "1.json").read_text())["cause"] == "bug"
+
+
+def test_a_group_that_never_gathers_is_a_failure_of_communication(tmp_path):
+    """One of two processes is started: the other is waited for as long as the spec says."""
+    (tmp_path / "run.json").write_text(
+        spec({"strategy": "ddp", "processes": 2, "timeout_seconds": 5}).model_dump_json()
+    )
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-m", "tensloradist.cli", "run", str(tmp_path / "run.json")]
+    command += ["--results", str(tmp_path / "results")]
+    ended = subprocess.run(command, env={**os.environ, **place}, capture_output=True, text=True, timeout=TIMEOUT)
+    assert ended.returncode == 1
+    (found,) = (tmp_path / "results").glob("runs/*/attempts/0001/failure.json")
+    failure = Failure.model_validate_json(found.read_text())
+    assert failure.cause == "communication" and "1/2 clients joined" in failure.message
