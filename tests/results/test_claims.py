@@ -79,6 +79,12 @@ def test_an_orderly_end_releases(tmp_path):
     assert claim(run).number == 2
 
 
+def wait_for_first_beat(run):
+    """Else it may come between two looks at the counter, on a busy machine."""
+    while not (run.path / f"heartbeat.{highest_claim(run):04d}").exists():
+        time.sleep(0.01)
+
+
 def another_machine(run, heartbeat_seconds=30.0):
     """Make the owner one of which this machine cannot tell whether it lives."""
     path = run.path / f"claim.{highest_claim(run):04d}"
@@ -90,6 +96,7 @@ def another_machine(run, heartbeat_seconds=30.0):
 def test_an_owner_elsewhere_is_replaced_only_after_standing_still(tmp_path):
     run = RunFolder(tmp_path, "run")
     with claim(run, heartbeat_seconds=1000):
+        wait_for_first_beat(run)
         another_machine(run)
         assert ownership(run) == "unknown"
         clock = {"now": 0.0}
@@ -110,6 +117,7 @@ def test_an_owner_is_not_replaced_before_it_could_have_beaten(tmp_path):
     """A contender in a hurry: it would take over after 20 s, while the owner beats every 30 s."""
     run = RunFolder(tmp_path, "run")
     with claim(run, heartbeat_seconds=1000):
+        wait_for_first_beat(run)
         another_machine(run, heartbeat_seconds=30.0)
         clock = {"now": 0.0}
         watch, looks = Watch(still_seconds=20, clock=lambda: clock["now"]), []
