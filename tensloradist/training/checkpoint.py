@@ -137,6 +137,7 @@ def _captured(run: Run, shared: dict[str, Tensor]) -> tuple[dict[str, Any], dict
         "epoch": run.epoch,
         "position": run.position,
         "processes": run.accelerator.num_processes,
+        "micro_batch": run.spec.compute.micro_batch,
         "schedule": {k: v for k, v in run.schedule.state_dict().items() if k != "lr_lambdas"},
         "rates": [group["lr"] for group in run.rates],
         "validation": {str(epoch): metrics for epoch, metrics in run.scores.validation.items()},
@@ -202,7 +203,16 @@ def restore(run: Run, saved: Saved) -> None:
     done = [record for record in state["history"] if record["epoch"] <= run.epoch]  # one in evaluation is done again
     run.writer.resume(done, {"resumed_from": {"step": run.step, "checkpoint": str(saved.folder)}})
     run.not_exact = list(state.get("not_exact", []))
+    if state.get("micro_batch", run.spec.compute.micro_batch) != run.spec.compute.micro_batch and _has_drawn(
+        run, progress
+    ):
+        _mark_not_exact(run, f"resumed with micro_batch {run.spec.compute.micro_batch} after {state['micro_batch']}")
     _restore_own(run, progress, state["processes"])
+
+
+def _mark_not_exact(run: Run, reason: str) -> None:
+    run.not_exact.append(f"{reason}, with dropout")
+    log.warning("not exact: %s, with dropout: it goes on, but with other random draws", reason)
 
 
 def _restore_own(run: Run, progress: dict[str, Tensor], processes: int) -> None:
@@ -212,9 +222,7 @@ def _restore_own(run: Run, progress: dict[str, Tensor], processes: int) -> None:
         total = progress["total"].sum() if rank == 0 else torch.zeros(())
         run.total_loss = total.reshape(()).to(device)
         if _has_drawn(run, progress):
-            reason = f"resumed on {run.accelerator.num_processes} processes after {processes}, with dropout"
-            run.not_exact.append(reason)
-            log.warning("not exact: %s: it goes on, but with other random draws", reason)
+            _mark_not_exact(run, f"resumed on {run.accelerator.num_processes} processes after {processes}")
         torch.manual_seed(run.spec.seed * 1_000 + rank + run.step)
         return
     run.total_loss = progress["total"][rank].reshape(()).to(device)

@@ -266,3 +266,14 @@ def test_two_processes_resume_to_the_bit(tmp_path):
     assert start(stopped.attempt(2), 0, 29512) == start(whole.attempt(1), 0, 29513)
     for name in FILES:
         assert (stopped.attempt(2) / name).read_bytes() == (whole.attempt(1) / name).read_bytes()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_another_micro_batch_is_marked_where_random_numbers_are_drawn(tmp_path, dropout):
+    adapter = {"grouping": "qkv_depth", "ranks": 2, "dropout": dropout}
+    run = spec(adapter=adapter)
+    assert execute(run, tmp_path, train, control=StopAt(5)).failure.cause == "preempted"
+    other = spec(adapter=adapter, compute={**COMPUTE, "micro_batch": 16})
+    assert other.run_id == run.run_id
+    found = execute(other, tmp_path, train).result.provenance["not_exact"]
+    assert found == (["resumed with micro_batch 16 after None, with dropout"] if dropout else [])
