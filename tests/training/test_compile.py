@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,11 @@ from tensloradist.identity import resolve
 from tensloradist.spec import AdapterSpec, RunSpec
 from tensloradist.training import train, warm
 from tensloradist.training.blocks import as_they_were, blocks, compile_blocks, recompute
+
+HEADER = Path(sysconfig.get_path("include")) / "Python.h"
+compiles = pytest.mark.skipif(
+    shutil.which("g++") is None or not HEADER.exists(), reason=f"torch.compile needs g++ and {HEADER.name} here"
+)
 
 
 def spec(**compute):
@@ -40,6 +48,7 @@ def trained(run, folder):
     return [row["train_loss"] for row in rows if "train_loss" in row], result
 
 
+@compiles
 def test_a_run_is_the_same_compiled_and_the_next_one_in_the_process_is_not_compiled(tmp_path):
     expected, plain = trained(spec(), tmp_path / "plain")
     counters.clear()
@@ -79,6 +88,7 @@ def gradients(family, model, inputs, adapter):
     return logits.detach(), [parameter.grad.clone() for parameter in adapter.parameters()]
 
 
+@compiles
 @pytest.mark.evidence  # a quarter of a minute a family
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize("name", sorted(FAMILIES))
