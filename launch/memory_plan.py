@@ -87,7 +87,6 @@ def _print(console: Any, plan: MemoryPlan, gpu: str | None, size: int | None) ->
 
     what = f"micro-batch {plan.micro_batch}" if plan.needs else ""
     table = Table(title=f"{plan.backbone}, {plan.task}, {plan.precision}, {what}: GiB a process")
-    # What the first process's host holds before training comes last: under ZeRO-3 it alone loads the model.
     columns = ("parameters", "gradients", "optimizer", "activations", "buffers", "total", "loaded")
     table.add_column("strategy")
     for name in ("processes", *columns, *(["fits"] if size is not None else [])):
@@ -97,6 +96,10 @@ def _print(console: Any, plan: MemoryPlan, gpu: str | None, size: int | None) ->
         fits = [] if size is None else ["yes" if need.fits(size) else "no"]
         table.add_row(need.strategy, str(need.processes), *cells, *fits)
     console.print(table)
+    console.print(
+        "loaded: the host's memory while the model is read, in float32; under zero3 the first process's alone.",
+        highlight=False,
+    )
     if gpu is None or size is None:
         return
     if plan.recommended is None:

@@ -307,9 +307,6 @@ def _kind_of_config(spec: BackboneSpec, config: Any) -> str:
 
 def _class_of(spec: BackboneSpec, config: Any, num_labels: int) -> Any:
     """The library's automatic class of classifiers, or of language models."""
-    from tensloradist._torchvision import declare_missing_operators
-
-    declare_missing_operators()  # before transformers imports its image classes
     import transformers
 
     if num_labels == LANGUAGE_MODEL:

@@ -63,7 +63,7 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
         raise UserError(f"projections: {method} adapts none of {list(shape.projections)}")
     if set(available) - set(projections):
         log.warning(
-            "%s adapts %s, too, which the shape's projections leave out: that part is not read",
+            "%s has values for %s, too, which the shape's projections leave out: they are not read",
             method,
             ", ".join(p for p in available if p not in projections),
         )

@@ -201,7 +201,7 @@ def test_layers_that_the_backbone_does_not_have_are_not_dropped(data_root):
 def test_what_the_shape_leaves_out_is_said(data_root, caplog):
     _, _, own, shape, settings = original(data_root, "cara")
     from_original("cara", own, AttentionShape(shape.d_in, shape.d_out, shape.heads, shape.layers), **settings)
-    assert "cara adapts attention_output, fc1, fc2, too, which the shape's projections leave out" in caplog.text
+    assert "cara has values for attention_output, fc1, fc2, too, which the shape's projections leave out" in caplog.text
 
 
 def test_lotrs_shared_factors_may_be_stored_once_a_layer(data_root):

@@ -101,6 +101,10 @@ def test_a_file_that_contradicts_is_refused_by_field(tmp_path, content, message)
     assert message in str(error.value)
 
 
+def test_an_empty_section_changes_nothing(tmp_path):
+    assert with_file(tmp_path, {"zero_optimization": {}, "fp16": {}}) == with_file(tmp_path, {})
+
+
 def test_all_contradictions_are_said_at_once(tmp_path):
     with pytest.raises(UserError, match=r"stage is 1.*scheduler may not be there"):
         with_file(tmp_path, {"zero_optimization": {"stage": 1}, "scheduler": {"type": "WarmupLR"}})
