@@ -86,13 +86,15 @@ def _print(console: Any, plan: MemoryPlan, gpu: str | None, size: int | None) ->
     from rich.table import Table
 
     what = f"micro-batch {plan.micro_batch}" if plan.needs else ""
-    table = Table(title=f"{plan.backbone}, {plan.task}, {plan.precision}, {what}: GiB a process")
+    largest = max((need.total for need in plan.needs), default=0)
+    unit, scale, digits = ("GiB", GiB, 2) if largest >= GiB else ("MiB", 2**20, 1)
+    table = Table(title=f"{plan.backbone}, {plan.task}, {plan.precision}, {what}: {unit} a process")
     columns = ("parameters", "gradients", "optimizer", "activations", "buffers", "total", "loaded")
     table.add_column("strategy")
     for name in ("processes", *columns, *(["fits"] if size is not None else [])):
         table.add_column(name, justify="right")
     for need in plan.needs:
-        cells = [f"{getattr(need, name) / GiB:.2f}" for name in columns]
+        cells = [f"{getattr(need, name) / scale:.{digits}f}" for name in columns]
         fits = [] if size is None else ["yes" if need.fits(size) else "no"]
         table.add_row(need.strategy, str(need.processes), *cells, *fits)
     console.print(table)
@@ -112,7 +114,7 @@ def _print(console: Any, plan: MemoryPlan, gpu: str | None, size: int | None) ->
     need = plan.recommended
     console.print(
         f"Recommended on {gpu}: strategy {need.strategy} with {need.processes} process"
-        f"{'es' if need.processes > 1 else ''}, {need.total / GiB:.2f} GiB each.",
+        f"{'es' if need.processes > 1 else ''}, {need.total / scale:.{digits}f} {unit} each.",
         highlight=False,
     )
 

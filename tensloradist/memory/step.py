@@ -104,10 +104,11 @@ def measure_step(spec: RunSpec, micro_batch: int, activation_checkpointing: bool
         for name, p in model.named_parameters()
         if not p.requires_grad
     )
+    batch, labels = _longest(task, micro_batch)  # read before tensors lose their data
+    evaluated = _evaluated(task, evaluation_batch(spec.compute.micro_batch))
     with FakeTensorMode():
         fill(model, frozen_dtype)
-        inputs, labels = _longest(task, micro_batch)
-        inputs = empty_like(inputs)
+        inputs = empty_like(batch)
         labels = torch.empty(labels.shape, dtype=labels.dtype)
         if activation_checkpointing:
             recompute(blocks(model, backbones.family_of(model)))
@@ -117,7 +118,7 @@ def measure_step(spec: RunSpec, micro_batch: int, activation_checkpointing: bool
         with training:
             forward_and_backward(model, task.num_labels, task.regression, inputs, labels, spec.precision)
         model.eval()
-        some = empty_like(_evaluated(task, evaluation_batch(spec.compute.micro_batch)))
+        some = empty_like(evaluated)
         evaluation = LiveBytes([*model.parameters(), *model.buffers()])
         with evaluation, torch.no_grad(), autocast(spec.precision):
             backbones.family_of(model).logits(model, some)

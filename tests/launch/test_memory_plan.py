@@ -54,6 +54,13 @@ def test_the_command_prints_and_recommends(sweep):
     assert {need["processes"] for need in json.loads(run.stdout)[0]["needs"]} == {2}
 
 
+def test_the_demo_is_planned_too():
+    """Whose pictures are tensors that lie in memory."""
+    run = CliRunner().invoke(_application(), ["plan", "demo", "--memory", "--gpu", "t4", "--processes", "1,2"])
+    assert run.exit_code == 0, run.output
+    assert "Recommended on t4: strategy single" in run.output and "loaded: the host's memory" in run.output
+
+
 def test_mistakes():
     for text in ("0", "a", ""):
         with pytest.raises(UserError, match="expected numbers"):
