@@ -7,20 +7,21 @@ exceeds a mode.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from tensloradist.errors import UserError, unknown
 from tensloradist.modes import Arrangement, AttentionShape, TensorLayout, per_mode, rank_names
 from tensloradist.presets import bias_projections, has_weights
+from tensloradist.rank_search import SMALL_MODES, Ranks, RankSearch
 from tensloradist.spec import REFERENCES, AdapterSpec
 
+if TYPE_CHECKING:
+    from tensloradist.factorizations import Factorization
+
 STRATEGIES = ("balanced", "uniform")
-_MOST_CANDIDATES = 20_000  # of a tensor train's bonds
-SMALL_MODES = ("projection", "depth", "block", "heads")
-Ranks = dict[str, int]
 
 
 def _sum_of_factors(layout: TensorLayout, ranks: Mapping[str, int]) -> int:
@@ -45,12 +46,16 @@ COUNTS: dict[str, Callable[[TensorLayout, Mapping[str, int]], int]] = {
 }
 
 
-def _from_shapes(factorization: str) -> Callable[[TensorLayout, Mapping[str, int]], int]:
+def _registered(factorization: str | None) -> Factorization:
     from tensloradist.factorizations import FACTORIZATIONS
 
     if factorization not in FACTORIZATIONS:
         raise unknown("factorization", factorization, FACTORIZATIONS)
-    shapes = FACTORIZATIONS[factorization].shapes
+    return FACTORIZATIONS[factorization]
+
+
+def _from_shapes(factorization: str) -> Callable[[TensorLayout, Mapping[str, int]], int]:
+    shapes = _registered(factorization).shapes
     return lambda layout, ranks: sum(math.prod(s) for s in shapes(layout.modes, layout.sizes, ranks).values())
 
 
@@ -66,9 +71,7 @@ def has_one_rank(adapter: AdapterSpec) -> bool:
 def _has_shared_rank(factorization: str | None) -> bool:
     if factorization in COUNTS:
         return factorization in ("lora", "cp")
-    from tensloradist.factorizations import FACTORIZATIONS
-
-    return FACTORIZATIONS[factorization or ""].shared_rank
+    return _registered(factorization).shared_rank
 
 
 def resolve_ranks(adapter: AdapterSpec, shape: AttentionShape) -> Ranks:
@@ -189,7 +192,7 @@ def _solve(
             raise UserError(f"pinned: rank {rank} of mode {mode!r} is not within 1..{caps[mode]}, the mode's size")
     if _has_shared_rank(adapter.factorization) and len(set(pinned.values())) > 1:
         raise UserError(f"pinned: {pinned}, but all modes of {adapter.factorization} share one rank; pin one of them")
-    search = _Search(caps, pinned, _total(adapter, arrangement), budget, tolerance)
+    search = RankSearch(caps, pinned, _total(adapter, arrangement), budget, tolerance)
     if _has_shared_rank(adapter.factorization):
         best = search.nearest_equal(math.inf if adapter.factorization == "cp" else max(caps.values()))
     elif adapter.factorization == "tt":
@@ -198,7 +201,9 @@ def _solve(
         small: Ranks = {mode: caps[mode] for mode in SMALL_MODES if mode in caps}
         best = search.best([{**small, **pinned}], compared=[m for m in caps if m not in small and m not in pinned])
     else:
-        best = search.best(search.near_equal_small_modes(), compared=[m for m in caps if m not in pinned])
+        compared = [mode for mode in caps if mode not in pinned]
+        best = search.best(search.near_equal_small_modes(), compared)
+        best = search.nearer_equal(best, compared) if compared else best
     return tuple((mode, best[mode]) for mode in caps)
 
 
@@ -212,109 +217,3 @@ def _caps(factorization: str | None, distinct: list[tuple[TensorLayout, int]]) -
                 size = min(math.prod(layout.sizes[: i + 1]), math.prod(layout.sizes[i + 1 :]))
             caps[name] = min(caps.get(name, size), size)
     return caps
-
-
-class _Search:
-    """The search over integer mode ranks. Counts grow with every rank, which bisection relies on."""
-
-    def __init__(
-        self, caps: Ranks, pinned: Ranks, total: Callable[[Mapping[str, int]], int], budget: int, tolerance: float
-    ) -> None:
-        self.caps, self.pinned, self.total = caps, pinned, total
-        self.budget, self.tolerance = budget, tolerance
-
-    def residual(self, ranks: Mapping[str, int]) -> float:
-        return abs(self.total(ranks) / self.budget - 1)
-
-    def _largest(self, ranks: Ranks, mode: str, limit: float) -> int:
-        """The largest rank of `mode` whose count is at most `limit`; 0 if even 1 exceeds it."""
-        low, high = 0, self.caps[mode]
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.total({**ranks, mode: middle}) <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
-    def nearest_equal(self, limit: float) -> Ranks:
-        """All modes at one rank up to `limit`: the nearest to the budget."""
-        if self.pinned:
-            return dict.fromkeys(self.caps, max(self.pinned.values()))
-        low, high = 1, int(min(limit, self.budget))
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.total(dict.fromkeys(self.caps, middle)) <= self.budget:
-                low = middle
-            else:
-                high = middle - 1
-        candidates = [dict.fromkeys(self.caps, r) for r in (low, low + 1)]
-        return min(candidates, key=self.residual)
-
-    def near_equal_bonds(self) -> Ranks:
-        """A tensor train's bonds, as near equal as the tolerance allows, searched in widening distance of equal."""
-        equal = self._largest_equal()
-        free = [mode for mode in self.caps if mode not in self.pinned]
-        best: Ranks = {}
-        for width in (2, 4, 8, 16):
-            if best and (2 * width + 2) ** len(free) > _MOST_CANDIDATES:
-                break
-            near = range(equal - width, equal + width + 2)
-            choices = [sorted({max(1, min(r, self.caps[m])) for r in near}) for m in free]
-            starts = [{**self.pinned, **dict(zip(free, ranks, strict=True))} for ranks in itertools.product(*choices)]
-            best = self.best(starts, compared=free)
-            if self.residual(best) <= self.tolerance:
-                break
-        return best
-
-    def _largest_equal(self) -> int:
-        """The largest rank at which all modes together (within their sizes) fit the budget; at least 1."""
-        low, high = 1, max(self.caps.values())
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.total({m: min(middle, c) for m, c in self.caps.items()} | self.pinned) <= self.budget:
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
-    def near_equal_small_modes(self) -> list[Ranks]:
-        """Small modes at r or r + 1 (within their size), for the r at which equal ranks just fit the budget."""
-        small = [mode for mode in SMALL_MODES if mode in self.caps and mode not in self.pinned]
-        equal = self._largest_equal()
-        choices = [sorted({min(r, self.caps[m]) for r in (equal - 1, equal, equal + 1) if r > 0}) for m in small]
-        return [{**dict(zip(small, ranks, strict=True)), **self.pinned} for ranks in itertools.product(*choices)]
-
-    def best(self, starts: list[Ranks], compared: list[str]) -> Ranks:
-        """The most equal completion (over the modes `compared`) within the tolerance, widened as far as needed."""
-        completions = [ranks for start in starts for ranks in self._completions(start)]
-        nearest = min(self.residual(ranks) for ranks in completions)
-        accepted = nearest
-        if self.tolerance:
-            accepted = max(nearest, self.tolerance * math.ceil(nearest / self.tolerance), self.tolerance)
-        fitting = [ranks for ranks in completions if self.residual(ranks) <= accepted]
-        return min(fitting, key=lambda r: (self._spread(r, compared), self.residual(r), tuple(r.values())))
-
-    def _spread(self, ranks: Ranks, compared: list[str]) -> int:
-        """How far the smallest rank lies below the largest, beyond what the modes' sizes force."""
-        largest = max((ranks[mode] for mode in compared), default=0)
-        return max((min(largest, self.caps[mode]) - ranks[mode] for mode in compared), default=0)
-
-    def _completions(self, start: Ranks) -> Iterator[Ranks]:
-        """`start` with the large modes filled in: near the budget, and as near equal as the tolerance allows."""
-        free = [mode for mode in self.caps if mode not in start]
-        if not free:
-            yield start
-            return
-        last = free[-1]
-        for first in range(1, self.caps[free[0]] + 1) if len(free) == 2 else [None]:
-            ranks = dict(start) if first is None else {**start, free[0]: first}
-            low = max(1, self._largest(ranks, last, self.budget * (1 - self.tolerance)))
-            high = max(1, self._largest(ranks, last, self.budget * (1 + self.tolerance)))
-            equal = min(max(low, first or low), high)
-            near = {first - 1, first, first + 1} if first is not None else set()
-            for rank in sorted({low, min(low + 1, high), equal, high} | near):
-                if 1 <= rank <= self.caps[last]:
-                    yield {**ranks, last: rank}
-            if first is not None and self.total({**ranks, last: 1}) > self.budget * (1 + self.tolerance):
-                return

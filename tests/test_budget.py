@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,6 +108,34 @@ def test_balanced_is_the_most_equal_within_tolerance_by_exhaustive_search(
     if fitting:
         assert residual <= tolerance
         assert spread(solved) == min(fitting)[0]
+
+
+@pytest.mark.parametrize(("d", "heads", "layers"), [(24, 2, 3), (16, 4, 2)])
+@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("grouping", sorted(GROUPINGS))
+def test_uniform_is_the_most_equal_within_tolerance_by_exhaustive_search(grouping, rank, d, heads, layers):
+    shape = AttentionShape(d, d, heads, layers)
+    budget, adapter = lora_budget(shape, rank), AdapterSpec(grouping=grouping)
+    layout = Arrangement(grouping, shape).tensors[0]
+    tensors = len(Arrangement(grouping, shape).tensors)
+    sizes = np.array(layout.sizes)
+    ranks = np.stack(np.meshgrid(*(np.arange(1, size + 1) for size in sizes), indexing="ij"), -1).reshape(
+        -1, len(sizes)
+    )
+    counts = tensors * (ranks @ sizes + ranks.prod(1))
+    fitting = ranks[np.abs(counts / budget - 1) <= 0.02]
+    solved = resolve_ranks(isoparameter(adapter, budget, shape, "uniform"), shape)
+    found = np.array([[solved[mode] for mode in layout.modes]])
+    if not len(fitting):
+        nearest = np.abs(counts / budget - 1).min()
+        assert abs(count(adapter.model_copy(update={"ranks": solved}), shape) / budget - 1) >= nearest
+        return
+    assert any((found == fitting).all(1)), "within the tolerance"
+
+    def spread(some):
+        return (np.minimum(some.max(1, keepdims=True), sizes) - some).max(1)
+
+    assert spread(found)[0] == spread(fitting).min()
 
 
 def test_pinned_modes_stay():
