@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,11 @@ log = logging.getLogger(__name__)
 Shapes = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
 _PROFILED = 2  # the update (0-based, of this process) whose communication is measured: past the first ones' set-up
 
-# Part of the device's name -> dense peak in 1e12 operations a second, from the makers' data sheets: bfloat16 by the
+# Words of the device's name -> dense peak in 1e12 operations a second, from the makers' data sheets: bfloat16 by the
 # tensor cores, float32 by the ordinary ones (torch's default: no TF32). The first that fits counts.
 PEAKS: tuple[tuple[str, dict[str, float]], ...] = (
     ("B200", {"bf16": 2250, "fp32": 75}),
+    ("H200 NVL", {"bf16": 835, "fp32": 60}),
     ("H200", {"bf16": 989, "fp32": 67}),
     ("H100 PCIe", {"bf16": 756, "fp32": 51}),
     ("H100 NVL", {"bf16": 835, "fp32": 60}),
@@ -56,7 +58,7 @@ def peak_rate(device_name: str | None, precision: str) -> float | None:
     if precision == "fp32" and torch.get_float32_matmul_precision() != "highest":
         return None
     for name, rates in PEAKS:
-        if device_name is not None and name in device_name.replace("-", " "):
+        if device_name is not None and re.search(rf"\b{name}\b", device_name.replace("-", " ")):
             return rates[precision] * 1e12 if precision in rates else None
     return None
 
@@ -96,7 +98,8 @@ def measure(
 
 
 def _median(task: LoadedTask, batches: list[np.ndarray]) -> np.ndarray:
-    full = [batch for batch in batches if len(batch) == len(batches[0])]
+    most = max(map(len, batches))  # an epoch's remainder may come first
+    full = [batch for batch in batches if len(batch) == most]
     if task.train.lengths is None:
         return full[0]
     lengths = task.train.lengths

@@ -25,6 +25,15 @@ RUN = {
 }
 
 
+def test_the_batch_that_stands_for_all_is_no_remainder(monkeypatch, tmp_path):
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path))
+    spec = RunSpec.model_validate(RUN)
+    task = tasks.load(spec.task, spec.backbone)
+    batches = [np.arange(2), np.arange(8), np.arange(8, 16)]
+    flops = measure(spec, task, batches, 0.5, torch.device("cpu"), 1, None).flops_per_step
+    assert flops == step_flops(DIGITS, spec.adapter, task.num_labels, False, pixels(8))
+
+
 def pixels(examples):
     return (("pixel_values", (examples, 1, 8, 8), torch.float32),)
 
@@ -64,6 +73,8 @@ def test_peaks_are_by_name_and_precision_and_null_where_unknown():
     assert peak_rate("NVIDIA A100-SXM4-80GB", "fp32") == 19.5e12
     assert peak_rate("Tesla V100-SXM2-16GB", "bf16") is None
     assert peak_rate("NVIDIA L40S", "bf16") == 362e12 and peak_rate("NVIDIA L4", "bf16") == 121e12
+    assert peak_rate("NVIDIA H200 NVL", "bf16") == 835e12 and peak_rate("NVIDIA L40", "bf16") is None
+    assert peak_rate("RTX A1000", "bf16") is None and peak_rate("NVIDIA T400", "fp32") is None
     assert peak_rate("some other card", "bf16") is None and peak_rate(None, "fp32") is None
 
 

@@ -21,7 +21,7 @@ from tensloradist import backbones
 from tensloradist.backbones import LANGUAGE_MODEL
 from tensloradist.backbones.decoders import IGNORED
 from tensloradist.caching import cached_folder
-from tensloradist.errors import UserError
+from tensloradist.errors import DataMissing, UserError
 from tensloradist.fingerprint import hash_bytes, hash_path
 from tensloradist.tasks.base import Labels, LoadedTask, SplitData, Task, limited, stratified_parts
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
@@ -71,7 +71,7 @@ def _files(task: TaskSpec) -> dict[str, Path]:
             raise UserError(f"task.data: {task.data} is neither .jsonl nor .txt")
         return {"all": path}
     if not path.is_dir():
-        raise UserError(f"task.data: {task.data}: no such file or folder")
+        raise DataMissing(f"task.data: {task.data}: no such file or folder")
     found: dict[str, Path] = {}
     for part in PARTS:
         files = [path / f"{part}{ending}" for ending in ENDINGS if (path / f"{part}{ending}").is_file()]
@@ -270,7 +270,9 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
 def fingerprint(task: TaskSpec) -> str:
     files = _files(task)
     if "all" in files:
-        return hash_path(files["all"])
+        content = hash_path(files["all"])
+        # The same bytes are other examples as lines of text than as lines of JSON.
+        return hash_bytes(".txt", content) if files["all"].suffix == ".txt" else content
     names = {path.name for path in files.values()}
     return hash_path(Path(str(task.data)), include=names.__contains__)
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tensloradist import backbones
 from tensloradist.caching import cached_folder
-from tensloradist.errors import UserError
+from tensloradist.errors import DataMissing, UserError
 from tensloradist.fingerprint import hash_bytes, hash_path
 from tensloradist.tasks import hub, metrics
 from tensloradist.tasks.base import Labels, LoadedTask, MetricFunction, SplitData, Task, limited, stratified_parts
@@ -36,7 +36,7 @@ GLUE = "nyu-mll/glue"
 OFFICIAL_LENGTH = 512  # tokens that the official script pads to
 FILES = ("train.jsonl", "validation.jsonl")
 VALIDATION_FRACTION = 0.1  # of the training set
-_VERSION = 1  # of the cache's layout
+_VERSION = 2  # of the cache's layout
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _folder(task: TaskSpec) -> Path:
     path = Path(str(task.data))
     for name in FILES:
         if not (path / name).is_file():
-            raise UserError(f"task.data: {task.data}: no {name}; expected a folder with {' and '.join(FILES)}")
+            raise DataMissing(f"task.data: {task.data}: no {name}; expected a folder with {' and '.join(FILES)}")
     return path
 
 
@@ -170,7 +170,7 @@ class _Tokens:
 
 
 def _tokenised(
-    rows: dict[str, _Rows], limit: int, backbone: BackboneSpec, joined: bool, key: str
+    rows: dict[str, _Rows], limit: int, backbone: BackboneSpec, joined: bool, key: tuple[str, ...]
 ) -> dict[str, _Tokens]:
     tokenizer = tokenizer_of(backbone)
 
@@ -197,7 +197,7 @@ def _tokenised(
         "text",
         str(_VERSION),
         tokenizers.__version__,
-        key,
+        *key,
         backbone.fingerprint or backbones.fingerprint(backbone),
         str(limit),
         str(joined),
@@ -267,7 +267,8 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
     data_fingerprint = task.fingerprint or fingerprint(task, entry)
     official = protocol == "official"
     limit = _limit(task, backbone, official)
-    tokens = _tokenised(rows, limit, backbone, official and entry.joined_officially, data_fingerprint)
+    key = (data_fingerprint, *entry.fields)  # one file may serve several tasks, which read other fields of it
+    tokens = _tokenised(rows, limit, backbone, official and entry.joined_officially, key)
     pad_to = limit if official else None
 
     def part(split: str, indices: npt.NDArray[np.int64]) -> _Text:

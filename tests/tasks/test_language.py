@@ -68,6 +68,13 @@ def test_text_lines_are_prompt_tab_answer_or_an_answer_alone(tmp_path, backbone)
     assert shown == {f"ä{i}</s>" for i in range(10)} | {"only an answer</s>"}
 
 
+def test_the_same_bytes_are_other_data_as_text(tmp_path):
+    text = '{"prompt": "a", "answer": "b"}\n'
+    files = [write(tmp_path / f"rows{ending}", text) for ending in (".jsonl", ".txt")]
+    fingerprints = {tasks.task_named("causal_lm").fingerprint(TaskSpec(name="causal_lm", data=str(f))) for f in files}
+    assert len(fingerprints) == 2
+
+
 def test_a_long_prompt_loses_its_beginning_and_never_the_answer(tmp_path, backbone):
     rows = [{"prompt": "x" * 200 + "end", "answer": "yes"}] * 10
     task = loaded(write(tmp_path / "r.jsonl", "\n".join(map(json.dumps, rows))), backbone, max_length=10)

@@ -47,6 +47,13 @@ def test_dtd10_is_split_stratified_and_normalised_as_the_backbone_expects(data_r
     assert raw.min() >= 0 and raw.max() <= 1, "the official protocol does not normalise"
 
 
+def test_tasks_that_read_other_fields_of_one_file_do_not_share_tokens(tmp_path):
+    task, backbone = glue_folder(tmp_path, GLUE_TASKS["qnli"]), text_backbone(tmp_path)
+    both = load(task, backbone).train.batch([0], None)["input_ids"]
+    alone = load(task.model_copy(update={"name": "sst2"}), backbone).train.batch([0], None)["input_ids"]
+    assert both.shape[1] > alone.shape[1], "the sentence without its question"
+
+
 def test_mrpc_is_padded_to_the_batch(data_root):
     task = TaskSpec(name="mrpc", data=str(data_root / "data/mrpc"))
     loaded = load(task, BackboneSpec(name=str(data_root / "models/minilm_l6")))
