@@ -14,6 +14,10 @@ class UserError(Exception):
     """A mistake in a specification, a file or a command line: reported as one message, exit code 2."""
 
 
+class DataMissing(UserError):
+    """A data set or a model is not where it should be: to be fetched, or its path to be corrected."""
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The error for a name that a registry does not have: suggests the nearest one and lists them all."""
     names = sorted(known)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tensloradist.errors import UserError
+from tensloradist.errors import DataMissing, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ def hash_path(path: str | os.PathLike[str], include: Callable[[str], bool] | Non
     if root.is_file():
         return _digest_of(root)[:DIGITS]
     if not root.is_dir():
-        raise UserError(f"{path}: no such file or folder")
+        raise DataMissing(f"{path}: no such file or folder")
     files = sorted((name, found) for name, found in _walk(root) if include is None or include(name))
     if not files:
         raise UserError(f"{path}: the folder has no files to hash")

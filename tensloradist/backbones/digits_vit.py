@@ -8,11 +8,9 @@ cached, and their own hash is checked when they are read.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from tensloradist.backbones.base import Source, random_weights
 from tensloradist.caching import cache_root
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, hash_tensors
+from tensloradist.results.layout import write_replacing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -155,28 +154,13 @@ def _pretrain_into_cache() -> None:
             "hash": digest,
         }
         # The weights last: whoever finds them finds the description, too.
-        _replace(about, (json.dumps(found, indent=2) + "\n").encode())
-        _replace(weights, save(state, metadata={"hash": digest}))
+        write_replacing(about, json.dumps(found, indent=2) + "\n")
+        write_replacing(weights, save(state, metadata={"hash": digest}))
     except OSError as error:
         raise UserError(
             f"{weights.parent}: the cache cannot be written ({error.strerror or error}); set "
             "TENSLORADIST_CACHE to a writable folder"
         ) from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
 
 
 def _digits() -> tuple[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tensloradist.errors import UserError
+from tensloradist.errors import DataMissing, UserError
 
 _PREPROCESSING = (
     "config.json",
@@ -28,7 +28,7 @@ def local_folder(name: str, weights: bool = True) -> Path:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise UserError(f"backbone.name: no folder {name}; give a local model folder or a Hub name")
+        raise DataMissing(f"backbone.name: no folder {name}; give a local model folder or a Hub name")
     if not (folder / "config.json").is_file():
         raise UserError(f"backbone.name: {name} has no config.json, so it is not a model folder")
     if weights and not any(folder.glob("*.safetensors")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 import time
@@ -15,6 +14,7 @@ from tensloradist.results.checkpoints import Checkpoint
 from tensloradist.results.layout import RunFolder, write_once
 from tensloradist.results.schema import AttemptEnd, AttemptRecord, ResumedFrom, SlurmJob
 from tensloradist.spec import RunSpec
+from tensloradist.users import username
 
 
 def begin_attempt(run: RunFolder, number: int, spec: RunSpec, checkpoint: Checkpoint | None) -> AttemptRecord:
@@ -31,7 +31,7 @@ def begin_attempt(run: RunFolder, number: int, spec: RunSpec, checkpoint: Checkp
         attempt=number,
         started=time.time(),
         host=socket.gethostname(),
-        user=getpass.getuser(),
+        user=username(),
         pid=os.getpid(),
         slurm=_slurm(),
         compute=spec.compute.model_dump(mode="json"),

@@ -1,6 +1,6 @@
 """A bundle: one sweep's manifest, specifications, results, predictions and provenance, as one archive to pass on.
 
-The archive is a results folder in small: unpacked, every command reads it like the original. Its first member,
+The archive is a results folder in small: unpacked, every command reads it like the original. Its last member,
 `bundle.json`, names the sweep and the SHA-256 of each file. Equal sweeps give equal bytes. No torch here.
 """
 
@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder, sweep_folder
@@ -27,7 +28,7 @@ VERSION = 1
 OF_RUN = ("spec.json", "result.json", "held.json")
 OF_ATTEMPT = ("attempt.json", "end.json", "failure.json", "decision.json", "provenance.json", "metrics.jsonl")
 OF_PUBLISHED = ("result.json", "predictions.safetensors")
-WEIGHTS = ("adapter.safetensors", "head.safetensors")
+WEIGHTS = ("adapter.json", "adapter.safetensors", "head.safetensors", "backbone.safetensors")
 
 
 def write_bundle(root: Path, manifest: Manifest, digest: str, target: Path, weights: bool = False) -> int:
@@ -43,20 +44,22 @@ def write_bundle(root: Path, manifest: Manifest, digest: str, target: Path, weig
     if target.exists():
         raise UserError(f"{target}: exists already; choose another name with --out")
     files = sorted(_files(root, manifest, digest, weights))
-    sums = {path.relative_to(root).as_posix(): _sha256(path) for path in files}
-    head = {"version": VERSION, "sweep": manifest.name, "files": sums}
+    sums: dict[str, str] = {}
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as raw:
             with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
-                _add(tar, "bundle.json", (json.dumps(head, indent=1) + "\n").encode())
                 for path in files:
-                    _add(tar, path.relative_to(root).as_posix(), path.read_bytes())
+                    name = path.relative_to(root).as_posix()
+                    with path.open("rb") as content:
+                        sums[name] = _add(tar, name, content, os.fstat(content.fileno()).st_size)
+                head = json.dumps({"version": VERSION, "sweep": manifest.name, "files": sums}, indent=1) + "\n"
+                _add(tar, "bundle.json", io.BytesIO(head.encode()), len(head.encode()))
             raw.flush()
             os.fsync(raw.fileno())
         os.link(temporary, target)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
     return len(files)
@@ -79,14 +82,30 @@ def _present(folder: Path, names: Iterable[str]) -> Iterator[Path]:
     yield from (folder / name for name in names if (folder / name).is_file())
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def _add(tar: tarfile.TarFile, name: str, content: BinaryIO, size: int) -> str:
+    """Add so many bytes under a name; their SHA-256. A file that grows meanwhile is bundled as it was when opened."""
     member = tarfile.TarInfo(name)
-    member.size, member.mode = len(content), 0o644
-    tar.addfile(member, io.BytesIO(content))
+    member.size, member.mode = size, 0o644
+    hashed = _Hashed(content)
+    tar.addfile(member, hashed)  # type: ignore[arg-type]  # all that it does is to read
+    return hashed.digest.hexdigest()
+
+
+class _Hashed:
+    """A file that hashes what is read of it."""
+
+    def __init__(self, content: BinaryIO) -> None:
+        self._content, self.digest = content, hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        data = self._content.read(size)
+        self.digest.update(data)
+        return data
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_bundle(source: str) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tensloradist.errors import UserError
+from tensloradist.errors import DataMissing, UserError
 from tensloradist.results.attempts import begin_attempt, end_attempt
 from tensloradist.results.checkpoints import kept_step, newest_valid, remove_checkpoints
 from tensloradist.results.claims import HEARTBEAT_SECONDS, claim
@@ -29,6 +31,10 @@ from tensloradist.spec import RunSpec
 Progress = Callable[[dict[str, Any]], None]
 Train = Callable[[RunSpec, Path, Progress | None, RunControl], Result]
 log = logging.getLogger("tensloradist")
+# Words of torch's back ends; a path in a message may have 'gloo' within a longer name.
+_COMMUNICATION = re.compile(
+    r"nccl|\bgloo\b|ProcessGroupGloo|c10d|connection reset|connection closed by peer", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,6 @@ def execute(
             write_spec(run, spec)
             result = train(spec, attempt, progress, control)
             first = publish(run, result)
-            if first:
-                remove_checkpoints(run)
-            else:
-                log.warning("run %s had a result already; this one stays in %s", run.run_id, attempt)
-            _end(run, claimed.number, result.state if first else "duplicate", steps=result.times.steps)
-            return Outcome(result.state, result, attempt=attempt)
         except BaseException as error:
             cause, message = _blame(error, attempt, spec, control)
             failure = Failure(
@@ -113,9 +113,24 @@ def execute(
             if not isinstance(error, Exception):
                 raise
             return Outcome("failed", failure=failure, attempt=attempt)
+        else:
+            _tidy(run, result, first)
+            return Outcome(result.state, result, attempt=attempt)
         finally:
             log.removeHandler(handler)
             handler.close()
+
+
+def _tidy(run: RunFolder, result: Result, first: bool) -> None:
+    """After publication, which nothing undoes: the attempt's end, and the checkpoints, which nobody needs now."""
+    try:
+        if first:
+            remove_checkpoints(run)
+        else:
+            log.warning("run %s had a result already; this one stays in %s", run.run_id, run.attempt(result.attempt))
+        _end(run, result.attempt, result.state if first else "duplicate", steps=result.times.steps)
+    except OSError as error:
+        log.error("the result is published, but the attempt's end could not be recorded: %s", error)
 
 
 def _say_torn_metrics(run: RunFolder, number: int) -> None:
@@ -173,13 +188,12 @@ def cause_of(error: BaseException) -> Cause:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out_of_host_memory"
     if isinstance(error, UserError):
-        return "data_missing" if "no such file or folder" in str(error) else "configuration"
-    if isinstance(error, FileNotFoundError):
+        return "data_missing" if isinstance(error, DataMissing) else "configuration"
+    if isinstance(error, FileNotFoundError) and os.sep in str(error.filename):  # a bare name is a program's, not data
         return "data_missing"
     if any(kind.__name__ == "DistError" for kind in type(error).__mro__):  # torch's: they have not found each other
         return "communication"
-    text = str(error).lower()
-    if any(word in text for word in ("nccl", "gloo", "connection reset", "connection closed by peer", "c10d")):
+    if _COMMUNICATION.search(str(error)):
         return "communication"
     return "bug"
 

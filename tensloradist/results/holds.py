@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import time
 from typing import Any
 
 from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.users import username
 
 
 def hold(run: RunFolder, reason: str) -> bool:
     """Hold a run; False if it is held already."""
-    record = {"reason": reason, "by": getpass.getuser(), "time": time.time()}
+    record = {"reason": reason, "by": username(), "time": time.time()}
     return write_once(run.path / "held.json", json.dumps(record) + "\n")
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tensloradist.errors import UserError
+from tensloradist.errors import DataMissing, UserError
 from tensloradist.fingerprint import hash_path
 from tensloradist.tasks.progress import quiet_datasets
 
@@ -102,7 +102,7 @@ def local(task: TaskSpec) -> Path | None:
             )
         return path
     if path.is_absolute() or task.data.startswith(".") or task.data.count("/") != 1:
-        raise UserError(f"task.data: {task.data}: no such file or folder")
+        raise DataMissing(f"task.data: {task.data}: no such file or folder")
     return None
 
 

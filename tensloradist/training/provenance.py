@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import importlib.metadata
 import os
 import platform
@@ -16,6 +15,7 @@ import torch
 
 from tensloradist.results.schema import PeakMemory
 from tensloradist.sources import commit, sources_hash
+from tensloradist.users import username
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,7 +55,7 @@ def _of_this_process() -> dict[str, Any]:
         },
         "code": {"commit": commit(), "sources": sources_hash()},
         "host": socket.gethostname(),
-        "user": getpass.getuser(),
+        "user": username(),
         "command": sys.argv,
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from pathlib import Path
 
 import pytest
 from test_launch import Launch
@@ -106,6 +107,14 @@ def test_a_bundle_is_read_like_the_original(cli, launched, tmp_path):
     assert bundle.read_bytes() == again.read_bytes()
     with tarfile.open(bundle) as tar:
         assert any(name.endswith("predictions.safetensors") for name in tar.getnames())
+
+
+def test_a_bundle_with_weights_has_all_that_loads_them(cli, tmp_path):
+    bundle = tmp_path / "weights.bundle.tar.gz"
+    cli("bundle", "fragile", "--weights", "--out", bundle)
+    with tarfile.open(bundle) as tar:
+        names = {Path(name).name for name in tar.getnames()}
+    assert {"adapter.json", "adapter.safetensors", "head.safetensors"} <= names
 
 
 def test_a_damaged_bundle_is_refused(cli, tmp_path):

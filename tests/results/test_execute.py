@@ -1,11 +1,12 @@
 """One run from claim to result: published once, validated, its failures classified and kept."""
 
+import errno
 import json
 import os
 
 import pytest
 
-from tensloradist.errors import UserError
+from tensloradist.errors import DataMissing, UserError
 from tensloradist.results.claims import is_alive
 from tensloradist.results.execute import cause_of, execute
 from tensloradist.results.layout import RunFolder
@@ -27,6 +28,23 @@ def test_a_run_is_trained_once_and_then_present(tmp_path, spec, make_result):
     assert run.result.stat().st_ino == (run.attempt(1) / "result.json").stat().st_ino
     assert json.loads(run.spec.read_text()) == spec.model_dump(mode="json")
     assert (run.attempt(1) / "log.txt").exists()
+
+
+def test_what_goes_wrong_after_publication_is_no_failure(tmp_path, spec, make_result, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensloradist.results.execute.end_attempt", full)
+    outcome = execute(spec, tmp_path, lambda s, f, p, c: make_result(int(f.name)))
+    assert outcome.status == "finished" and read_failure(RunFolder(tmp_path, spec.run_id)) is None
+
+
+def test_a_user_without_a_name_can_run(tmp_path, spec, make_result, monkeypatch):
+    def unknown():
+        raise KeyError("getpwuid(): uid not found: 4321")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    assert execute(spec, tmp_path, lambda s, f, p, c: make_result(int(f.name))).status == "finished"
 
 
 def test_a_later_result_stays_in_its_attempt(tmp_path, spec, make_result):
@@ -105,7 +123,10 @@ def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (UserError("task.data: x: no such file or folder"), "data_missing"),
+        (DataMissing("task.data: x: no such folder"), "data_missing"),
+        (FileNotFoundError(2, "No such file or directory", "/data/x.jpg"), "data_missing"),
+        (FileNotFoundError(2, "No such file or directory", "g++"), "bug"),
+        (ValueError("/home/gloor/data.txt is odd"), "bug"),
         (UserError("optimizer.batch_size: too large"), "configuration"),
         (MemoryError(), "out_of_host_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_host_memory"),
