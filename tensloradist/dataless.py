@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tensloradist import backbones
-from tensloradist.backbones import LANGUAGE_MODEL
+from tensloradist.tasks.losses import example_losses
 
 
 def fill(model: nn.Module, frozen_dtype: torch.dtype) -> None:
@@ -54,10 +53,4 @@ def forward_and_backward(
     """One micro-batch of training."""
     with autocast(precision):
         logits = backbones.family_of(model).logits(model, inputs).float()
-    if num_labels == LANGUAGE_MODEL:
-        loss = logits[:, 0].sum()
-    elif regression:
-        loss = F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
-    else:
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-    loss.backward()
+    example_losses(logits, labels, num_labels, regression).sum().backward()

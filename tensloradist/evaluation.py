@@ -10,8 +10,9 @@ import numpy as np
 from tensloradist import backbones, tasks
 from tensloradist.adapter import load
 from tensloradist.errors import UserError
+from tensloradist.plugins import load_plugins
 from tensloradist.results.publish import read_run
-from tensloradist.training.accelerator import make_accelerator, release
+from tensloradist.training.accelerator import in_precision, make_accelerator, release
 from tensloradist.training.prediction import predict
 from tensloradist.training.records import defined
 
@@ -21,43 +22,62 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
 
     Args:
         run_folder: `results/runs/<run_id>`.
-        data: a folder or file in the form that the run's task reads; all of its examples are used. None: the run's own
-            test part, which gives the published scores again.
+        data: a folder or file in the form that the run's task reads; all of its examples are used, but for those that
+            the run's protocol leaves out of training. None: the run's own test part, which gives the published scores
+            again.
 
     Returns:
         {'run_id', 'data', 'examples', 'metrics': {name: value or None}}.
 
     Raises:
-        UserError: no finished result there, a backbone that has changed, or data with another number of classes.
+        UserError: no finished result there, a backbone that has changed, or data with other classes.
     """
     spec, result = read_run(run_folder)
     if result.state != "finished":
         raise UserError(f"{run_folder}: the run is {result.state}; only a finished run has an adapter to evaluate")
+    load_plugins(spec.plugins)
     task_spec = spec.task
     if data is not None:
         task_spec = task_spec.model_copy(update={"data": data, "fingerprint": None, "train_examples": None})
     task = tasks.load(task_spec, spec.backbone, spec.protocol)
-    expected = tasks.load(spec.task, spec.backbone, spec.protocol).num_labels if data is not None else task.num_labels
-    if task.num_labels != expected:
-        raise UserError(f"data: {data} has {task.num_labels} classes, the run was trained on {expected}")
+    if data is not None:
+        _refuse_other_classes(task, tasks.load(spec.task, spec.backbone, spec.protocol), data)
     model = backbones.load(spec.backbone, task.num_labels)
     load(model, run_folder / "attempts" / f"{result.attempt:04d}")
+    in_precision(model, spec.precision)
     accelerator = make_accelerator(
         spec.model_copy(
             update={"compute": spec.compute.model_copy(update={"processes": 1, "strategy": "single", "log_with": ()})}
         ),
         run_folder,
     )
-    model = accelerator.prepare(model)
-    family = backbones.family_of(accelerator.unwrap_model(model))
-    # The parts of an official split may be one and the same: each example counts once.
-    parts = {id(part): part for part in ([task.test] if data is None else [task.train, task.validation, task.test])}
-    logits = np.concatenate([predict(accelerator, model, family, part) for part in parts.values()])
-    labels = np.concatenate([part.labels for part in parts.values()])
-    release(accelerator)
+    try:
+        model = accelerator.prepare(model)
+        family = backbones.family_of(accelerator.unwrap_model(model))
+        # The parts of an official split may be one and the same: each example counts once.
+        whole = [task.test] if data is None else [task.train, task.validation, task.test]
+        parts = {tuple(part.ids): part for part in whole}
+        logits = np.concatenate([predict(accelerator, model, family, part) for part in parts.values()])
+        labels = np.concatenate([part.labels for part in parts.values()])
+    finally:
+        release(accelerator)
     return {
         "run_id": result.run_id,
         "data": data or "the run's own test part",
         "examples": len(labels),
         "metrics": defined(task.metrics(logits, labels)),
     }
+
+
+def _refuse_other_classes(task: tasks.LoadedTask, trained: tasks.LoadedTask, data: str) -> None:
+    """Raises UserError unless the labels of the data mean what those of the run's own data do."""
+    if task.num_labels != trained.num_labels:
+        raise UserError(f"data: {data} has {task.num_labels} classes, the run was trained on {trained.num_labels}")
+    if task.classes != trained.classes:
+        number, (ours, theirs) = next(
+            (i, pair) for i, pair in enumerate(zip(task.classes, trained.classes, strict=True)) if len(set(pair)) > 1
+        )
+        raise UserError(
+            f"data: {data}: class {number} is {ours!r}, but was {theirs!r} where the run was trained; folders of "
+            "classes must have the same names"
+        )

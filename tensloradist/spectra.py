@@ -158,7 +158,7 @@ def dense_gradients(
     """
     import torch
 
-    from tensloradist.backbones import LANGUAGE_MODEL
+    from tensloradist.tasks.losses import example_losses
     from tensloradist.tasks.progress import tracked
     from tensloradist.training.order import epoch_batches
 
@@ -173,12 +173,8 @@ def dense_gradients(
     for indices in tracked(batches, "gradients of training batches"):
         logits = family.logits(model, task.train.batch(indices, None)).float()
         labels = torch.as_tensor(task.train.labels[indices])
-        if task.num_labels == LANGUAGE_MODEL:
-            loss = logits[:, 0].sum() / task.train.terms_of(indices)
-        elif task.regression:
-            loss = torch.nn.functional.mse_loss(logits.squeeze(-1), labels)
-        else:
-            loss = torch.nn.functional.cross_entropy(logits, labels)
+        losses = example_losses(logits, labels, task.num_labels, task.regression)
+        loss = losses.sum() / task.train.terms_of(indices)
         for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
             total += gradient / len(batches)
     shape = family.shape(model, projections)
@@ -204,12 +200,7 @@ def stacked_gradient(
         rows.append(torch.stack([_as_slice(gradients[projection, d], projection, arrangement) for d in layout.layers]))
     tensor = torch.stack(rows)  # (P, L, d_in, d_out)
     present = {"projection": "projection" in layout.modes, "depth": "depth" in layout.modes}
-    names = ["projection", "depth", "input", "output"]
-    if "heads" in layout.modes:
-        sizes = dict(zip(layout.modes, layout.sizes, strict=True))
-        order = ("heads", "head_dim") if arrangement.head_layout == "aligned" else ("head_dim", "heads")
-        tensor = tensor.unflatten(-1, tuple(sizes[mode] for mode in order))
-        names[-1:] = order
+    tensor, names = _split_heads(tensor, ["projection", "depth", "input", "output"], layout, arrangement)
     for mode, stays in present.items():
         if not stays:
             tensor, names = tensor.squeeze(names.index(mode)), [name for name in names if name != mode]
@@ -228,12 +219,19 @@ def _blocks_of(gradients: dict[tuple[str, int], Tensor], layout: TensorLayout, a
             parts = whole.chunk(len(numbers), dim=0 if side == "input" else 1)
             blocks.update(zip(numbers, parts, strict=True))
     tensor = torch.stack([blocks[number] for number in sorted(blocks)])  # (N, d_in, d_out)
-    names = ["block", "input", "output"]
-    if "heads" in layout.modes:
-        sizes = dict(zip(layout.modes, layout.sizes, strict=True))
-        tensor = tensor.unflatten(-1, (sizes["heads"], sizes["head_dim"]))
-        names[-1:] = ["heads", "head_dim"]
+    tensor, names = _split_heads(tensor, ["block", "input", "output"], layout, arrangement)
     return tensor.permute([names.index(mode) for mode in layout.modes])
+
+
+def _split_heads(
+    tensor: Tensor, names: list[str], layout: TensorLayout, arrangement: Arrangement
+) -> tuple[Tensor, list[str]]:
+    """The tensor with its last axis, the output features, cut into heads and their features where those are modes."""
+    if "heads" not in layout.modes:
+        return tensor, names
+    sizes = dict(zip(layout.modes, layout.sizes, strict=True))
+    order = ["heads", "head_dim"] if arrangement.head_layout == "aligned" else ["head_dim", "heads"]
+    return tensor.unflatten(-1, [sizes[mode] for mode in order]), [*names[:-1], *order]
 
 
 def _as_slice(gradient: Tensor, projection: str, arrangement: Arrangement) -> Tensor:

@@ -68,6 +68,7 @@ FUSED = {
     "fact_tk": AdapterSpec(method="fact_tk", targets="original", ranks=2),
     "lotr": AdapterSpec(method="lotr", ranks=2),
     "att": AdapterSpec(grouping="att_qkv_depth", fused=True, projections=ALL, ranks=2),
+    "att official": AdapterSpec(grouping="att_qkv_depth", fused=True, head_layout="official", ranks=2),
 }
 
 

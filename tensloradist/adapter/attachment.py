@@ -78,7 +78,7 @@ class Attachment:
         self.wrapped = {site.path: self._wrap(site) for site in sites}
         self._originals: dict[str, torch.Tensor] = {}
         self._biases: dict[str, torch.Tensor] = {}
-        self._depth = 0
+        self._entered: list[nn.Module] = []  # containers whose forward pass is in progress, the outermost first
         model.add_module(ADAPTER_NAME, adapter)
         self._hooks = self._hook_containers()
 
@@ -117,14 +117,17 @@ class Attachment:
         return hooks
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if self._depth == 0 and not self.is_merged:
+        if module in self._entered:  # an interrupted pass (Ctrl-C) has left it without a word
+            self._entered.clear()
+        if not self._entered and not self.is_merged:
             pairs = self.adapter.forward()  # not called as a module: ZeRO-3's hooks do not understand its result
             for wrapped in self.wrapped.values():
                 wrapped.receive(pairs)
-        self._depth += 1
+        self._entered.append(module)
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._depth -= 1
+        if module in self._entered:
+            del self._entered[self._entered.index(module) :]
 
     @property
     def is_merged(self) -> bool:
@@ -162,11 +165,12 @@ class Attachment:
                 f"method {self.adapter.spec.method} has no update to merge: the model's weights are its own"
             )
         self.refuse_quantized()
+        pairs = self.adapter()
         for path, wrapped in self.wrapped.items():
             weight = wrapped.base.weight
             # Subtracting the update again would leave rounding errors: the original is kept, off the accelerator.
             self._originals[path] = weight.detach().to("cpu", copy=True)
-            weight.copy_(weight.double() + wrapped.dense_update())
+            weight.copy_(weight.double() + wrapped.dense_update(pairs))
             bias, update = wrapped.base.bias, wrapped.bias_update()
             if update is not None:
                 if bias is None:

@@ -16,7 +16,7 @@ from safetensors.torch import save as serialized
 from torch import nn
 
 from tensloradist.errors import UserError
-from tensloradist.fingerprint import hash_tensors
+from tensloradist.fingerprint import TensorHash
 from tensloradist.modes import AttentionShape
 from tensloradist.results.layout import write_replacing
 from tensloradist.spec import AdapterSpec
@@ -95,8 +95,10 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
         if found != description.shape:
             raise UserError(f"{folder}: the adapter is for {description.shape}, the model has {found}")
         # A run in bf16 was trained on the rounding of the weights to it: both belong to the same backbone.
-        known = (None, backbone_hash(adapter), backbone_hash(adapter, torch.bfloat16))
-        if description.backbone not in known:
+        same = description.backbone is None or any(
+            backbone_hash(adapter, rounded_to) == description.backbone for rounded_to in (None, torch.bfloat16)
+        )
+        if not same:
             raise UserError(
                 f"{folder}: the adapter was trained on other backbone weights than this model's (their "
                 "hashes differ); load the backbone it was trained on"
@@ -121,10 +123,10 @@ def backbone_hash(adapter: Adapter, rounded_to: torch.dtype | None = None) -> st
     Args:
         rounded_to: hash them as they would be in this precision; quantised ones stay as they are.
     """
-    return hash_tensors(
-        (name, p.to(rounded_to) if rounded_to is not None and p.is_floating_point() else p)
-        for name, p in _backbone_parameters(adapter).items()
-    )
+    found = TensorHash()
+    for name, p in sorted(_backbone_parameters(adapter).items()):  # one rounded copy at a time
+        found.add(name, p.to(rounded_to) if rounded_to is not None and p.is_floating_point() else p)
+    return found.digits()
 
 
 def frozen_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:

@@ -117,14 +117,18 @@ class AdaptedLinear(nn.Module):
         return torch.addmm(y.flatten(0, -2), hidden, right, alpha=self.scale).view(y.shape)
 
     @torch.no_grad()
-    def dense_update(self) -> Tensor:
-        """The update in the weight's own layout (output, input features), float64."""
+    def dense_update(self, pairs: Mapping[tuple[str, int], Pair]) -> Tensor:
+        """The update in the weight's own layout (output, input features), float64.
+
+        Args:
+            pairs: all of the adapter's, as `adapter()` gives them.
+        """
         parts = []
         for projection, width in zip(self.projections, self.widths, strict=True):
             if projection is None:
                 parts.append(torch.zeros(width, self.in_features, dtype=torch.float64, device=self.weight.device))
             else:
-                left, right = self.adapter.pair(projection, self.layer)
+                left, right = pairs[projection, self.layer]
                 parts.append(self.scale * (left.double() @ right.double()).mT)
         return torch.cat(parts)
 

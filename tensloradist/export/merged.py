@@ -68,9 +68,10 @@ def merged_state(adapter: Adapter) -> dict[str, Tensor]:
         if not name.startswith(prefix):
             plain[_unwrapped(name, attachment.wrapped)] = value.detach()
     if not attachment.is_merged:
+        pairs = adapter()
         for path, wrapped in attachment.wrapped.items():
             weight = wrapped.base.weight
-            plain[f"{path}.weight"] = (weight.double() + wrapped.dense_update()).to(weight.dtype)
+            plain[f"{path}.weight"] = (weight.double() + wrapped.dense_update(pairs)).to(weight.dtype)
             trained_bias = wrapped.bias_update()
             if trained_bias is not None:
                 own = wrapped.base.bias

@@ -42,7 +42,8 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
             `core0`, …).
         shape: of the backbone. Of its projections, those are kept that the original adapts and this family can hold;
             what else the original adapts is left out, with a warning.
-        settings: `rank` (one, or of a train one for every bond) and `scale_argument`, the authors' scale or α.
+        settings: `rank` (one, or of a train one for every bond) and `scale_argument`, the authors' scale or α; without
+            it, the preset's.
 
     Returns:
         An adapter in the tensors' precision, whose `delta` includes the multiplier.
@@ -70,8 +71,9 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
     if method == "fact_tk" and set(shape.projections) & {"fc1", "fc2"}:
         raise UserError("projections: the FFN matrices of fact_tk are no slices of its tensor, so they cannot be read")
     shape = dataclasses.replace(shape, projections=projections)
-    scale = _number(settings.get("scale_argument", 1.0))
-    fields = {"alpha": scale} if PRESETS[method].fields.get("alpha") is not None else {"scale": scale}
+    alpha = PRESETS[method].fields.get("alpha")
+    scale = _number(settings.get("scale_argument", 1.0 if alpha is None else alpha))
+    fields = {"scale": scale} if alpha is None else {"alpha": scale}
     names, ranks = _ranks(method, given, settings.get("rank"))
     spec = AdapterSpec.model_validate(
         {

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensloradist.caching import cached_folder
-from tensloradist.errors import UserError
+from tensloradist.errors import DataMissing, UserError
 from tensloradist.fingerprint import hash_bytes, hash_path
 from tensloradist.tasks import hub
 from tensloradist.tasks.base import Labels, LoadedTask, SplitData, Task, accuracy, limited, stratified_parts
@@ -61,7 +61,7 @@ def _folder(task: TaskSpec) -> Path:
         raise UserError("task.data: missing; task images needs a folder with one sub-folder for each class")
     folder = Path(task.data)
     if not folder.is_dir():
-        raise UserError(f"task.data: {task.data}: no such folder")
+        raise DataMissing(f"task.data: {task.data}: no such folder")
     hub.local(task)  # refuses a revision, which a folder has not
     return folder
 
@@ -293,6 +293,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages
         metric_names=("accuracy",),
         metrics=accuracy,
         data_fingerprint=data_fingerprint,
+        classes=tuple(listing.classes),
     )
 
 

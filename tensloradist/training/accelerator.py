@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
+from torch import nn
 
 from tensloradist.errors import UserError
 from tensloradist.spec import RunSpec
@@ -105,6 +106,14 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
     if (accelerator.device.type == "cpu") != on_cpu:
         raise RuntimeError(f"Accelerate computes on {accelerator.device}, against compute.device")
     return accelerator
+
+
+def in_precision(model: nn.Module, precision: str) -> None:
+    """Hold what is frozen in the run's precision; what is trained stays in its own, and autocast rounds it."""
+    if precision == "bf16":
+        for parameter in model.parameters():
+            if not parameter.requires_grad and parameter.is_floating_point():  # quantised ones stay as they are
+                parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def release(accelerator: Accelerator) -> None:

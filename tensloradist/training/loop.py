@@ -20,14 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
 from tensloradist import backbones, tasks
 from tensloradist.adapter import Adapter, attach
 from tensloradist.adapter.checkpoint import backbone_hash
-from tensloradist.backbones import LANGUAGE_MODEL, family_of, initialize_head
+from tensloradist.backbones import family_of, initialize_head
 from tensloradist.errors import UserError
 from tensloradist.results.attempts import resumed_from
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
@@ -36,8 +35,9 @@ from tensloradist.results.layout import write_replacing
 from tensloradist.results.ranks import write_rank_failure
 from tensloradist.results.schema import Fingerprints, FrozenBackbone, Metrics, Result, Throughput, Times
 from tensloradist.spec import RunSpec
+from tensloradist.tasks.losses import example_losses
 from tensloradist.throughput import Communication, measure
-from tensloradist.training.accelerator import make_accelerator, release
+from tensloradist.training.accelerator import in_precision, make_accelerator, release
 from tensloradist.training.blocks import as_they_were, blocks, compile_blocks, recompute
 from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.optimization import make_optimizer, make_schedule
@@ -75,8 +75,9 @@ def train(
         Stopped: `control` said so; the checkpoint is written.
         Outnumbered: another worker has taken the run over.
     """
-    rank = int(os.environ.get("RANK", "0"))
+    rank, threads = int(os.environ.get("RANK", "0")), torch.get_num_threads()
     started = time.perf_counter()
+    accelerator: Accelerator | None = None
     try:
         accelerator = make_accelerator(spec, folder)
         if accelerator.num_processes > 1:
@@ -85,10 +86,16 @@ def train(
             folder = Path(said[0])
         assert folder is not None
         return _train(spec, folder, accelerator, started, progress, control or RunControl())
-    except Exception as error:
-        if rank and folder is not None and not isinstance(error, Stopped | Outnumbered):
+    except BaseException as error:
+        expected = isinstance(error, Stopped | Outnumbered) or not isinstance(error, Exception)
+        if rank and folder is not None and not expected:
             write_rank_failure(folder, rank, cause_of(error), error)
+        # Of several processes none can go on, and to release may be to wait for the others.
+        if accelerator is not None and accelerator.num_processes == 1:
+            release(accelerator)
         raise
+    finally:
+        torch.set_num_threads(threads)  # the next run in this process may not say how many
 
 
 def _train(
@@ -134,10 +141,6 @@ def _train(
         with strategy.whole(list(strategy.parameters.values())):
             if accelerator.is_main_process:
                 run.adapter.save(folder, run.trained_on)
-    except BaseException:
-        if accelerator.num_processes == 1:  # of several none can go on, and to release may be to wait for the others
-            release(accelerator)
-        raise
     finally:
         control.at_boundary = False
     release(accelerator)
@@ -180,9 +183,7 @@ class Run:
             saved.copy_weights(model)
         self.trained_on = self.fingerprints.backbone  # the backbone's hash in the run's precision
         if spec.precision == "bf16":
-            for parameter in model.parameters():
-                if not parameter.requires_grad and parameter.is_floating_point():  # quantised ones stay as they are
-                    parameter.data = parameter.data.to(torch.bfloat16)
+            in_precision(model, spec.precision)
             self.trained_on = backbone_hash(self.adapter) if accelerator.is_main_process else ""
         self.adapter_parameters = self.adapter.num_parameters
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -307,17 +308,12 @@ class Run:
         return plan
 
     def _loss(self, inputs: dict[str, torch.Tensor], micro: Any) -> torch.Tensor:
-        """The sum of the examples' losses: cross-entropy, squared error (regression), an answer's (language)."""
+        """The sum of the examples' losses, each with its weight."""
         device = self.accelerator.device
         with self.accelerator.autocast():
             logits = self.family.logits(self.model, {name: value.to(device) for name, value in inputs.items()}).float()
         labels = torch.as_tensor(self.task.train.labels[micro.indices], device=device)
-        if self.task.num_labels == LANGUAGE_MODEL:
-            losses = logits[:, 0]  # the answers' negative log-likelihoods
-        elif self.task.regression:
-            losses = F.mse_loss(logits.squeeze(-1), labels, reduction="none")
-        else:
-            losses = F.cross_entropy(logits, labels, reduction="none")
+        losses = example_losses(logits, labels, self.task.num_labels, self.task.regression)
         return (losses * torch.as_tensor(micro.weights, device=device)).sum()
 
     def _evaluate_epoch(self, epoch: int, boundary: Boundary) -> None:

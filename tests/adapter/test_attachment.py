@@ -118,6 +118,37 @@ def test_calls_below_the_root_use_current_parameters():
         assert torch.equal(second, model.base_model(**inputs)[0])
 
 
+@pytest.mark.parametrize("again", ["the model", "its encoder"])
+def test_an_interrupted_pass_leaves_nothing_behind(again):
+    """torch calls no hooks for a KeyboardInterrupt: the next pass must not be taken for a part of that one."""
+    model, inputs = FAMILIES["vit"].example()
+    model.eval()
+    adapter = attach(model, SPECS["depth"])
+    call = model if again == "the model" else model.base_model
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with torch.no_grad():
+        first = call(**inputs)[0].clone()
+        hook = next(iter(adapter.attachment.wrapped.values())).register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model(**inputs)
+        hook.remove()
+        randomize(adapter)
+        assert not torch.allclose(call(**inputs)[0], first)
+
+
+def test_a_merge_computes_the_pairs_once(monkeypatch):
+    model, _ = FAMILIES["vit"].example()
+    adapter = attach(model, SPECS["lora"])
+    calls = []
+    forward = type(adapter).forward
+    monkeypatch.setattr(type(adapter), "forward", lambda self: calls.append(1) or forward(self))
+    adapter.merge()
+    assert len(adapter.attachment.wrapped) > 1 and len(calls) == 1
+
+
 def test_a_model_is_copied_while_its_backward_pass_is_pending(example):
     model, inputs, family = example
     adapter = attach(model, SPECS["qkv_depth"])

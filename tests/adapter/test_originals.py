@@ -191,6 +191,13 @@ def test_original_tensors_that_do_not_fit_are_refused(data_root, method):
         from_original("unheard_of", own, shape)
 
 
+@pytest.mark.parametrize(("method", "scale"), [("lorta", 16 / 7), ("lorta_peft", 8 / 7), ("fact_tt", 1.0)])
+def test_without_the_authors_scale_it_is_the_presets(data_root, method, scale):
+    golden = "lorta_litgpt" if method == "lorta" else method
+    _, _, own, shape, settings = original(data_root, golden)
+    assert from_original(method, own, shape, rank=settings["rank"]).scale == pytest.approx(scale)
+
+
 def test_layers_that_the_backbone_does_not_have_are_not_dropped(data_root):
     _, _, own, shape, settings = original(data_root, "fact_tt")
     shorter = AttentionShape(shape.d_in, shape.d_out, shape.heads, shape.layers - 1, shape.projections)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tensloradist.adapter import load
 from tensloradist.errors import UserError
 from tensloradist.evaluation import evaluate_run
 from tensloradist.identity import resolve
+from tensloradist.plugins import load_plugins
 from tensloradist.results.execute import execute
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_result
@@ -209,6 +211,45 @@ def test_two_processes_give_the_same_losses(tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
+def test_in_bf16_the_saved_adapter_gives_the_published_scores_again(tmp_path):
+    run = spec(precision="bf16")
+    result = execute(run, tmp_path, train).result
+    again = evaluate_run(RunFolder(tmp_path, run.run_id).path)
+    assert again["metrics"]["accuracy"] == result.metrics.score
+
+
+def test_a_plugins_run_is_evaluated_by_a_process_that_has_not_seen_the_plugin(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tasks")
+    load_plugins(["plugin_task"])
+    run = spec(task={"name": "plugin_digits"}, plugins=["plugin_task"])
+    result = execute(run, tmp_path, train).result
+    del tasks.TASKS["plugin_digits"], sys.modules["plugin_task"]
+    assert evaluate_run(RunFolder(tmp_path, run.run_id).path)["metrics"]["hits"] == result.metrics.score
+
+
+def test_each_example_of_an_official_split_counts_once(tmp_path, monkeypatch):
+    from tensloradist.tasks.examples import image_backbone, image_folder
+
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "cache"))
+    task, backbone = image_folder(tmp_path), image_backbone(tmp_path)
+    optimizer = {"epochs": 1, "batch_size": 8}
+    run = spec(backbone=backbone.model_dump(), task=task.model_dump(), optimizer=optimizer, protocol="official")
+    execute(run, tmp_path / "results", train)
+    assert evaluate_run(RunFolder(tmp_path / "results", run.run_id).path, task.data)["examples"] == 30
+
+
+def test_after_a_run_that_did_not_fit_its_data_the_process_is_as_good_as_new(tmp_path):
+    with pytest.raises(UserError, match="batch_size: 1000"):
+        train(spec(optimizer={"batch_size": 1000}), attempt(tmp_path / "wrong"))
+    assert train(spec(precision="bf16", optimizer={"epochs": 1}), attempt(tmp_path / "right")).state == "finished"
+
+
+def test_a_runs_threads_are_not_the_next_ones(tmp_path):
+    before = torch.get_num_threads()
+    train(spec(compute={"threads": before + 1}, optimizer={"epochs": 1}), attempt(tmp_path))
+    assert torch.get_num_threads() == before
+
+
 def test_evaluating_other_data_of_the_task(tmp_path, monkeypatch):
     from tensloradist.spec import TaskSpec
     from tensloradist.tasks.examples import image_backbone, image_folder
@@ -230,6 +271,9 @@ def test_evaluating_other_data_of_the_task(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "results", run.run_id).path
     other = image_folder(tmp_path / "b", each=6)
     assert evaluate_run(folder, other.data)["examples"] == 18
+    min(Path(other.data).iterdir()).rename(Path(other.data) / "zebra")
+    with pytest.raises(UserError, match=r"class 0 is .*, but was .* where the run was trained"):
+        evaluate_run(folder, other.data)
     fewer = image_folder(tmp_path / "c", classes=2)
     with pytest.raises(UserError, match="has 2 classes, the run was trained on 3"):
         evaluate_run(folder, fewer.data)
