@@ -120,7 +120,7 @@ def test_text_sorted_by_length_resumes_to_the_bit(tmp_path):
 
 
 def test_kill_9_loses_at_most_an_interval(tmp_path):
-    run = spec(optimizer={**OPTIMIZER, "epochs": 40}, compute={**COMPUTE, "checkpoint_steps": 10})
+    run = spec(optimizer={**OPTIMIZER, "epochs": 8}, compute={**COMPUTE, "checkpoint_steps": 10})
     folder = RunFolder(tmp_path / "killed", run.run_id)
     code = (
         "import sys; from pathlib import Path; from tensloradist.spec import RunSpec; "
