@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from launch.display import duration
+from launch.local_workers import LocalLaunch, default_workers
 from launch.plan import Plan, write_manifest
-from launch.submit import LocalLaunch, default_workers
 from launch.watch import Watcher, follow
 from tensloradist.errors import UserError
 from tensloradist.results.layout import make_folder

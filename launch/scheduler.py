@@ -5,6 +5,7 @@ squeue tells what lives, sacct what has ended; both lag, and neither decides whe
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -66,35 +67,66 @@ def base_id(key: str) -> str:
     return key.split("_")[0]
 
 
-def living(job_ids: Iterable[str]) -> dict[str, Job] | None:
-    """Those of the jobs that squeue knows, array elements by themselves; None if it does not answer.
+# squeue's long format, by fields of fixed width: one question tells the restart count too, and older Slurms know no
+# separators there. What may be cut off or left empty comes last.
+QUEUE_FIELDS = {
+    "JobArrayID": 64,
+    "State": 24,
+    "RestartCnt": 12,
+    "TimeUsed": 24,
+    "TimeLimit": 24,
+    "Partition": 64,
+    "Reason": 64,
+    "NodeList": 256,
+}
 
-    Ids that Slurm has forgotten are no error, so all of the user's and group's jobs are asked for and filtered.
+
+def queue() -> dict[str, Job] | None:
+    """Every job that this cluster's squeue knows, whoever's, array elements by themselves; None if it does not answer.
+
+    One question for all, because asking for a job that Slurm has forgotten is an error, and because the jobs that
+    share a results folder may be several users'.
     """
+    layout = ",".join(f"{name}:{width}" for name, width in QUEUE_FIELDS.items())
+    said = _ask("squeue", "-r", "-h", "-a", "-O", layout)
+    if said is None:
+        return None
+    jobs = (_queued(line) for line in said.splitlines() if line.strip())
+    return {job.key: job for job in jobs}
+
+
+def _queued(line: str) -> Job:
+    fields, begin = {}, 0
+    for name, width in QUEUE_FIELDS.items():
+        fields[name] = line[begin : begin + width].strip()
+        begin += width
+    return Job(
+        fields["JobArrayID"],
+        fields["State"],
+        int(fields["RestartCnt"]) if fields["RestartCnt"].isdigit() else 0,
+        fields["NodeList"],
+        fields["Reason"],
+        fields["Partition"],
+        _seconds(fields["TimeUsed"]),
+        _seconds(fields["TimeLimit"]),
+    )
+
+
+def living(job_ids: Iterable[str]) -> dict[str, Job] | None:
+    """Those of the jobs that squeue knows, array elements by themselves; None if it does not answer."""
     wanted = {base_id(key) for key in job_ids}
     if not wanted:
         return {}
-    layout = "%i|%T|%N|%r|%P|%M|%l|%F|%K"
-    said = _ask("squeue", "-r", "-h", "-a", "-o", layout)
-    restarts = _restarts()
-    if said is None or restarts is None:
-        return None
-    found = {}
-    for line in said.splitlines():
-        key, state, node, reason, partition, elapsed, limit, base, _ = (part.strip() for part in line.split("|"))
-        if base in wanted or base_id(key) in wanted:
-            found[key] = Job(
-                key, state, restarts.get(key, 0), node, reason, partition, _seconds(elapsed), _seconds(limit)
-            )
-    return found
+    known = queue()
+    return None if known is None else {key: job for key, job in known.items() if base_id(key) in wanted}
 
 
-def _restarts() -> dict[str, int] | None:
-    said = _ask("squeue", "-h", "-a", "-r", "-O", "JobArrayID:64,RestartCnt:16")
-    if said is None:
-        return None
-    pairs = (line.split() for line in said.splitlines() if len(line.split()) == 2)
-    return {key: int(count) for key, count in pairs if count.isdigit()}
+def cluster() -> str | None:
+    """The name of the cluster that Slurm's commands speak of here; None if it does not answer."""
+    if named := os.environ.get("SLURM_CLUSTER_NAME"):
+        return named
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", _ask("scontrol", "show", "config") or "", re.MULTILINE)
+    return found.group(1) if found else None
 
 
 def ended(job_ids: Iterable[str]) -> dict[str, Job] | None:

@@ -73,10 +73,11 @@ def submit(
     folder = new_launch_folder(root, name)
     code = _snapshot(folder) if snapshot else None
     accepted: list[dict[str, Any]] = []
+    at_once = sum(min(array.tasks, sets[array.options].max_parallel) * _workers(array, sets) for array in wanted)
     for index, array in enumerate(wanted):
         options = sets[array.options].grown(array.growth)
         path = folder / f"submission-{index}.json"
-        write_once(path, _submission(manifest, root, profile, sets[array.options], array).to_json())
+        write_once(path, _submission(manifest, root, profile, sets[array.options], array, at_once).to_json())
         made = executor(profile, options, folder / f"submitit-{index}", name, (array.processes, array.nodes), code)
         try:
             jobs = made.map_array(run_task, [str(path)] * array.tasks)
@@ -101,7 +102,13 @@ def submit(
     return done, folder
 
 
-def _submission(manifest: Path, root: Path, profile: str, given: Options, array: Array) -> Submission:
+def _workers(array: Array, sets: Mapping[str, Options]) -> int:
+    """Workers of each of an array's tasks."""
+    return sets[array.options].workers if array.processes == 1 else 1
+
+
+def _submission(manifest: Path, root: Path, profile: str, given: Options, array: Array, at_once: int) -> Submission:
+    """What the tasks of an array need to know; `at_once`: of the launch's workers, how many there can be."""
     options, several = given.grown(array.growth), array.processes > 1
     workers = 1 if several else options.workers
     return Submission(
@@ -113,6 +120,7 @@ def _submission(manifest: Path, root: Path, profile: str, given: Options, array:
         processes=array.processes,
         nodes=array.nodes,
         workers=workers,
+        launch_workers=at_once,
         runs_per_worker=math.ceil(array.runs_per_task / workers) if array.runs_per_task else None,
         job_seconds=60.0 * options.time_minutes,
         lead_seconds=float(options.signal_lead_seconds),

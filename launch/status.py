@@ -15,12 +15,13 @@ from typing import Any
 
 from launch import scheduler
 from launch.failures import TRIED_AGAIN, decision_of
+from launch.liveness import at_work
 from launch.policy import RULES
 from launch.submission import read_manifest
 from tensloradist.config import read_sweep
 from tensloradist.errors import UserError, unknown
 from tensloradist.results.attempts import read_attempt, read_end
-from tensloradist.results.claims import highest_claim, owner_of, ownership
+from tensloradist.results.claims import JobAlive, highest_claim, owner_of, ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder
 from tensloradist.results.publish import read_failure_of
@@ -139,7 +140,7 @@ def collect(name: str, root: Path) -> SweepStatus:
     manifest = latest_manifest(name, root)
     jobs = job_ids(name, root)
     living = scheduler.living(jobs) if jobs and scheduler.available() else None
-    alive = _alive_by(living)
+    alive = _alive_by(living, scheduler.cluster() if jobs else None)
     runs = [_run_status(RunFolder(root, run.run_id), run, alive) for run in manifest.runs]
     warnings = []
     if jobs and living is None:
@@ -159,19 +160,12 @@ def collect(name: str, root: Path) -> SweepStatus:
     return SweepStatus(name, runs, _jobs_status(name, root, jobs, living) if jobs else None, gpus, warnings)
 
 
-def _alive_by(living: dict[str, scheduler.Job] | None) -> Any:
-    """Whether a claim's Slurm job may still run, for `ownership`."""
-
-    def alive(job: str, restart: int) -> bool | None:
-        if living is None:
-            return None
-        found = living.get(job)
-        return found is not None and found.restart <= restart and found.state in ("RUNNING", "COMPLETING", "SUSPENDED")
-
-    return alive
+def _alive_by(living: dict[str, scheduler.Job] | None, cluster: str | None) -> JobAlive:
+    """Whether an owner's Slurm job may still run, for `ownership`."""
+    return lambda owner: None if living is None else at_work(owner, living, cluster)
 
 
-def _run_status(folder: RunFolder, run: ManifestRun, alive: Any) -> RunStatus:
+def _run_status(folder: RunFolder, run: ManifestRun, alive: JobAlive) -> RunStatus:
     conditions = ", ".join(member.condition for member in run.conditions)
     status = RunStatus(run.run_id, run.row, run.backbone, run.task, conditions, int(run.spec["seed"]), "planned")
     status.processes = int(run.spec["compute"]["processes"])
@@ -207,9 +201,8 @@ def _run_status(folder: RunFolder, run: ManifestRun, alive: Any) -> RunStatus:
     return status
 
 
-def _job_runs(folder: RunFolder, number: int, alive: Any) -> bool:
-    owner = owner_of(folder, number)
-    return owner.job is not None and alive(owner.job, owner.restart) is True
+def _job_runs(folder: RunFolder, number: int, alive: JobAlive) -> bool:
+    return alive(owner_of(folder, number)) is True
 
 
 def _quick_result(folder: RunFolder) -> dict[str, Any] | None:

@@ -64,7 +64,13 @@ class LocalLaunch:
         self.baseline = {run.run_id: highest_claim(RunFolder(root, run.run_id)) for run in wanted}
         threads = max(1, len(os.sched_getaffinity(0)) // workers)
         submission = Submission(
-            str(manifest.absolute()), str(root.absolute()), threads, visible_gpus(), self.baseline, still_seconds
+            str(manifest.absolute()),
+            str(root.absolute()),
+            threads,
+            visible_gpus(),
+            self.baseline,
+            still_seconds,
+            launch_workers=workers,
         )
         self.submission = self.folder / "submission.json"
         write_once(self.submission, submission.to_json())
