@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 TIMEOUT_SECONDS = 20.0
 _MOST_JOBS = 400  # in one command line
@@ -119,6 +120,18 @@ def living(job_ids: Iterable[str]) -> dict[str, Job] | None:
         return {}
     known = queue()
     return None if known is None else {key: job for key, job in known.items() if base_id(key) in wanted}
+
+
+def submitted_from(folder: Path) -> list[str] | None:
+    """The ids of jobs and arrays that squeue knows whose batch scripts lie in a folder; None if it does not answer.
+
+    This tells of a job that was accepted even where its submission was interrupted before the id came back.
+    """
+    said = _ask("squeue", "-h", "-a", "-o", "%F|%o")
+    if said is None:
+        return None
+    lines = (line.partition("|") for line in said.splitlines())
+    return list(dict.fromkeys(job for job, _, script in lines if script.startswith(f"{folder}{os.sep}")))
 
 
 def cluster() -> str | None:

@@ -25,7 +25,7 @@ def status(
 ) -> None:
     """Show a sweep's runs, cell × seed, with progress, time left, hours spent, and failures with what to do.
 
-    From the files first, with one squeue; sacct only for jobs that squeue has forgotten.
+    From the files first, with one squeue; sacct once for each job that squeue has forgotten.
 
     Examples:
 
@@ -37,6 +37,7 @@ def status(
 
     from rich.console import Console
 
+    from launch.jobs import Jobs
     from launch.status import collect, sweep_name
     from launch.status_view import render
     from tensloradist.results.layout import results_root
@@ -48,12 +49,13 @@ def status(
         return
     console = Console()
     console = console if console.is_terminal else Console(width=160)
+    jobs = Jobs(name, root)
     if not watch:
         console.print(render(collect(name, root)))
         return
     if not console.is_terminal:
         while True:
-            found = collect(name, root)
+            found = collect(name, root, jobs)
             console.print(render(found))
             if not found.is_open:
                 return
@@ -62,7 +64,7 @@ def status(
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            found = collect(name, root)
+            found = collect(name, root, jobs)
             live.update(render(found), refresh=True)
             if not found.is_open:
                 return
@@ -83,6 +85,10 @@ def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
     root = results_root(results)
     done = steering.cancel(sweep_name(sweep, root), root)
     typer.echo(f"Cancelled {len(done.jobs)} Slurm jobs; {done.local} launches without Slurm were told to stop.")
+    for cluster, ids in done.elsewhere.items():
+        typer.echo(
+            f"On the cluster {cluster}, workers will stop by themselves; what waits there: scancel {' '.join(ids)}"
+        )
 
 
 def retry(
