@@ -82,7 +82,13 @@ class Worker:
         self.children = ChildFactory(self.submission, device, self.log)
         self.child: Child | None = None
         self.told: Cause | None = None  # why to stop; set by a signal handler, too
-        self._failures = FailureBook(self.root, self.runs, self.submission.baseline, self.submission.growth)
+        self._failures = FailureBook(
+            self.root,
+            self.runs,
+            self.submission.baseline,
+            self.submission.growth,
+            lambda: read_manifest(Path(self.submission.manifest)).runs,
+        )
         self._job_alive, self._make_group = job_alive, make_group
         self._watch = Watch(self.submission.still_seconds)
         self._began = time.monotonic()
