@@ -10,26 +10,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch import STOP_SECONDS
+from launch.signals import ignored
 from launch.submission import Submission
-
-
-@contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers can be set by the main thread alone
-        return
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 class Child:
@@ -38,7 +26,7 @@ class Child:
     def __init__(self, log: Path, environment: dict[str, str]) -> None:
         # Slurm sends its warning signal to every process of a job; it is for supervisors, and would end a child. What
         # is ignored here stays so in the child.
-        with log.open("ab") as stream, _ignored(signal.SIGUSR2):
+        with log.open("ab") as stream, ignored(signal.SIGUSR2):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "launch.child"],
                 stdin=subprocess.PIPE,

@@ -12,6 +12,7 @@ from launch.plan import CLAIMED_ELSEWHERE, HELD, Plan, write_manifest
 from launch.policy import Growth
 from launch.profile import Options, Profile, load_profile
 from launch.pruning import prune
+from launch.signals import interrupt_on_termination
 from launch.slurm import submit
 from tensloradist.errors import UserError
 from tensloradist.results.layout import make_folder
@@ -38,12 +39,16 @@ def launch_on_cluster(
             options.layout(run.spec.compute.processes, run.spec.compute.nodes)
     runs = plan.to_run() + plan.to_watch()
     _say_left_out(console, plan)
+    manifest: Path | None = None
     if not dry_run:
+        make_folder(root)
+        manifest = write_manifest(plan.sweep, root)  # where others have trained it all, tables are made from it, too
         prune(plan.sweep.name, root)
     if not runs:
         console.print("Nothing to submit.")
         return
-    wanted = _within_site(console, profile, sets, arrays(runs, sets, root, runs_per_task))
+    finished = [run.run_id for run in plan.sweep.runs if plan.states[run.run_id] == "finished"]
+    wanted = _within_site(console, profile, sets, arrays(runs, sets, root, runs_per_task, finished))
     if not wanted:
         return
     for array in wanted:
@@ -52,11 +57,10 @@ def launch_on_cluster(
         )
     for warning in site_warnings(profile, sets):
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    if dry_run:
+    if manifest is None:
         console.print("A dry run: nothing was written or submitted.")
         return
-    make_folder(root)
-    manifest = write_manifest(plan.sweep, root)
+    interrupt_on_termination()
     done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot)
     jobs = ", ".join(entry["job_id"] for entry in done.arrays)
     console.print(f"Submitted: jobs {jobs}; their files are in {folder}", highlight=False, soft_wrap=True)
@@ -90,7 +94,7 @@ def _described(array: Array, options: Options, profile: Profile) -> str:
         asked.append(f"{options.workers} workers")
     if options.gpus_per_node:
         asked.append(f"{options.gpus_per_node} GPUs a node")
-    parallel = f"at most {min(array.tasks, options.max_parallel)} at once"
+    parallel = f"at most {min(array.tasks, array.parallel)} at once"
     partition = f"partition {options.partition}" if options.partition else "the default partition"
     return f"{profile.name}/{array.options}: {what}, {parallel}, on {partition}; a task: {', '.join(asked)}"
 

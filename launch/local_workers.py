@@ -1,4 +1,4 @@
-"""Launching on this machine: workers through submitit's local executor, and their orderly stop."""
+"""The workers of a launch on this machine: started through submitit's local executor, and their orderly stop."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from launch import STOP_SECONDS
 from launch.plan import Plan, write_manifest
+from launch.signals import ignored
 from launch.submission import Submission
 from launch.worker import run_worker
 from tensloradist.results.claims import STILL_SECONDS, highest_claim
@@ -83,7 +83,7 @@ class LocalLaunch:
         # Which GPU a worker's child sees is set by the worker, so submitit is asked for none.
         executor.update_parameters(timeout_min=FOREVER_MINUTES)
         # Ctrl-C and a closed terminal reach all its processes: workers ignore both, and are told to stop by a file.
-        with _ignored(signal.SIGINT), _ignored(signal.SIGHUP):
+        with ignored(signal.SIGINT), ignored(signal.SIGHUP):
             self.jobs = [
                 executor.submit(run_worker, str(self.submission.absolute()), index) for index in range(self.workers)
             ]
@@ -113,12 +113,3 @@ class LocalLaunch:
             if not job.done() and status.exists():
                 with suppress(ProcessLookupError):  # it has ended meanwhile
                     os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
-
-
-@contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)

@@ -58,7 +58,7 @@ def submit(
 
     folder = new_launch_folder(root, name)
     code = _snapshot(folder) if snapshot else None
-    at_once = sum(min(array.tasks, sets[array.options].max_parallel) * _workers(array, sets) for array in wanted)
+    at_once = sum(min(array.tasks, array.parallel) * _workers(array, sets) for array in wanted)
     done = Submitted(
         profile,
         getpass.getuser(),
@@ -74,7 +74,8 @@ def submit(
             options = sets[array.options].grown(array.growth)
             path = folder / f"submission-{index}.json"
             write_once(path, _submission(manifest, root, profile, sets[array.options], array, at_once).to_json())
-            made = executor(profile, options, folder / f"submitit-{index}", name, (array.processes, array.nodes), code)
+            spread, parallel = (array.processes, array.nodes), {"array_parallelism": array.parallel}
+            made = executor(profile, options, folder / f"submitit-{index}", name, spread, code, **parallel)
             jobs = made.map_array(run_task, [str(path)] * array.tasks)
             done = done.with_array(folder, _accepted(str(jobs[0].job_id).split("_")[0], array, options))
         done.write(folder)
