@@ -8,6 +8,7 @@ from rich.console import Console
 
 from launch import scheduler
 from launch.arrays import Array, arrays
+from launch.origin import Hints, Origin
 from launch.plan import CLAIMED_ELSEWHERE, HELD, Plan, write_manifest
 from launch.policy import Growth
 from launch.profile import Options, Profile, load_profile
@@ -26,8 +27,12 @@ def launch_on_cluster(
     runs_per_task: int | None = None,
     dry_run: bool = False,
     snapshot: bool = False,
+    results: Path | None = None,
 ) -> None:
     """Submit what has no result and is not alive or held, say what was left out, and return.
+
+    Args:
+        results: the results folder where the user gave it, for the commands that are printed.
 
     Raises:
         UserError: an unknown profile or option set, a site that refuses, a results folder that cannot be used.
@@ -38,7 +43,9 @@ def launch_on_cluster(
         for options in sets.values():
             options.layout(run.spec.compute.processes, run.spec.compute.nodes)
     runs = plan.to_run() + plan.to_watch()
-    _say_left_out(console, plan)
+    origin = Origin.of(plan.sweep.path, root, profile_name)
+    hints = Hints(plan.sweep.name, origin, results)
+    _say_left_out(console, plan, hints)
     manifest: Path | None = None
     if not dry_run:
         make_folder(root)
@@ -61,10 +68,10 @@ def launch_on_cluster(
         console.print("A dry run: nothing was written or submitted.")
         return
     interrupt_on_termination()
-    done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot)
+    done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot, origin)
     jobs = ", ".join(entry["job_id"] for entry in done.arrays)
     console.print(f"Submitted: jobs {jobs}; their files are in {folder}", highlight=False, soft_wrap=True)
-    console.print(f"Follow with: tensloradist status {plan.sweep.name} --watch", highlight=False)
+    console.print(f"Follow with: {hints.status()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _within_site(console: Console, profile: Profile, sets: dict[str, Options], wanted: list[Array]) -> list[Array]:
@@ -99,13 +106,13 @@ def _described(array: Array, options: Options, profile: Profile) -> str:
     return f"{profile.name}/{array.options}: {what}, {parallel}, on {partition}; a task: {', '.join(asked)}"
 
 
-def _say_left_out(console: Console, plan: Plan) -> None:
+def _say_left_out(console: Console, plan: Plan, hints: Hints) -> None:
     states = plan.counts()
     wanted = states.pop("planned", 0) + states.pop(CLAIMED_ELSEWHERE, 0)
     left = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none"
     console.print(f"{plan.sweep.name}: {wanted} runs to train; left out: {left}", highlight=False, soft_wrap=True)
     if states.get(HELD):
-        console.print(f"  held runs go on after: tensloradist release {plan.sweep.name}", highlight=False)
+        console.print(f"  held runs go on after: {hints.release()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def site_warnings(profile: Profile, sets: dict[str, Options]) -> list[str]:

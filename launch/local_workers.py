@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import STOP_SECONDS
+from launch.origin import Origin
 from launch.plan import Plan, write_manifest
 from launch.signals import ignored
 from launch.submission import Submission
@@ -74,6 +75,7 @@ class LocalLaunch:
         )
         self.submission = self.folder / "submission.json"
         write_once(self.submission, submission.to_json())
+        Origin.of(plan.sweep.path, root).write(self.folder)
         self.jobs: list[Any] = []
 
     def start(self) -> None:

@@ -18,6 +18,7 @@ from launch import scheduler
 from launch.accepted import Submitted
 from launch.arrays import Array
 from launch.executor import executor, refusal
+from launch.origin import Origin
 from launch.profile import Options
 from launch.slurm_task import run_task
 from launch.submission import Submission
@@ -43,12 +44,14 @@ def submit(
     sets: Mapping[str, Options],
     wanted: list[Array],
     snapshot: bool = False,
+    origin: Origin | None = None,
 ) -> tuple[Submitted, Path]:
     """Submit the arrays, each recorded as soon as it is accepted; returns that, and the launch's folder.
 
     Args:
         name: the sweep's.
         sets: the profile's option sets as it gives them, by the names that arrays have.
+        origin: what is recorded as the launch's.
 
     Raises:
         UserError: Slurm refuses an array. Whatever ends a submission before all are in, what was accepted is cancelled,
@@ -69,6 +72,8 @@ def submit(
         snapshot=str(code) if code else None,
         cluster=scheduler.cluster(),
     )
+    if origin is not None:
+        origin.write(folder)
     try:
         for index, array in enumerate(wanted):
             options = sets[array.options].grown(array.growth)

@@ -27,7 +27,7 @@ from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder
 from tensloradist.results.publish import read_failure_of
 from tensloradist.results.schema import Manifest, ManifestRun
-from tensloradist.shipped import find_shipped
+from tensloradist.shipped import find_shipped, shipped_names
 
 OVER = ("finished", "diverged")
 
@@ -109,7 +109,7 @@ def sweep_name(source: str, root: Path) -> str:
     name = source
     if not sweep_folder(root, source).is_dir():
         path = Path(source)
-        if path.suffix in (".yaml", ".yml") or path.is_file():
+        if path.suffix in (".yaml", ".yml") or path.is_file() or source in shipped_names("sweeps"):
             name = str(read_sweep(find_shipped("sweeps", source)).get("name"))
     if not (sweep_folder(root, name) / "latest").is_file():
         launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]

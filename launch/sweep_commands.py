@@ -38,6 +38,7 @@ def status(
     from rich.console import Console
 
     from launch.jobs import Jobs
+    from launch.origin import Hints, last_origin
     from launch.status import collect, sweep_name
     from launch.status_view import render
     from tensloradist.results.layout import results_root
@@ -49,14 +50,14 @@ def status(
         return
     console = Console()
     console = console if console.is_terminal else Console(width=160)
-    jobs = Jobs(name, root)
+    jobs, hints = Jobs(name, root), Hints(name, last_origin(name, root), results)
     if not watch:
-        console.print(render(collect(name, root)))
+        console.print(render(collect(name, root, jobs), hints), crop=False)
         return
     if not console.is_terminal:
         while True:
             found = collect(name, root, jobs)
-            console.print(render(found))
+            console.print(render(found, hints), crop=False)
             if not found.is_open:
                 return
             time.sleep(every)
@@ -65,7 +66,7 @@ def status(
     with Live(console=console, auto_refresh=False) as live:
         while True:
             found = collect(name, root, jobs)
-            live.update(render(found), refresh=True)
+            live.update(render(found, hints, live=True), refresh=True)
             if not found.is_open:
                 return
             time.sleep(every)
@@ -92,7 +93,7 @@ def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
 
 
 def retry(
-    sweep: Annotated[str, typer.Argument(help="The sweep file, or the name of a shipped sweep.")],
+    sweep: Annotated[str, typer.Argument(help="The sweep file, or the name of a launched sweep.")],
     cause: Annotated[
         str | None, typer.Option(help="Only runs that failed for this cause, as `status` names it.")
     ] = None,
@@ -154,12 +155,15 @@ def release(
         tensloradist release my_sweep
     """
     from launch import steering
+    from launch.origin import Hints, last_origin
     from launch.status import sweep_name
     from tensloradist.results.layout import results_root
 
     root = results_root(results)
-    runs = steering.chosen(sweep_name(sweep, root), root, run, method)
-    typer.echo(f"{steering.release_runs(root, runs)} runs are released; `tensloradist launch` takes them.")
+    name = sweep_name(sweep, root)
+    runs = steering.chosen(name, root, run, method)
+    go_on = Hints(name, last_origin(name, root), results).launch()
+    typer.echo(f"{steering.release_runs(root, runs)} runs are released; the next launch takes them: {go_on}")
 
 
 def logs(
