@@ -6,7 +6,7 @@ import signal
 
 from launch import scheduler
 from launch.children import Crash
-from tensloradist.results.claims import Owner, slurm_cluster
+from tensloradist.results.claims import Owner
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.ranks import culprit
 from tensloradist.results.schema import Cause, ManifestRun
@@ -23,7 +23,7 @@ CAUSES_BY_SLURM: dict[str, Cause] = {
 def vanished(owner: Owner) -> tuple[Cause, str]:
     """Cause and message for an owner that ended without a word. This cluster's Slurm is asked about its own jobs."""
     where = f"{owner.host}, process {owner.pid}" + (f", job {owner.job}" if owner.job else "")
-    ours = owner.job is not None and owner.cluster == slurm_cluster()
+    ours = owner.cluster is not None and owner.cluster == scheduler.cluster()
     ended = scheduler.end_of(owner.job, owner.restart) if owner.job and ours else None
     cause: Cause = "killed"
     if ended is not None:

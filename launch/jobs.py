@@ -70,7 +70,7 @@ class Jobs:
 
     def elsewhere(self) -> dict[str, list[str]]:
         """The sweep's jobs on other clusters, which cannot be asked from here."""
-        return jobs_elsewhere(self._name, self._root, self.cluster)
+        return jobs_elsewhere(self._name, self._root, self.cluster) if self.cluster else {}
 
     def _learn(self, gone: list[str]) -> bool:
         """Ask sacct about those whose end is not known; whether all that it could say is known now."""

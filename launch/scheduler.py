@@ -19,16 +19,11 @@ _MOST_JOBS = 400  # in one command line
 
 @dataclass(frozen=True)
 class Job:
-    """One job, or one element of an array."""
+    """One job, or one element of an array, and how often it was put back into the queue."""
 
     key: str
     state: str
     restart: int = 0
-    node: str = ""
-    reason: str = ""
-    partition: str = ""
-    elapsed_seconds: float | None = None
-    limit_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,18 +63,9 @@ def base_id(key: str) -> str:
     return key.split("_")[0]
 
 
-# squeue's long format, by fields of fixed width: one question tells the restart count too, and older Slurms know no
-# separators there. What may be cut off or left empty comes last.
-QUEUE_FIELDS = {
-    "JobArrayID": 64,
-    "State": 24,
-    "RestartCnt": 12,
-    "TimeUsed": 24,
-    "TimeLimit": 24,
-    "Partition": 64,
-    "Reason": 64,
-    "NodeList": 256,
-}
+# squeue's long format, by fields of fixed width: one question tells the restart count, too, and older Slurms have no
+# separators there. No more than is used: a site has a hundred thousand jobs at times.
+QUEUE_FIELDS = {"JobArrayID": 48, "State": 20, "RestartCnt": 8}
 
 
 def queue() -> dict[str, Job] | None:
@@ -97,20 +83,12 @@ def queue() -> dict[str, Job] | None:
 
 
 def _queued(line: str) -> Job:
-    fields, begin = {}, 0
-    for name, width in QUEUE_FIELDS.items():
-        fields[name] = line[begin : begin + width].strip()
+    parts, begin = [], 0
+    for width in QUEUE_FIELDS.values():
+        parts.append(line[begin : begin + width].strip())
         begin += width
-    return Job(
-        fields["JobArrayID"],
-        fields["State"],
-        int(fields["RestartCnt"]) if fields["RestartCnt"].isdigit() else 0,
-        fields["NodeList"],
-        fields["Reason"],
-        fields["Partition"],
-        _seconds(fields["TimeUsed"]),
-        _seconds(fields["TimeLimit"]),
-    )
+    key, state, restarts = parts
+    return Job(key, state, int(restarts) if restarts.isdigit() else 0)
 
 
 def living(job_ids: Iterable[str]) -> dict[str, Job] | None:
@@ -147,26 +125,12 @@ def ended(job_ids: Iterable[str]) -> dict[str, Job] | None:
     ids = sorted({base_id(key) for key in job_ids})
     found: dict[str, Job] = {}
     for begin in range(0, len(ids), _MOST_JOBS):
-        fields = "JobID,State,NodeList,Reason,Partition,ElapsedRaw,TimelimitRaw,Restarts"
-        said = _ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", fields)
-        if said is None:
-            said = _ask(
-                "sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", fields[:-9]
-            )  # Restarts is newer than some sites' Slurm
+        said = _ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", "JobID,State")
         if said is None:
             return None
         for line in said.splitlines():
-            key, state, node, reason, partition, elapsed, limit, *restart = line.split("|")
-            found[key] = Job(
-                key,
-                state.split()[0],
-                int(restart[0]) if restart and restart[0].isdigit() else 0,
-                node,
-                reason,
-                partition,
-                float(elapsed) if elapsed.isdigit() else None,
-                60 * float(limit) if limit.isdigit() else None,
-            )
+            key, state = line.split("|")
+            found[key] = Job(key, state.split()[0])
     return found
 
 

@@ -102,7 +102,7 @@ def _withdrawn(done: Submitted, folder: Path) -> str | None:
     ids = list(dict.fromkeys([*done.job_ids, *(began or ())]))
     unsure = ""
     if began is None:
-        unsure = "; squeue does not tell whether another array was accepted: look for it with squeue --me"
+        unsure = "; squeue does not tell whether a job was accepted all the same: look for it with squeue --me"
     if not ids:
         return unsure.removeprefix("; ") or None
     refused = scheduler.cancel(ids)

@@ -63,8 +63,8 @@ class FakeSlurm:
         """squeue's answer: (key, state, restart) of each job."""
         lines = []
         for key, state, restart in jobs:
-            fields = {"JobArrayID": key, "State": state, "RestartCnt": restart, "Partition": "low", "Reason": "None"}
-            lines.append("".join(str(fields.get(name, "")).ljust(width) for name, width in QUEUE_FIELDS.items()))
+            fields = {"JobArrayID": key, "State": state, "RestartCnt": restart}
+            lines.append("".join(str(fields[name]).ljust(width) for name, width in QUEUE_FIELDS.items()))
         self.says("squeue", "".join(line + "\n" for line in lines))
 
     def calls(self):

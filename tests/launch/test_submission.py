@@ -85,7 +85,7 @@ def test_what_cannot_be_cancelled_is_named(slurm, root, capfd):
 
 
 def ended(*keys, state="COMPLETED"):
-    return "".join(f"{key}|{state}|n1|None|low|60|30|0\n" for key in keys)
+    return "".join(f"{key}|{state}\n" for key in keys)
 
 
 def test_sacct_is_asked_once_for_a_job_that_has_ended(slurm, root):
