@@ -6,28 +6,18 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch import STOP_SECONDS
-
-
-@contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers can be set by the main thread alone
-        return
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
+from launch.signals import ignored
+from launch.submission import Submission
 
 
 class Child:
@@ -36,7 +26,7 @@ class Child:
     def __init__(self, log: Path, environment: dict[str, str]) -> None:
         # Slurm sends its warning signal to every process of a job; it is for supervisors, and would end a child. What
         # is ignored here stays so in the child.
-        with log.open("ab") as stream, _ignored(signal.SIGUSR2):
+        with log.open("ab") as stream, ignored(signal.SIGUSR2):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "launch.child"],
                 stdin=subprocess.PIPE,
@@ -127,3 +117,46 @@ class ChildGroup:
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         for child in (self.lead, *self._others):
             child.stop(seconds)
+
+
+class ChildFactory:
+    """Starts a worker's child processes, each with its share of the submission's threads and GPUs.
+
+    Args:
+        device: which of the submission's GPUs the worker's runs of one process use.
+        log: where what the children say on standard error goes.
+    """
+
+    def __init__(self, submission: Submission, device: int, log: Path) -> None:
+        self._submission, self._device, self._log = submission, device, log
+
+    def child(self, processes: int = 1, **more: str) -> Child:
+        """A child that is one of so many processes on this machine.
+
+        Args:
+            more: variables of its environment.
+        """
+        threads, devices = str(max(1, self._submission.threads // processes)), self._submission.devices
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **more}
+        environment["TENSLORADIST_WORKERS_PER_GPU"] = str(self._submission.workers_per_gpu)
+        if devices:
+            chosen = (devices[self._device % len(devices)],) if processes == 1 else devices
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+        return Child(self._log, environment)
+
+    def group(self, processes: int) -> ChildGroup:
+        """The processes of one run, all on this machine."""
+        port = str(_free_port())
+        children = []
+        for rank in range(processes):
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            environment = {name: str(value) for name, value in names.items()}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            children.append(self.child(processes, **environment))
+        return ChildGroup(children, self._log)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

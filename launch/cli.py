@@ -19,7 +19,7 @@ ResultsOption = Annotated[
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", help="Cluster profile: a file, or a shipped one (`tensloradist profiles`).")
 ]
-SweepArgument = Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")]
+SweepArgument = Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped or a launched sweep.")]
 
 
 def plan(
@@ -54,10 +54,12 @@ def plan(
     """
     from rich.console import Console
 
+    from launch.origin import sweep_to_launch
     from launch.plan import as_json, check
     from launch.sweep import load_sweep
     from tensloradist.results.layout import results_root
 
+    sweep = sweep_to_launch(sweep, results_root(results))
     if memory:
         from launch.memory_plan import show
 
@@ -76,7 +78,7 @@ def plan(
     if profile is not None:
         from launch.cluster import launch_on_cluster
 
-        launch_on_cluster(checked, results_root(results), profile, dry_run=True)
+        launch_on_cluster(checked, results_root(results), profile, dry_run=True, results=results)
 
 
 def profiles() -> None:
@@ -160,15 +162,17 @@ def launch_runs(
     takeover_after: float = 180.0,
     only: set[str] | None = None,
 ) -> None:
-    """Check a sweep and launch it, on a cluster or here; `only` some of its runs, by their ids."""
+    """Check a sweep and launch it, on a cluster or here; again, but `only` some of its runs, by their ids."""
     import submitit  # noqa: F401 (before anything is written: it is in an extra)
     from rich.console import Console
 
+    from launch.origin import sweep_to_launch
     from launch.plan import check, recover
     from launch.sweep import load_sweep
     from tensloradist.results.layout import results_root
 
     root = results_root(results)
+    sweep = sweep_to_launch(sweep, root, again=only is not None)
     with Console(stderr=True).status("planning (loading libraries takes a few seconds)"):
         expanded = load_sweep(sweep)
         if not dry_run:
@@ -184,7 +188,7 @@ def launch_runs(
     else:
         from launch.cluster import launch_on_cluster
 
-        launch_on_cluster(checked, root, profile, option_sets, runs_per_task, dry_run, snapshot)
+        launch_on_cluster(checked, root, profile, option_sets, runs_per_task, dry_run, snapshot, results)
 
 
 def _refuse_missing(missing: list[str], sweep: str) -> None:

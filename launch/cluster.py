@@ -8,10 +8,12 @@ from rich.console import Console
 
 from launch import scheduler
 from launch.arrays import Array, arrays
+from launch.origin import Hints, Origin
 from launch.plan import CLAIMED_ELSEWHERE, HELD, Plan, write_manifest
 from launch.policy import Growth
 from launch.profile import Options, Profile, load_profile
 from launch.pruning import prune
+from launch.signals import interrupt_on_termination
 from launch.slurm import submit
 from tensloradist.errors import UserError
 from tensloradist.results.layout import make_folder
@@ -25,8 +27,12 @@ def launch_on_cluster(
     runs_per_task: int | None = None,
     dry_run: bool = False,
     snapshot: bool = False,
+    results: Path | None = None,
 ) -> None:
     """Submit what has no result and is not alive or held, say what was left out, and return.
+
+    Args:
+        results: the results folder where the user gave it, for the commands that are printed.
 
     Raises:
         UserError: an unknown profile or option set, a site that refuses, a results folder that cannot be used.
@@ -37,13 +43,19 @@ def launch_on_cluster(
         for options in sets.values():
             options.layout(run.spec.compute.processes, run.spec.compute.nodes)
     runs = plan.to_run() + plan.to_watch()
-    _say_left_out(console, plan)
+    origin = Origin.of(plan.sweep.path, root, profile_name)
+    hints = Hints(plan.sweep.name, origin, results)
+    _say_left_out(console, plan, hints)
+    manifest: Path | None = None
     if not dry_run:
+        make_folder(root)
+        manifest = write_manifest(plan.sweep, root)  # where others have trained it all, tables are made from it, too
         prune(plan.sweep.name, root)
     if not runs:
         console.print("Nothing to submit.")
         return
-    wanted = _within_site(console, profile, sets, arrays(runs, sets, root, runs_per_task))
+    finished = [run.run_id for run in plan.sweep.runs if plan.states[run.run_id] == "finished"]
+    wanted = _within_site(console, profile, sets, arrays(runs, sets, root, runs_per_task, finished))
     if not wanted:
         return
     for array in wanted:
@@ -52,15 +64,14 @@ def launch_on_cluster(
         )
     for warning in site_warnings(profile, sets):
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    if dry_run:
+    if manifest is None:
         console.print("A dry run: nothing was written or submitted.")
         return
-    make_folder(root)
-    manifest = write_manifest(plan.sweep, root)
-    done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot)
+    interrupt_on_termination()
+    done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot, origin)
     jobs = ", ".join(entry["job_id"] for entry in done.arrays)
     console.print(f"Submitted: jobs {jobs}; their files are in {folder}", highlight=False, soft_wrap=True)
-    console.print(f"Follow with: tensloradist status {plan.sweep.name} --watch", highlight=False)
+    console.print(f"Follow with: {hints.status()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _within_site(console: Console, profile: Profile, sets: dict[str, Options], wanted: list[Array]) -> list[Array]:
@@ -90,18 +101,18 @@ def _described(array: Array, options: Options, profile: Profile) -> str:
         asked.append(f"{options.workers} workers")
     if options.gpus_per_node:
         asked.append(f"{options.gpus_per_node} GPUs a node")
-    parallel = f"at most {min(array.tasks, options.max_parallel)} at once"
+    parallel = f"at most {min(array.tasks, array.parallel)} at once"
     partition = f"partition {options.partition}" if options.partition else "the default partition"
     return f"{profile.name}/{array.options}: {what}, {parallel}, on {partition}; a task: {', '.join(asked)}"
 
 
-def _say_left_out(console: Console, plan: Plan) -> None:
+def _say_left_out(console: Console, plan: Plan, hints: Hints) -> None:
     states = plan.counts()
     wanted = states.pop("planned", 0) + states.pop(CLAIMED_ELSEWHERE, 0)
     left = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none"
     console.print(f"{plan.sweep.name}: {wanted} runs to train; left out: {left}", highlight=False, soft_wrap=True)
     if states.get(HELD):
-        console.print(f"  held runs go on after: tensloradist release {plan.sweep.name}", highlight=False)
+        console.print(f"  held runs go on after: {hints.release()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def site_warnings(profile: Profile, sets: dict[str, Options]) -> list[str]:

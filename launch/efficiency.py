@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from launch import scheduler
-from launch.status import latest_manifest, launches
+from launch.accepted import launches, of_cluster
+from launch.status import latest_manifest
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_result
@@ -58,7 +59,13 @@ def account(name: str, root: Path) -> tuple[list[Efficiency], Spent]:
     Raises:
         UserError: it was never launched on a cluster, or sacct does not answer.
     """
-    arrays = [(launch["profile"], array) for _, launch in launches(name, root) for array in launch["arrays"]]
+    submitted = [launch for _, launch in launches(name, root)]
+    cluster = scheduler.cluster() if submitted else None
+    ours = [launch for launch in submitted if of_cluster(launch, cluster)]
+    arrays = [(launch["profile"], array) for launch in ours for array in launch["arrays"]]
+    if submitted and not ours:
+        clusters = ", ".join(sorted({launch["cluster"] for launch in submitted}))
+        raise UserError(f"{name}: its jobs are of another cluster ({clusters}); ask for their efficiency there")
     if not arrays:
         raise UserError(f"{name}: never launched with --profile, so there are no jobs to account for")
     used = scheduler.usage(array["job_id"] for _, array in arrays)

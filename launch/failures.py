@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,18 @@ class FailureBook:
     Args:
         baseline: run_id -> its highest claim when the launch began.
         given: what the launch's jobs were given; None outside of a job.
+        manifest: reads all runs of the sweep, those that the launch leaves out included: only before a cell is held.
     """
 
     def __init__(
-        self, root: Path, runs: Sequence[ManifestRun], baseline: Mapping[str, int], given: Growth | None = None
+        self,
+        root: Path,
+        runs: Sequence[ManifestRun],
+        baseline: Mapping[str, int],
+        given: Growth | None = None,
+        manifest: Callable[[], Sequence[ManifestRun]] = tuple,
     ) -> None:
-        self._root, self._baseline, self._given = root, baseline, given
+        self._root, self._baseline, self._given, self._manifest = root, baseline, given, manifest
         self._cells: dict[tuple[str, ...], list[ManifestRun]] = defaultdict(list)
         for run in runs:
             self._cells[_cell(run)].append(run)
@@ -77,13 +83,17 @@ class FailureBook:
         cell = self._cells[_cell(run)]
         folders = [RunFolder(self._root, other.run_id) for other in cell]
         first = {folder.run_id: failures[0] for folder in folders if (failures := self.of_launch(folder))}
-        finished = sum(folder.result.exists() for folder in folders)
-        reason = to_hold(list(first.values()), finished)
-        if reason is None:
+        reason = to_hold(list(first.values()))
+        if reason is None or self._has_finished_runs(run, cell):
             return
         for folder in folders:
             if not folder.result.exists() and folder.run_id not in first:
                 hold(folder, f"{reason} ({run.row}, {run.task})")
+
+    def _has_finished_runs(self, run: ManifestRun, cell: Sequence[ManifestRun]) -> bool:
+        """Whether any run of the cell has a result, by this launch or another: then nothing is wrong with the cell."""
+        whole = (other for other in self._manifest() if _cell(other) == _cell(run))
+        return any(RunFolder(self._root, other.run_id).result.exists() for other in (*cell, *whole))
 
 
 def demand_of(folder: RunFolder) -> Growth:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launch import scheduler
 from launch.arrays import array_of
+from launch.origin import Origin
 from launch.policy import Growth
 from launch.profile import Options
 from launch.slurm import submit
@@ -35,10 +36,10 @@ def submit_larger(path: Path, known: Submission, needs: Mapping[Growth, list[str
         marks = {run_id: path.parent / "larger" / f"{run_id}-{growth.memory or 1}-{growth.time}" for run_id in run_ids}
         ours = [run_id for run_id, mark in marks.items() if write_once(mark, "")]
         if ours:
-            _submit(known, growth, ours)
+            _submit(known, growth, ours, Origin.read(path.parent))
 
 
-def _submit(known: Submission, growth: Growth, run_ids: list[str]) -> None:
+def _submit(known: Submission, growth: Growth, run_ids: list[str], origin: Origin | None) -> None:
     import submitit
 
     given, manifest = Options.model_validate(known.options), Path(known.manifest)
@@ -49,8 +50,15 @@ def _submit(known: Submission, growth: Growth, run_ids: list[str]) -> None:
         configured = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
         with submitit.helpers.clean_env():
             os.environ.update(configured)
-            sets = {known.option_set: given}
-            done, folder = submit(read_manifest(manifest).name, manifest, Path(known.root), known.profile, sets, arrays)
+            done, folder = submit(
+                read_manifest(manifest).name,
+                manifest,
+                Path(known.root),
+                known.profile,
+                {known.option_set: given},
+                arrays,
+                origin=origin,
+            )
     except UserError as error:
         print(f"nothing larger was submitted: {error}", file=sys.stderr, flush=True)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import typer
 from rich.console import Console
 
 from launch.display import duration
+from launch.local_workers import LocalLaunch, default_workers
 from launch.plan import Plan, write_manifest
-from launch.submit import LocalLaunch, default_workers
+from launch.signals import interrupt_on_termination
 from launch.watch import Watcher, follow
 from tensloradist.errors import UserError
 from tensloradist.results.layout import make_folder
@@ -46,7 +46,7 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
         )
     local = LocalLaunch(plan, root, workers or default_workers(plan), takeover_after)
     watcher = Watcher(plan, root, local)
-    _interrupt_on_termination()
+    interrupt_on_termination()
     try:
         local.start()
         follow(watcher, console)
@@ -59,17 +59,6 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
     console.print(f"{duration(watcher.elapsed_seconds())} in all", highlight=False)
     if watcher.failures() or local.crashed_workers() or watcher.unfinished()[1]:
         raise typer.Exit(1)
-
-
-def _interrupt_on_termination() -> None:
-    """A terminated launch, or one whose terminal is closed, stops its workers as an interrupted one does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores the second
-            signal.signal(number, interrupt)
 
 
 def _summarise(watcher: Watcher, console: Console) -> None:

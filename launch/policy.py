@@ -140,13 +140,11 @@ def _micro_batch(run_spec: Mapping[str, Any]) -> int:
     return min(each, int(compute.get("micro_batch") or each))
 
 
-def to_hold(first_failures: Sequence[Failure], finished: int) -> str | None:
-    """Why the rest of a cell should be held, given its runs' first failures; None if it should not.
+def to_hold(first_failures: Sequence[Failure]) -> str | None:
+    """Why the rest of a cell without any result should be held, given its runs' first failures; None if it should not.
 
-    A cause that says nothing of the cell (a preemption, a lost node) never holds it, nor does one finished run.
+    A cause that says nothing of the cell (a preemption, a lost node) never holds it.
     """
-    if finished:
-        return None
     causes = Counter(failure.cause for failure in first_failures if not RULES[failure.cause].goes_on)
     cause, times = next(iter(causes.most_common(1)), (None, 0))
     return f"the first {times} runs of the cell failed: {cause}" if times >= BREAKER else None

@@ -36,7 +36,9 @@ class Options(SpecModel):
         60, description="before the limit, Slurm signals the job: time for a checkpoint, and for requeueing"
     )
     max_array_size: PositiveInt = Field(1000, description="tasks an array; the site's own limit is asked, too")
-    max_parallel: PositiveInt = Field(32, description="tasks of an array that run at the same time")
+    max_parallel: PositiveInt = Field(
+        32, description="tasks that run at the same time: of one launch, over all its arrays, but at least one of each"
+    )
     workers_per_node: PositiveInt | None = Field(
         None, description="workers a job; null: workers_per_gpu for each GPU, or one without GPUs"
     )

@@ -1,7 +1,7 @@
 """Pruning: what a sweep's earlier launches leave that nobody reads again once their jobs are gone.
 
 Files are a quota on clusters, and an array of a thousand tasks leaves some five thousand. What tells of the launch
-stays: slurm.json, the submissions, the workers' last words, and every log that says something.
+stays: what Slurm accepted, the submissions, the workers' last words, and every log that says something.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from launch import scheduler
-from launch.status import launches
+from launch.accepted import launches, of_cluster
 
 OF_JOBS = ("submitit-*/*.pkl", "submitit-*/*.sh", "submitit-*/.submission_file_*.sh", "larger/*", "boards/*/*")
 IF_EMPTY = ("*.err", "submitit-*/*.err", "submitit-*/*.out")
@@ -21,7 +21,9 @@ MARK = "pruned"
 def prune(name: str, root: Path) -> int:
     """Remove them from this user's launches; returns how many files. Nothing goes while Slurm does not answer."""
     own = ((folder, said) for folder, said in launches(name, root) if said["user"] == getpass.getuser())
-    ended = [(folder, said) for folder, said in own if not (folder / MARK).exists()]
+    left = [(folder, said) for folder, said in own if not (folder / MARK).exists()]
+    cluster = scheduler.cluster() if left else None
+    ended = [(folder, said) for folder, said in left if of_cluster(said, cluster)]
     living = scheduler.living([array["job_id"] for _, said in ended for array in said["arrays"]]) if ended else {}
     if living is None:
         return 0

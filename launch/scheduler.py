@@ -5,11 +5,13 @@ squeue tells what lives, sacct what has ended; both lag, and neither decides whe
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 TIMEOUT_SECONDS = 20.0
 _MOST_JOBS = 400  # in one command line
@@ -17,16 +19,11 @@ _MOST_JOBS = 400  # in one command line
 
 @dataclass(frozen=True)
 class Job:
-    """One job, or one element of an array."""
+    """One job, or one element of an array, and how often it was put back into the queue."""
 
     key: str
     state: str
     restart: int = 0
-    node: str = ""
-    reason: str = ""
-    partition: str = ""
-    elapsed_seconds: float | None = None
-    limit_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,35 +63,61 @@ def base_id(key: str) -> str:
     return key.split("_")[0]
 
 
-def living(job_ids: Iterable[str]) -> dict[str, Job] | None:
-    """Those of the jobs that squeue knows, array elements by themselves; None if it does not answer.
+# squeue's long format, by fields of fixed width: one question tells the restart count, too, and older Slurms have no
+# separators there. No more than is used: a site has a hundred thousand jobs at times.
+QUEUE_FIELDS = {"JobArrayID": 48, "State": 20, "RestartCnt": 8}
 
-    Ids that Slurm has forgotten are no error, so all of the user's and group's jobs are asked for and filtered.
+
+def queue() -> dict[str, Job] | None:
+    """Every job that this cluster's squeue knows, whoever's, array elements by themselves; None if it does not answer.
+
+    One question for all, because asking for a job that Slurm has forgotten is an error, and because the jobs that
+    share a results folder may be several users'.
     """
+    layout = ",".join(f"{name}:{width}" for name, width in QUEUE_FIELDS.items())
+    said = _ask("squeue", "-r", "-h", "-a", "-O", layout)
+    if said is None:
+        return None
+    jobs = (_queued(line) for line in said.splitlines() if line.strip())
+    return {job.key: job for job in jobs}
+
+
+def _queued(line: str) -> Job:
+    parts, begin = [], 0
+    for width in QUEUE_FIELDS.values():
+        parts.append(line[begin : begin + width].strip())
+        begin += width
+    key, state, restarts = parts
+    return Job(key, state, int(restarts) if restarts.isdigit() else 0)
+
+
+def living(job_ids: Iterable[str]) -> dict[str, Job] | None:
+    """Those of the jobs that squeue knows, array elements by themselves; None if it does not answer."""
     wanted = {base_id(key) for key in job_ids}
     if not wanted:
         return {}
-    layout = "%i|%T|%N|%r|%P|%M|%l|%F|%K"
-    said = _ask("squeue", "-r", "-h", "-a", "-o", layout)
-    restarts = _restarts()
-    if said is None or restarts is None:
-        return None
-    found = {}
-    for line in said.splitlines():
-        key, state, node, reason, partition, elapsed, limit, base, _ = (part.strip() for part in line.split("|"))
-        if base in wanted or base_id(key) in wanted:
-            found[key] = Job(
-                key, state, restarts.get(key, 0), node, reason, partition, _seconds(elapsed), _seconds(limit)
-            )
-    return found
+    known = queue()
+    return None if known is None else {key: job for key, job in known.items() if base_id(key) in wanted}
 
 
-def _restarts() -> dict[str, int] | None:
-    said = _ask("squeue", "-h", "-a", "-r", "-O", "JobArrayID:64,RestartCnt:16")
+def submitted_from(folder: Path) -> list[str] | None:
+    """The ids of jobs and arrays that squeue knows whose batch scripts lie in a folder; None if it does not answer.
+
+    This tells of a job that was accepted even where its submission was interrupted before the id came back.
+    """
+    said = _ask("squeue", "-h", "-a", "-o", "%F|%o")
     if said is None:
         return None
-    pairs = (line.split() for line in said.splitlines() if len(line.split()) == 2)
-    return {key: int(count) for key, count in pairs if count.isdigit()}
+    lines = (line.partition("|") for line in said.splitlines())
+    return list(dict.fromkeys(job for job, _, script in lines if script.startswith(f"{folder}{os.sep}")))
+
+
+def cluster() -> str | None:
+    """The name of the cluster that Slurm's commands speak of here; None if it does not answer."""
+    if named := os.environ.get("SLURM_CLUSTER_NAME"):
+        return named
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", _ask("scontrol", "show", "config") or "", re.MULTILINE)
+    return found.group(1) if found else None
 
 
 def ended(job_ids: Iterable[str]) -> dict[str, Job] | None:
@@ -102,26 +125,12 @@ def ended(job_ids: Iterable[str]) -> dict[str, Job] | None:
     ids = sorted({base_id(key) for key in job_ids})
     found: dict[str, Job] = {}
     for begin in range(0, len(ids), _MOST_JOBS):
-        fields = "JobID,State,NodeList,Reason,Partition,ElapsedRaw,TimelimitRaw,Restarts"
-        said = _ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", fields)
-        if said is None:
-            said = _ask(
-                "sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", fields[:-9]
-            )  # Restarts is newer than some sites' Slurm
+        said = _ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", "JobID,State")
         if said is None:
             return None
         for line in said.splitlines():
-            key, state, node, reason, partition, elapsed, limit, *restart = line.split("|")
-            found[key] = Job(
-                key,
-                state.split()[0],
-                int(restart[0]) if restart and restart[0].isdigit() else 0,
-                node,
-                reason,
-                partition,
-                float(elapsed) if elapsed.isdigit() else None,
-                60 * float(limit) if limit.isdigit() else None,
-            )
+            key, state = line.split("|")
+            found[key] = Job(key, state.split()[0])
     return found
 
 

@@ -1,23 +1,24 @@
-"""Submission to Slurm: job arrays of workers through submitit, with the manifest and the submissions written first."""
+"""Submission to Slurm: job arrays of workers through submitit, each array recorded as soon as it is accepted."""
 
 from __future__ import annotations
 
 import getpass
-import json
 import math
 import shutil
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from launch import scheduler
+from launch.accepted import Submitted
 from launch.arrays import Array
 from launch.executor import executor, refusal
+from launch.origin import Origin
 from launch.profile import Options
 from launch.slurm_task import run_task
 from launch.submission import Submission
@@ -27,21 +28,6 @@ from tensloradist.results.layout import RunFolder, sweep_folder, write_once
 from tensloradist.sources import commit, sources_hash
 
 PACKAGES = ("tensloradist", "launch", "analysis", "sweeps", "slurm")
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """A launch that Slurm has accepted: `slurm.json`."""
-
-    profile: str
-    user: str
-    host: str
-    submitted: float
-    commit: str | None
-    sources: str
-    arrays: list[dict[str, Any]] = field(default_factory=list)
-    snapshot: str | None = None
-    schema_version: int = 1
 
 
 def new_launch_folder(root: Path, name: str) -> Path:
@@ -58,35 +44,24 @@ def submit(
     sets: Mapping[str, Options],
     wanted: list[Array],
     snapshot: bool = False,
+    origin: Origin | None = None,
 ) -> tuple[Submitted, Path]:
-    """Write the submissions, then submit the arrays; returns what Slurm accepted, and the launch's folder.
+    """Submit the arrays, each recorded as soon as it is accepted; returns that, and the launch's folder.
 
     Args:
         name: the sweep's.
         sets: the profile's option sets as it gives them, by the names that arrays have.
+        origin: what is recorded as the launch's.
 
     Raises:
-        UserError: Slurm refuses an array; those before it are cancelled, and nothing is recorded as submitted.
+        UserError: Slurm refuses an array. Whatever ends a submission before all are in, what was accepted is cancelled,
+            or named where that fails.
     """
     import submitit
 
     folder = new_launch_folder(root, name)
     code = _snapshot(folder) if snapshot else None
-    accepted: list[dict[str, Any]] = []
-    for index, array in enumerate(wanted):
-        options = sets[array.options].grown(array.growth)
-        path = folder / f"submission-{index}.json"
-        write_once(path, _submission(manifest, root, profile, sets[array.options], array).to_json())
-        made = executor(profile, options, folder / f"submitit-{index}", name, (array.processes, array.nodes), code)
-        try:
-            jobs = made.map_array(run_task, [str(path)] * array.tasks)
-        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            scheduler.cancel([entry["job_id"] for entry in accepted])
-            raise UserError(
-                f"profile {profile}, option set {array.options}: Slurm refused the job ({refusal(error)}); nothing was "
-                "submitted"
-            ) from error
-        accepted.append(_accepted(str(jobs[0].job_id).split("_")[0], array, options))
+    at_once = sum(min(array.tasks, array.parallel) * _workers(array, sets) for array in wanted)
     done = Submitted(
         profile,
         getpass.getuser(),
@@ -94,14 +69,56 @@ def submit(
         time.time(),
         commit(),
         sources_hash(),
-        accepted,
-        str(code) if code else None,
+        snapshot=str(code) if code else None,
+        cluster=scheduler.cluster(),
     )
-    write_once(folder / "slurm.json", json.dumps(asdict(done), indent=1) + "\n")
+    if origin is not None:
+        origin.write(folder)
+    try:
+        for index, array in enumerate(wanted):
+            options = sets[array.options].grown(array.growth)
+            path = folder / f"submission-{index}.json"
+            write_once(path, _submission(manifest, root, profile, sets[array.options], array, at_once).to_json())
+            spread, parallel = (array.processes, array.nodes), {"array_parallelism": array.parallel}
+            made = executor(profile, options, folder / f"submitit-{index}", name, spread, code, **parallel)
+            jobs = made.map_array(run_task, [str(path)] * array.tasks)
+            done = done.with_array(folder, _accepted(str(jobs[0].job_id).split("_")[0], array, options))
+        done.write(folder)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise UserError(
+            f"profile {profile}, option set {array.options}: Slurm refused the job ({refusal(error)}); "
+            f"{_withdrawn(done, folder) or 'nothing was submitted'}"
+        ) from error
+    except BaseException:  # a full disk, Ctrl-C, a lost connection: jobs that nobody knows of must not stay behind
+        if said := _withdrawn(done, folder):
+            print(f"The submission was cut short: {said}", file=sys.stderr, flush=True)
+        raise
     return done, folder
 
 
-def _submission(manifest: Path, root: Path, profile: str, given: Options, array: Array) -> Submission:
+def _withdrawn(done: Submitted, folder: Path) -> str | None:
+    """Cancel what was accepted of a launch, and say what became of it; None where there was nothing."""
+    began = scheduler.submitted_from(folder)
+    ids = list(dict.fromkeys([*done.job_ids, *(began or ())]))
+    unsure = ""
+    if began is None:
+        unsure = "; squeue does not tell whether a job was accepted all the same: look for it with squeue --me"
+    if not ids:
+        return unsure.removeprefix("; ") or None
+    refused = scheduler.cancel(ids)
+    if refused is None:
+        return f"jobs {', '.join(ids)}, which had been accepted, were cancelled{unsure}"
+    left = f"jobs {', '.join(ids)} had been accepted and could not be cancelled ({refused})"
+    return f"{left}; do it by hand: scancel {' '.join(ids)}{unsure}"
+
+
+def _workers(array: Array, sets: Mapping[str, Options]) -> int:
+    """Workers of each of an array's tasks."""
+    return sets[array.options].workers if array.processes == 1 else 1
+
+
+def _submission(manifest: Path, root: Path, profile: str, given: Options, array: Array, at_once: int) -> Submission:
+    """What the tasks of an array need to know; `at_once`: of the launch's workers, how many there can be."""
     options, several = given.grown(array.growth), array.processes > 1
     workers = 1 if several else options.workers
     return Submission(
@@ -113,6 +130,7 @@ def _submission(manifest: Path, root: Path, profile: str, given: Options, array:
         processes=array.processes,
         nodes=array.nodes,
         workers=workers,
+        launch_workers=at_once,
         runs_per_worker=math.ceil(array.runs_per_task / workers) if array.runs_per_task else None,
         job_seconds=60.0 * options.time_minutes,
         lead_seconds=float(options.signal_lead_seconds),

@@ -7,6 +7,7 @@ with a checkpoint, and the task ends with the exit code that puts its job back i
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,14 +16,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launch import scheduler
 from launch.board import Board, NodeGroup, Place, follow
+from launch.children import ChildFactory
+from launch.liveness import JobsAlive
 from launch.submission import Submission
 from launch.worker import Worker
 from tensloradist.results.schema import Cause
 
 REQUEUE_CODE = 85  # the batch script puts the job back into the queue when a task ends with it, or by a signal
-ASK_SECONDS = 15.0  # between questions to squeue, by one worker
 
 
 def run_task(submission: str) -> None:
@@ -40,9 +41,13 @@ def run_task(submission: str) -> None:
 
 
 def _one_worker(path: Path, name: str, device: int = 0) -> bool:
-    worker = Worker(path, name, device, job_alive=JobsAlive(path.parent))
+    worker = Worker(path, name, device, job_alive=_jobs_alive(path))
     _on_signals(worker.submission, lambda cause: setattr(worker, "told", worker.told or cause))
     return _drained(worker, path)
+
+
+def _jobs_alive(path: Path) -> JobsAlive:
+    return JobsAlive(Submission.read(path).launch_workers)
 
 
 def _drained(worker: Worker, path: Path) -> bool:
@@ -90,16 +95,13 @@ def _one_rank(path: Path, place: Place) -> bool:
         _on_signals(Submission.read(path), told.append)
         follow(board, place, path.parent / f"worker-{name}.err", lambda: told[0] if told else None)
         return False
-    worker = Worker(path, name, job_alive=JobsAlive(path.parent), make_group=lambda: next(groups))
+    numbers = itertools.count(1)  # of this job's runs
 
-    def made():  # type: ignore[no-untyped-def]  # a generator of groups, one for each run
-        number = 0
-        while True:
-            number += 1
-            child = worker._start_child(0, place.local_tasks, **place.environment(number))
-            yield NodeGroup(board, number, child)
+    def next_group(children: ChildFactory) -> NodeGroup:
+        number = next(numbers)
+        return NodeGroup(board, number, children.child(place.local_tasks, **place.environment(number)))
 
-    groups = made()
+    worker = Worker(path, name, job_alive=_jobs_alive(path), make_group=next_group)
     _on_signals(worker.submission, lambda cause: setattr(worker, "told", worker.told or cause))
     try:
         return _drained(worker, path)
@@ -119,25 +121,6 @@ def _on_signals(submission: Submission, say: Callable[[Cause], None]) -> None:
 
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, handle)
-
-
-class JobsAlive:
-    """Whether a Slurm job, at a restart count, may still run: one squeue for all workers' questions in a while."""
-
-    def __init__(self, folder: Path) -> None:
-        self._asked = -ASK_SECONDS
-        self._folder = folder
-        self._answers: dict[str, scheduler.Job] | None = None
-        self._keys: set[str] = set()
-
-    def __call__(self, job: str, restart: int) -> bool | None:
-        if job not in self._keys or time.monotonic() - self._asked > ASK_SECONDS:
-            self._keys.add(job)
-            self._answers, self._asked = scheduler.living(sorted(self._keys)), time.monotonic()
-        if self._answers is None:
-            return None
-        found = self._answers.get(job)
-        return found is not None and found.restart <= restart and found.state not in ("PENDING", "REQUEUED")
 
 
 if __name__ == "__main__":

@@ -8,24 +8,26 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launch import scheduler
+from launch.accepted import launches
 from launch.failures import TRIED_AGAIN, decision_of
+from launch.jobs import Jobs, JobsStatus
+from launch.liveness import at_work
 from launch.policy import RULES
 from launch.submission import read_manifest
 from tensloradist.config import read_sweep
 from tensloradist.errors import UserError, unknown
 from tensloradist.results.attempts import read_attempt, read_end
-from tensloradist.results.claims import highest_claim, owner_of, ownership
+from tensloradist.results.claims import JobAlive, highest_claim, owner_of, ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder
 from tensloradist.results.publish import read_failure_of
 from tensloradist.results.schema import Manifest, ManifestRun
-from tensloradist.shipped import find_shipped
+from tensloradist.shipped import find_shipped, shipped_names
 
 OVER = ("finished", "diverged")
 
@@ -56,15 +58,6 @@ class RunStatus:
     duplicates: int = 0
     duplicates_differ: int = 0
     wasted_by_cause: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class JobsStatus:
-    """The sweep's Slurm jobs: counts by state, and those that were cancelled before they began."""
-
-    answers: bool
-    counts: dict[str, int] = field(default_factory=dict)
-    cancelled: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -116,7 +109,7 @@ def sweep_name(source: str, root: Path) -> str:
     name = source
     if not sweep_folder(root, source).is_dir():
         path = Path(source)
-        if path.suffix in (".yaml", ".yml") or path.is_file():
+        if path.suffix in (".yaml", ".yml") or path.is_file() or source in shipped_names("sweeps"):
             name = str(read_sweep(find_shipped("sweeps", source)).get("name"))
     if not (sweep_folder(root, name) / "latest").is_file():
         launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]
@@ -130,20 +123,27 @@ def latest_manifest(name: str, root: Path) -> Manifest:
     return read_manifest(folder / f"{(folder / 'latest').read_text().strip()}.json")
 
 
-def collect(name: str, root: Path) -> SweepStatus:
+def collect(name: str, root: Path, jobs: Jobs | None = None) -> SweepStatus:
     """The state of every run of a sweep's newest manifest, and of its jobs.
+
+    Args:
+        jobs: what earlier looks have learned of them.
 
     Raises:
         UserError: a manifest, claim or record that cannot be read.
     """
     manifest = latest_manifest(name, root)
-    jobs = job_ids(name, root)
-    living = scheduler.living(jobs) if jobs and scheduler.available() else None
-    alive = _alive_by(living)
+    jobs = jobs or Jobs(name, root)
+    said = jobs.look()
+    alive = _alive_by(jobs.living, jobs.cluster)
     runs = [_run_status(RunFolder(root, run.run_id), run, alive) for run in manifest.runs]
     warnings = []
-    if jobs and living is None:
+    if said is not None and not said.answers:
         warnings.append("Slurm does not answer: what follows is what the files say")
+    warnings += [
+        f"{len(ids)} jobs are of the cluster {cluster}, which cannot be asked from here"
+        for cluster, ids in (jobs.elsewhere() if said else {}).items()
+    ]
     broken = [run.run_id for run in runs if run.state == "broken"]
     if broken:
         warnings.append(f"{len(broken)} results are broken ({', '.join(broken[:3])}); launch again to train them anew")
@@ -156,22 +156,15 @@ def collect(name: str, root: Path) -> SweepStatus:
         warnings.append(f"{differ} duplicate results differ from the published ones")
     warnings += _said_by_workers(name, root)
     gpus = any(array["asked"]["gpus_per_node"] for _, launch in launches(name, root) for array in launch["arrays"])
-    return SweepStatus(name, runs, _jobs_status(name, root, jobs, living) if jobs else None, gpus, warnings)
+    return SweepStatus(name, runs, said, gpus, warnings)
 
 
-def _alive_by(living: dict[str, scheduler.Job] | None) -> Any:
-    """Whether a claim's Slurm job may still run, for `ownership`."""
-
-    def alive(job: str, restart: int) -> bool | None:
-        if living is None:
-            return None
-        found = living.get(job)
-        return found is not None and found.restart <= restart and found.state in ("RUNNING", "COMPLETING", "SUSPENDED")
-
-    return alive
+def _alive_by(living: dict[str, scheduler.Job] | None, cluster: str | None) -> JobAlive:
+    """Whether an owner's Slurm job may still run, for `ownership`."""
+    return lambda owner: None if living is None else at_work(owner, living, cluster)
 
 
-def _run_status(folder: RunFolder, run: ManifestRun, alive: Any) -> RunStatus:
+def _run_status(folder: RunFolder, run: ManifestRun, alive: JobAlive) -> RunStatus:
     conditions = ", ".join(member.condition for member in run.conditions)
     status = RunStatus(run.run_id, run.row, run.backbone, run.task, conditions, int(run.spec["seed"]), "planned")
     status.processes = int(run.spec["compute"]["processes"])
@@ -207,9 +200,8 @@ def _run_status(folder: RunFolder, run: ManifestRun, alive: Any) -> RunStatus:
     return status
 
 
-def _job_runs(folder: RunFolder, number: int, alive: Any) -> bool:
-    owner = owner_of(folder, number)
-    return owner.job is not None and alive(owner.job, owner.restart) is True
+def _job_runs(folder: RunFolder, number: int, alive: JobAlive) -> bool:
+    return alive(owner_of(folder, number)) is True
 
 
 def _quick_result(folder: RunFolder) -> dict[str, Any] | None:
@@ -277,12 +269,6 @@ def _same_metrics(first: Path, second: Path) -> bool:
         return False
 
 
-def launches(name: str, root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(folder, slurm.json) of each launch of a sweep that Slurm accepted, oldest first."""
-    for path in sorted((sweep_folder(root, name) / "launches").glob("*/slurm.json")):
-        yield path.parent, json.loads(path.read_text())
-
-
 def _said_by_workers(name: str, root: Path) -> list[str]:
     """What went wrong with the workers themselves of the newest launch, and of others that are still at work."""
     folders = sorted((sweep_folder(root, name) / "launches").glob("*"))
@@ -303,37 +289,3 @@ def _said_by_workers(name: str, root: Path) -> list[str]:
     if changed:
         lines.append(f"{changed} workers run other code than was submitted: it was edited since (launch --snapshot)")
     return lines
-
-
-def job_ids(name: str, root: Path) -> list[str]:
-    """The Slurm jobs of all launches of a sweep."""
-    return [array["job_id"] for _, launch in launches(name, root) for array in launch["arrays"]]
-
-
-def _elements(name: str, root: Path) -> Iterable[tuple[Path, str]]:
-    """(launch folder, key) of each job or array element that was submitted."""
-    for folder, launch in launches(name, root):
-        for array in launch["arrays"]:
-            tasks = int(array["tasks"])
-            keys = [array["job_id"]] if tasks == 1 else [f"{array['job_id']}_{task}" for task in range(tasks)]
-            yield from ((folder, key) for key in keys)
-
-
-def _jobs_status(name: str, root: Path, ids: list[str], living: dict[str, scheduler.Job] | None) -> JobsStatus:
-    counts: Counter[str] = Counter(job.state.lower() for job in (living or {}).values())
-    gone = [(folder, key) for folder, key in _elements(name, root) if key not in (living or {})]
-    ended = scheduler.ended(ids) if living is not None and gone else None
-    cancelled = []
-    states: dict[str, int] = defaultdict(int)
-    for folder, key in gone if ended is not None else ():
-        record = ended.get(key) if ended else None
-        # A pending element that was cancelled leaves no record at all, nor has it a worker's file.
-        unbegun = record is None and not list(folder.glob(f"worker-{key}.*.json"))
-        if unbegun or (record is not None and record.state.startswith("CANCELLED")):
-            cancelled.append(key)
-        elif record is not None:
-            states[record.state.lower()] += 1
-    counts.update(states)
-    return JobsStatus(
-        living is not None, dict(counts) | ({"cancelled": len(cancelled)} if cancelled else {}), cancelled
-    )

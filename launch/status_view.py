@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.display import SYMBOLS, duration
+from launch.origin import Hints
 from launch.policy import RULES
 from launch.status import OVER, RunStatus, SweepStatus
 
@@ -18,22 +19,30 @@ MOST_NAMED = 4  # runs at work that are named, with their steps
 EXAMPLES = 3  # runs named for each kind of failure
 
 
-def render(status: SweepStatus) -> RenderableType:
-    """Everything that `tensloradist status` shows."""
+def render(status: SweepStatus, hints: Hints, live: bool = False) -> RenderableType:
+    """Everything that `tensloradist status` shows.
+
+    Args:
+        live: lines are folded to the terminal; else they stay whole, so that commands can be copied.
+    """
+
+    def whole(line: str, style: str = "") -> Text:
+        return Text(line, style) if live else Text(line, style, no_wrap=True, overflow="ignore")
+
     parts: list[RenderableType] = [_cells(status), Text(_progress(status))]
     if status.jobs is not None:
         states = ", ".join(f"{number} {state}" for state, number in sorted(status.jobs.counts.items()))
         parts.append(Text(f"Slurm jobs: {states or ('none left' if status.jobs.answers else 'no answer')}"))
-    parts += [Text(line) for line in _hours(status)]
-    parts += [Text(line) for line in _failures(status)]
-    parts += [Text(line) for line in _tried_again(status)]
+    parts += [whole(line) for line in _hours(status)]
+    parts += [whole(line) for line in _failures(status, hints)]
+    parts += [whole(line) for line in _tried_again(status)]
     held: dict[str, int] = defaultdict(int)
     for run in status.runs:
         if run.state == "held":
             held[run.message or ""] += 1
     for reason, number in held.items():
-        parts.append(Text(f"‖ {number} held: {reason}. To let them go on: tensloradist release {status.name}"))
-    return Group(*parts, *(Text(f"warning: {warning}", style="yellow") for warning in status.warnings))
+        parts.append(whole(f"‖ {number} held: {reason}. To let them go on: {hints.release()}"))
+    return Group(*parts, *(whole(f"warning: {warning}", "yellow") for warning in status.warnings))
 
 
 def _cells(status: SweepStatus) -> Table:
@@ -87,7 +96,7 @@ def _hours(status: SweepStatus) -> list[str]:
     return [line + (f" ({by_cause})" if by_cause else "")]
 
 
-def _failures(status: SweepStatus) -> list[str]:
+def _failures(status: SweepStatus, hints: Hints) -> list[str]:
     """Failed runs by cause and message: count, nodes, the first line of the log, and what to do."""
     groups: dict[tuple[str, str], list[RunStatus]] = defaultdict(list)
     for run in status.runs:
@@ -102,7 +111,8 @@ def _failures(status: SweepStatus) -> list[str]:
             lines.append(f"    {run.task}, {run.row}, seed {run.seed} ({run.run_id}): {run.log}")
         if first := next((line for run in runs if (line := first_log_line(run.log))), None):
             lines.append(f"    log: {first}")
-        lines.append(f"    to do: {RULES[cause].advice}; then: tensloradist retry {status.name} --cause {cause}")
+        lines.append(f"    to do: {RULES[cause].advice}")
+        lines.append(f"    then: {hints.retry(cause)}")
     return lines
 
 

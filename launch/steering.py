@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch import scheduler
-from launch.status import collect, job_ids, latest_manifest, launches
+from launch.accepted import elements, jobs_elsewhere, launches
+from launch.status import collect, latest_manifest
 from tensloradist.errors import UserError, unknown
 from tensloradist.results.holds import hold, release_hold
 from tensloradist.results.layout import RunFolder, write_once
@@ -66,10 +67,14 @@ def release_runs(root: Path, runs: list[ManifestRun]) -> int:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """What was told to stop: Slurm jobs, and launches on some machine that look for a file."""
+    """What was told to stop: Slurm jobs, and launches on some machine that look for a file.
+
+    `elsewhere`: other clusters -> jobs there, whose workers look for such a file, too; those that wait do not.
+    """
 
     jobs: list[str]
     local: int
+    elsewhere: dict[str, list[str]] = field(default_factory=dict)
 
 
 def cancel(name: str, root: Path) -> Cancelled:
@@ -78,15 +83,16 @@ def cancel(name: str, root: Path) -> Cancelled:
     Raises:
         UserError: Slurm does not answer, or refuses; the files that tell workers to stop are written by then.
     """
-    ids = set(job_ids(name, root))
     submitted = {folder for folder, _ in launches(name, root)}
+    cluster = scheduler.cluster() if submitted else None
+    ids, elsewhere = {key for _, key in elements(name, root, cluster)}, jobs_elsewhere(name, root, cluster)
     local = 0
     for folder in sorted((root / "sweeps" / name / "launches").glob("*")):
         if folder in submitted or _is_at_work(folder):
             local += write_once(folder / "stop", "") and folder not in submitted
-    if not ids:
-        return Cancelled([], local)
-    living = scheduler.living(ids)
+    if not ids and not (elsewhere and cluster is None):
+        return Cancelled([], local, elsewhere)
+    living = scheduler.living(ids) if cluster else None
     if living is None:
         raise UserError(
             "Slurm does not answer: its jobs were not cancelled, but workers that run will stop by themselves"
@@ -95,7 +101,7 @@ def cancel(name: str, root: Path) -> Cancelled:
     said = scheduler.cancel(sorted({scheduler.base_id(key) for key in keys}))
     if said is not None:
         raise UserError(f"Slurm refused to cancel: {said}; workers that run will stop by themselves")
-    return Cancelled(keys, local)
+    return Cancelled(keys, local, elsewhere)
 
 
 def _is_at_work(folder: Path) -> bool:

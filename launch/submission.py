@@ -28,6 +28,7 @@ class Submission:
         still_seconds: how long the heartbeat of an owner elsewhere must stand still before its run is taken over.
         processes, nodes: train runs of so many processes alone, that say so much of nodes; processes None: of any.
         workers: a job's workers, for runs of one process.
+        launch_workers: workers of the whole launch that can be at work at the same time: the more, the less each asks.
         runs_per_worker: after so many a worker ends; None: when nothing is left.
         job_seconds: the job's time limit; None: without.
         lead_seconds: before that limit, workers stop.
@@ -48,6 +49,7 @@ class Submission:
     processes: int | None = None
     nodes: int | None = None
     workers: int = 1
+    launch_workers: int = 1
     runs_per_worker: int | None = None
     job_seconds: float | None = None
     lead_seconds: float = 0.0

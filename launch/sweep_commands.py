@@ -25,7 +25,7 @@ def status(
 ) -> None:
     """Show a sweep's runs, cell × seed, with progress, time left, hours spent, and failures with what to do.
 
-    From the files first, with one squeue; sacct only for jobs that squeue has forgotten.
+    From the files first, with one squeue; sacct once for each job that squeue has forgotten.
 
     Examples:
 
@@ -37,6 +37,8 @@ def status(
 
     from rich.console import Console
 
+    from launch.jobs import Jobs
+    from launch.origin import Hints, last_origin
     from launch.status import collect, sweep_name
     from launch.status_view import render
     from tensloradist.results.layout import results_root
@@ -48,13 +50,14 @@ def status(
         return
     console = Console()
     console = console if console.is_terminal else Console(width=160)
+    jobs, hints = Jobs(name, root), Hints(name, last_origin(name, root), results)
     if not watch:
-        console.print(render(collect(name, root)))
+        console.print(render(collect(name, root, jobs), hints), crop=False)
         return
     if not console.is_terminal:
         while True:
-            found = collect(name, root)
-            console.print(render(found))
+            found = collect(name, root, jobs)
+            console.print(render(found, hints), crop=False)
             if not found.is_open:
                 return
             time.sleep(every)
@@ -62,8 +65,8 @@ def status(
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            found = collect(name, root)
-            live.update(render(found), refresh=True)
+            found = collect(name, root, jobs)
+            live.update(render(found, hints, live=True), refresh=True)
             if not found.is_open:
                 return
             time.sleep(every)
@@ -83,10 +86,14 @@ def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
     root = results_root(results)
     done = steering.cancel(sweep_name(sweep, root), root)
     typer.echo(f"Cancelled {len(done.jobs)} Slurm jobs; {done.local} launches without Slurm were told to stop.")
+    for cluster, ids in done.elsewhere.items():
+        typer.echo(
+            f"On the cluster {cluster}, workers will stop by themselves; what waits there: scancel {' '.join(ids)}"
+        )
 
 
 def retry(
-    sweep: Annotated[str, typer.Argument(help="The sweep file, or the name of a shipped sweep.")],
+    sweep: Annotated[str, typer.Argument(help="The sweep file, or the name of a launched sweep.")],
     cause: Annotated[
         str | None, typer.Option(help="Only runs that failed for this cause, as `status` names it.")
     ] = None,
@@ -148,12 +155,15 @@ def release(
         tensloradist release my_sweep
     """
     from launch import steering
+    from launch.origin import Hints, last_origin
     from launch.status import sweep_name
     from tensloradist.results.layout import results_root
 
     root = results_root(results)
-    runs = steering.chosen(sweep_name(sweep, root), root, run, method)
-    typer.echo(f"{steering.release_runs(root, runs)} runs are released; `tensloradist launch` takes them.")
+    name = sweep_name(sweep, root)
+    runs = steering.chosen(name, root, run, method)
+    go_on = Hints(name, last_origin(name, root), results).launch()
+    typer.echo(f"{steering.release_runs(root, runs)} runs are released; the next launch takes them: {go_on}")
 
 
 def logs(

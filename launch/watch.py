@@ -17,8 +17,8 @@ from rich.text import Text
 
 from launch.display import SYMBOLS, duration
 from launch.failures import FailureBook
+from launch.local_workers import LocalLaunch
 from launch.plan import Plan
-from launch.submit import LocalLaunch
 from launch.sweep import PlannedRun
 from tensloradist.results.claims import is_alive
 from tensloradist.results.layout import RunFolder

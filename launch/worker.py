@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
 import time
+import zlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from launch import STOP_SECONDS, scheduler
-from launch.children import Child, ChildGroup, Crash
+from launch import STOP_SECONDS
+from launch.blame import blamed, vanished
+from launch.children import Child, ChildFactory, ChildGroup, Crash
 from launch.failures import FailureBook, demand_of
 from launch.memory import memory_kills
 from launch.policy import Growth
 from launch.staging import staged_spec
 from launch.submission import Submission, read_manifest
 from tensloradist.results.checkpoints import kept_step
-from tensloradist.results.claims import Watch, heartbeat_for, highest_claim, is_released, owner_of, ownership
+from tensloradist.results.claims import JobAlive, Watch, heartbeat_for, highest_claim, is_released, owner_of, ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, write_replacing
 from tensloradist.results.publish import recover_broken, write_failure
-from tensloradist.results.ranks import culprit
 from tensloradist.results.schema import Cause, Failure, ManifestRun
 from tensloradist.sources import sources_hash
 
@@ -39,14 +40,6 @@ ORDERLY_SECONDS = 12.0  # for a checkpoint at the next step boundary, where the 
 MOST_EARLY_ENDS = 3  # of children in a row that could not even claim a run
 EXPECTED_CAUSES = ("configuration", "data_missing")  # after these a child is as good as before
 CODE_CHANGED = "this is not the code that was submitted: it was edited since (launch --snapshot runs a copy)"
-CAUSES_BY_SLURM: dict[str, Cause] = {
-    "NODE_FAIL": "node_failure",
-    "PREEMPTED": "preempted",
-    "TIMEOUT": "time_limit",
-    "OUT_OF_MEMORY": "out_of_host_memory",
-    "CANCELLED": "cancelled",
-}
-JobAlive = Callable[[str, int], bool | None]
 
 
 class Group(Protocol):
@@ -66,8 +59,9 @@ class Worker:
     Args:
         name: tells this worker's files in the launch's folder from others'.
         device: which of the submission's GPUs it uses.
-        job_alive: whether a Slurm job is still known, for claims of other jobs.
-        make_group: starts the processes of a multi-process run; None: on this machine.
+        job_alive: whether the Slurm job of another owner may still run.
+        make_group: starts the processes of a multi-process run, the first by the worker's factory; None: all on this
+            machine.
     """
 
     def __init__(
@@ -76,16 +70,25 @@ class Worker:
         name: str,
         device: int = 0,
         job_alive: JobAlive | None = None,
-        make_group: Callable[[], Group] | None = None,
+        make_group: Callable[[ChildFactory], Group] | None = None,
     ) -> None:
-        self.folder, self.name, self._device = submission_path.parent, name, device
+        self.folder, self.name = submission_path.parent, name
         self.submission = Submission.read(submission_path)
         self.root = Path(self.submission.root)
         manifest = read_manifest(Path(self.submission.manifest))
-        self.runs = [run for run in manifest.runs if self._is_for_me(run)]
+        mine = [run for run in manifest.runs if self._is_for_me(run)]
+        self.runs = turned(mine, name) if self.submission.launch_workers > 1 else mine
+        self._over: set[str] = set()  # ids of runs whose results this worker has read: they are there for ever
+        self.children = ChildFactory(self.submission, device, self.log)
         self.child: Child | None = None
         self.told: Cause | None = None  # why to stop; set by a signal handler, too
-        self._failures = FailureBook(self.root, self.runs, self.submission.baseline, self.submission.growth)
+        self._failures = FailureBook(
+            self.root,
+            self.runs,
+            self.submission.baseline,
+            self.submission.growth,
+            lambda: read_manifest(Path(self.submission.manifest)).runs,
+        )
         self._job_alive, self._make_group = job_alive, make_group
         self._watch = Watch(self.submission.still_seconds)
         self._began = time.monotonic()
@@ -113,7 +116,7 @@ class Worker:
             self._complain(CODE_CHANGED)
         try:
             while True:
-                passed = [self._try(run) for run in self.runs]
+                passed = [self._try(run) for run in self.runs if run.run_id not in self._over]
                 if self._must_stop() or self._has_done_its_share():
                     break
                 if "trained" not in passed:
@@ -162,12 +165,13 @@ class Worker:
         folder = RunFolder(self.root, run.run_id)
         if self._must_stop() or self._has_done_its_share():
             return "passed"
-        if folder.result.exists():
-            recover_broken(folder)
+        if folder.result.exists() and recover_broken(folder) is None and folder.result.exists():
+            self._over.add(run.run_id)
+            return "passed"
         known = highest_claim(folder)  # read first: whoever claims while this worker judges makes the run busy
         if not self._is_open(run):
             return "passed"
-        owner = ownership(folder, self._job_alive)
+        owner = ownership(folder, self._job_alive, self._watch)
         seen = self._watch.look(folder) if owner == "unknown" else None
         if seen == "undecided":
             return "undecided"
@@ -177,17 +181,20 @@ class Worker:
             return "passed"
         stood_still = seen == "still" or known > 0  # the owner has been judged, so its claim is no obstacle
         compute = run.spec["compute"]
-        if int(compute["processes"]) > 1 or compute["strategy"].startswith("zero"):  # DeepSpeed leaves nothing warm
+        processes = int(compute["processes"])
+        if processes > 1 or compute["strategy"].startswith("zero"):  # DeepSpeed leaves nothing warm
             self._replace_child()
-            group = self._make_group() if self._make_group else self._local_group(run)
+            group = self._make_group(self.children) if self._make_group else self.children.group(processes)
             try:
                 status = self._train(run, folder, group, known, stood_still)
             finally:
                 group.stop()
         else:
             if self.child is None or self.child.has_ended:
-                self.child = self._start_child()
+                self.child = self.children.child()
             status = self._train(run, folder, ChildGroup([self.child], self.log), known, stood_still)
+        if status in ("finished", "diverged", "present"):
+            self._over.add(run.run_id)
         if status in ("busy", "present"):
             return "passed"
         self._trained += status not in ("failed", "stopped")
@@ -197,17 +204,10 @@ class Worker:
         """Record the end of an attempt whose owner vanished without a word; whether the run is settled by that."""
         attempt = folder.attempt(number)
         if attempt.is_dir() and not (attempt / "result.json").exists():
-            owner = owner_of(folder, number)
-            where = f"{owner.host}, process {owner.pid}" + (f", job {owner.job}" if owner.job else "")
-            ended = scheduler.end_of(owner.job, owner.restart) if owner.job else None
-            cause: Cause = "killed"
-            said = ""
-            if ended is not None:
-                cause = "out_of_host_memory" if ended.over_memory else CAUSES_BY_SLURM.get(ended.state, "killed")
-                said = f"; Slurm says {ended.state}" + (", beyond its memory" if ended.over_memory else "")
+            cause, message = vanished(owner_of(folder, number))
             if folder.result.exists() or is_released(folder, number):  # it lived, and ended while Slurm was asked
                 return not self._is_open(run)
-            self._record(run, folder, number, cause, f"its process vanished without a word ({where}{said})")
+            self._record(run, folder, number, cause, message)
         return not self._is_open(run)
 
     def _record(
@@ -228,26 +228,6 @@ class Worker:
         if self.child is not None:
             self.child.stop()
         self.child = None
-
-    def _start_child(self, rank: int = 0, processes: int = 1, **more: str) -> Child:
-        threads, devices = str(max(1, self.submission.threads // processes)), self.submission.devices
-        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **more}
-        environment["TENSLORADIST_WORKERS_PER_GPU"] = str(self.submission.workers_per_gpu)
-        if devices:
-            chosen = (devices[self._device % len(devices)],) if processes == 1 else devices
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
-        return Child(self.log, environment)
-
-    def _local_group(self, run: ManifestRun) -> ChildGroup:
-        processes = int(run.spec["compute"]["processes"])
-        port = str(_free_port())
-        children = []
-        for rank in range(processes):
-            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            environment = {name: str(value) for name, value in names.items()}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            children.append(self._start_child(rank, processes, **environment))
-        return ChildGroup(children, self.log)
 
     def _train(self, run: ManifestRun, folder: RunFolder, group: Group, before: int, stood_still: bool) -> str:
         """Train on the group; returns the outcome's status, 'failed' for a crash, 'stopped' when told to."""
@@ -304,7 +284,7 @@ class Worker:
         number = highest_claim(folder)
         claimed = number > before and owner_of(folder, number).pid == group.lead.pid
         if claimed and folder.attempt(number).is_dir() and not folder.result.exists():
-            self._record(run, folder, number, *_blamed(run, folder, number, crash, memory_kills() > kills))
+            self._record(run, folder, number, *blamed(run, folder, number, crash, memory_kills() > kills))
         group.stop()  # only now: being stopped, the others may record an interruption, and the first word stays
         self.child = None
         if number == before:
@@ -328,33 +308,18 @@ class Worker:
         print(f"worker {self.name}: {text}", file=sys.stderr, flush=True)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def turned(runs: Sequence[ManifestRun], name: str) -> list[ManifestRun]:
+    """The runs in launch order, each seed's begun at a place that depends on the worker's name.
 
-
-def _blamed(
-    run: ManifestRun, folder: RunFolder, number: int, crash: Crash, for_memory: bool
-) -> tuple[Cause, str, str | None]:
-    """Cause, message and traceback of an attempt that a process's end has ended: its own words, or its exit code."""
-    processes, code = int(run.spec["compute"]["processes"]), crash.code
-    other = culprit(folder.attempt(number)) if crash.rank else None
-    if other is not None:
-        said = f"process {other.rank} of {processes} ({other.host}): {other.message}; see {crash.log}"
-        return other.cause, said, other.traceback
-    who = f"process {crash.rank} of {processes}" if processes > 1 else "the process"
-    how = f"{who} ended by signal {-code}" if code < 0 else f"{who} exited with {code}"
-    return _cause_of_end(code, for_memory), f"{how}; see {crash.log}", None
-
-
-def _cause_of_end(code: int, for_memory: bool) -> Cause:
-    """The class of a failure that only the exit code tells of: negative for a signal."""
-    if -code == signal.SIGKILL and for_memory:
-        return "out_of_host_memory"
-    if -code in (signal.SIGKILL, signal.SIGTERM):
-        return "killed"
-    return "interrupted" if code == 130 else "bug"
+    So workers that begin together neither read nor claim the same runs first, and every cell still gets one seed
+    before any gets the next.
+    """
+    found: list[ManifestRun] = []
+    for _, group in groupby(runs, key=lambda run: run.spec["seed"]):
+        same = list(group)
+        place = zlib.crc32(name.encode()) % len(same)
+        found += same[place:] + same[:place]
+    return found
 
 
 def run_worker(submission: str, index: int) -> None:

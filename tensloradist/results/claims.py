@@ -2,8 +2,9 @@
 
 A claim is a hard link `claim.NNNN`, one higher than the highest; the highest number owns the run and its attempt. An
 owner shows that it lives by a counter that it increments. A contender takes over when the owner has released the run,
-is provably dead on this machine, or has stood still for long on the contender's own clock. Results do not depend on
-claims for safety: publishing is first-wins. No torch here.
+is provably dead on this machine, has stood still for long on the contender's own clock, or is not beating and its own
+cluster's Slurm no longer knows its job. Results do not depend on claims for safety: publishing is first-wins. No torch
+here.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from tensloradist.results.layout import RunFolder, link_once, make_folder, write
 HEARTBEAT_SECONDS = 30.0
 STILL_SECONDS = 180.0  # how long a counter must stand still before its owner is taken for dead
 STILL_BEATS = 6  # of its owner, at least: that is no shorter than the time in which it would have moved
+QUIET_BEATS = (
+    3  # of an owner that has been seen beating, before Slurm's word on its job counts: NFS can lag by a minute
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +67,11 @@ def slurm_job() -> tuple[str | None, int]:
     return job, int(os.environ.get("SLURM_RESTART_COUNT") or 0) if job else 0
 
 
+def slurm_cluster() -> str | None:
+    """The Slurm cluster that this process's job is of; None outside of one. Job ids mean nothing on another."""
+    return os.environ.get("SLURM_CLUSTER_NAME") or None
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who made a claim."""
@@ -76,12 +85,14 @@ class Owner:
     """Its Slurm job, '1234' or '1234_5', and how often that had been restarted."""
     restart: int = 0
     heartbeat_seconds: float = HEARTBEAT_SECONDS
+    cluster: str | None = None
+    """The Slurm cluster that the job is of; None: no job, or a claim from before it was recorded."""
 
     @classmethod
     def me(cls, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Owner:
         pid, (job, restart) = os.getpid(), slurm_job()
         here = (socket.gethostname(), _boot_id(), pid, _start_time(pid), _pid_namespace())
-        return cls(*here, job, restart, heartbeat_seconds)
+        return cls(*here, job, restart, heartbeat_seconds, slurm_cluster())
 
     @property
     def is_here(self) -> bool:
@@ -148,15 +159,19 @@ def is_released(run: RunFolder, number: int) -> bool:
     return (run.path / f"released.{number:04d}").exists()
 
 
-JobAlive = Callable[[str, int], bool | None]
+JobAlive = Callable[[Owner], bool | None]
+"""Whether the Slurm job of an owner may still run; None where that cannot be told."""
 
 
-def ownership(run: RunFolder, job_alive: JobAlive | None = None) -> Literal["free", "alive", "unknown"]:
+def ownership(
+    run: RunFolder, job_alive: JobAlive | None = None, watch: Watch | None = None
+) -> Literal["free", "alive", "unknown"]:
     """Whether a run may be claimed at once, has an owner that lives on this machine, or one that cannot be seen.
 
+    The owner of a job that no longer runs has ended, or is an orphan that may be replaced: publishing is first-wins.
+
     Args:
-        job_alive: whether a Slurm job may still run at a restart count; None where that cannot be told. The owner of
-            a job that does not has ended, or is an orphan that may be replaced: publishing is first-wins.
+        watch: its looks at heartbeats come before Slurm's word: who was just seen beating lives, whatever squeue says.
     """
     number = highest_claim(run)
     if number == 0 or is_released(run, number):
@@ -166,8 +181,9 @@ def ownership(run: RunFolder, job_alive: JobAlive | None = None) -> Literal["fre
         return "free"
     if owner.is_here and not owner.is_stopped_here:
         return "alive"
-    gone = job_alive is not None and owner.job is not None and job_alive(owner.job, owner.restart) is False
-    return "free" if gone else "unknown"
+    if watch is not None and watch.is_beating(run):
+        return "unknown"
+    return "free" if job_alive is not None and job_alive(owner) is False else "unknown"
 
 
 def is_alive(run: RunFolder) -> bool:
@@ -207,6 +223,13 @@ class Watch:
         elif now - before[2] >= max(self.still_seconds, STILL_BEATS * owner_of(run, number).heartbeat_seconds):
             return "still"
         return "moved" if (run.run_id, number) in self._moved else "undecided"
+
+    def is_beating(self, run: RunFolder) -> bool:
+        """Whether this watch has seen the owner's counter change, `QUIET_BEATS` of its heartbeats ago or less."""
+        if self.look(run) != "moved":
+            return False
+        number, _, when = self._seen[run.run_id]
+        return self.clock() - when < QUIET_BEATS * owner_of(run, number).heartbeat_seconds
 
 
 class Claim:

@@ -8,9 +8,10 @@ import pytest
 from launch.failures import FailureBook, demand_of
 from launch.policy import BREAKER, MOST_GROWTH, RULES, Growth, decide, to_hold
 from launch.profile import Options
+from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, write_once
 from tensloradist.results.publish import write_failure
-from tensloradist.results.schema import Cause, Failure
+from tensloradist.results.schema import Cause, Failure, ManifestRun, Membership
 
 COMPUTE = {"compute": {"processes": 2, "micro_batch": None}, "optimizer": {"batch_size": 32}}
 
@@ -107,8 +108,31 @@ def test_a_run_that_needs_more_is_settled_for_small_jobs_and_open_for_larger_one
 
 
 def test_the_circuit_breaker():
-    assert to_hold(failures(*["configuration"] * BREAKER), finished=0) is not None
-    assert to_hold(failures(*["configuration"] * (BREAKER - 1)), finished=0) is None
-    assert to_hold(failures("configuration", "bug", "data_missing"), finished=0) is None, "not alike"
-    assert to_hold(failures(*["configuration"] * BREAKER), finished=1) is None
-    assert to_hold(failures(*["preempted"] * 9), finished=0) is None, "says nothing of the cell"
+    assert to_hold(failures(*["configuration"] * BREAKER)) is not None
+    assert to_hold(failures(*["configuration"] * (BREAKER - 1))) is None
+    assert to_hold(failures("configuration", "bug", "data_missing")) is None, "not alike"
+    assert to_hold(failures(*["preempted"] * 9)) is None, "says nothing of the cell"
+
+
+@pytest.mark.parametrize("finished_before", [False, True])
+def test_one_result_by_an_earlier_launch_keeps_the_breaker_open(tmp_path, finished_before):
+    member = (Membership(condition="isorank r=2", budget=1, residual=0.0),)
+    common = {"row": "lora", "backbone": "b", "task": "t", "ranks": {}, "adapter_parameters": 1, "conditions": member}
+    whole = [ManifestRun(run_id=f"r{seed}", spec={"seed": seed, **COMPUTE}, **common) for seed in range(10)]
+    reads = []
+
+    def manifest():
+        reads.append(1)
+        return whole
+
+    mine = whole[3:]
+    book = FailureBook(tmp_path, mine, {run.run_id: 0 for run in mine}, manifest=manifest)
+    if finished_before:
+        write_once(RunFolder(tmp_path, "r0").result, "{}")
+    for number, run in enumerate(mine[:BREAKER], 1):
+        folder = RunFolder(tmp_path, run.run_id)
+        write_failure(folder.attempt(1), failures("killed")[0])
+        book.decide(run, folder)
+        assert bool(reads) == (number == BREAKER), "the whole manifest is read only before a cell would be held"
+    held_ones = [run.run_id for run in mine if held(RunFolder(tmp_path, run.run_id))]
+    assert held_ones == ([] if finished_before else ["r6", "r7", "r8", "r9"])

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from launch.local_workers import default_workers
 from launch.plan import as_json, check, write_manifest
-from launch.submit import default_workers
 from launch.sweep import load_sweep
 from tensloradist.errors import UserError
 from tensloradist.presets import PRESETS

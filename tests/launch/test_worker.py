@@ -10,10 +10,10 @@ import time
 
 import pytest
 
+from launch.blame import cause_of_end
 from launch.memory import memory_kills
 from launch.plan import check
 from launch.sweep import load_sweep
-from launch.worker import _cause_of_end
 from tensloradist.results.claims import claim, highest_claim
 from tensloradist.results.layout import RunFolder, write_replacing
 
@@ -133,7 +133,7 @@ def test_an_idle_child_ends_when_its_supervisor_is_gone(tmp_path):
     ],
 )
 def test_causes_that_only_the_exit_code_tells(code, for_memory, cause):
-    assert _cause_of_end(code, for_memory) == cause
+    assert cause_of_end(code, for_memory) == cause
 
 
 def test_the_kernels_count_of_memory_kills_can_be_read():

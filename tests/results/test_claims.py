@@ -10,7 +10,16 @@ import time
 import pytest
 
 from tensloradist.errors import UserError
-from tensloradist.results.claims import Owner, Watch, claim, heartbeat_for, highest_claim, is_alive, ownership
+from tensloradist.results.claims import (
+    Owner,
+    Watch,
+    claim,
+    heartbeat_for,
+    highest_claim,
+    is_alive,
+    owner_of,
+    ownership,
+)
 from tensloradist.results.layout import RunFolder, link_once, write_once, write_replacing
 
 CONTENDER = """
@@ -124,6 +133,41 @@ def test_an_owner_is_not_replaced_before_it_could_have_beaten(tmp_path):
         for clock["now"] in (0.0, 21.0, 29.0, 179.0, 180.0):
             looks.append(watch.look(run))
         assert looks == ["undecided"] * 4 + ["still"]
+
+
+def test_a_heartbeat_that_moves_outranks_a_squeue_that_has_forgotten_the_job(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    assert claim(run, heartbeat_seconds=1000) is not None
+    another_machine(run, heartbeat_seconds=30.0)
+    clock = {"now": 0.0}
+    watch = Watch(clock=lambda: clock["now"])
+
+    def judged(now, beat=None, gone=True):
+        clock["now"] = now
+        if beat is not None:
+            write_replacing(run.path / "heartbeat.0001", beat)
+        return ownership(run, lambda owner: not gone, watch)
+
+    assert judged(0, beat="1", gone=False) == "unknown"
+    assert judged(30, beat="2") == "unknown", "it has just been seen beating"
+    assert judged(119) == "unknown", "a beat or two may be late"
+    assert judged(121) == "free", "it beats no more, and its job is gone"
+    assert ownership(run, lambda owner: False) == "free", "who has not watched can go by the job alone"
+    assert ownership(run, lambda owner: None) == "unknown"
+
+
+def test_a_claim_says_which_cluster_its_job_is_of_and_older_ones_can_still_be_read(tmp_path, monkeypatch):
+    for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_CLUSTER_NAME", "blue")):
+        monkeypatch.setenv(name, value)
+    run = RunFolder(tmp_path, "run")
+    assert claim(run) is not None
+    assert (owner_of(run, 1).job, owner_of(run, 1).cluster) == ("7", "blue")
+    path = run.path / "claim.0001"
+    record = json.loads(path.read_text())
+    del record["cluster"]
+    path.unlink()
+    path.write_text(json.dumps(record))
+    assert owner_of(run, 1).cluster is None
 
 
 def test_who_is_replaced_soon_beats_often():

@@ -1,4 +1,4 @@
-"""Launching on this machine: workers through submitit's local executor, and their orderly stop."""
+"""The workers of a launch on this machine: started through submitit's local executor, and their orderly stop."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from launch import STOP_SECONDS
+from launch.origin import Origin
 from launch.plan import Plan, write_manifest
+from launch.signals import ignored
 from launch.submission import Submission
 from launch.worker import run_worker
 from tensloradist.results.claims import STILL_SECONDS, highest_claim
@@ -64,10 +65,17 @@ class LocalLaunch:
         self.baseline = {run.run_id: highest_claim(RunFolder(root, run.run_id)) for run in wanted}
         threads = max(1, len(os.sched_getaffinity(0)) // workers)
         submission = Submission(
-            str(manifest.absolute()), str(root.absolute()), threads, visible_gpus(), self.baseline, still_seconds
+            str(manifest.absolute()),
+            str(root.absolute()),
+            threads,
+            visible_gpus(),
+            self.baseline,
+            still_seconds,
+            launch_workers=workers,
         )
         self.submission = self.folder / "submission.json"
         write_once(self.submission, submission.to_json())
+        Origin.of(plan.sweep.path, root).write(self.folder)
         self.jobs: list[Any] = []
 
     def start(self) -> None:
@@ -77,7 +85,7 @@ class LocalLaunch:
         # Which GPU a worker's child sees is set by the worker, so submitit is asked for none.
         executor.update_parameters(timeout_min=FOREVER_MINUTES)
         # Ctrl-C and a closed terminal reach all its processes: workers ignore both, and are told to stop by a file.
-        with _ignored(signal.SIGINT), _ignored(signal.SIGHUP):
+        with ignored(signal.SIGINT), ignored(signal.SIGHUP):
             self.jobs = [
                 executor.submit(run_worker, str(self.submission.absolute()), index) for index in range(self.workers)
             ]
@@ -107,12 +115,3 @@ class LocalLaunch:
             if not job.done() and status.exists():
                 with suppress(ProcessLookupError):  # it has ended meanwhile
                     os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
-
-
-@contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)

@@ -1,0 +1,59 @@
+"""What the end of an attempt is put down to, where its process left no record: its exit code, or Slurm's word."""
+
+from __future__ import annotations
+
+import signal
+
+from launch import scheduler
+from launch.children import Crash
+from tensloradist.results.claims import Owner
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.ranks import culprit
+from tensloradist.results.schema import Cause, ManifestRun
+
+CAUSES_BY_SLURM: dict[str, Cause] = {
+    "NODE_FAIL": "node_failure",
+    "PREEMPTED": "preempted",
+    "TIMEOUT": "time_limit",
+    "OUT_OF_MEMORY": "out_of_host_memory",
+    "CANCELLED": "cancelled",
+}
+
+
+def vanished(owner: Owner) -> tuple[Cause, str]:
+    """Cause and message for an owner that ended without a word. This cluster's Slurm is asked about its own jobs."""
+    where = f"{owner.host}, process {owner.pid}" + (f", job {owner.job}" if owner.job else "")
+    ours = owner.cluster is not None and owner.cluster == scheduler.cluster()
+    ended = scheduler.end_of(owner.job, owner.restart) if owner.job and ours else None
+    cause: Cause = "killed"
+    if ended is not None:
+        cause = "out_of_host_memory" if ended.over_memory else CAUSES_BY_SLURM.get(ended.state, "killed")
+        where += f"; Slurm says {ended.state}" + (", beyond its memory" if ended.over_memory else "")
+    return cause, f"its process vanished without a word ({where})"
+
+
+def blamed(
+    run: ManifestRun, folder: RunFolder, number: int, crash: Crash, for_memory: bool
+) -> tuple[Cause, str, str | None]:
+    """Cause, message and traceback of an attempt that a process's end has ended: its own words, or its exit code.
+
+    Args:
+        for_memory: whether the kernel has killed for memory since the attempt began.
+    """
+    processes, code = int(run.spec["compute"]["processes"]), crash.code
+    other = culprit(folder.attempt(number)) if crash.rank else None
+    if other is not None:
+        said = f"process {other.rank} of {processes} ({other.host}): {other.message}; see {crash.log}"
+        return other.cause, said, other.traceback
+    who = f"process {crash.rank} of {processes}" if processes > 1 else "the process"
+    how = f"{who} ended by signal {-code}" if code < 0 else f"{who} exited with {code}"
+    return cause_of_end(code, for_memory), f"{how}; see {crash.log}", None
+
+
+def cause_of_end(code: int, for_memory: bool) -> Cause:
+    """The class of a failure that only the exit code tells of: negative for a signal."""
+    if -code == signal.SIGKILL and for_memory:
+        return "out_of_host_memory"
+    if -code in (signal.SIGKILL, signal.SIGTERM):
+        return "killed"
+    return "interrupted" if code == 130 else "bug"

@@ -1,0 +1,75 @@
+"""How long runs took, by the results on record of runs like them; no result of a stranger's run is taken for one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tensloradist.errors import UserError
+from tensloradist.results.publish import read_run
+from tensloradist.spec import RunSpec
+
+DURATIONS = 50  # finished runs of a kind that its duration is estimated from
+MOST_LOOKED_AT = 500  # runs that are looked at to find them
+
+Kind = tuple[object, ...]
+log = logging.getLogger("tensloradist")
+
+
+def kind(spec: RunSpec) -> Kind:
+    """What runs that take about as long have in common: backbone, data, epochs, batch size, strategy and processes."""
+    backbone, task, compute = spec.backbone, spec.task, spec.compute
+    return (
+        (backbone.fingerprint, backbone.quantization, spec.precision),
+        (task.name, task.fingerprint, task.train_examples, task.max_length),
+        (spec.optimizer.epochs, spec.optimizer.batch_size),
+        (compute.strategy, compute.processes, compute.offload),
+    )
+
+
+class Durations:
+    """The durations of runs on record, read when they are first asked for.
+
+    Args:
+        first: ids of the runs to look at before the others.
+    """
+
+    def __init__(self, root: Path, first: Sequence[str] = ()) -> None:
+        self._root, self._first = root, first
+        self._seconds: dict[Kind, list[float]] | None = None
+
+    def of(self, spec: RunSpec) -> float | None:
+        """The median seconds of runs like this one; None where there are none."""
+        if self._seconds is None:
+            self._seconds = self._read()
+        found = self._seconds.get(kind(spec))
+        return statistics.median(found[:DURATIONS]) if found else None
+
+    def _read(self) -> dict[Kind, list[float]]:
+        seconds: dict[Kind, list[float]] = defaultdict(list)
+        unreadable = []
+        for folder in self._folders():
+            try:
+                spec, result = read_run(folder)
+            except (UserError, OSError) as error:  # another sweep's: its own launch mends it
+                unreadable.append(str(error))
+                continue
+            seconds[kind(spec)].append(result.times.total_seconds)
+        if unreadable:
+            log.warning("durations leave out %d results that cannot be read: %s", len(unreadable), unreadable[0])
+        return seconds
+
+    def _folders(self) -> Iterator[Path]:
+        runs = self._root / "runs"
+        others = sorted(set(os.listdir(runs)) - set(self._first)) if runs.is_dir() else []
+        looked_at = 0
+        for name in (*self._first, *others):
+            if looked_at == MOST_LOOKED_AT:
+                return
+            if (runs / name / "result.json").exists():
+                looked_at += 1
+                yield runs / name

@@ -1,0 +1,167 @@
+"""How often workers ask squeue, what they believe of its answers, and that they read no result twice."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+from fake_slurm import FakeSlurm
+
+from launch import liveness, scheduler
+from launch.liveness import ASK_SECONDS, LAUNCH_SECONDS, JobsAlive
+from launch.submission import Submission, manifest_digest
+from launch.worker import Worker, turned
+from tensloradist.results.claims import Owner, claim
+from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.results.schema import Condition, Manifest, ManifestRun, Membership
+
+ME = Owner("n1", "boot", 1, "1", "ns", job="7_0", restart=1, cluster="here")
+
+
+def owner(job, restart=0, cluster="here"):
+    return Owner("n2", "boot", 1, "1", "ns", job=job, restart=restart, cluster=cluster)
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    return FakeSlurm(tmp_path / "bin").install(monkeypatch)
+
+
+@pytest.fixture
+def clock():
+    return SimpleNamespace(now=1000.0)
+
+
+def alive(clock, workers=1, me=ME):
+    return JobsAlive(workers, me, lambda: clock.now)
+
+
+def test_one_answer_is_believed_about_every_job(slurm, clock):
+    slurm.queue(("7_0", "RUNNING", 1), *((f"8_{task}", "RUNNING", 0) for task in range(200)))
+    knows = alive(clock)
+    assert [knows(owner(f"8_{task}")) for task in range(200)] == [True] * 200
+    assert slurm.calls()["squeue"] == 1
+    clock.now += 1.3 * ASK_SECONDS
+    assert knows(owner("8_3")) and slurm.calls()["squeue"] == 2
+
+
+def test_a_job_is_gone_only_by_an_answer_that_is_newer_than_the_question(slurm, clock):
+    slurm.queue(("7_0", "RUNNING", 1), ("9", "PENDING", 0))
+    knows = alive(clock)
+    assert knows(owner("8")) is False, "absent from a fresh answer"
+    clock.now += 1
+    assert knows(owner("9")) is None, "it waited then, and may have begun since"
+    assert knows(owner("10")) is None, "it may have been submitted since"
+    clock.now += 1.3 * ASK_SECONDS
+    assert [knows(owner(job)) for job in ("9", "10")] == [False, False]
+    assert slurm.calls()["squeue"] == 2
+
+
+def test_an_answer_without_the_askers_own_job_is_none(slurm, clock):
+    slurm.queue(("8", "RUNNING", 0))
+    knows = alive(clock)
+    assert knows(owner("8")) is None and knows(owner("9")) is None
+    slurm.queue(("7_0", "RUNNING", 1), ("8", "RUNNING", 0))
+    clock.now += 1.3 * ASK_SECONDS
+    assert knows(owner("8")) is True and knows(owner("9")) is False
+
+
+def test_silence_is_no_answer_and_is_not_asked_for_again_at_once(slurm, clock):
+    slurm.fails("squeue")
+    knows = alive(clock)
+    assert [knows(owner(job)) for job in ("8", "9", "10")] == [None] * 3
+    assert slurm.calls()["squeue"] == 1
+
+
+def test_squeue_knows_nothing_of_another_clusters_jobs(slurm, clock):
+    slurm.queue(("7_0", "RUNNING", 1))
+    knows = alive(clock)
+    assert knows(owner("8", cluster="elsewhere")) is None
+    assert knows(owner("7_0", cluster="elsewhere")) is None
+    assert knows(owner("8", cluster=None)) is None, "a claim from before the cluster was recorded"
+    assert slurm.calls()["squeue"] == 0
+
+
+def test_of_its_own_job_a_worker_knows_without_asking(slurm, clock):
+    knows = alive(clock)
+    assert knows(owner("7_0", restart=0)) is False, "Slurm has begun the job again since"
+    assert knows(owner("7_0", restart=1)) is True
+    assert slurm.calls()["squeue"] == 0
+
+
+def test_a_whole_launch_asks_about_once_in_two_seconds(monkeypatch, clock):
+    asked = []
+
+    def queue():
+        asked.append(clock.now)
+        return {"7_0": scheduler.Job("7_0", "RUNNING", 1)}
+
+    monkeypatch.setattr(liveness.scheduler, "queue", queue)
+    workers = [alive(clock, workers=200) for _ in range(200)]
+    for _ in range(1200):
+        for number, knows in enumerate(workers):
+            knows(owner(f"8_{number}"))
+        clock.now += 1
+    assert 1200 / len(asked) > 0.8 * LAUNCH_SECONDS
+    assert max(asked.count(second) for second in asked) < 10, "they do not ask all at once"
+
+
+def manifest(root, cells=4, seeds=3):
+    def run(cell, seed):
+        spec = {"seed": seed, "compute": {"processes": 1, "strategy": "single"}}
+        member = (Membership(condition="isorank r=2", budget=1, residual=0.0),)
+        return ManifestRun(
+            run_id=f"{cell}-{seed}", spec=spec, row=f"row {cell}", backbone="b", task="t", ranks={},
+            adapter_parameters=1, conditions=member,
+        )  # fmt: skip
+
+    runs = tuple(run(cell, seed) for seed in range(seeds) for cell in range(cells))
+    condition = Condition(name="isorank r=2", kind="isorank", rank=2)
+    text = Manifest(name="s", sweep_sha256="", conditions=(condition,), runs=runs).model_dump_json()
+    path = root / "sweeps" / "s" / f"{manifest_digest(text)}.json"
+    write_once(path, text)
+    return path, runs
+
+
+def test_workers_begin_at_different_runs_and_no_seed_comes_before_an_earlier_one(tmp_path):
+    _, runs = manifest(tmp_path)
+    orders = [turned(runs, f"7_{task}.0.0") for task in range(20)]
+    assert len({order[0].run_id for order in orders}) == 4
+    for order in orders:
+        assert [run.spec["seed"] for run in order] == [0] * 4 + [1] * 4 + [2] * 4
+        assert {run.run_id for run in order} == {run.run_id for run in runs}
+
+
+def test_a_pass_over_runs_of_others_asks_once_and_reads_each_result_once(tmp_path, monkeypatch, slurm):
+    root = tmp_path / "results"
+    path, runs = manifest(root, cells=50, seeds=4)
+    slurm.queue(("7_0", "RUNNING", 0), *((f"8_{task}", "RUNNING", 0) for task in range(200)))
+    for number, run in enumerate(runs):
+        folder = RunFolder(root, run.run_id)
+        if number % 2:
+            folder.path.mkdir(parents=True)
+            folder.result.write_text("{}")
+            continue
+        claim(folder)
+        record = json.loads((folder.path / "claim.0001").read_text())
+        (folder.path / "claim.0001").unlink()
+        theirs = {"host": "elsewhere", "job": f"8_{number}", "cluster": "here"}
+        (folder.path / "claim.0001").write_text(json.dumps({**record, **theirs}))
+    read = []
+    monkeypatch.setattr("launch.worker.recover_broken", lambda folder: read.append(folder.run_id))
+    baseline = {run.run_id: 0 for run in runs}
+    submission = Submission(str(path), str(root), 1, baseline=baseline, launch_workers=200)
+    write_once(root / "launch" / "submission-0.json", submission.to_json())
+    me = Owner("n1", "boot", 1, "1", "ns", job="7_0", cluster="here")
+    knows = JobsAlive(1, me)
+    worker = Worker(root / "launch" / "submission-0.json", "7_0.0.0", job_alive=knows)
+    looks = []
+
+    def a_few(seconds):
+        looks.append(seconds)
+        worker.told = "interrupted" if len(looks) >= 3 else None
+
+    monkeypatch.setattr("launch.worker.time", SimpleNamespace(sleep=a_few, monotonic=time.monotonic, time=time.time))
+    worker.drain()
+    assert len(looks) == 3 and slurm.calls()["squeue"] == 1
+    assert sorted(read) == sorted(run.run_id for run in runs[1::2])

@@ -1,0 +1,134 @@
+"""Submissions that are cut short, and what is known of their jobs; sacct is asked once for each job that has ended."""
+
+import errno
+import json
+
+import pytest
+from fake_slurm import FakeSlurm
+
+from launch.accepted import launches
+from launch.arrays import Array
+from launch.jobs import MOST_ASKED, Jobs
+from launch.profile import Options
+from launch.slurm import submit
+from launch.steering import cancel
+from tensloradist.errors import UserError
+from tensloradist.results.layout import write_once
+
+TWO = [Array("default", 1, None, tasks, ("r",), None) for tasks in (3, 1)]
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    return FakeSlurm(tmp_path / "bin").install(monkeypatch)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "results"
+
+
+def submit_two(root):
+    return submit("s", root / "sweeps" / "s" / "m.json", root, "site", {"default": Options()}, TWO)
+
+
+def known(root):
+    return [array["job_id"] for _, said in launches("s", root) for array in said["arrays"]]
+
+
+def test_every_array_is_on_record_as_soon_as_it_is_accepted(slurm, root):
+    done, folder = submit_two(root)
+    assert done.job_ids == known(root) == ["101", "102"] and done.cluster == "here"
+    (folder / "slurm.json").unlink()
+    assert known(root) == ["101", "102"], "the records of the arrays tell as much as the summary"
+    slurm.queue(("101_0", "RUNNING", 0), ("101_1", "PENDING", 0), ("102", "PENDING", 0))
+    assert sorted(cancel("s", root).jobs) == ["101_0", "101_1", "102"]
+    assert slurm.asked("scancel") == ["101 102"] and (folder / "stop").exists()
+
+
+def test_a_refused_array_takes_those_before_it_back(slurm, root):
+    (slurm.folder / "sbatch.accepts").write_text("1")
+    with pytest.raises(UserError, match=r"refused the job \(Job violates a limit\); jobs 101, .* were cancelled"):
+        submit_two(root)
+    assert slurm.asked("scancel") == ["101"]
+    (slurm.folder / "sbatch.accepts").write_text("0")
+    (slurm.folder / "accepted").unlink()
+    with pytest.raises(UserError, match=r"\(Job violates a limit\); nothing was submitted"):
+        submit_two(root)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_submission_cut_short_leaves_no_job_that_nobody_knows_of(slurm, root, monkeypatch, capfd, error):
+    import submitit
+
+    moved = submitit.core.utils.JobPaths.move_temporary_file
+
+    def move(self, path, name, **more):
+        if str(self.job_id).startswith("102"):
+            raise error
+        return moved(self, path, name, **more)
+
+    monkeypatch.setattr(submitit.core.utils.JobPaths, "move_temporary_file", move)
+    with pytest.raises(type(error)):
+        submit_two(root)
+    assert slurm.asked("scancel") == ["101 102"], "the second had been accepted, too: its script tells"
+    assert "jobs 101, 102, which had been accepted, were cancelled" in capfd.readouterr().err
+    assert known(root) == ["101"], "what it was stays on record"
+
+
+def test_what_cannot_be_cancelled_is_named(slurm, root, capfd):
+    (slurm.folder / "sbatch.accepts").write_text("1")
+    slurm.fails("scancel", "scancel: error: Access denied\n")
+    with pytest.raises(UserError, match=r"jobs 101 .* not be cancelled \(.*Access denied\); .*: scancel 101"):
+        submit_two(root)
+    assert known(root) == ["101"]
+
+
+def ended(*keys, state="COMPLETED"):
+    return "".join(f"{key}|{state}\n" for key in keys)
+
+
+def test_sacct_is_asked_once_for_a_job_that_has_ended(slurm, root):
+    submit_two(root)
+    jobs = Jobs("s", root)
+    slurm.queue(("101_0", "RUNNING", 0), ("101_1", "RUNNING", 0), ("101_2", "RUNNING", 0), ("102", "RUNNING", 0))
+    assert jobs.look().counts == {"running": 4} and slurm.calls()["sacct"] == 0
+    slurm.queue(("101_0", "RUNNING", 0), ("101_1", "RUNNING", 0), ("101_2", "RUNNING", 0))
+    slurm.says("sacct", ended("102"))
+    for _ in range(5):
+        assert jobs.look().counts == {"running": 3, "completed": 1}
+    assert [words.split()[4] for words in slurm.asked("sacct")] == ["102"]
+    slurm.queue()
+    slurm.says("sacct", ended("101_0", "101_1", "101_2"))
+    for _ in range(5):
+        assert jobs.look().counts == {"completed": 4}
+    assert [words.split()[4] for words in slurm.asked("sacct")] == ["102", "101"]
+    assert slurm.calls()["squeue"] == 11
+
+
+def test_a_record_that_lags_is_asked_for_again_and_one_that_never_comes_not_for_ever(slurm, root):
+    submit_two(root)
+    jobs = Jobs("s", root)
+    slurm.queue()
+    slurm.says("sacct", ended("101_0", "101_1") + ended("102", state="RUNNING"))
+    assert jobs.look().counts == {"completed": 2, "running": 1, "cancelled": 1}
+    slurm.says("sacct", ended("102", state="TIMEOUT"))
+    for _ in range(2 * MOST_ASKED):
+        found = jobs.look()
+    assert found.counts == {"completed": 2, "timeout": 1, "cancelled": 1} and found.cancelled == ["101_2"]
+    assert slurm.calls()["sacct"] == MOST_ASKED
+    slurm.queue(("102", "RUNNING", 1))
+    assert jobs.look().counts == {"completed": 2, "running": 1, "cancelled": 1}, "it was put back into the queue"
+
+
+def test_another_clusters_jobs_are_neither_asked_about_nor_cancelled_here(slurm, root):
+    _, folder = submit_two(root)
+    said = json.loads((folder / "slurm.json").read_text())
+    (folder / "slurm.json").unlink()
+    write_once(folder / "slurm.json", json.dumps({**said, "cluster": "there"}))
+    slurm.queue(("101_0", "RUNNING", 0), ("102", "RUNNING", 0))  # of somebody else: the ids mean others here
+    jobs = Jobs("s", root)
+    assert jobs.look().counts == {} and jobs.elsewhere() == {"there": ["101", "102"]}
+    done = cancel("s", root)
+    assert (done.jobs, done.elsewhere) == ([], {"there": ["101", "102"]}) and (folder / "stop").exists()
+    assert slurm.calls()["scancel"] == slurm.calls()["sacct"] == 0
