@@ -6,12 +6,12 @@ stays: what Slurm accepted, the submissions, the workers' last words, and every 
 
 from __future__ import annotations
 
-import getpass
 import shutil
 from pathlib import Path
 
 from launch import scheduler
 from launch.accepted import launches, of_cluster
+from tensloradist.users import username
 
 OF_JOBS = ("submitit-*/*.pkl", "submitit-*/*.sh", "submitit-*/.submission_file_*.sh", "larger/*", "boards/*/*")
 IF_EMPTY = ("*.err", "submitit-*/*.err", "submitit-*/*.out")
@@ -20,7 +20,7 @@ MARK = "pruned"
 
 def prune(name: str, root: Path) -> int:
     """Remove them from this user's launches; returns how many files. Nothing goes while Slurm does not answer."""
-    own = ((folder, said) for folder, said in launches(name, root) if said["user"] == getpass.getuser())
+    own = ((folder, said) for folder, said in launches(name, root) if said["user"] == username())
     left = [(folder, said) for folder, said in own if not (folder / MARK).exists()]
     cluster = scheduler.cluster() if left else None
     ended = [(folder, said) for folder, said in left if of_cluster(said, cluster)]

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tensloradist.users import username
+
 TIMEOUT_SECONDS = 20.0
 _MOST_JOBS = 400  # in one command line
 
@@ -209,15 +211,9 @@ def qualities() -> set[str] | None:
 
 def accounts() -> set[str] | None:
     """The accounts that this user may charge; None where accounting does not tell."""
-    said = _ask("sacctmgr", "-n", "-P", "show", "assoc", "where", f"user={_user()}", "format=account")
+    said = _ask("sacctmgr", "-n", "-P", "show", "assoc", "where", f"user={username()}", "format=account")
     found = {line.strip() for line in (said or "").splitlines()} - {""}
     return found or None
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()
 
 
 def _integer(text: str | None) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import math
 import shutil
 import socket
@@ -26,6 +25,7 @@ from tensloradist.errors import UserError
 from tensloradist.results.claims import highest_claim
 from tensloradist.results.layout import RunFolder, sweep_folder, write_once
 from tensloradist.sources import commit, sources_hash
+from tensloradist.users import username
 
 PACKAGES = ("tensloradist", "launch", "analysis", "sweeps", "slurm")
 
@@ -64,7 +64,7 @@ def submit(
     at_once = sum(min(array.tasks, array.parallel) * _workers(array, sets) for array in wanted)
     done = Submitted(
         profile,
-        getpass.getuser(),
+        username(),
         socket.gethostname(),
         time.time(),
         commit(),
