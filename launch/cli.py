@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -195,7 +196,8 @@ def _refuse_missing(missing: list[str], sweep: str) -> None:
     from tensloradist.errors import UserError
 
     if missing:
-        raise UserError("Not available offline: " + "; ".join(missing) + f". Run `tensloradist fetch {sweep}`")
+        fetch = shlex.join(("tensloradist", "fetch", sweep))
+        raise UserError("Not available offline: " + "; ".join(missing) + f". Run `{fetch}`")
 
 
 def _refuse_mixture(profile: str | None, local: dict[str, object], cluster: dict[str, object]) -> None:

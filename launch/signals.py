@@ -1,4 +1,4 @@
-"""Signals to a command that launches: ignored for a while, or turned into the interruption that Ctrl-C is."""
+"""Signals to a command that launches: ignored or held back for a while, or turned into the interruption of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,6 +19,33 @@ def ignored(number: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """What would end this process waits until the end of the block, for what must not be left in between.
+
+    Python gives up waiting for a child when it is interrupted: an sbatch would go on, and submit, unseen.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def interrupt_on_termination() -> None:

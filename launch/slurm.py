@@ -19,6 +19,7 @@ from launch.arrays import Array
 from launch.executor import executor, refusal
 from launch.origin import Origin
 from launch.profile import Options
+from launch.signals import held_back
 from launch.slurm_task import run_task
 from launch.submission import Submission
 from tensloradist.errors import UserError
@@ -72,6 +73,7 @@ def submit(
         snapshot=str(code) if code else None,
         cluster=scheduler.cluster(),
     )
+    ids: list[str] = []
     if origin is not None:
         origin.write(folder)
     try:
@@ -81,25 +83,31 @@ def submit(
             write_once(path, _submission(manifest, root, profile, sets[array.options], array, at_once).to_json())
             spread, parallel = (array.processes, array.nodes), {"array_parallelism": array.parallel}
             made = executor(profile, options, folder / f"submitit-{index}", name, spread, code, **parallel)
-            jobs = made.map_array(run_task, [str(path)] * array.tasks)
-            done = done.with_array(folder, _accepted(str(jobs[0].job_id).split("_")[0], array, options))
+            with held_back():
+                jobs = made.map_array(run_task, [str(path)] * array.tasks)
+                ids.append(scheduler.base_id(jobs[0].job_id))
+                done = done.with_array(folder, _accepted(ids[-1], array, options))
         done.write(folder)
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(
             f"profile {profile}, option set {array.options}: Slurm refused the job ({refusal(error)}); "
-            f"{_withdrawn(done, folder) or 'nothing was submitted'}"
+            f"{_withdrawn(ids, folder) or 'nothing was submitted'}"
         ) from error
     except BaseException:  # a full disk, Ctrl-C, a lost connection: jobs that nobody knows of must not stay behind
-        if said := _withdrawn(done, folder):
+        if said := _withdrawn(ids, folder):
             print(f"The submission was cut short: {said}", file=sys.stderr, flush=True)
         raise
     return done, folder
 
 
-def _withdrawn(done: Submitted, folder: Path) -> str | None:
-    """Cancel what was accepted of a launch, and say what became of it; None where there was nothing."""
+def _withdrawn(accepted: list[str], folder: Path) -> str | None:
+    """Cancel what was accepted of a launch, and say what became of it; None where there was nothing.
+
+    Args:
+        accepted: the job ids that came back. squeue tells of those that did not: their scripts lie in the folder.
+    """
     began = scheduler.submitted_from(folder)
-    ids = list(dict.fromkeys([*done.job_ids, *(began or ())]))
+    ids = list(dict.fromkeys([*accepted, *(began or ())]))
     unsure = ""
     if began is None:
         unsure = "; squeue does not tell whether a job was accepted all the same: look for it with squeue --me"

@@ -15,11 +15,13 @@ echo "{name} $*" >> {folder}/calls
 [ -e {folder}/{name}.says ] && cat {folder}/{name}.says
 exit 0
 """
-# Accepts what it is asked as many times as the file says, then refuses; job ids count from 101.
+# Accepts what it is asked as many times as a file says, then refuses; from the second time it waits while another file
+# is there. Job ids count from 101.
 SBATCH = """
 number=$(grep -c '^sbatch' {folder}/calls)
 accepts=$(cat {folder}/sbatch.accepts 2> /dev/null || echo 1000)
 [ $number -gt $accepts ] && {{ echo 'sbatch: error: Job violates a limit' >&2; exit 1; }}
+while [ $number -gt 1 ] && [ -e {folder}/sbatch.waits ]; do sleep 0.1; done
 for script; do :; done
 echo "$((100 + number))|$script" >> {folder}/accepted
 echo "Submitted batch job $((100 + number))"

@@ -2,6 +2,11 @@
 
 import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from fake_slurm import FakeSlurm
@@ -74,6 +79,61 @@ def test_a_submission_cut_short_leaves_no_job_that_nobody_knows_of(slurm, root, 
     assert slurm.asked("scancel") == ["101 102"], "the second had been accepted, too: its script tells"
     assert "jobs 101, 102, which had been accepted, were cancelled" in capfd.readouterr().err
     assert known(root) == ["101"], "what it was stays on record"
+
+
+def test_a_record_that_cannot_be_written_is_of_a_job_that_is_taken_back(slurm, root, monkeypatch, capfd):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("launch.accepted.write_once", full)
+    slurm.fails("squeue")
+    with pytest.raises(OSError, match="No space left"):
+        submit_two(root)
+    said = capfd.readouterr().err
+    assert slurm.asked("scancel") == ["101"] and "jobs 101, " in said and "squeue does not tell" in said
+
+
+SWEEP = """
+name: s
+backbone: {source: digits_vit, name: digits_vit}
+task: {name: digits}
+methods: [lora]
+conditions: [{isorank: [2]}]
+seeds: 2
+"""
+
+
+@pytest.mark.parametrize("whom", ["the command alone", "sbatch, too"])
+def test_an_interruption_takes_a_submission_back(slurm, root, tmp_path, whom):
+    """SIGHUP as kill sends it; Ctrl-C on a terminal reaches sbatch, too, which is then not waited for."""
+    file, profile = tmp_path / "sweep.yaml", tmp_path / "site.yaml"
+    file.write_text(SWEEP)
+    profile.write_text("max_array_size: 1\n")  # hence two arrays
+    waits = slurm.folder / "sbatch.waits"
+    waits.touch()
+    command = [sys.executable, "-m", "tensloradist.cli", "launch", file, "--profile", profile, "--results", root]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's would be ignored
+    )
+    deadline = time.monotonic() + 120
+    while slurm.calls()["sbatch"] < 2:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.1)
+    if whom == "the command alone":
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        waits.unlink()
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    jobs = ["101", "102"] if whom == "the command alone" else ["101"]
+    assert process.returncode == 130 and f"jobs {', '.join(jobs)}, which had been accepted, were cancelled" in out, out
+    assert slurm.asked("scancel") == [" ".join(jobs)] and known(root) == jobs
 
 
 def test_what_cannot_be_cancelled_is_named(slurm, root, capfd):
