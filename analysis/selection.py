@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from tensloradist.errors import UserError
 
 CELL = ["backbone", "task", "condition", "row"]
 ENDED = ("finished", "diverged")
@@ -66,16 +69,24 @@ def select(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Choice]]:
     A setting is chosen by its mean validation score over the seeds that all settings of the cell have results for; a
     diverged run scores below everything. Without a common seed yet, nothing can be chosen fairly: the first setting
     stands, with `common_seeds` 0.
+
+    Raises:
+        UserError: a cell has two runs of one seed and setting, of which one would silently stand for both.
     """
     axes = axis_columns(frame)
-    if not axes:
-        return frame, []
     columns = [frame[name].tolist() for name in CELL]
     settings = [[None if pd.isna(v) else v for v in frame[name].tolist()] for name in axes]
+    keys_of = zip(*settings, strict=True) if axes else [()] * len(frame)
     seeds, states, scores = (frame[name].tolist() for name in ("seed", "state", "validation_score"))
+    run_ids = frame["run_id"].tolist()
     cells: dict[tuple[str, ...], dict[tuple[Any, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
-    for place, (cell, key) in enumerate(zip(zip(*columns, strict=True), zip(*settings, strict=True), strict=True)):
+    for place, (cell, key) in enumerate(zip(zip(*columns, strict=True), keys_of, strict=True)):
         cells[cell][key].append(place)
+    for cell, by_setting in cells.items():
+        for places in by_setting.values():
+            _refuse_repeated(cell, [(seeds[place], run_ids[place]) for place in places])
+    if not axes:
+        return frame, []
     kept: list[int] = []
     choices = []
     for cell, by_setting in cells.items():
@@ -91,6 +102,19 @@ def select(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Choice]]:
         kept += by_setting[keys[best]]
         choices.append(Choice(cell, tried[best].values, tried, len(common), _at_edge(best, tried)))
     return frame.iloc[sorted(kept)], choices
+
+
+def _refuse_repeated(cell: tuple[str, ...], runs: Sequence[tuple[int, str]]) -> None:
+    known: dict[int, str] = {}
+    for seed, run_id in runs:
+        other = known.setdefault(seed, run_id)
+        if other != run_id:
+            backbone, task, condition, row = cell
+            raise UserError(
+                f"the cell '{row}, {task}, {condition}, {backbone}' has two runs of seed {seed}, {other} and {run_id}, "
+                "which its name does not tell apart; launch the sweep again with this version, whose labels do "
+                "(nothing is trained again), or report on two sweeps apart"
+            )
 
 
 def _mean(scores: list[float]) -> float:

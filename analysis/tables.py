@@ -103,6 +103,9 @@ def build(loaded: Loaded, margin: float = MARGIN) -> list[Block]:
 
     Args:
         margin: half the region of practical equivalence, in the unit of the scores.
+
+    Raises:
+        UserError: a cell has two runs of one seed and setting.
     """
     from analysis.differences import with_differences
     from analysis.notes import with_notes

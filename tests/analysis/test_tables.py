@@ -137,6 +137,13 @@ def test_an_isorank_row_of_other_ranks_is_refused(folder):
     assert "refused" in markdown(analysis_of(folder))
 
 
+def test_two_runs_of_one_seed_are_never_one_number(folder):
+    three_seeds(folder)
+    folder.add("att tucker", 1, 0.4, ranks=5, conditions=("isorank r=4",))
+    with pytest.raises(UserError, match=r"'att tucker, dtd, isorank r=4, deit' has two runs of seed 1, att.* and att"):
+        blocks_of(folder)
+
+
 def test_no_lora_no_differences(folder):
     folder.add("att tucker", 0, 0.5)
     blocks = blocks_of(folder)
