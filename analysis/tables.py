@@ -230,6 +230,6 @@ def _with_best(block: Block) -> Block:
     for task in block.tasks:
         cells = {row.name: row.cells[task] for row in block.rows if row.is_ranked and row.cells[task].is_complete}
         if len(cells) > 1:
-            top = max(cell.mean or -np.inf for cell in cells.values())
+            top = max(mean for cell in cells.values() if (mean := cell.mean) is not None)
             new |= {(name, task): replace(cell, best=True) for name, cell in cells.items() if cell.mean == top}
     return mapped(block, new)

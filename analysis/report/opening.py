@@ -98,10 +98,10 @@ def _not_compared(block: Block, task: str) -> str:
     else:
         reasons = sorted({cell.no_difference for _, cell in cells if cell.no_difference})
         why = f"nothing is compared with LoRA ({'; '.join(reasons)})" if reasons else "nothing is compared with LoRA"
-    known = [(name, cell) for name, cell in cells if cell.mean is not None]
+    known = [(mean, name, cell) for name, cell in cells if (mean := cell.mean) is not None]
     if not known:
         return f"{why}, and no run has a score yet"
-    name, cell = max(known, key=lambda item: item[1].mean or 0.0)
+    _, name, cell = max(known, key=lambda item: item[0])
     return f"{why}; the highest mean is that of {short(name, block)}, {score_text(cell)}"
 
 

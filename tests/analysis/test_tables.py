@@ -15,6 +15,7 @@ from analysis.load import load
 from analysis.render.export import tidy_csv
 from analysis.render.markdown import markdown
 from analysis.render.text import difference, score
+from analysis.report.opening import opening
 from analysis.tables import build
 from tensloradist.errors import UserError
 
@@ -135,6 +136,23 @@ def test_an_isorank_row_of_other_ranks_is_refused(folder):
     row = blocks[0].rows[-1]
     assert row.refused and not row.cells and any("not all 4" in n for n in blocks[0].notes)
     assert "refused" in markdown(analysis_of(folder))
+
+
+def test_a_mean_of_zero_is_a_mean(folder):
+    """A correlation such as MCC may be 0, and below."""
+    for seed, below in enumerate((-0.02, -0.03, -0.01)):
+        folder.add("att tucker", seed, 0.0)
+        folder.add("qkv tucker", seed, below)
+    blocks = blocks_of(folder)
+    assert cell_of(blocks, "att tucker").best and not cell_of(blocks, "qkv tucker").best
+    assert "the highest mean is that of att, 0.0 ± 0.0" in opening(analysis_of(folder))[0]
+
+
+def test_equal_means_of_zero_are_both_best(folder):
+    for seed in range(2):
+        folder.add("att tucker", seed, 0.0)
+        folder.add("qkv tucker", seed, 0.0)
+    assert all(row.cells["dtd"].best for row in blocks_of(folder)[0].rows)
 
 
 def test_two_runs_of_one_seed_are_never_one_number(folder):
