@@ -74,13 +74,26 @@ def _selection(analysis: Analysis) -> list[str]:
     if not grids:
         return []
     edges = sum(choice.at_edge for choice in analysis.choices)
+    diverged = sum(choice.setting.without_score > 0 for choice in analysis.choices if not choice.why_not_chosen)
+    unchosen = sum(choice.why_not_chosen is not None for choice in analysis.choices)
     official = set(analysis.loaded.frame["protocol"]) == {"official"}
     part = "the test part, which serves for validation under this protocol" if official else "validation alone"
-    return [
+    sentences = [
         f"For each method, task and condition one setting ({'; or '.join(' / '.join(grid) for grid in grids)}) was "
         f"chosen by its mean score on {part}, over the seeds common to all settings"
         + (f"; {edges} of {len(analysis.choices)} choices lie at the edge of their grid." if edges else ".")
     ]
+    if diverged:
+        sentences.append(
+            f"Settings with fewer diverged runs come first; {diverged} of the chosen ones {_have(diverged)} diverged "
+            "runs, and the mean is that of the others."
+        )
+    if unchosen:
+        sentences.append(
+            f"In {unchosen} of {len(analysis.choices)} cells nothing could be chosen, for lack of scores on common "
+            "seeds, and the first setting stands."
+        )
+    return sentences
 
 
 def _intervals(cells: list[Cell]) -> list[str]:
@@ -157,6 +170,10 @@ def _provenance(analysis: Analysis) -> list[str]:
 def _listed(names: Iterable[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _have(number: int) -> str:
+    return "have" if number != 1 else "has"
 
 
 def _count(number: int, noun: str) -> str:

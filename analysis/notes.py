@@ -125,27 +125,38 @@ def _failures(runs: dict[tuple[str, str], Runs]) -> list[str]:
 def _choices(rows: list[Row]) -> list[str]:
     """What was chosen for whom: methods with the same choice on one line."""
     groups: dict[tuple[str, str], list[str]] = {}
-    unfair = []
+    not_chosen: dict[str, list[str]] = {}
+    diverged = []
     grids: dict[str, set[str]] = {}
     for row in rows:
         for task, cell in row.cells.items():
-            if cell.choice is not None:
-                groups.setdefault((task, cell.choice.describe()), []).append(row.name)
-                unfair += [row.name] if not cell.choice.common_seeds else []
-                grids.setdefault(task, set()).add(" / ".join(describe(tried.values) for tried in cell.choice.tried))
+            choice = cell.choice
+            if choice is None:
+                continue
+            grids.setdefault(task, set()).add(" / ".join(describe(tried.values) for tried in choice.tried))
+            if choice.why_not_chosen:
+                not_chosen.setdefault(choice.why_not_chosen, []).append(row.name)
+                continue
+            groups.setdefault((task, choice.describe()), []).append(row.name)
+            if lost := choice.setting.without_score:
+                diverged.append(
+                    f"{task}, {row.name}: of the {choice.common_seeds} runs that {describe(choice.chosen)} was chosen "
+                    f"by, {lost} {'have' if lost > 1 else 'has'} no validation score (diverged); no setting has fewer "
+                    "such runs."
+                )
     notes = [
         f"{task}: {what}, by mean validation score, for "
         f"{'all methods' if len(names) == len(rows) else ', '.join(names)}."
         for (task, what), names in groups.items()
     ]
+    notes += diverged
     notes += [
         f"Warning: {task}: methods have different grids ({'; '.join(sorted(found))}), so the larger ones are favoured."
         for task, found in grids.items()
         if len(found) > 1
     ]
-    if unfair:
-        notes.append(
-            f"Not chosen but first of the grid, since its settings have no common seed yet: "
-            f"{', '.join(dict.fromkeys(unfair))}."
-        )
+    notes += [
+        f"Not chosen but first of the grid, since {why}: {', '.join(dict.fromkeys(names))}."
+        for why, names in not_chosen.items()
+    ]
     return notes

@@ -104,14 +104,15 @@ def story_lines(story: CellStory) -> list[str]:
     if row.beyond_budget:
         lines.append("  beyond the tolerance of its budget: never bold, not ranked")
     if cell.choice is not None:
-        lines.append(
-            f"  chosen on validation over {cell.choice.common_seeds} common seeds: {cell.choice.describe()}; tried:"
-        )
-        for tried in cell.choice.tried:
-            mean = (
-                "no common seed, or diverged" if tried.validation is None else text.points(tried.validation, digits=2)
-            )
-            lines.append(f"    {describe(tried.values)}: {mean} ({tried.ended} runs ended)")
+        choice = cell.choice
+        if choice.why_not_chosen:
+            lines.append(f"  not chosen, since {choice.why_not_chosen}: {choice.describe()}; tried:")
+        else:
+            lines.append(f"  chosen on validation over {choice.common_seeds} common seeds: {choice.describe()}; tried:")
+        for tried in choice.tried:
+            mean = "no validation score" if tried.validation is None else text.points(tried.validation, digits=2)
+            lost = f", {tried.without_score} without a score (diverged)" if tried.without_score else ""
+            lines.append(f"    {describe(tried.values)}: {mean} ({tried.ended} runs ended{lost})")
     lines.append("  runs:")
     for run in story.runs:
         score = "—" if run.score is None else text.points(run.score, digits=2)

@@ -127,8 +127,12 @@ def _of_condition(block: Block, task: str, analysis: Analysis, absent: list[str]
             if best:
                 lines.append((method, tuple((rate, Estimate(100 * best[rate])) for rate in sorted(best))))
         if lines:
-            rings = tuple((m, float(chosen[m].chosen["learning_rate"])) for m, _ in lines if chosen[m].common_seeds)
-            caption = "Mean validation score over the seeds that all settings have; the choice is made on it."
+            choices = {method: chosen[method] for method, _ in lines}
+            rings = tuple((m, float(c.chosen["learning_rate"])) for m, c in choices.items() if not c.why_not_chosen)
+            caption = (
+                "Mean validation score over the seeds that all settings have, of the runs that have one; the choice is "
+                "made on it, among the settings with the fewest diverged runs."
+            )
             data = Lines(f"validation {block.metrics[task]}", "learning rate", tuple(lines), rings)
             title = "Score against learning rate"
             yield _drawing("learning_rate", title, caption, data, block.backbone, task, name)

@@ -73,8 +73,9 @@ def _section(anchor: str, story: CellStory, common: dict[str, str]) -> CellSecti
     if cell.choice is not None:
         for setting in cell.choice.tried:
             validation = "—" if setting.validation is None else f"{100 * setting.validation:.2f}"
-            is_chosen = setting.values == cell.choice.chosen
-            tried.append((describe(setting.values), validation, str(setting.ended), is_chosen))
+            is_chosen = setting.values == cell.choice.chosen and not cell.choice.why_not_chosen
+            ended = f"{setting.ended}" + (f", {lost} without a score" if (lost := setting.without_score) else "")
+            tried.append((describe(setting.values), validation, ended, is_chosen))
     runs: list[tuple[str, ...]] = [
         (
             str(run.seed),
