@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from analysis.analyse import Analysis
-from analysis.columns import FINGERPRINTS
+from analysis.pairing import Pairing, compared, pair
 from analysis.statistics.intervals import Estimate
-from analysis.statistics.paired import Paired, paired_many
-from analysis.statistics.permutation import holm
-from analysis.statistics.power import seeds_needed
+from analysis.statistics.paired import Paired
 from analysis.statistics.predictions import Array, McNemar, bootstrap_difference, mcnemar
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
@@ -38,41 +36,26 @@ class Comparison:
 
 def compare_methods(analysis: Analysis, first: str, second: str) -> list[Comparison]:
     """First − second wherever either is planned; Holm's p is over the cells compared."""
-    found: list[Comparison] = []
-    samples = []
+    found: dict[tuple[str, str, str], Comparison] = {}
+    pairings: dict[tuple[str, str, str], Pairing] = {}
     for block in analysis.blocks:
         rows = {row.name: row for row in block.rows}
         if first not in rows and second not in rows:
             continue
         for task in block.tasks:
-            cells = [rows[name].cells.get(task) if name in rows else None for name in (first, second)]
-            means = tuple(None if cell is None else cell.mean for cell in cells)
-            one, two = cells
+            one, two = (rows[name].cells.get(task) if name in rows else None for name in (first, second))
+            place = (block.backbone, block.condition.name, task)
             why = None
             if one is None or two is None:
-                missing = [name for name, cell in zip((first, second), cells, strict=True) if cell is None]
+                missing = [name for name, cell in ((first, one), (second, two)) if cell is None]
                 why = f"{' and '.join(missing)} not planned here, or refused"
             else:
-                common = sorted(one.scores.keys() & two.scores.keys())
-                why = _mismatch(analysis, [(one.run_ids[seed], two.run_ids[seed]) for seed in common])
-                if not common:
-                    why = "no common seed has finished"
-                elif why is None:
-                    samples.append(np.array([one.scores[seed] - two.scores[seed] for seed in common]))
-            place = (block.backbone, block.condition.name, task, block.metrics[task])
-            found.append(Comparison(*place, (means[0], means[1]), None, why))
-    differences = paired_many(samples, analysis.margin)
-    need = seeds_needed(len(differences)) if differences else None
-    ps = holm([difference.p for difference in differences])
-    corrected = iter([replace(d, p_holm=p, seeds_needed=need) for d, p in zip(differences, ps, strict=True)])
-    return [c if c.why_not else replace(c, difference=next(corrected)) for c in found]
-
-
-def _mismatch(analysis: Analysis, pairs: list[tuple[str, str]]) -> str | None:
-    names = [f"fingerprint_{name}" for name in FINGERPRINTS]
-    different = {n for a, b in pairs for n in names if analysis.runs[a][n] != analysis.runs[b][n]}
-    shown = ", ".join(sorted(name.removeprefix("fingerprint_") for name in different))
-    return f"the runs differ in {shown}, so they are not paired" if different else None
+                pairings[place] = pair(one, two, analysis.runs, (first, second))
+                why = pairings[place].why_not
+            means = (None if one is None else one.mean, None if two is None else two.mean)
+            found[place] = Comparison(*place, block.metrics[task], means, None, why)
+    differences = compared(pairings, analysis.margin)
+    return [replace(one, difference=differences.get(place)) for place, one in found.items()]
 
 
 @dataclass(frozen=True)

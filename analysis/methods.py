@@ -10,6 +10,7 @@ from analysis.selection import describe
 from analysis.statistics.intervals import BOOTSTRAP_FROM
 from analysis.statistics.permutation import DRAWS, EXACT_UP_TO
 from analysis.tables import Cell
+from analysis.verdicts import verdicts
 
 PROTOCOLS = {
     "sound": "training, validation and test parts are disjoint and the same for all seeds, and scores are test scores "
@@ -119,20 +120,25 @@ def _tests(analysis: Analysis, cells: list[Cell]) -> list[str]:
         "Differences to LoRA are paired by seed (the same data order and head initialisation, checked by fingerprint)"
         + (" and have 95 % t intervals." if any(d.interval for d in differences) else ".")
     ]
-    tested = [d for d in differences if d.p_holm is not None]
-    if tested:
-        exact = any(d.n <= EXACT_UP_TO for d in tested)
-        drawn = any(d.n > EXACT_UP_TO for d in tested)
+    found = verdicts(("", d) for d in differences)
+    if found.tested:
+        exact = any(d.n <= EXACT_UP_TO for _, d in found.tested)
+        drawn = any(d.n > EXACT_UP_TO for _, d in found.tested)
         kinds = ["exact"] * exact + [f"with {DRAWS:,} seeded draws"] * drawn
         parts.append(
             f"They are tested by two-sided sign-flip permutation tests ({' or '.join(kinds)}), Holm-corrected over the "
             "methods of a task and condition."
         )
-        few = [d for d in tested if d.n < (d.seeds_needed or 0)]
-        if few:
+        if few := len(found.few):
             parts.append(
-                f"{len(few)} of {len(tested)} differences have too few seeds for a corrected test to reach 5 %."
+                f"{few} of {len(found.tested)} differences {_have(few)} too few seeds for a corrected test to reach "
+                "5 %."
             )
+    if lost := len(found.untested):
+        parts.append(
+            f"{lost} of {len(differences)} differences {'are' if lost > 1 else 'is'} not tested, since runs diverged, "
+            "and they are those of the other seeds."
+        )
     if any(d.equivalence.probability is not None for d in differences):
         parts.append(
             f"Equivalence is the posterior probability (Student t, reference prior) that the mean difference lies "

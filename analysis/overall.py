@@ -48,7 +48,10 @@ def _overall(block: Block) -> Overall:
     complete = [row for row in block.rows if row.is_ranked and all(cell.is_complete for cell in row.cells.values())]
     left_out = [row.name for row in block.rows if row not in complete and not row.is_reference]
     if left_out:
-        notes.append(f"Left out, being incomplete, beyond the budget or refused: {', '.join(left_out)}.")
+        notes.append(
+            f"Left out, being incomplete (missing, failed or diverged runs), beyond the budget or refused: "
+            f"{', '.join(left_out)}."
+        )
     scale = _scale(block, notes)
     pooled = scale is not None or len(set(block.metrics.values())) == 1
     if not pooled:

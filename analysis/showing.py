@@ -11,6 +11,7 @@ from analysis.render.terminal import console
 from analysis.reproduction import Reproduction
 from analysis.selection import describe
 from analysis.statistics.paired import Paired
+from analysis.verdicts import kind_of_test, span, verdicts
 
 
 def show_comparisons(first: str, second: str, found: list[Comparison]) -> None:
@@ -32,19 +33,34 @@ def show_comparisons(first: str, second: str, found: list[Comparison]) -> None:
         )
     to = console()
     to.print(table)
-    tested = [one.difference for one in found if one.difference]
-    if tested:
-        have, need = min(d.n for d in tested), max(d.seeds_needed or 0 for d in tested)
-        margin = text.points(tested[0].equivalence.margin)
-        if have < need:
-            note = f"{have} seeds are too few for a corrected test over {len(tested)} cells (it needs {need})."
-            to.print(note, highlight=False)
-        to.print(
-            "p: exact sign-flip test; Holm over the cells shown. Brackets: 95 % t interval of the paired difference. "
-            f"Equivalence: the probability that the difference is within ± {margin} points.",
-            markup=False,
-            highlight=False,
+    for line in _verdict(found):
+        to.print(line, markup=False, highlight=False)
+
+
+def _verdict(found: list[Comparison]) -> list[str]:
+    """What the corrected test can say of the cells shown, and what the columns are."""
+    split = verdicts((_place(one), one.difference) for one in found if one.difference is not None)
+    lines = [f"{place}: {d.untested}: not tested, the difference is that of the others." for place, d in split.untested]
+    if not split.tested:
+        return lines
+    paired = split.tested[0][1]
+    if split.few:
+        whom = f": {'; '.join(place for place, _ in split.few)}" if split.enough else ""
+        are = "is" if {d.n for _, d in split.few} == {1} else "are"
+        cells = f"{paired.family} cell{'s' if paired.family != 1 else ''}"
+        lines.append(
+            f"{span(split.few)} {are} too few for a corrected test over {cells} (it needs {paired.seeds_needed}){whom}."
         )
+    lines.append(
+        f"p: {kind_of_test(split.tested)}; Holm over the cells shown. Brackets: 95 % t interval of the paired "
+        f"difference. Equivalence: the probability that the difference is within ± "
+        f"{text.points(paired.equivalence.margin)} points."
+    )
+    return lines
+
+
+def _place(one: Comparison) -> str:
+    return f"{one.task}, {one.condition}, {one.backbone}"
 
 
 def _cells(difference: Paired) -> list[str]:
@@ -52,7 +68,7 @@ def _cells(difference: Paired) -> list[str]:
     return [
         text.points(difference.effect, plus=True) + text.bracketed(difference.interval),
         str(difference.n),
-        f"{difference.p:.3g}",
+        "not tested" if difference.p is None else f"{difference.p:.3g}",
         "" if difference.p_holm is None else f"{difference.p_holm:.3g}",
         "undefined" if same is None else f"{same:.2f}",
     ]
@@ -94,7 +110,8 @@ def story_lines(story: CellStory) -> list[str]:
     if cell.difference is not None:
         d = cell.difference
         holm = "" if d.p_holm is None else f", {d.p_holm:.3g} after Holm's correction"
-        lines.append(f"  difference to LoRA: {text.difference(cell)} over {d.n} seeds, sign-flip p = {d.p:.3g}{holm}")
+        test = f"not tested, since {d.untested}" if d.p is None else f"sign-flip p = {d.p:.3g}{holm}"
+        lines.append(f"  difference to LoRA: {text.difference(cell)} over {d.n} seeds, {test}")
         equal = d.equivalence
         said = equal.undefined if equal.probability is None else f"{equal.probability:.2f}, TOST p = {equal.p_tost:.3g}"
         lines.append(f"  within ± {text.points(equal.margin)} points of LoRA with probability: {said}")

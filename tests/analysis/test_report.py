@@ -120,7 +120,7 @@ BAD = {
     "no LoRA": ({"methods": FEW[1:]}, ["no LoRA", "nothing can be concluded about which is better"]),
     "LoRA failed": (
         {"failed": tuple(("lora", s) for s in range(3))},
-        ["out_of_device_memory", "nothing is compared with LoRA (no common seed)", "3 failed"],
+        ["out_of_device_memory", "nothing is compared with LoRA (no common seed has finished)", "3 failed"],
     ),
     "a method missing in one condition": (
         {"left_out": (("att tucker", "isorank r=4"),)},
