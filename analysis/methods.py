@@ -153,11 +153,21 @@ def _overall(analysis: Analysis) -> list[str]:
     if any(row.iqm for row in rows):
         scale = "scores normalised per task (head-only training 0, full fine-tuning 1)"
         used = scale if any(row.normalised for row in rows) else "raw scores"
+        bootstrapped = any(row.iqm.interval for row in rows if row.iqm)
         parts.append(
-            f"Over tasks, interquartile means of {used} have 95 % intervals from a stratified bootstrap of seeds."
+            f"Over tasks, scores are summarised by interquartile means of {used}"
+            + (
+                ", with 95 % intervals from a stratified bootstrap of seeds."
+                if bootstrapped
+                else ", without intervals."
+            )
         )
     if any(row.improvement for row in rows):
-        parts.append("The probability of improvement over LoRA has the same.")
+        bootstrapped = any(row.improvement.interval for row in rows if row.improvement)
+        parts.append(
+            "The probability of improvement over LoRA is that of one run over another on the same task, "
+            + ("with such an interval." if bootstrapped else "without an interval.")
+        )
     if any(overall.ranks for overall in analysis.overall):
         parts.append("Mean ranks over data sets are compared by Friedman's test and Nemenyi's critical difference.")
     return parts
