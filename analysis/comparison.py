@@ -1,4 +1,4 @@
-"""Two methods compared in every cell that both have, paired by seed; or two single runs, example by example."""
+"""Two methods compared in every cell, or one under two conditions, paired by seed; or two runs, example by example."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from analysis.pairing import Pairing, compared, pair
 from analysis.statistics.intervals import Estimate
 from analysis.statistics.paired import Paired
 from analysis.statistics.predictions import Array, McNemar, bootstrap_difference, mcnemar
+from analysis.tables import Block, Cell
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_result
@@ -26,7 +27,7 @@ class Comparison:
     """The difference first − second in one cell; `why_not` says why there is none."""
 
     backbone: str
-    condition: str
+    condition: str | None  # None: it is between two conditions
     task: str
     metric: str
     means: tuple[float | None, float | None]
@@ -43,7 +44,7 @@ def compare_methods(analysis: Analysis, first: str, second: str) -> list[Compari
         if first not in rows and second not in rows:
             continue
         for task in block.tasks:
-            one, two = (rows[name].cells.get(task) if name in rows else None for name in (first, second))
+            one, two = (_planned(block, name, task) for name in (first, second))
             place = (block.backbone, block.condition.name, task)
             why = None
             if one is None or two is None:
@@ -56,6 +57,42 @@ def compare_methods(analysis: Analysis, first: str, second: str) -> list[Compari
             found[place] = Comparison(*place, block.metrics[task], means, None, why)
     differences = compared(pairings, analysis.margin)
     return [replace(one, difference=differences.get(place)) for place, one in found.items()]
+
+
+def compare_conditions(analysis: Analysis, method: str, first: str, second: str) -> list[Comparison]:
+    """One method under the first condition − under the second, on every backbone and task; Holm's p is over these.
+
+    Args:
+        method, first, second: names of a row and of two conditions.
+    """
+    found: dict[tuple[str, str], Comparison] = {}
+    pairings: dict[tuple[str, str], Pairing] = {}
+    blocks = {(block.backbone, block.condition.name): block for block in analysis.blocks}
+    for backbone in dict.fromkeys(block.backbone for block in analysis.blocks):
+        both = [blocks.get((backbone, condition)) for condition in (first, second)]
+        for task in dict.fromkeys(task for block in both if block for task in block.tasks):
+            one, two = (_planned(block, method, task) for block in both)
+            why = None
+            if one is None or two is None:
+                missing = [condition for condition, cell in ((first, one), (second, two)) if cell is None]
+                why = f"not planned under {' and '.join(missing)}, or refused"
+            elif one.run_ids == two.run_ids:
+                why = "the runs of both conditions are the same"
+            else:
+                pairings[backbone, task] = pair(one, two, analysis.runs, (first, second))
+                why = pairings[backbone, task].why_not
+            means = (None if one is None else one.mean, None if two is None else two.mean)
+            metric = next(block.metrics[task] for block in both if block and task in block.tasks)
+            found[backbone, task] = Comparison(backbone, None, task, metric, means, None, why)
+    differences = compared(pairings, analysis.margin)
+    return [replace(one, difference=differences.get(place)) for place, one in found.items()]
+
+
+def _planned(block: Block | None, method: str, task: str) -> Cell | None:
+    """A method's cell, where runs are planned for it and its row is not refused."""
+    row = None if block is None else next((row for row in block.rows if row.name == method), None)
+    cell = None if row is None else row.cells.get(task)
+    return cell if cell is not None and cell.planned else None
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,24 @@ from analysis.statistics.paired import Paired
 from analysis.verdicts import kind_of_test, span, verdicts
 
 
-def show_comparisons(first: str, second: str, found: list[Comparison]) -> None:
-    """A line for each cell, and what the test can say at all."""
+def show_comparisons(first: str, second: str, found: list[Comparison], method: str | None = None) -> None:
+    """A line for each cell, and what the test can say at all.
+
+    Args:
+        method: the one that is compared between the conditions first and second; None: these are methods.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{first} − {second}, in points, paired by seed"
+    title = f"{f'{method}: ' if method else ''}{first} − {second}, in points, paired by seed"
     table = Table(title=Text(title, style="table.title"), title_justify="left")
-    for name in ("backbone", "condition", "task"):
+    for name in ("backbone", *(() if method else ("condition",)), "task"):
         table.add_column(name)
     for name in (first, second, "difference", "seeds", "p", "p (Holm)", "equivalence"):
         table.add_column(Text(name), justify="right")
     for one in found:
         means = ["—" if mean is None else text.points(mean) for mean in one.means]
-        place = [Text(name) for name in (one.backbone, one.condition, f"{one.task} ({one.metric})")]
+        place = [Text(name) for name in (one.backbone, one.condition, f"{one.task} ({one.metric})") if name is not None]
         table.add_row(
             *place, *means, *([one.why_not or "", *[""] * 4] if one.difference is None else _cells(one.difference))
         )
@@ -60,7 +64,7 @@ def _verdict(found: list[Comparison]) -> list[str]:
 
 
 def _place(one: Comparison) -> str:
-    return f"{one.task}, {one.condition}, {one.backbone}"
+    return ", ".join(name for name in (one.task, one.condition, one.backbone) if name is not None)
 
 
 def _cells(difference: Paired) -> list[str]:

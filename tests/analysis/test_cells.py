@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.address import parse, parse_row
+from analysis.address import parse, parse_name
 from analysis.analyse import analyse
 from analysis.cells import Address, addresses, story
 from analysis.comparison import compare_methods, compare_runs
@@ -73,10 +73,10 @@ def test_addresses_that_mean_no_cell_or_several(text, says):
 
 def test_methods_by_their_first_words():
     rows = ["lora", "lora scale=2.0", "att tucker", "qkv tucker", "qkv cp"]
-    assert [parse_row(text, rows) for text in ("lora", "att", "qkv cp")] == ["lora", "att tucker", "qkv cp"]
+    assert [parse_name(text, "method", rows) for text in ("lora", "att", "qkv cp")] == ["lora", "att tucker", "qkv cp"]
     for text, says in (("qkv", "means 2 methods"), ("atr", "Did you mean 'att tucker'"), ("", "Unknown")):
         with pytest.raises(UserError, match=says):
-            parse_row(text, rows)
+            parse_name(text, "method", rows)
 
 
 def three(folder, row, values, **more):
