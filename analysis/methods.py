@@ -42,16 +42,15 @@ def _training(analysis: Analysis, cells: list[Cell]) -> list[str]:
     if "isorank" in kinds:
         ranks = sorted({b.condition.rank for b in analysis.blocks if b.condition.kind == "isorank"})
         parts.append(f"Under isorank every mode has LoRA's rank ({', '.join(map(str, ranks))}).")
-    for condition in dict.fromkeys(
-        (b.condition.rank, b.condition.strategy, b.condition.tolerance)
-        for b in analysis.blocks
-        if b.condition.kind == "isoparameter"
-    ):
-        rank, strategy, tolerance = condition
-        within = f"; rows off by more than {100 * tolerance:g} % are not ranked" if tolerance is not None else ""
-        parts.append(
-            f"Under isoparameter the ranks ({strategy}) are solved for the parameters of LoRA r={rank}{within}."
-        )
+    for condition in {block.condition.name: block.condition for block in analysis.blocks}.values():
+        if condition.kind == "isoparameter":
+            tolerance = condition.tolerance
+            within = f"; rows off by more than {100 * tolerance:g} % are not ranked" if tolerance is not None else ""
+            pinned = "".join(f", {mode} pinned to {rank}" for mode, rank in sorted(condition.pinned.items()))
+            parts.append(
+                f"Under isoparameter the ranks ({condition.strategy}{pinned}) are solved for the parameters of LoRA "
+                f"r={condition.rank}{within}."
+            )
     parts += [
         f"In these runs {PROTOCOLS.get(str(protocol), f'the protocol is {protocol}')}."
         for protocol in frame["protocol"].unique()

@@ -8,6 +8,7 @@ from analysis.overall import Overall, OverallRow
 from analysis.statistics.intervals import Estimate, Interval
 from analysis.tables import Block, Cell, Row
 from analysis.verdicts import is_established
+from tensloradist.results.schema import Condition
 
 MINUS = "−"
 HEAD = (
@@ -106,6 +107,11 @@ def title(block: Block | Overall) -> str:
         budget = f": the parameters of LoRA r={block.condition.rank}, {block.condition.strategy} ranks"
     over = f", over {len(block.tasks)} tasks" if isinstance(block, Overall) else ""
     return f"{block.backbone}, {block.condition.name}{over}{budget}"
+
+
+def series(condition: Condition) -> str:
+    """'isoparameter spectrum': a condition but for its rank, which is what a line over ranks is of."""
+    return condition.name.replace(f" r={condition.rank}", "", 1)
 
 
 def is_empty(block: Block) -> bool:

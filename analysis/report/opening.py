@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.analyse import Analysis
-from analysis.render.text import bracketed, points
+from analysis.render.text import bracketed, points, series
 from analysis.render.text import score as score_text
 from analysis.statistics.paired import Paired
 from analysis.tables import Block, Cell
@@ -37,7 +37,10 @@ def _scores(block: Block) -> int:
 
 def _where(block: Block) -> str:
     rank = block.condition.rank
-    return f"at LoRA r={rank}'s budget" if block.condition.kind == "isoparameter" else f"at rank {rank}"
+    if block.condition.kind == "isorank":
+        return f"at rank {rank}"
+    allotted = series(block.condition).removeprefix("isoparameter").strip()  # '' where balanced, as by default
+    return f"at LoRA r={rank}'s budget" + (f" ({allotted})" if allotted else "")
 
 
 def _of_block(block: Block) -> str:

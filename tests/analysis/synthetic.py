@@ -42,7 +42,7 @@ class Synthetic:
     backbones: tuple[str, ...] = ("deit_tiny",)
     methods: tuple[str, ...] = METHODS
     ranks: tuple[int, ...] = (4,)
-    kinds: tuple[str, ...] = ("isorank", "isoparameter")
+    kinds: tuple[str, ...] = ("isorank", "isoparameter")  # and 'isoparameter spectrum'
     seeds: int = 3
     rates: tuple[float, ...] = (5e-4, 2e-3)
     epochs: int = 3
@@ -80,8 +80,13 @@ class Synthetic:
     def _condition(self, kind: str, rank: int) -> Condition:
         if kind == "isorank":
             return Condition(name=f"isorank r={rank}", kind="isorank", rank=rank)
+        _, _, strategy = kind.partition(" ")
         return Condition(
-            name=f"isoparameter r={rank}", kind="isoparameter", rank=rank, strategy="balanced", tolerance=0.02
+            name=f"isoparameter r={rank} {strategy}".strip(),
+            kind="isoparameter",
+            rank=rank,
+            strategy=strategy or "balanced",
+            tolerance=0.02,
         )
 
     def _plan(self, runs, backbone, task, method, condition, rate, seed):
@@ -90,7 +95,7 @@ class Synthetic:
         tensor = kind == "tenslora"
         rank = condition.rank
         if tensor and condition.kind == "isoparameter":
-            rank = 2 * condition.rank
+            rank = (2 if condition.strategy == "balanced" else 3) * condition.rank
         count = {"lora": budget, "head": 0, "full": 5_500_000}.get(kind)
         if count is None:
             draw = self._random("parameters", method).uniform(0.1, 0.9)

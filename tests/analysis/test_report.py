@@ -13,6 +13,7 @@ from analysis.analyse import analyse
 from analysis.figures.drawing import render
 from analysis.figures.plan import plan_figures
 from analysis.load import load, load_from
+from analysis.methods import methods_paragraph
 from analysis.report.opening import opening
 from analysis.report.page import page
 from analysis.report.write import write_report
@@ -97,6 +98,12 @@ def test_the_answer_is_three_sentences(tmp_path):
         "With 3 seeds these are estimates and not findings: a corrected test needs 9 seeds, so no difference is "
         "established and none is excluded."
     )
+
+
+def test_another_allotment_of_the_budget_is_named(tmp_path):
+    analysis = analysis_of(tmp_path, kinds=("isoparameter spectrum", "isoparameter depth=1"), seeds=2, rates=(1e-3,))
+    assert opening(analysis)[0].startswith("On dtd (deit_tiny), at LoRA r=4's budget (spectrum), ")
+    assert "the ranks (spectrum) are solved for" in methods_paragraph(analysis)
 
 
 def test_what_is_established_is_named(tmp_path):
