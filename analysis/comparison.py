@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from analysis.analyse import Analysis
 from analysis.pairing import Pairing, compared, pair
@@ -15,7 +16,7 @@ from analysis.statistics.paired import Paired
 from analysis.statistics.predictions import Array, McNemar, bootstrap_difference, mcnemar
 from analysis.tables import Block, Cell
 from tensloradist.errors import UserError
-from tensloradist.results.layout import RunFolder
+from tensloradist.results.layout import RunFolder, find_run
 from tensloradist.results.publish import read_result
 from tensloradist.results.schema import Result
 
@@ -116,7 +117,7 @@ def compare_runs(root: Path, first: str, second: str) -> RunComparison:
     Raises:
         UserError: no such run, no result or predictions, different test examples, or a metric of a plugin.
     """
-    folders = [find_run(root, wanted) for wanted in (first, second)]
+    folders = [find_run(wanted, root) for wanted in (first, second)]
     results = [_result(folder) for folder in folders]
     metric = results[0].metrics.primary
     if results[1].metrics.primary != metric:
@@ -127,9 +128,8 @@ def compare_runs(root: Path, first: str, second: str) -> RunComparison:
     if ids != other_ids or not np.array_equal(labels, other_labels):
         raise UserError(f"runs {folders[0].run_id} and {folders[1].run_id} were tested on different examples")
     scored = _scorer(metric)
-    hits = None
-    if metric in CLASSIFICATION:
-        hits = mcnemar(one.argmax(-1) == labels, two.argmax(-1) == labels)
+    right = [_right(metric, outputs, labels) for outputs in (one, two)]
+    hits = None if right[0] is None or right[1] is None else mcnemar(right[0], right[1])
     return RunComparison(
         (folders[0].run_id, folders[1].run_id),
         metric,
@@ -138,20 +138,6 @@ def compare_runs(root: Path, first: str, second: str) -> RunComparison:
         bootstrap_difference(scored, one, two, labels),
         hits,
     )
-
-
-def find_run(root: Path, wanted: str) -> RunFolder:
-    """The one run of a results folder whose id begins so.
-
-    Raises:
-        UserError: none, or several.
-    """
-    found = sorted(path.name for path in (root / "runs").glob(f"{wanted}*") if path.is_dir()) if wanted else []
-    if wanted in found or len(found) == 1:
-        return RunFolder(root, wanted if wanted in found else found[0])
-    if not found:
-        raise UserError(f"run {wanted!r}: none in {root / 'runs'} has an id that begins so")
-    raise UserError(f"run {wanted!r}: {len(found)} ids begin so ({', '.join(found[:4])}, …); give more of it")
 
 
 def _result(folder: RunFolder) -> Result:
@@ -177,11 +163,19 @@ def _predictions(folder: RunFolder, result: Result) -> tuple[Array, Array, list[
         raise UserError(f"{path}: cannot be read as predictions ({error})") from error
 
 
+def _right(metric: str, outputs: Array, labels: Array) -> npt.NDArray[np.bool_] | None:
+    """Which examples are right; None of a metric that is not made of right and wrong."""
+    if metric in CLASSIFICATION:
+        found: npt.NDArray[np.bool_] = outputs.argmax(-1) == labels
+        return found
+    return outputs[:, 2] > 0 if metric == "exact_match" else None
+
+
 def _scorer(metric: str):  # type: ignore[no-untyped-def]  # (logits, labels) -> float
-    from tensloradist.tasks.metrics import accuracy, accuracy_f1, correlations, matthews
+    from tensloradist.tasks.metrics import accuracy, accuracy_f1, answers, correlations, matthews
 
     known = {"accuracy": accuracy, "f1": accuracy_f1, "matthews": matthews}
-    known |= {"spearman": correlations, "pearson": correlations}
+    known |= {"spearman": correlations, "pearson": correlations, "exact_match": answers, "perplexity": answers}
     if metric not in known:
         raise UserError(
             f"metric {metric!r} is a plugin's, which the analysis cannot compute; known: {', '.join(known)}"
