@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.results.manifests import manifest_digest
 from tensloradist.results.schema import (
     AttemptEnd,
     AttemptRecord,
@@ -31,6 +32,16 @@ FACTORIZATIONS = ("tucker", "cp", "tensor_train", "tensor_ring")
 METHODS = ("lora", *(f"{grouping} tucker" for grouping in GROUPINGS))
 THIRTY = ("head", "lora", *(f"{g} {f}" for g in GROUPINGS for f in FACTORIZATIONS))
 MODES = ("projection", "depth", "heads", "head_dim", "input")
+
+
+def put_manifest(root: Path, manifest: Manifest) -> str:
+    """Write a manifest as a launch would, as the newest one; returns its digest."""
+    text = manifest.model_dump_json()
+    folder, digest = sweep_folder(root, manifest.name), manifest_digest(text)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{digest}.json").write_text(text)
+    (folder / "latest").write_text(f"{digest}\n")
+    return digest
 
 
 @dataclass
@@ -71,10 +82,7 @@ class Synthetic:
         manifest = Manifest(
             name=self.name, sweep_sha256="0" * 64, conditions=tuple(conditions), runs=tuple(runs.values())
         )
-        folder = sweep_folder(root, self.name)
-        folder.mkdir(parents=True)
-        (folder / "synthetic.json").write_text(manifest.model_dump_json())
-        (folder / "latest").write_text("synthetic\n")
+        put_manifest(root, manifest)
         return len(runs)
 
     def _condition(self, kind: str, rank: int) -> Condition:
