@@ -64,7 +64,7 @@ def results(
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A method, or a run's id or the beginning of it.")],
-    second: Annotated[str | None, typer.Argument(metavar="[B]", help="As A; none with --between.")] = None,
+    second: Annotated[str | None, typer.Argument(metavar="B", help="As A; none with --between.")] = None,
     between: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="CONDITION CONDITION", help="Compare method A under these two conditions."),
@@ -84,7 +84,7 @@ def compare(
 
         tensloradist compare qkv_depth lora --sweep demo
 
-        tensloradist compare qkv_depth --between "isorank 4" "isoparameter 4" --sweep demo
+        tensloradist compare qkv_depth --between isorank isoparameter --sweep demo
 
         tensloradist compare 3fa1 07bc
     """

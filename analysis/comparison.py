@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -166,16 +168,22 @@ def _predictions(folder: RunFolder, result: Result) -> tuple[Array, Array, list[
 def _right(metric: str, outputs: Array, labels: Array) -> npt.NDArray[np.bool_] | None:
     """Which examples are right; None of a metric that is not made of right and wrong."""
     if metric in CLASSIFICATION:
-        found: npt.NDArray[np.bool_] = outputs.argmax(-1) == labels
-        return found
-    return outputs[:, 2] > 0 if metric == "exact_match" else None
+        return np.asarray(outputs.argmax(-1) == labels)
+    return np.asarray(outputs[:, 2], dtype=bool) if metric == "exact_match" else None
 
 
 def _scorer(metric: str):  # type: ignore[no-untyped-def]  # (logits, labels) -> float
     from tensloradist.tasks.metrics import accuracy, accuracy_f1, answers, correlations, matthews
 
-    known = {"accuracy": accuracy, "f1": accuracy_f1, "matthews": matthews}
-    known |= {"spearman": correlations, "pearson": correlations, "exact_match": answers, "perplexity": answers}
+    known: dict[str, Callable[[Any, Any], dict[str, float]]] = {
+        "accuracy": accuracy,
+        "f1": accuracy_f1,
+        "matthews": matthews,
+        "spearman": correlations,
+        "pearson": correlations,
+        "exact_match": answers,
+        "perplexity": answers,
+    }
     if metric not in known:
         raise UserError(
             f"metric {metric!r} is a plugin's, which the analysis cannot compute; known: {', '.join(known)}"
