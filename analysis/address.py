@@ -1,4 +1,4 @@
-"""What a user types for a cell or a method: 'qkv_depth, dtd, isorank 4' for the cell of those names."""
+"""What a user types for a cell, a method or a condition: 'qkv_depth, dtd, isorank 4' for the cell of those names."""
 
 from __future__ import annotations
 
@@ -40,25 +40,28 @@ def parse(text: str, known: Sequence[Address]) -> Address:
     raise UserError(f"{text!r} means {len(nearest)} cells; say more:{shown}")
 
 
-def parse_row(text: str, rows: Sequence[str]) -> str:
-    """The one method (row) that a text means: its name, or its first words.
+def parse_name(text: str, kind: str, names: Sequence[str]) -> str:
+    """The one method (row), or the one condition, that a text means: its name, or its first words.
+
+    Args:
+        kind: 'method' or 'condition', for the message.
 
     Raises:
         UserError: none, or several.
     """
-    found = [row for row in rows if _words(text) == _words(row)] or [row for row in rows if _begins(text, row)]
+    found = [name for name in names if _words(text) == _words(name)] or [name for name in names if _begins(text, name)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{text!r} means {len(found)} methods: {', '.join(found)}; give one in full")
-    near = _near(text, rows)
+        raise UserError(f"{text!r} means {len(found)} {kind}s: {', '.join(found)}; give one in full")
+    near = _near(text, names)
     hint = f" Did you mean {near!r}?" if near else ""
-    raise UserError(f"Unknown method {text!r}.{hint} Known: {', '.join(rows)}.")
+    raise UserError(f"Unknown {kind} {text!r}.{hint} Known: {', '.join(names)}.")
 
 
 def _words(text: str) -> list[str]:
-    """'isorank r=4' and 'Isorank 4' are the same words."""
-    return re.sub(r"\br=", "", text.lower()).replace(",", " ").split()
+    """'isorank r=4' and 'Isorank 4' are the same words, and so are 'core×8' and 'corex8', where no key is ×."""
+    return re.sub(r"\br=", "", text.lower()).replace("×", "x").replace(",", " ").split()
 
 
 def _begins(part: str, name: str) -> bool:

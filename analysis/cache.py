@@ -13,14 +13,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis import columns
 from analysis.columns import MEASURED, Column
 from tensloradist.caching import entry_path
+from tensloradist.results import publish, schema
 from tensloradist.results.layout import write_replacing
 
 RUN = {"run_id": Column("str", "", "")}
 STAMP = ("mtime_ns", "ctime_ns", "size", "inode")
 Stamp = tuple[int, int, int, int]
-_MAKERS = ("columns.py", "outcomes.py", "cache.py")  # whoever changes how a row is made invalidates it
+MAKERS = tuple(  # whoever changes how a row is made, or how a result is read and validated, invalidates it
+    Path(module.__file__ or "") for module in (columns, publish, schema)
+) + tuple(Path(__file__).with_name(name) for name in ("outcomes.py", "cache.py"))
 log = logging.getLogger("tensloradist")
 
 
@@ -74,5 +78,4 @@ def write_cache(root: Path, frame: pd.DataFrame) -> None:
 
 
 def _made_by() -> bytes:
-    texts = [Path(__file__).with_name(name).read_bytes() for name in _MAKERS]
-    return hashlib.sha256(b"".join(texts)).hexdigest().encode()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in MAKERS)).hexdigest().encode()

@@ -64,36 +64,51 @@ def results(
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A method, or a run's id or the beginning of it.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="As A.")],
+    second: Annotated[str | None, typer.Argument(metavar="B", help="As A; none with --between.")] = None,
+    between: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="CONDITION CONDITION", help="Compare method A under these two conditions."),
+    ] = None,
     sweep: SweepOption = None,
     results: Results = None,
     margin: Annotated[float, typer.Option(min=0.0, help="Half the region of practical equivalence, in points.")] = 0.5,
     json: Json = False,
 ) -> None:
-    """Compare two methods over seeds, in every cell that both have; or two runs over test examples.
+    """Compare two methods over seeds, in every cell; or one method between two conditions; or two runs.
 
-    Methods: A − B paired by seed, with the exact sign-flip test. Runs: McNemar's test and a bootstrap of examples, from
-    the stored predictions; this speaks of these two trained models, not of the methods.
+    Methods: A − B paired by seed, with the sign-flip test. One method --between two conditions: the first − the second,
+    paired by seed, on every backbone and task. Runs: McNemar's test and a bootstrap of examples, from the stored
+    predictions; this speaks of these two trained models, not of the methods.
 
     Examples:
 
         tensloradist compare qkv_depth lora --sweep demo
+
+        tensloradist compare qkv_depth --between isorank isoparameter --sweep demo
 
         tensloradist compare 3fa1 07bc
     """
     from tensloradist.errors import UserError
     from tensloradist.results.layout import results_root
 
+    if between is not None:
+        if second is not None:
+            raise UserError(f"--between compares one method between two conditions: leave {second!r} or --between out")
+        _compare_conditions(first, between, _analysis(sweep, results, margin), json)
+        return
+    if second is None:
+        raise UserError(
+            f"{first!r} is compared with nothing: give a second method or run, or --between CONDITION CONDITION"
+        )
     root = results_root(results)
     if not sweep and all(_is_run(name, root) for name in (first, second)):
         _compare_runs(root, first, second, json)
         return
-    from analysis.address import parse_row
+    from analysis.address import parse_name
     from analysis.comparison import compare_methods
 
     analysis = _analysis(sweep, results, margin)
-    rows = list(dict.fromkeys(row.name for block in analysis.blocks for row in block.rows))
-    names = [parse_row(name, rows) for name in (first, second)]
+    names = [parse_name(name, "method", _rows(analysis)) for name in (first, second)]
     if names[0] == names[1]:
         raise UserError(f"{first!r} and {second!r} are the same method, {names[0]}")
     found = compare_methods(analysis, names[0], names[1])
@@ -155,6 +170,31 @@ def reproduce(
     show_reproduction(address, found)
     if not found.holds:
         raise typer.Exit(1)
+
+
+def _compare_conditions(method: str, between: tuple[str, str], analysis: Analysis, json: bool) -> None:
+    from analysis.address import parse_name
+    from analysis.comparison import compare_conditions
+    from tensloradist.errors import UserError
+
+    row = parse_name(method, "method", _rows(analysis))
+    conditions = list(dict.fromkeys(block.condition.name for block in analysis.blocks))
+    first, second = (parse_name(name, "condition", conditions) for name in between)
+    if first == second:
+        raise UserError(
+            f"--between {between[0]!r} {between[1]!r}: both are {first!r}; the conditions are {', '.join(conditions)}"
+        )
+    found = compare_conditions(analysis, row, first, second)
+    if json:
+        _json({"method": row, "first": first, "second": second, "cells": [_plain(one) for one in found]})
+        return
+    from analysis.showing import show_comparisons
+
+    show_comparisons(first, second, found, row)
+
+
+def _rows(analysis: Analysis) -> list[str]:
+    return list(dict.fromkeys(row.name for block in analysis.blocks for row in block.rows))
 
 
 def _compare_runs(root: Path, first: str, second: str, json: bool) -> None:

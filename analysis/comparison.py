@@ -1,22 +1,24 @@
-"""Two methods compared in every cell that both have, paired by seed; or two single runs, example by example."""
+"""Two methods compared in every cell, or one under two conditions, paired by seed; or two runs, example by example."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from analysis.analyse import Analysis
-from analysis.columns import FINGERPRINTS
+from analysis.pairing import Pairing, compared, pair
 from analysis.statistics.intervals import Estimate
-from analysis.statistics.paired import Paired, paired_many
-from analysis.statistics.permutation import holm
-from analysis.statistics.power import seeds_needed
+from analysis.statistics.paired import Paired
 from analysis.statistics.predictions import Array, McNemar, bootstrap_difference, mcnemar
+from analysis.tables import Block, Cell
 from tensloradist.errors import UserError
-from tensloradist.results.layout import RunFolder
+from tensloradist.results.layout import RunFolder, find_run
 from tensloradist.results.publish import read_result
 from tensloradist.results.schema import Result
 
@@ -28,7 +30,7 @@ class Comparison:
     """The difference first − second in one cell; `why_not` says why there is none."""
 
     backbone: str
-    condition: str
+    condition: str | None  # None: it is between two conditions
     task: str
     metric: str
     means: tuple[float | None, float | None]
@@ -38,41 +40,62 @@ class Comparison:
 
 def compare_methods(analysis: Analysis, first: str, second: str) -> list[Comparison]:
     """First − second wherever either is planned; Holm's p is over the cells compared."""
-    found: list[Comparison] = []
-    samples = []
+    found: dict[tuple[str, str, str], Comparison] = {}
+    pairings: dict[tuple[str, str, str], Pairing] = {}
     for block in analysis.blocks:
         rows = {row.name: row for row in block.rows}
         if first not in rows and second not in rows:
             continue
         for task in block.tasks:
-            cells = [rows[name].cells.get(task) if name in rows else None for name in (first, second)]
-            means = tuple(None if cell is None else cell.mean for cell in cells)
-            one, two = cells
+            one, two = (_planned(block, name, task) for name in (first, second))
+            place = (block.backbone, block.condition.name, task)
             why = None
             if one is None or two is None:
-                missing = [name for name, cell in zip((first, second), cells, strict=True) if cell is None]
+                missing = [name for name, cell in ((first, one), (second, two)) if cell is None]
                 why = f"{' and '.join(missing)} not planned here, or refused"
             else:
-                common = sorted(one.scores.keys() & two.scores.keys())
-                why = _mismatch(analysis, [(one.run_ids[seed], two.run_ids[seed]) for seed in common])
-                if not common:
-                    why = "no common seed has finished"
-                elif why is None:
-                    samples.append(np.array([one.scores[seed] - two.scores[seed] for seed in common]))
-            place = (block.backbone, block.condition.name, task, block.metrics[task])
-            found.append(Comparison(*place, (means[0], means[1]), None, why))
-    differences = paired_many(samples, analysis.margin)
-    need = seeds_needed(len(differences)) if differences else None
-    ps = holm([difference.p for difference in differences])
-    corrected = iter([replace(d, p_holm=p, seeds_needed=need) for d, p in zip(differences, ps, strict=True)])
-    return [c if c.why_not else replace(c, difference=next(corrected)) for c in found]
+                pairings[place] = pair(one, two, analysis.runs, (first, second))
+                why = pairings[place].why_not
+            means = (None if one is None else one.mean, None if two is None else two.mean)
+            found[place] = Comparison(*place, block.metrics[task], means, None, why)
+    differences = compared(pairings, analysis.margin)
+    return [replace(one, difference=differences.get(place)) for place, one in found.items()]
 
 
-def _mismatch(analysis: Analysis, pairs: list[tuple[str, str]]) -> str | None:
-    names = [f"fingerprint_{name}" for name in FINGERPRINTS]
-    different = {n for a, b in pairs for n in names if analysis.runs[a][n] != analysis.runs[b][n]}
-    shown = ", ".join(sorted(name.removeprefix("fingerprint_") for name in different))
-    return f"the runs differ in {shown}, so they are not paired" if different else None
+def compare_conditions(analysis: Analysis, method: str, first: str, second: str) -> list[Comparison]:
+    """One method under the first condition − under the second, on every backbone and task; Holm's p is over these.
+
+    Args:
+        method, first, second: names of a row and of two conditions.
+    """
+    found: dict[tuple[str, str], Comparison] = {}
+    pairings: dict[tuple[str, str], Pairing] = {}
+    blocks = {(block.backbone, block.condition.name): block for block in analysis.blocks}
+    for backbone in dict.fromkeys(block.backbone for block in analysis.blocks):
+        both = [blocks.get((backbone, condition)) for condition in (first, second)]
+        for task in dict.fromkeys(task for block in both if block for task in block.tasks):
+            one, two = (_planned(block, method, task) for block in both)
+            why = None
+            if one is None or two is None:
+                missing = [condition for condition, cell in ((first, one), (second, two)) if cell is None]
+                why = f"not planned under {' and '.join(missing)}, or refused"
+            elif one.run_ids == two.run_ids:
+                why = "the runs of both conditions are the same"
+            else:
+                pairings[backbone, task] = pair(one, two, analysis.runs, (first, second))
+                why = pairings[backbone, task].why_not
+            means = (None if one is None else one.mean, None if two is None else two.mean)
+            metric = next(block.metrics[task] for block in both if block and task in block.tasks)
+            found[backbone, task] = Comparison(backbone, None, task, metric, means, None, why)
+    differences = compared(pairings, analysis.margin)
+    return [replace(one, difference=differences.get(place)) for place, one in found.items()]
+
+
+def _planned(block: Block | None, method: str, task: str) -> Cell | None:
+    """A method's cell, where runs are planned for it and its row is not refused."""
+    row = None if block is None else next((row for row in block.rows if row.name == method), None)
+    cell = None if row is None else row.cells.get(task)
+    return cell if cell is not None and cell.planned else None
 
 
 @dataclass(frozen=True)
@@ -96,7 +119,7 @@ def compare_runs(root: Path, first: str, second: str) -> RunComparison:
     Raises:
         UserError: no such run, no result or predictions, different test examples, or a metric of a plugin.
     """
-    folders = [find_run(root, wanted) for wanted in (first, second)]
+    folders = [find_run(wanted, root) for wanted in (first, second)]
     results = [_result(folder) for folder in folders]
     metric = results[0].metrics.primary
     if results[1].metrics.primary != metric:
@@ -107,9 +130,8 @@ def compare_runs(root: Path, first: str, second: str) -> RunComparison:
     if ids != other_ids or not np.array_equal(labels, other_labels):
         raise UserError(f"runs {folders[0].run_id} and {folders[1].run_id} were tested on different examples")
     scored = _scorer(metric)
-    hits = None
-    if metric in CLASSIFICATION:
-        hits = mcnemar(one.argmax(-1) == labels, two.argmax(-1) == labels)
+    right = [_right(metric, outputs, labels) for outputs in (one, two)]
+    hits = None if right[0] is None or right[1] is None else mcnemar(right[0], right[1])
     return RunComparison(
         (folders[0].run_id, folders[1].run_id),
         metric,
@@ -118,20 +140,6 @@ def compare_runs(root: Path, first: str, second: str) -> RunComparison:
         bootstrap_difference(scored, one, two, labels),
         hits,
     )
-
-
-def find_run(root: Path, wanted: str) -> RunFolder:
-    """The one run of a results folder whose id begins so.
-
-    Raises:
-        UserError: none, or several.
-    """
-    found = sorted(path.name for path in (root / "runs").glob(f"{wanted}*") if path.is_dir()) if wanted else []
-    if wanted in found or len(found) == 1:
-        return RunFolder(root, wanted if wanted in found else found[0])
-    if not found:
-        raise UserError(f"run {wanted!r}: none in {root / 'runs'} has an id that begins so")
-    raise UserError(f"run {wanted!r}: {len(found)} ids begin so ({', '.join(found[:4])}, …); give more of it")
 
 
 def _result(folder: RunFolder) -> Result:
@@ -157,11 +165,25 @@ def _predictions(folder: RunFolder, result: Result) -> tuple[Array, Array, list[
         raise UserError(f"{path}: cannot be read as predictions ({error})") from error
 
 
-def _scorer(metric: str):  # type: ignore[no-untyped-def]  # (logits, labels) -> float
-    from tensloradist.tasks.metrics import accuracy, accuracy_f1, correlations, matthews
+def _right(metric: str, outputs: Array, labels: Array) -> npt.NDArray[np.bool_] | None:
+    """Which examples are right; None of a metric that is not made of right and wrong."""
+    if metric in CLASSIFICATION:
+        return np.asarray(outputs.argmax(-1) == labels)
+    return np.asarray(outputs[:, 2], dtype=bool) if metric == "exact_match" else None
 
-    known = {"accuracy": accuracy, "f1": accuracy_f1, "matthews": matthews}
-    known |= {"spearman": correlations, "pearson": correlations}
+
+def _scorer(metric: str):  # type: ignore[no-untyped-def]  # (logits, labels) -> float
+    from tensloradist.tasks.metrics import accuracy, accuracy_f1, answers, correlations, matthews
+
+    known: dict[str, Callable[[Any, Any], dict[str, float]]] = {
+        "accuracy": accuracy,
+        "f1": accuracy_f1,
+        "matthews": matthews,
+        "spearman": correlations,
+        "pearson": correlations,
+        "exact_match": answers,
+        "perplexity": answers,
+    }
     if metric not in known:
         raise UserError(
             f"metric {metric!r} is a plugin's, which the analysis cannot compute; known: {', '.join(known)}"

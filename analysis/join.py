@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from analysis.load import Loaded
 from analysis.selection import CELL, ENDED
 from tensloradist.errors import UserError
 from tensloradist.results.schema import Condition, Manifest
+from tensloradist.spec import identifying
 
 Contents = dict[str, dict[str, set[str]]]  # label -> field -> values, as JSON
 REMEDY = "report on them apart, or launch one of them again with a name or label of its own"
@@ -81,12 +83,15 @@ def _contents(manifest: Manifest) -> tuple[Contents, Contents]:
 
 
 def _identity(spec: dict[str, Any]) -> dict[str, Any]:
-    fields = {name: spec.get(name) for name in ("protocol", "precision")}
-    for section in ("backbone", "task", "adapter", "optimizer"):
-        part = spec[section]
-        by_content = part.get("fingerprint") is not None
-        for name, value in part.items():
-            # As in a run's identity: where something lies does not count where its content is known.
-            if not (by_content and name in ("name", "data", "weights", "revision") and section in ("backbone", "task")):
-                fields[f"{section}.{name}"] = value
-    return {name: v for name, v in fields.items() if name not in ("adapter.ranks", "optimizer.learning_rate")}
+    """What makes a run's identity, by dotted name; but for what differs between the runs of one row of the tables."""
+    fields = dict(_flat(identifying(spec)))
+    varied = ("seed", "adapter.ranks", "optimizer.learning_rate")
+    return {name: v for name, v in fields.items() if not any(f"{name}.".startswith(f"{field}.") for field in varied)}
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, part in value.items():
+        if isinstance(part, dict):
+            yield from _flat(part, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", part

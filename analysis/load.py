@@ -14,14 +14,14 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from pydantic import ValidationError
 
 from analysis.columns import COLUMNS, typed
 from analysis.outcomes import outcomes
 from tensloradist.errors import UserError
 from tensloradist.results.bundle import is_bundle, opened
 from tensloradist.results.layout import sweep_folder
-from tensloradist.results.schema import MANIFEST_SCHEMA_VERSION, Condition, Manifest, ManifestRun
+from tensloradist.results.manifests import latest_manifest
+from tensloradist.results.schema import Condition, Manifest, ManifestRun
 from tensloradist.shipped import find_shipped
 from tensloradist.spec import ADDED_LATER, OptimizerSpec
 
@@ -78,10 +78,10 @@ def load(source: str, root: Path, use_cache: bool = True) -> Loaded:
     """The results of one sweep, by its file or the name it was launched with.
 
     Raises:
-        UserError: the sweep was never launched with this results folder, or its manifest is not readable.
+        UserError: the sweep was never launched with this results folder, or its manifest is not readable or was edited.
     """
     name, text_hash = _name_of(source, root)
-    manifest = read_manifest(name, root)
+    manifest = latest_manifest(name, root)
     loaded = Loaded((manifest,), pd.DataFrame(), root=root, sources=(source,))
     if text_hash is not None and text_hash != manifest.sweep_sha256:
         loaded.warnings.append(f"{source} has changed since it was launched; the tables show the sweep as launched")
@@ -156,27 +156,3 @@ def _name_of(source: str, root: Path) -> tuple[str, str | None]:
     if not isinstance(data, dict) or not isinstance(data.get("name"), str):
         raise UserError(f"{path}: no `name:`, so it is not a sweep file")
     return data["name"], sha256(path.read_bytes()).hexdigest()
-
-
-def read_manifest(name: str, root: Path) -> Manifest:
-    """The newest manifest of a launched sweep.
-
-    Raises:
-        UserError: never launched with this results folder, or not readable.
-    """
-    folder = sweep_folder(root, name)
-    if not (folder / "latest").exists():
-        known = sorted(path.parent.name for path in root.glob("sweeps/*/latest"))
-        raise UserError(
-            f"sweep {name!r} has not been launched with the results folder {root}; launched there: "
-            f"{', '.join(known) or 'none'}. Use --results, or `tensloradist launch`"
-        )
-    path = folder / f"{(folder / 'latest').read_text().strip()}.json"
-    try:
-        return Manifest.model_validate_json(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; the manifest that `latest` names is gone") from error
-    except ValidationError as error:
-        raise UserError(
-            f"{path}: not a manifest of version {MANIFEST_SCHEMA_VERSION} ({error.errors()[0]['msg']})"
-        ) from error

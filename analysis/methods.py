@@ -10,6 +10,7 @@ from analysis.selection import describe
 from analysis.statistics.intervals import BOOTSTRAP_FROM
 from analysis.statistics.permutation import DRAWS, EXACT_UP_TO
 from analysis.tables import Cell
+from analysis.verdicts import verdicts
 
 PROTOCOLS = {
     "sound": "training, validation and test parts are disjoint and the same for all seeds, and scores are test scores "
@@ -41,16 +42,15 @@ def _training(analysis: Analysis, cells: list[Cell]) -> list[str]:
     if "isorank" in kinds:
         ranks = sorted({b.condition.rank for b in analysis.blocks if b.condition.kind == "isorank"})
         parts.append(f"Under isorank every mode has LoRA's rank ({', '.join(map(str, ranks))}).")
-    for condition in dict.fromkeys(
-        (b.condition.rank, b.condition.strategy, b.condition.tolerance)
-        for b in analysis.blocks
-        if b.condition.kind == "isoparameter"
-    ):
-        rank, strategy, tolerance = condition
-        within = f"; rows off by more than {100 * tolerance:g} % are not ranked" if tolerance is not None else ""
-        parts.append(
-            f"Under isoparameter the ranks ({strategy}) are solved for the parameters of LoRA r={rank}{within}."
-        )
+    for condition in {block.condition.name: block.condition for block in analysis.blocks}.values():
+        if condition.kind == "isoparameter":
+            tolerance = condition.tolerance
+            within = f"; rows off by more than {100 * tolerance:g} % are not ranked" if tolerance is not None else ""
+            pinned = "".join(f", {mode} pinned to {rank}" for mode, rank in sorted(condition.pinned.items()))
+            parts.append(
+                f"Under isoparameter the ranks ({condition.strategy}{pinned}) are solved for the parameters of LoRA "
+                f"r={condition.rank}{within}."
+            )
     parts += [
         f"In these runs {PROTOCOLS.get(str(protocol), f'the protocol is {protocol}')}."
         for protocol in frame["protocol"].unique()
@@ -74,13 +74,26 @@ def _selection(analysis: Analysis) -> list[str]:
     if not grids:
         return []
     edges = sum(choice.at_edge for choice in analysis.choices)
+    diverged = sum(choice.setting.without_score > 0 for choice in analysis.choices if not choice.why_not_chosen)
+    unchosen = sum(choice.why_not_chosen is not None for choice in analysis.choices)
     official = set(analysis.loaded.frame["protocol"]) == {"official"}
     part = "the test part, which serves for validation under this protocol" if official else "validation alone"
-    return [
+    sentences = [
         f"For each method, task and condition one setting ({'; or '.join(' / '.join(grid) for grid in grids)}) was "
         f"chosen by its mean score on {part}, over the seeds common to all settings"
         + (f"; {edges} of {len(analysis.choices)} choices lie at the edge of their grid." if edges else ".")
     ]
+    if diverged:
+        sentences.append(
+            f"Settings with fewer diverged runs come first; {diverged} of the chosen ones {_have(diverged)} diverged "
+            "runs, and the mean is that of the others."
+        )
+    if unchosen:
+        sentences.append(
+            f"In {unchosen} of {len(analysis.choices)} cells nothing could be chosen, for lack of scores on common "
+            "seeds, and the first setting stands."
+        )
+    return sentences
 
 
 def _intervals(cells: list[Cell]) -> list[str]:
@@ -106,20 +119,25 @@ def _tests(analysis: Analysis, cells: list[Cell]) -> list[str]:
         "Differences to LoRA are paired by seed (the same data order and head initialisation, checked by fingerprint)"
         + (" and have 95 % t intervals." if any(d.interval for d in differences) else ".")
     ]
-    tested = [d for d in differences if d.p_holm is not None]
-    if tested:
-        exact = any(d.n <= EXACT_UP_TO for d in tested)
-        drawn = any(d.n > EXACT_UP_TO for d in tested)
+    found = verdicts(("", d) for d in differences)
+    if found.tested:
+        exact = any(d.n <= EXACT_UP_TO for _, d in found.tested)
+        drawn = any(d.n > EXACT_UP_TO for _, d in found.tested)
         kinds = ["exact"] * exact + [f"with {DRAWS:,} seeded draws"] * drawn
         parts.append(
             f"They are tested by two-sided sign-flip permutation tests ({' or '.join(kinds)}), Holm-corrected over the "
             "methods of a task and condition."
         )
-        few = [d for d in tested if d.n < (d.seeds_needed or 0)]
-        if few:
+        if few := len(found.few):
             parts.append(
-                f"{len(few)} of {len(tested)} differences have too few seeds for a corrected test to reach 5 %."
+                f"{few} of {len(found.tested)} differences {_have(few)} too few seeds for a corrected test to reach "
+                "5 %."
             )
+    if lost := len(found.untested):
+        parts.append(
+            f"{lost} of {len(differences)} differences {'are' if lost > 1 else 'is'} not tested, since runs diverged, "
+            "and they are those of the other seeds."
+        )
     if any(d.equivalence.probability is not None for d in differences):
         parts.append(
             f"Equivalence is the posterior probability (Student t, reference prior) that the mean difference lies "
@@ -134,11 +152,21 @@ def _overall(analysis: Analysis) -> list[str]:
     if any(row.iqm for row in rows):
         scale = "scores normalised per task (head-only training 0, full fine-tuning 1)"
         used = scale if any(row.normalised for row in rows) else "raw scores"
+        bootstrapped = any(row.iqm.interval for row in rows if row.iqm)
         parts.append(
-            f"Over tasks, interquartile means of {used} have 95 % intervals from a stratified bootstrap of seeds."
+            f"Over tasks, scores are summarised by interquartile means of {used}"
+            + (
+                ", with 95 % intervals from a stratified bootstrap of seeds."
+                if bootstrapped
+                else ", without intervals."
+            )
         )
     if any(row.improvement for row in rows):
-        parts.append("The probability of improvement over LoRA has the same.")
+        bootstrapped = any(row.improvement.interval for row in rows if row.improvement)
+        parts.append(
+            "The probability of improvement over LoRA is that of one run over another on the same task, "
+            + ("with such an interval." if bootstrapped else "without an interval.")
+        )
     if any(overall.ranks for overall in analysis.overall):
         parts.append("Mean ranks over data sets are compared by Friedman's test and Nemenyi's critical difference.")
     return parts
@@ -157,6 +185,10 @@ def _provenance(analysis: Analysis) -> list[str]:
 def _listed(names: Iterable[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _have(number: int) -> str:
+    return "have" if number != 1 else "has"
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.differences import baseline_of
+from analysis.pairing import NO_COMMON_SEED
 from analysis.selection import describe
 from analysis.statistics.paired import Paired
 from analysis.statistics.power import detectable
 from analysis.tables import Block, Row, Runs
+from analysis.verdicts import Verdicts, kind_of_test, span, verdicts
 
 HARDWARE = {"hardware": "hardware", "precision": "precision", "versions": "library versions"}
 
@@ -40,54 +42,77 @@ def _of_task(block: Block, task: str) -> list[str]:
         return [f"{task}: {why}, so there are no paired differences."]
     if baseline.refused:
         return [f"{task}: LoRA's row is refused, so there are no paired differences."]
-    rows = [row for row in block.rows if task in row.cells]
+    cells = {row.name: row.cells[task] for row in block.rows if task in row.cells}
     notes = [
-        f"{task}, {row.name}: not compared with LoRA: {row.cells[task].no_difference}."
-        for row in rows
-        if "differ" in (row.cells[task].no_difference or "")
+        f"{task}, {name}: not compared with LoRA: {cell.no_difference}."
+        for name, cell in cells.items()
+        if cell.no_difference not in (None, NO_COMMON_SEED)
     ]
-    tested = {row.name: d for row in rows if (d := row.cells[task].difference) and d.p_holm is not None}
-    return notes + (_verdict(task, tested) if tested else [])
+    found = verdicts((name, cell.difference) for name, cell in cells.items() if cell.difference is not None)
+    reasons: dict[str, list[str]] = {}
+    for name, paired in found.untested:
+        reasons.setdefault(paired.untested or "", []).append(name)
+    notes += [
+        f"{task}, {', '.join(names)}: {reason}: not tested, the difference is that of the others."
+        for reason, names in reasons.items()
+    ]
+    return notes + (_verdict(task, found) if found.tested else [])
 
 
-def _verdict(task: str, tested: dict[str, Paired]) -> list[str]:
+def _verdict(task: str, found: Verdicts[str]) -> list[str]:
     """What the corrected test says, or how many seeds it would need; what is equivalent; what could have been found."""
     notes = []
-    have, need = min(d.n for d in tested.values()), max(d.seeds_needed or 0 for d in tested.values())
-    if have < need:
+    rows, need = _of_family(found.tested)
+    if found.enough:
         notes.append(
-            f"{task}: {have} seed{'s are' if have > 1 else ' is'} too few for a corrected test over "
-            f"{len(tested)} rows (it needs {need}); the intervals are the estimate, not a verdict."
+            f"{task}: different from LoRA at 5 % ({kind_of_test(found.enough)}, Holm over {rows} rows): "
+            f"{_names(found.established) or 'none'}."
         )
-    else:
-        significant = [name for name, d in tested.items() if d.p_holm is not None and d.p_holm <= 0.05]
+    if found.few:
+        are = "is" if {paired.n for _, paired in found.few} == {1} else "are"
+        whom = f": {_names(found.few)}" if found.enough else ""
         notes.append(
-            f"{task}: different from LoRA at 5 % (exact sign-flip test, Holm over {len(tested)} rows): "
-            f"{', '.join(significant) or 'none'}."
+            f"{task}: {span(found.few)} {are} too few for a corrected test over {rows} rows (it needs {need}){whom}; "
+            "the intervals are the estimate, not a verdict."
         )
-    margin = next(iter(tested.values())).equivalence.margin
-    same = [name for name, d in tested.items() if (d.equivalence.probability or 0) >= 0.95]
-    if same:
-        notes.append(f"{task}: within ± {100 * margin:g} points of LoRA with probability ≥ 95 %: {', '.join(same)}.")
-    undefined = {d.equivalence.undefined for d in tested.values() if d.equivalence.undefined and d.n > 1}
+    margin = found.tested[0][1].equivalence.margin
+    if found.equivalent:
+        notes.append(
+            f"{task}: within ± {100 * margin:g} points of LoRA with probability ≥ 95 %: {_names(found.equivalent)}."
+        )
+    undefined = [(name, d) for name, d in found.tested if d.equivalence.undefined and d.n > 1]
     if undefined:
-        names = [name for name, d in tested.items() if d.equivalence.undefined and d.n > 1]
-        notes.append(
-            f"{task}: equivalence to LoRA is undefined for {', '.join(names)}: {'; '.join(sorted(undefined))}."
-        )
-    spreads = [d.spread for d in tested.values() if d.spread]
-    shown = detectable(float(np.median(spreads)), have, len(tested)) if spreads else None
-    if shown is not None and shown > 1:  # 100 points: most scores cannot differ by more
-        notes.append(
+        why = sorted({d.equivalence.undefined or "" for _, d in undefined})
+        notes.append(f"{task}: equivalence to LoRA is undefined for {_names(undefined)}: {'; '.join(why)}.")
+    return notes + _power(task, found.enough or found.few, rows)
+
+
+def _of_family(tested: list[tuple[str, Paired]]) -> tuple[int, int]:
+    """How many rows Holm's correction is over, and the seeds that this needs: the same for all of a column."""
+    paired = tested[0][1]
+    return paired.family or 0, paired.seeds_needed or 0
+
+
+def _names(items: list[tuple[str, Paired]]) -> str:
+    return ", ".join(name for name, _ in items)
+
+
+def _power(task: str, items: list[tuple[str, Paired]], rows: int) -> list[str]:
+    """What these rows could have shown, with the seeds that the least of them has and their median spread."""
+    have = min(paired.n for _, paired in items)
+    spreads = [paired.spread for _, paired in items if paired.spread]
+    shown = detectable(float(np.median(spreads)), have, rows) if spreads else None
+    if shown is None:
+        return []
+    if shown > 1:  # 100 points: most scores cannot differ by more
+        return [
             f"{task}: with {have} seeds and the spread seen here, hardly any difference would be found (paired t test "
-            f"at 5 % / {len(tested)} rows): one of {100 * shown:.0f} points in 80 % of repetitions."
-        )
-    elif shown is not None:
-        notes.append(
-            f"{task}: with {have} seeds and the spread seen here, a difference of {100 * shown:.1f} points would be "
-            f"found in 80 % of repetitions (paired t test at 5 % / {len(tested)} rows); smaller ones would mostly not."
-        )
-    return notes
+            f"at 5 % / {rows} rows): one of {100 * shown:.0f} points in 80 % of repetitions."
+        ]
+    return [
+        f"{task}: with {have} seeds and the spread seen here, a difference of {100 * shown:.1f} points would be "
+        f"found in 80 % of repetitions (paired t test at 5 % / {rows} rows); smaller ones would mostly not."
+    ]
 
 
 def _of_rows(block: Block) -> list[str]:
@@ -125,27 +150,38 @@ def _failures(runs: dict[tuple[str, str], Runs]) -> list[str]:
 def _choices(rows: list[Row]) -> list[str]:
     """What was chosen for whom: methods with the same choice on one line."""
     groups: dict[tuple[str, str], list[str]] = {}
-    unfair = []
+    not_chosen: dict[str, list[str]] = {}
+    diverged = []
     grids: dict[str, set[str]] = {}
     for row in rows:
         for task, cell in row.cells.items():
-            if cell.choice is not None:
-                groups.setdefault((task, cell.choice.describe()), []).append(row.name)
-                unfair += [row.name] if not cell.choice.common_seeds else []
-                grids.setdefault(task, set()).add(" / ".join(describe(tried.values) for tried in cell.choice.tried))
+            choice = cell.choice
+            if choice is None:
+                continue
+            grids.setdefault(task, set()).add(" / ".join(describe(tried.values) for tried in choice.tried))
+            if choice.why_not_chosen:
+                not_chosen.setdefault(choice.why_not_chosen, []).append(row.name)
+                continue
+            groups.setdefault((task, choice.describe()), []).append(row.name)
+            if lost := choice.setting.without_score:
+                diverged.append(
+                    f"{task}, {row.name}: of the {choice.common_seeds} runs that {describe(choice.chosen)} was chosen "
+                    f"by, {lost} {'have' if lost > 1 else 'has'} no validation score (diverged); no setting has fewer "
+                    "such runs."
+                )
     notes = [
         f"{task}: {what}, by mean validation score, for "
         f"{'all methods' if len(names) == len(rows) else ', '.join(names)}."
         for (task, what), names in groups.items()
     ]
+    notes += diverged
     notes += [
         f"Warning: {task}: methods have different grids ({'; '.join(sorted(found))}), so the larger ones are favoured."
         for task, found in grids.items()
         if len(found) > 1
     ]
-    if unfair:
-        notes.append(
-            f"Not chosen but first of the grid, since its settings have no common seed yet: "
-            f"{', '.join(dict.fromkeys(unfair))}."
-        )
+    notes += [
+        f"Not chosen but first of the grid, since {why}: {', '.join(dict.fromkeys(names))}."
+        for why, names in not_chosen.items()
+    ]
     return notes

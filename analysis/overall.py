@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.differences import baseline_of
 from analysis.statistics.aggregate import interquartile_mean, normalised, probability_of_improvement
-from analysis.statistics.intervals import Estimate, Values
+from analysis.statistics.intervals import BOOTSTRAP_FROM, Estimate, Values
 from analysis.statistics.ranks import LEAST_BLOCKS, Ranks, rank
 from analysis.tables import Block, Row
 from tensloradist.results.schema import Condition
@@ -48,7 +48,10 @@ def _overall(block: Block) -> Overall:
     complete = [row for row in block.rows if row.is_ranked and all(cell.is_complete for cell in row.cells.values())]
     left_out = [row.name for row in block.rows if row not in complete and not row.is_reference]
     if left_out:
-        notes.append(f"Left out, being incomplete, beyond the budget or refused: {', '.join(left_out)}.")
+        notes.append(
+            f"Left out, being incomplete (missing, failed or diverged runs), beyond the budget or refused: "
+            f"{', '.join(left_out)}."
+        )
     scale = _scale(block, notes)
     pooled = scale is not None or len(set(block.metrics.values())) == 1
     if not pooled:
@@ -70,6 +73,13 @@ def _overall(block: Block) -> Overall:
             improvement = probability_of_improvement(strata, [_scores(baseline, task) for task in block.tasks])
         iqm = interquartile_mean(scaled) if pooled else None
         rows.append(OverallRow(row.name, row.parameters, scale is not None, iqm, improvement, means.get(row.name)))
+    lacking = [row.name for row in rows if any(e and not e.interval for e in (row.iqm, row.improvement))]
+    if lacking:
+        whom = "" if len(lacking) == len(rows) else f" for {', '.join(lacking)}"
+        notes.append(
+            f"No intervals over tasks{whom}: they would be bootstrapped from the seeds of each task, and below "
+            f"{BOOTSTRAP_FROM} seeds such intervals are too narrow."
+        )
     return Overall(block.backbone, block.condition, block.tasks, rows, ranks, notes)
 
 

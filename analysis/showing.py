@@ -11,40 +11,60 @@ from analysis.render.terminal import console
 from analysis.reproduction import Reproduction
 from analysis.selection import describe
 from analysis.statistics.paired import Paired
+from analysis.verdicts import kind_of_test, span, verdicts
 
 
-def show_comparisons(first: str, second: str, found: list[Comparison]) -> None:
-    """A line for each cell, and what the test can say at all."""
+def show_comparisons(first: str, second: str, found: list[Comparison], method: str | None = None) -> None:
+    """A line for each cell, and what the test can say at all.
+
+    Args:
+        method: the one that is compared between the conditions first and second; None: these are methods.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{first} − {second}, in points, paired by seed"
+    title = f"{f'{method}: ' if method else ''}{first} − {second}, in points, paired by seed"
     table = Table(title=Text(title, style="table.title"), title_justify="left")
-    for name in ("backbone", "condition", "task"):
+    for name in ("backbone", *(() if method else ("condition",)), "task"):
         table.add_column(name)
     for name in (first, second, "difference", "seeds", "p", "p (Holm)", "equivalence"):
         table.add_column(Text(name), justify="right")
     for one in found:
         means = ["—" if mean is None else text.points(mean) for mean in one.means]
-        place = [Text(name) for name in (one.backbone, one.condition, f"{one.task} ({one.metric})")]
+        place = [Text(name) for name in (one.backbone, one.condition, f"{one.task} ({one.metric})") if name is not None]
         table.add_row(
             *place, *means, *([one.why_not or "", *[""] * 4] if one.difference is None else _cells(one.difference))
         )
     to = console()
     to.print(table)
-    tested = [one.difference for one in found if one.difference]
-    if tested:
-        have, need = min(d.n for d in tested), max(d.seeds_needed or 0 for d in tested)
-        margin = text.points(tested[0].equivalence.margin)
-        if have < need:
-            note = f"{have} seeds are too few for a corrected test over {len(tested)} cells (it needs {need})."
-            to.print(note, highlight=False)
-        to.print(
-            "p: exact sign-flip test; Holm over the cells shown. Brackets: 95 % t interval of the paired difference. "
-            f"Equivalence: the probability that the difference is within ± {margin} points.",
-            markup=False,
-            highlight=False,
+    for line in _verdict(found):
+        to.print(line, markup=False, highlight=False)
+
+
+def _verdict(found: list[Comparison]) -> list[str]:
+    """What the corrected test can say of the cells shown, and what the columns are."""
+    split = verdicts((_place(one), one.difference) for one in found if one.difference is not None)
+    lines = [f"{place}: {d.untested}: not tested, the difference is that of the others." for place, d in split.untested]
+    if not split.tested:
+        return lines
+    paired = split.tested[0][1]
+    if split.few:
+        whom = f": {'; '.join(place for place, _ in split.few)}" if split.enough else ""
+        are = "is" if {d.n for _, d in split.few} == {1} else "are"
+        cells = f"{paired.family} cell{'s' if paired.family != 1 else ''}"
+        lines.append(
+            f"{span(split.few)} {are} too few for a corrected test over {cells} (it needs {paired.seeds_needed}){whom}."
         )
+    lines.append(
+        f"p: {kind_of_test(split.tested)}; Holm over the cells shown. Brackets: 95 % t interval of the paired "
+        f"difference. Equivalence: the probability that the difference is within ± "
+        f"{text.points(paired.equivalence.margin)} points."
+    )
+    return lines
+
+
+def _place(one: Comparison) -> str:
+    return ", ".join(name for name in (one.task, one.condition, one.backbone) if name is not None)
 
 
 def _cells(difference: Paired) -> list[str]:
@@ -52,7 +72,7 @@ def _cells(difference: Paired) -> list[str]:
     return [
         text.points(difference.effect, plus=True) + text.bracketed(difference.interval),
         str(difference.n),
-        f"{difference.p:.3g}",
+        "not tested" if difference.p is None else f"{difference.p:.3g}",
         "" if difference.p_holm is None else f"{difference.p_holm:.3g}",
         "undefined" if same is None else f"{same:.2f}",
     ]
@@ -94,7 +114,8 @@ def story_lines(story: CellStory) -> list[str]:
     if cell.difference is not None:
         d = cell.difference
         holm = "" if d.p_holm is None else f", {d.p_holm:.3g} after Holm's correction"
-        lines.append(f"  difference to LoRA: {text.difference(cell)} over {d.n} seeds, sign-flip p = {d.p:.3g}{holm}")
+        test = f"not tested, since {d.untested}" if d.p is None else f"sign-flip p = {d.p:.3g}{holm}"
+        lines.append(f"  difference to LoRA: {text.difference(cell)} over {d.n} seeds, {test}")
         equal = d.equivalence
         said = equal.undefined if equal.probability is None else f"{equal.probability:.2f}, TOST p = {equal.p_tost:.3g}"
         lines.append(f"  within ± {text.points(equal.margin)} points of LoRA with probability: {said}")
@@ -104,14 +125,15 @@ def story_lines(story: CellStory) -> list[str]:
     if row.beyond_budget:
         lines.append("  beyond the tolerance of its budget: never bold, not ranked")
     if cell.choice is not None:
-        lines.append(
-            f"  chosen on validation over {cell.choice.common_seeds} common seeds: {cell.choice.describe()}; tried:"
-        )
-        for tried in cell.choice.tried:
-            mean = (
-                "no common seed, or diverged" if tried.validation is None else text.points(tried.validation, digits=2)
-            )
-            lines.append(f"    {describe(tried.values)}: {mean} ({tried.ended} runs ended)")
+        choice = cell.choice
+        if choice.why_not_chosen:
+            lines.append(f"  not chosen, since {choice.why_not_chosen}: {choice.describe()}; tried:")
+        else:
+            lines.append(f"  chosen on validation over {choice.common_seeds} common seeds: {choice.describe()}; tried:")
+        for tried in choice.tried:
+            mean = "no validation score" if tried.validation is None else text.points(tried.validation, digits=2)
+            lost = f", {tried.without_score} without a score (diverged)" if tried.without_score else ""
+            lines.append(f"    {describe(tried.values)}: {mean} ({tried.ended} runs ended{lost})")
     lines.append("  runs:")
     for run in story.runs:
         score = "—" if run.score is None else text.points(run.score, digits=2)

@@ -42,6 +42,7 @@ class Cell:
     step_seconds: float | None = None  # medians over seeds; not to be compared where Block.no_times says so
     peak_bytes: int | None = None
     run_ids: dict[int, str] = field(default_factory=dict)  # seed -> run, of all planned runs of the chosen setting
+    without_score: dict[int, str] = field(default_factory=dict)  # seed -> 'diverged' or 'undefined score': it ended so
 
     @property
     def mean(self) -> float | None:
@@ -103,6 +104,9 @@ def build(loaded: Loaded, margin: float = MARGIN) -> list[Block]:
 
     Args:
         margin: half the region of practical equivalence, in the unit of the scores.
+
+    Raises:
+        UserError: a cell has two runs of one seed and setting.
     """
     from analysis.differences import with_differences
     from analysis.notes import with_notes
@@ -182,9 +186,11 @@ def _text(value: Any) -> str | None:
 def _cell(runs: Runs, choice: Choice | None) -> Cell:
     finished = sorted((r for r in runs if r.state == "finished" and not np.isnan(r.score)), key=lambda r: r.seed)
     states = Counter(run.state for run in runs)
-    undefined = states.pop("finished", 0) - len(finished)
+    undefined = {int(r.seed): "undefined score" for r in runs if r.state == "finished" and np.isnan(r.score)}
+    states.pop("finished", None)
     if undefined:
-        states["undefined score"] = undefined
+        states["undefined score"] = len(undefined)
+    diverged = {int(run.seed): "diverged" for run in runs if run.state == "diverged"}
     return Cell(
         {int(run.seed): float(run.score) for run in finished},  # in this order, since sums round by order
         len(runs),
@@ -194,6 +200,7 @@ def _cell(runs: Runs, choice: Choice | None) -> Cell:
         step_seconds=_median(run.step_seconds for run in finished),
         peak_bytes=None if (peak := _median(run.peak_bytes for run in finished)) is None else int(peak),
         run_ids={int(run.seed): run.run_id for run in sorted(runs, key=lambda r: r.seed)},
+        without_score=diverged | undefined,
     )
 
 
@@ -227,6 +234,6 @@ def _with_best(block: Block) -> Block:
     for task in block.tasks:
         cells = {row.name: row.cells[task] for row in block.rows if row.is_ranked and row.cells[task].is_complete}
         if len(cells) > 1:
-            top = max(cell.mean or -np.inf for cell in cells.values())
+            top = max(mean for cell in cells.values() if (mean := cell.mean) is not None)
             new |= {(name, task): replace(cell, best=True) for name, cell in cells.items() if cell.mean == top}
     return mapped(block, new)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
@@ -26,13 +26,15 @@ from tensloradist.modes import GROUPINGS, AttentionShape
 from tensloradist.plugins import load_plugins
 from tensloradist.results.schema import Condition, Membership
 from tensloradist.shipped import find_shipped
-from tensloradist.spec import METHODS, REFERENCES, AdapterSpec, RunSpec
+from tensloradist.spec import METHODS, REFERENCES, AdapterSpec, BackboneSpec, RunSpec, TaskSpec
 from tensloradist.spectra import spectra_of
 from tensloradist.tasks import task_named
 from tensloradist.validation import PositiveInt, SpecModel, validate
 
 Fields = dict[str, Any]
+Part = TypeVar("Part", BackboneSpec, TaskSpec)
 LIST_FIELDS = {"projections", "targets", "mode_order", "log_with", "plugins"}
+WHERE_FIELDS = ("name", "data", "weights")  # say where something lies; a label has of them what its short name lacks
 
 
 def _as_list(value: Any) -> Any:
@@ -172,9 +174,12 @@ def _is_axis(name: str, value: Any) -> bool:
     return isinstance(value, list) and (name not in LIST_FIELDS or any(isinstance(part, list) for part in value))
 
 
-def _sections(section: Fields | list[Fields]) -> Iterator[Fields]:
+def _sections(section: Fields | list[Fields]) -> Iterator[tuple[Fields, tuple[str, ...]]]:
+    """Every backbone or task of a section, and which of its fields are axes."""
     for part in section if isinstance(section, list) else [section]:
-        yield from axes(part)
+        varied = tuple(name for name, value in part.items() if _is_axis(name, value))
+        for chosen in axes(part):
+            yield chosen, varied
 
 
 def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
@@ -209,13 +214,45 @@ def _short(value: Any) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _labelled(section: Fields | list[Fields], part: Fields, label: str) -> str:
-    """A task's or backbone's label, with the values of its axes other than its name."""
-    first = section if isinstance(section, dict) else {}
-    extra = [
-        f"{key}={part[key]}" for key, value in first.items() if isinstance(value, list) and key not in ("name", "data")
-    ]
-    return f"{label} [{', '.join(extra)}]" if extra else label
+def _labels(parts: Mapping[Part, Sequence[str]], short: Callable[[Part], str]) -> dict[Part, str]:
+    """'digits [train_examples=200]': what the tables call each backbone, or each task, of a sweep.
+
+    After the short name come the values of its axes, and of the fields that set it apart from others of the same short
+    name: where those have another value than the default, so that a plain 'digits' stays one beside the 200 examples.
+
+    Args:
+        parts: the backbones or tasks, with the names of the fields that are axes.
+    """
+    alike: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        alike[short(part)].append(part)
+    labels = {}
+    for name, group in alike.items():
+        fields = type(group[0]).model_fields
+        differing = [field for field in fields if len({getattr(part, field) for part in group}) > 1]
+        for part in group:
+            shown = [field for field in parts[part] if field not in WHERE_FIELDS]
+            shown += [f for f in differing if f not in shown and getattr(part, f) != fields[f].default]
+            extra = ", ".join(f"{field}={_shown(field, part, group)}" for field in shown)
+            labels[part] = f"{name} [{extra}]" if extra else name
+    return labels
+
+
+def _shown(field: str, part: Part, group: Sequence[Part]) -> str:
+    """A field's value; of a place, the path parts that not all places have."""
+    if field not in WHERE_FIELDS:
+        return str(getattr(part, field))
+    own, *_ = places = [PurePath(getattr(p, field)).parts for p in (part, *group) if getattr(p, field) is not None]
+    if len(set(places)) == 1:
+        return own[-1]
+    before = _equal_at_first(places)
+    after = _equal_at_first([place[before:][::-1] for place in places])
+    return "/".join(own[before : len(own) - after]) or "."
+
+
+def _equal_at_first(places: Iterable[Sequence[str]]) -> int:
+    """How many parts all places begin with."""
+    return len(list(itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False))))
 
 
 def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[PlannedRun]:
@@ -224,8 +261,11 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
         raise UserError(f"{where}: seeds: {seeds} names one twice")
     cells: dict[str, PlannedRun] = {}
     bases = list(_bases(file, where))
-    resolved = resolve_all(spec for *_, spec in bases)
-    for (row, backbone, task, _), base in zip(bases, resolved, strict=True):
+    backbone_labels = _labels({base.spec.backbone: base.backbone_axes for base in bases}, backbones.label)
+    task_labels = _labels({base.spec.task: base.task_axes for base in bases}, _task_label)
+    labelled = [(base.row, backbone_labels[base.spec.backbone], task_labels[base.spec.task]) for base in bases]
+    first: dict[tuple[tuple[str, str, str], str], RunSpec] = {}
+    for (row, backbone, task), base in zip(labelled, resolve_all(base.spec for base in bases), strict=True):
         shape = backbones.shape_of(base.backbone, base.adapter.projections)
         for condition in conditions:
             try:
@@ -241,6 +281,7 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
             if new.labels != cell.labels or any(known.condition == member.condition for known in cell.conditions):
                 labels = " and ".join(sorted({", ".join(cell.labels), ", ".join(new.labels)}))
                 raise UserError(f"{where}: the same runs are asked for twice, as {labels}; remove one of them")
+            _refuse_indistinct(first.setdefault((new.labels, condition.name), spec), new, condition, where)
             cell.conditions.append(member)
     runs = []
     for seed in seeds:
@@ -250,6 +291,30 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
     return runs
 
 
+def _task_label(task: TaskSpec) -> str:
+    return task_named(task.name).label(task)
+
+
+def _refuse_indistinct(first: RunSpec, run: PlannedRun, condition: Condition, where: str) -> None:
+    """Runs of one cell may differ in the optimiser's settings, which the analysis chooses between, and in no more.
+
+    Raises:
+        UserError: names the field and both values.
+    """
+    for section in ("protocol", "precision", "backbone", "task", "adapter"):
+        ours, theirs = getattr(first, section), getattr(run.spec, section)
+        if ours == theirs:
+            continue
+        fields = list(type(ours).model_fields) if isinstance(ours, SpecModel) else []
+        values = [(f"{section}.{f}", getattr(ours, f), getattr(theirs, f)) for f in fields] or [(section, ours, theirs)]
+        name, one, other = next(each for each in values if each[1] != each[2])
+        cell = ", ".join((*run.labels, condition.name))
+        raise UserError(
+            f"{where}: two different runs would stand in the cell {cell!r}: {name} is {one!r} and {other!r}, which "
+            "their labels do not tell apart; leave one out, or plan it in a sweep of its own"
+        )
+
+
 def _count(spec: RunSpec, shape: AttentionShape) -> int:
     """The adapter's parameters; for `full`, the backbone's."""
     if spec.adapter.method == "full":
@@ -257,11 +322,20 @@ def _count(spec: RunSpec, shape: AttentionShape) -> int:
     return budget.count(spec.adapter, shape)
 
 
-def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec]]:
-    """(row, backbone label, task label, spec without its condition's ranks and seed)."""
+@dataclass(frozen=True)
+class _Base:
+    """A run without its condition's ranks and its seed."""
+
+    row: str
+    spec: RunSpec
+    backbone_axes: tuple[str, ...]
+    task_axes: tuple[str, ...]
+
+
+def _bases(file: SweepFile, where: str) -> Iterator[_Base]:
     base = {"compute": file.compute, "plugins": file.plugins}
-    for backbone in _sections(file.backbone):
-        for task in _sections(file.task):
+    for backbone, backbone_axes in _sections(file.backbone):
+        for task, task_axes in _sections(file.task):
             for row, adapter in _methods(file, where):
                 for optimizer in axes(file.optimizer):
                     for chosen in axes({"precision": file.precision, "protocol": file.protocol}):
@@ -273,15 +347,10 @@ def _bases(file: SweepFile, where: str) -> Iterator[tuple[str, str, str, RunSpec
                             "optimizer": optimizer,
                             **chosen,
                         }
-                        spec = validate(RunSpec, data, where)
                         varied = [f"{k}={chosen[k]}" for k in chosen if isinstance(getattr(file, k), list)]
                         varied += _multipliers(file.optimizer, optimizer)
-                        yield (
-                            " ".join([row, *varied]),
-                            _labelled(file.backbone, backbone, backbones.label(spec.backbone)),
-                            _labelled(file.task, task, task_named(spec.task.name).label(spec.task)),
-                            spec,
-                        )
+                        spec = validate(RunSpec, data, where)
+                        yield _Base(" ".join([row, *varied]), spec, backbone_axes, task_axes)
 
 
 def _multipliers(section: Fields, chosen: Fields) -> list[str]:

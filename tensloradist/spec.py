@@ -318,17 +318,26 @@ class RunSpec(SpecModel):
                 raise UserError(
                     f"{part}.fingerprint is empty: a run is identified by content, so resolve the spec first"
                 )
-        data = self.model_dump(mode="json")
-        for path in NOT_IDENTITY:
-            _drop(data, path)
-        for path, old_value in ADDED_LATER.items():
-            _drop(data, path, only_if=old_value)
-        return json.dumps(data, sort_keys=True, separators=(",", ":"))
+        return json.dumps(identifying(self.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
 
     @property
     def run_id(self) -> str:
         """16 hexadecimal digits of the SHA-256 of `canonical_json()`."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
+
+
+def identifying(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a resolved specification's plain values makes the run's identity.
+
+    A manifest's specification may be from before a field existed: it gives the same as one of today's with the value
+    that reproduces the behaviour of then.
+    """
+    kept = {name: dict(part) if isinstance(part, Mapping) else part for name, part in data.items()}
+    for path in NOT_IDENTITY:
+        _drop(kept, path)
+    for path, old_value in ADDED_LATER.items():
+        _drop(kept, path, only_if=old_value)
+    return kept
 
 
 _ANY = object()

@@ -37,10 +37,11 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The two conditions of one rank, side by side."""
+    """The conditions of one rank, side by side."""
 
     metric: str
-    rows: tuple[tuple[str, Estimate | None, Estimate | None], ...]  # method, isorank, isoparameter
+    conditions: tuple[str, ...]  # 'isorank', 'isoparameter spectrum'
+    rows: tuple[tuple[str, tuple[Estimate | None, ...]], ...]  # method, and its score in each condition
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,25 @@ def plan_figures(analysis: Analysis) -> Planned:
 
 
 def _of_task(backbone: str, task: str, blocks: list[Block]) -> Iterator[Drawing]:
-    metric = blocks[0].metrics[task]
+    """What is over all conditions. Those of one kind, such as balanced and spectral ranks, are never merged."""
+    series: dict[str, list[Block]] = {}
+    for block in sorted(blocks, key=lambda block: block.condition.kind != "isorank"):
+        series.setdefault(text.series(block.condition), []).append(block)
+    isorank = series.get("isorank", [])
+    budgets = {name: own for name, own in series.items() if own is not isorank}
+    if len(budgets) < 2:
+        yield from _parameters(backbone, task, blocks, "")
+    else:
+        for name, own in budgets.items():
+            yield from _parameters(backbone, task, [*isorank, *own], name)
+    for rank in sorted({block.condition.rank for block in blocks}):
+        at_rank = {name: b for name, own in series.items() for b in own if b.condition.rank == rank}
+        yield from _side_by_side(backbone, task, at_rank, rank)
+    for name, own in series.items():
+        yield from _over_ranks(backbone, task, own, name)
+
+
+def _parameters(backbone: str, task: str, blocks: list[Block], name: str) -> Iterator[Drawing]:
     found = tuple(
         Point(
             row.name, block.condition.name, block.condition.kind, row.parameters, estimate,
@@ -67,35 +85,42 @@ def _of_task(backbone: str, task: str, blocks: list[Block]) -> Iterator[Drawing]
         if (estimate := _score(cell)) is not None and not row.is_reference
     )  # fmt: skip
     if found:
+        which = "Isorank, with" if any(point.kind == "isorank" for point in found) else "With"
         caption = (
-            "Isorank, with 95 % intervals; each method's ranks are joined. The grey steps are the Pareto front: no "
-            "complete method has a better mean with as few parameters."
+            f"{which} 95 % intervals; each method's ranks are joined. The grey steps are the Pareto front: no complete "
+            "method has a better mean with as few parameters."
         )
-        yield _drawing("parameters", "Parameters against score", caption, Parameters(metric, found), backbone, task)
-    for rank in sorted({block.condition.rank for block in blocks}):
-        kinds = {block.condition.kind: block for block in blocks if block.condition.rank == rank}
-        if {"isorank", "isoparameter"} <= set(kinds):
-            scores = [
-                {row.name: _score(cell) for row, cell in _cells(kinds[kind], task)}
-                for kind in ("isorank", "isoparameter")
-            ]
-            names = [row.name for block in kinds.values() for row in block.rows]
-            rows = tuple((name, scores[0].get(name), scores[1].get(name)) for name in dict.fromkeys(names))
-            rows = tuple(row for row in rows if row[1] or row[2])
-            if rows:
-                title = "Isorank and isoparameter side by side"
-                caption = f"Rank {rank} against the parameters of LoRA at rank {rank}; 95 % intervals; dashed: LoRA."
-                yield _drawing("pairs", title, caption, Pairs(metric, rows), backbone, task, f"r={rank}")
-    for kind in ("isorank", "isoparameter"):
-        lines: dict[str, list[tuple[float, Estimate]]] = {}
-        for block in sorted((b for b in blocks if b.condition.kind == kind), key=lambda b: b.condition.rank):
-            for row, cell in _cells(block, task):
-                if (estimate := _score(cell)) is not None and not row.is_reference:
-                    lines.setdefault(row.name, []).append((block.condition.rank, estimate))
-        if any(len({x for x, _ in points}) > 1 for points in lines.values()):
-            axis = "rank" if kind == "isorank" else "rank of the LoRA that sets the budget"
-            data = Lines(metric, axis, tuple((name, tuple(points)) for name, points in lines.items()))
-            yield _drawing("rank", "Score against rank", "With 95 % intervals.", data, backbone, task, kind)
+        data = Parameters(blocks[0].metrics[task], found)
+        yield _drawing("parameters", "Parameters against score", caption, data, backbone, task, name)
+
+
+def _side_by_side(backbone: str, task: str, blocks: dict[str, Block], rank: int) -> Iterator[Drawing]:
+    """The conditions of one rank, by their names without it."""
+    scores = [{row.name: _score(cell) for row, cell in _cells(block, task)} for block in blocks.values()]
+    names = dict.fromkeys(row.name for block in blocks.values() for row in block.rows)
+    rows = tuple((name, tuple(of.get(name) for of in scores)) for name in names)
+    rows = tuple((name, found) for name, found in rows if any(found))
+    if len(blocks) < 2 or not rows:
+        return
+    budget = f"the parameters of LoRA at rank {rank}"
+    what = f"Rank {rank} against {budget}" if "isorank" in blocks else f"At {budget}"
+    two = list(blocks) == ["isorank", "isoparameter"]
+    title = "Isorank and isoparameter side by side" if two else "Conditions side by side"
+    data = Pairs(next(iter(blocks.values())).metrics[task], tuple(blocks), rows)
+    caption = f"{what}; 95 % intervals; dashed: LoRA."
+    yield _drawing("pairs", title, caption, data, backbone, task, f"r={rank}")
+
+
+def _over_ranks(backbone: str, task: str, blocks: list[Block], name: str) -> Iterator[Drawing]:
+    lines: dict[str, list[tuple[float, Estimate]]] = {}
+    for block in sorted(blocks, key=lambda block: block.condition.rank):
+        for row, cell in _cells(block, task):
+            if (estimate := _score(cell)) is not None and not row.is_reference:
+                lines.setdefault(row.name, []).append((block.condition.rank, estimate))
+    if any(len(points) > 1 for points in lines.values()):
+        axis = "rank" if name == "isorank" else "rank of the LoRA that sets the budget"
+        data = Lines(blocks[0].metrics[task], axis, tuple((row, tuple(points)) for row, points in lines.items()))
+        yield _drawing("rank", "Score against rank", "With 95 % intervals.", data, backbone, task, name)
 
 
 def _of_condition(block: Block, task: str, analysis: Analysis, absent: list[str]) -> Iterator[Drawing]:
@@ -127,8 +152,12 @@ def _of_condition(block: Block, task: str, analysis: Analysis, absent: list[str]
             if best:
                 lines.append((method, tuple((rate, Estimate(100 * best[rate])) for rate in sorted(best))))
         if lines:
-            rings = tuple((m, float(chosen[m].chosen["learning_rate"])) for m, _ in lines if chosen[m].common_seeds)
-            caption = "Mean validation score over the seeds that all settings have; the choice is made on it."
+            choices = {method: chosen[method] for method, _ in lines}
+            rings = tuple((m, float(c.chosen["learning_rate"])) for m, c in choices.items() if not c.why_not_chosen)
+            caption = (
+                "Mean validation score over the seeds that all settings have, of the runs that have one; the choice is "
+                "made on it, among the settings with the fewest diverged runs."
+            )
             data = Lines(f"validation {block.metrics[task]}", "learning rate", tuple(lines), rings)
             title = "Score against learning rate"
             yield _drawing("learning_rate", title, caption, data, block.backbone, task, name)

@@ -55,6 +55,7 @@ CSV_COLUMNS = {
     "equivalence_p": "of two one-sided t tests",
     "equivalence_probability": "posterior probability that the difference lies within the region",
     "not_compared": "why there is no paired difference",
+    "not_tested": "why a difference is that of some seeds and has no p: on others runs diverged",
     "best": "whether it is bold",
     "chosen": "the setting chosen on validation scores",
     "step_seconds": "median over seeds of the median training step",
@@ -112,6 +113,7 @@ def _difference(paired: Paired) -> dict[str, Any]:
         "equivalence_margin": paired.equivalence.margin,
         "equivalence_p": paired.equivalence.p_tost,
         "equivalence_probability": paired.equivalence.probability,
+        "not_tested": paired.untested,
     }
 
 

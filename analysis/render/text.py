@@ -7,14 +7,16 @@ from collections import Counter
 from analysis.overall import Overall, OverallRow
 from analysis.statistics.intervals import Estimate, Interval
 from analysis.tables import Block, Cell, Row
+from analysis.verdicts import is_established
+from tensloradist.results.schema import Condition
 
 MINUS = "−"
 HEAD = (
     "Scores × 100: mean ± half the 95 % t interval over seeds (from 10 seeds on the BCa bootstrap interval, in "
     "brackets). It covers the randomness of training, not the sampling of test examples. Δ: paired difference to LoRA "
-    "in points, with its 95 % interval; * differs at 5 % after Holm's correction. Bold: the best of the complete ones."
+    "in points, with its 95 % interval; * differs at 5 % after Holm's correction; † is not tested, since runs "
+    "diverged: it is the difference of the other seeds. Bold: the best of the complete ones."
 )
-LEVEL = 0.05
 
 
 def points(value: float, plus: bool = False, digits: int = 1) -> str:
@@ -45,17 +47,13 @@ def score(cell: Cell | None) -> str:
     return text
 
 
-def is_established(cell: Cell | None) -> bool:
-    """Whether the corrected test tells the cell from LoRA's."""
-    return bool(cell and cell.difference and cell.difference.p_holm is not None and cell.difference.p_holm <= LEVEL)
-
-
 def difference(cell: Cell | None) -> str:
-    """'+0.8 [−0.2, 1.8]', with * where the corrected test is below 5 %."""
+    """'+0.8 [−0.2, 1.8]', with * where the corrected test is below 5 %, and † where runs diverged and none is made."""
     if cell is None or cell.difference is None:
         return "not paired" if cell is not None and "differ" in (cell.no_difference or "") else ""
     paired = cell.difference
-    return points(paired.effect, plus=True) + bracketed(paired.interval) + ("*" if is_established(cell) else "")
+    sign = "†" if paired.untested else "*" if is_established(paired) else ""
+    return points(paired.effect, plus=True) + bracketed(paired.interval) + sign
 
 
 def parameters(row: Row, block: Block) -> str:
@@ -109,6 +107,11 @@ def title(block: Block | Overall) -> str:
         budget = f": the parameters of LoRA r={block.condition.rank}, {block.condition.strategy} ranks"
     over = f", over {len(block.tasks)} tasks" if isinstance(block, Overall) else ""
     return f"{block.backbone}, {block.condition.name}{over}{budget}"
+
+
+def series(condition: Condition) -> str:
+    """'isoparameter spectrum': a condition but for its rank, which is what a line over ranks is of."""
+    return condition.name.replace(f" r={condition.rank}", "", 1)
 
 
 def is_empty(block: Block) -> bool:

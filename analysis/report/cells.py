@@ -73,8 +73,9 @@ def _section(anchor: str, story: CellStory, common: dict[str, str]) -> CellSecti
     if cell.choice is not None:
         for setting in cell.choice.tried:
             validation = "—" if setting.validation is None else f"{100 * setting.validation:.2f}"
-            is_chosen = setting.values == cell.choice.chosen
-            tried.append((describe(setting.values), validation, str(setting.ended), is_chosen))
+            is_chosen = setting.values == cell.choice.chosen and not cell.choice.why_not_chosen
+            ended = f"{setting.ended}" + (f", {lost} without a score" if (lost := setting.without_score) else "")
+            tried.append((describe(setting.values), validation, ended, is_chosen))
     runs: list[tuple[str, ...]] = [
         (
             str(run.seed),
@@ -108,12 +109,15 @@ def _facts(story: CellStory) -> list[str]:
         facts.append("One seed: no interval.")
     paired = cell.difference
     if paired is not None:
-        facts.append(
-            f"Difference to LoRA over {paired.n} common seed{'s' if paired.n > 1 else ''}: "
-            f"{text.points(paired.effect, plus=True, digits=2)} points; sign-flip test p = {paired.p:.3g}"
-            + ("" if paired.p_holm is None else f", {paired.p_holm:.3g} after Holm's correction")
-            + ("." if not paired.seeds_needed else f"; the corrected test needs {paired.seeds_needed} seeds.")
-        )
+        over = f"Difference to LoRA over {paired.n} common seed{'s' if paired.n > 1 else ''}"
+        if paired.p is None:
+            test = f"not tested, since {paired.untested}: it is that of the others"
+        else:
+            test = f"sign-flip test p = {paired.p:.3g}"
+            test += "" if paired.p_holm is None else f", {paired.p_holm:.3g} after Holm's correction"
+            need = paired.seeds_needed
+            test += f"; the corrected test needs {need} seeds" if need else ""
+        facts.append(f"{over}: {text.points(paired.effect, plus=True, digits=2)} points; {test}.")
         same = paired.equivalence
         if same.probability is not None:
             facts.append(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.analyse import Analysis
-from analysis.render.text import LEVEL, bracketed, points
+from analysis.render.text import bracketed, points, series
 from analysis.render.text import score as score_text
 from analysis.statistics.paired import Paired
 from analysis.tables import Block, Cell
+from analysis.verdicts import span, verdicts
 
 MOST_TASKS = 4
-SURE = 0.95  # posterior probability from which a difference is called practically equivalent to none
+Item = tuple[tuple[str, str, Block], Paired]  # (method, task, block) and its difference
 
 
 def opening(analysis: Analysis) -> list[str]:
@@ -36,7 +37,10 @@ def _scores(block: Block) -> int:
 
 def _where(block: Block) -> str:
     rank = block.condition.rank
-    return f"at LoRA r={rank}'s budget" if block.condition.kind == "isoparameter" else f"at rank {rank}"
+    if block.condition.kind == "isorank":
+        return f"at rank {rank}"
+    allotted = series(block.condition).removeprefix("isoparameter").strip()  # '' where balanced, as by default
+    return f"at LoRA r={rank}'s budget" + (f" ({allotted})" if allotted else "")
 
 
 def _of_block(block: Block) -> str:
@@ -84,11 +88,16 @@ def _listed(block: Block, compared: Sequence[tuple[str, Paired]]) -> str:
     for index, (name, paired) in enumerate(compared):
         value = points(paired.effect, plus=True) + bracketed(paired.interval)
         if index:
-            parts.append(f"{short(name, block)} {value}")
+            parts.append(f"{short(name, block)} {value}{_caveat(paired)}")
         else:
             side = "over" if paired.effect >= 0 else "against"
-            parts.append(f"{short(name, block)} is {value} points {side} LoRA")
+            parts.append(f"{short(name, block)} is {value} points {side} LoRA{_caveat(paired)}")
     return ", ".join(parts)
+
+
+def _caveat(paired: Paired) -> str:
+    """A difference of survivors never stands without the count of those that did not survive."""
+    return f" ({paired.untested}: not tested)" if paired.untested else ""
 
 
 def _not_compared(block: Block, task: str) -> str:
@@ -98,10 +107,10 @@ def _not_compared(block: Block, task: str) -> str:
     else:
         reasons = sorted({cell.no_difference for _, cell in cells if cell.no_difference})
         why = f"nothing is compared with LoRA ({'; '.join(reasons)})" if reasons else "nothing is compared with LoRA"
-    known = [(name, cell) for name, cell in cells if cell.mean is not None]
+    known = [(mean, name, cell) for name, cell in cells if (mean := cell.mean) is not None]
     if not known:
         return f"{why}, and no run has a score yet"
-    name, cell = max(known, key=lambda item: item[1].mean or 0.0)
+    _, name, cell = max(known, key=lambda item: item[0])
     return f"{why}; the highest mean is that of {short(name, block)}, {score_text(cell)}"
 
 
@@ -112,53 +121,55 @@ def short(name: str, block: Block) -> str:
 
 
 def _conclusion(analysis: Analysis) -> str:
-    tested = [
-        (row.name, task, block, cell.difference)
+    found = verdicts(
+        ((row.name, task, block), cell.difference)
         for block in analysis.blocks
         for row in block.rows
+        if not row.is_reference
         for task, cell in row.cells.items()
-        if cell.difference is not None and cell.difference.p_holm is not None
-    ]
-    if not tested:
+        if cell.difference is not None
+    )
+    untested = f"not tested, since runs diverged: {_named(found.untested, analysis)}" if found.untested else ""
+    if not found.tested:
+        if untested:
+            return f"No difference to LoRA is tested, so none is established or excluded ({untested})."
         if not any(_scores(block) for block in analysis.blocks):
             return "No run is finished, so nothing can be concluded yet."
         return "No method is compared with LoRA, so nothing can be concluded about which is better."
-    seeds = sorted({d.n for *_, d in tested})
-    span = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    with_seeds = f"With {span} seed{'s' if seeds[-1] > 1 else ''}"
-    able = [item for item in tested if item[3].n >= (item[3].seeds_needed or 0)]
-    established = [item for item in able if item[3].p_holm is not None and item[3].p_holm <= LEVEL]
-    same = [item for item in tested if (item[3].equivalence.probability or 0.0) >= SURE]
+    with_seeds = f"With {span(found.tested)}"
+    untested = f"; {untested}" if untested else ""
     equivalent = ""
-    if same:
+    if found.equivalent:
         equivalent = (
             f"; practically equivalent to LoRA (± {100 * analysis.margin:g} points, probability ≥ 95 %): "
-            f"{_named(same, analysis)}"
+            f"{_named(found.equivalent, analysis)}"
         )
-    if not able:
-        need = max(d.seeds_needed or 0 for *_, d in tested)
-        rest = f"{equivalent}; of the others none is excluded" if same else " and none is excluded"
+    if not found.enough:
+        need = max(paired.seeds_needed or 0 for _, paired in found.tested)
+        rest = f"{equivalent}; of the others none is excluded" if equivalent else " and none is excluded"
         return (
             f"{with_seeds} these are estimates and not findings: a corrected test needs {need} seeds, so no difference "
-            f"is established{rest}."
+            f"is established{rest}{untested}."
         )
+    established, few, number = found.established, len(found.few), len(found.tested)
     which = f": {_named(established, analysis)}" if established else ""
-    few = len(tested) - len(able)
-    lacking = f"; {few} have too few seeds for a corrected test" if few else ""
+    have = "has" if few == 1 else "have"
+    lacking = f"; {few} {have} too few seeds for a corrected test: {_named(found.few, analysis)}" if few else ""
     return (
-        f"{with_seeds}, of {len(tested)} differences to LoRA {len(established)} "
+        f"{with_seeds}, of {number} difference{'s' if number > 1 else ''} to LoRA {len(established)} "
         f"{'is' if len(established) == 1 else 'are'} established at 5 % after Holm's correction"
-        f"{which}; the others are neither established nor excluded{lacking}{equivalent}."
+        f"{which}; the others are neither established nor excluded{lacking}{equivalent}{untested}."
     )
 
 
-def _named(items: Sequence[tuple[str, str, Block, Paired]], analysis: Analysis) -> str:
-    """Names of cells, each with what tells it from the others; at most five."""
+def _named(items: Sequence[Item], analysis: Analysis) -> str:
+    """Names of cells, each with what tells it from the others, and its divergences; at most five."""
     several_tasks = len({task for block in analysis.blocks for task in block.tasks}) > 1
     several_backbones = len({block.backbone for block in analysis.blocks}) > 1
     texts = []
-    for name, task, block, _ in items[:5]:
+    for (name, task, block), paired in items[:5]:
         where = [block.backbone] * several_backbones + [task] * several_tasks + [block.condition.name]
+        where += [paired.untested] if paired.untested else []
         texts.append(f"{short(name, block)} ({', '.join(where)})")
     more = len(items) - 5
     return ", ".join(texts) + (f" and {more} more" if more > 0 else "")

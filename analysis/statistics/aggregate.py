@@ -1,6 +1,10 @@
 """Aggregates over tasks as in rliable (Agarwal et al. 2021): normalised scores, interquartile mean, improvement.
 
-Intervals are percentiles of a stratified bootstrap: seeds are drawn anew within each task, tasks are kept.
+Intervals are percentiles of a stratified bootstrap: seeds are drawn anew within each task, tasks are kept. Below ten
+seeds a task there are none, as there is no BCa of a mean. Simulated on normal scores (2 and 5 tasks, true effects of 0
+to 2 standard deviations), the nominal 95 % of the interquartile mean cover 83 to 88 % at 3 seeds, 90 to 92 % at 5 and
+92 to 94 % at 10; those of the probability of improvement 61 to 93 %, 84 to 94 % and 91 to 95 %. `make evidence`
+simulates it.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.statistics.intervals import Estimate, Interval, Values
+from analysis.statistics.intervals import BOOTSTRAP_FROM, Estimate, Interval, Values
 
 RESAMPLES = 2_000
 
@@ -30,7 +34,7 @@ def interquartile_mean(strata: Sequence[Values]) -> Estimate:
     from scipy import stats
 
     value = float(stats.trim_mean(np.concatenate(strata), 0.25))
-    if min(len(stratum) for stratum in strata) < 2:
+    if min(len(stratum) for stratum in strata) < BOOTSTRAP_FROM:
         return Estimate(value, None)
     rng = np.random.default_rng(0)
     drawn = np.concatenate([_resampled(stratum, rng) for stratum in strata], axis=1)
@@ -43,7 +47,7 @@ def probability_of_improvement(strata: Sequence[Values], others: Sequence[Values
     Ties count half (Mann-Whitney U / nm).
     """
     value = float(np.mean([_better(x[None], y[None])[0] for x, y in zip(strata, others, strict=True)]))
-    if min(len(stratum) for stratum in (*strata, *others)) < 2:
+    if min(len(stratum) for stratum in (*strata, *others)) < BOOTSTRAP_FROM:
         return Estimate(value, None)
     rng = np.random.default_rng(0)
     drawn = [_better(_resampled(x, rng), _resampled(y, rng)) for x, y in zip(strata, others, strict=True)]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
-BOOTSTRAP_FROM = 10  # seeds
+BOOTSTRAP_FROM = 10  # seeds; of a mean, and of each task where an interval is over tasks
 RESAMPLES = 9_999
 _BATCH = 999  # resamples at a time; fixed, since the draws depend on it
 

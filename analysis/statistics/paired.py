@@ -34,19 +34,22 @@ class Equivalence:
 
 @dataclass(frozen=True)
 class Paired:
-    """A method's difference to another over the seeds that both have; p is the exact sign-flip test's.
+    """A method's difference to another over the seeds that both have; p is the sign-flip test's, exact to 16 seeds.
 
-    `seeds_needed`: the seeds at which a corrected test over this column's rows can reach 5 % at all.
+    `seeds_needed`: the seeds at which a corrected test over the `family` can reach 5 % at all. `untested`: why this is
+    the difference of some seeds and no test of the methods, as where others diverged; then there is no p.
     """
 
     n: int
     effect: float
     spread: float | None  # standard deviation of the differences
     interval: Interval | None
-    p: float
+    p: float | None
     equivalence: Equivalence
     p_holm: float | None = None
     seeds_needed: int | None = None
+    family: int | None = None  # how many differences Holm's correction is over
+    untested: str | None = None
 
     @property
     def half_width(self) -> float | None:

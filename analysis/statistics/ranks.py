@@ -29,15 +29,6 @@ class Ranks:
     critical_difference: float
     share: float
 
-    def groups(self) -> list[tuple[int, int]]:
-        """(first, last) of each largest run of neighbours that are not shown to differ: the diagram's bars."""
-        found: list[tuple[int, int]] = []
-        for first, start in enumerate(self.mean_ranks):
-            last = max(i for i, rank in enumerate(self.mean_ranks) if rank - start <= self.critical_difference)
-            if last > first and (not found or last > found[-1][1]):
-                found.append((first, last))
-        return found
-
 
 def rank(names: list[str], scores: Values, data_sets: list[str], level: float = 0.05) -> Ranks | None:
     """Ranks of methods by their scores (methods, tasks); None below five data sets or two methods.

@@ -41,6 +41,21 @@ class RunFolder:
         return sorted(int(path.name) for path in self.attempts.iterdir() if path.name.isdigit())
 
 
+def find_run(wanted: str, root: Path) -> RunFolder:
+    """The one run of a results folder whose id begins so.
+
+    Raises:
+        UserError: none, or several.
+    """
+    folder = root / "runs"
+    found = sorted(path.name for path in folder.glob(f"{wanted}*") if path.is_dir()) if wanted else []
+    if len(found) == 1 or wanted in found:
+        return RunFolder(root, wanted if wanted in found else found[0])
+    if not found:
+        raise UserError(f"run {wanted!r}: none in {folder} has an id that begins so (`status SWEEP --json` lists them)")
+    raise UserError(f"run {wanted!r}: {len(found)} ids begin so ({', '.join(found[:4])}, …); give more of it")
+
+
 def sweep_folder(root: Path, name: str) -> Path:
     """The folder of a sweep's manifests, `results/sweeps/<name>`."""
     return root / "sweeps" / name

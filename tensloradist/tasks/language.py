@@ -23,7 +23,8 @@ from tensloradist.backbones.decoders import IGNORED
 from tensloradist.caching import cached_folder
 from tensloradist.errors import DataMissing, UserError
 from tensloradist.fingerprint import hash_bytes, hash_path
-from tensloradist.tasks.base import Labels, LoadedTask, SplitData, Task, limited, stratified_parts
+from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, stratified_parts
+from tensloradist.tasks.metrics import answers
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
 from tensloradist.tasks.progress import tracked
 
@@ -47,18 +48,6 @@ class Example:
     prompt: str
     answer: str
     where: str
-
-
-def metrics(outputs: npt.NDArray[np.float32], labels: Labels) -> dict[str, float]:
-    """Exact match (0..1), and the perplexity: exp of the mean negative log-likelihood of all answers' tokens.
-
-    Args:
-        outputs: (n, 3) as `decoders.answer_scores` gives them.
-        labels: (n,) each answer's tokens.
-    """
-    nats = outputs[:, 0].astype(np.float64).sum() / labels.sum()
-    with np.errstate(over="ignore"):  # an infinite perplexity is reported as not defined
-        return {"exact_match": float(outputs[:, 2].mean()), "perplexity": float(np.exp(nats))}
 
 
 def _files(task: TaskSpec) -> dict[str, Path]:
@@ -261,7 +250,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
         test,
         primary_metric="exact_match",
         metric_names=("exact_match", "perplexity"),
-        metrics=metrics,
+        metrics=answers,
         data_fingerprint=data_fingerprint,
         lower_is_better=("perplexity",),
     )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tensloradist.tasks.base import Labels, accuracy
 
-__all__ = ["accuracy", "accuracy_f1", "correlations", "matthews"]
+__all__ = ["accuracy", "accuracy_f1", "answers", "correlations", "matthews"]
 Logits = npt.NDArray[np.float32]
 
 
@@ -25,6 +25,18 @@ def matthews(logits: Logits, labels: Labels) -> dict[str, float]:
     from sklearn.metrics import matthews_corrcoef
 
     return {"matthews": float(matthews_corrcoef(labels, logits.argmax(-1))), **accuracy(logits, labels)}
+
+
+def answers(outputs: Logits, labels: Labels) -> dict[str, float]:
+    """Exact match (0..1), and the perplexity: exp of the mean negative log-likelihood of all answers' tokens.
+
+    Args:
+        outputs: (n, 3) as `decoders.answer_scores` gives them.
+        labels: (n,) each answer's tokens.
+    """
+    nats = outputs[:, 0].astype(np.float64).sum() / labels.sum()
+    with np.errstate(over="ignore"):  # an infinite perplexity is reported as not defined
+        return {"exact_match": float(outputs[:, 2].mean()), "perplexity": float(np.exp(nats))}
 
 
 def correlations(logits: Logits, labels: Labels) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """A results folder made by hand through the schema: scores that a test chooses, and everything that can go wrong."""
 
 import pytest
+from synthetic import put_manifest
 
-from tensloradist.results.layout import RunFolder, sweep_folder, write_replacing
+from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import publish, write_failure
 from tensloradist.results.schema import (
     Condition,
@@ -120,8 +121,7 @@ class Folder:
         if shuffle:
             shuffle(runs)
         manifest = Manifest(name="s", sweep_sha256="0", conditions=tuple(self.conditions), runs=tuple(runs))
-        write_replacing(sweep_folder(self.root, "s") / "m.json", manifest.model_dump_json())
-        write_replacing(sweep_folder(self.root, "s") / "latest", "m\n")
+        self.digest = put_manifest(self.root, manifest)
 
 
 @pytest.fixture

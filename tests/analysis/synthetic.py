@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.results.manifests import manifest_digest
 from tensloradist.results.schema import (
     AttemptEnd,
     AttemptRecord,
@@ -33,6 +34,16 @@ THIRTY = ("head", "lora", *(f"{g} {f}" for g in GROUPINGS for f in FACTORIZATION
 MODES = ("projection", "depth", "heads", "head_dim", "input")
 
 
+def put_manifest(root: Path, manifest: Manifest) -> str:
+    """Write a manifest as a launch would, as the newest one; returns its digest."""
+    text = manifest.model_dump_json()
+    folder, digest = sweep_folder(root, manifest.name), manifest_digest(text)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{digest}.json").write_text(text)
+    (folder / "latest").write_text(f"{digest}\n")
+    return digest
+
+
 @dataclass
 class Synthetic:
     """What is in the folder. `write` returns the number of runs."""
@@ -42,7 +53,7 @@ class Synthetic:
     backbones: tuple[str, ...] = ("deit_tiny",)
     methods: tuple[str, ...] = METHODS
     ranks: tuple[int, ...] = (4,)
-    kinds: tuple[str, ...] = ("isorank", "isoparameter")
+    kinds: tuple[str, ...] = ("isorank", "isoparameter")  # and 'isoparameter spectrum'
     seeds: int = 3
     rates: tuple[float, ...] = (5e-4, 2e-3)
     epochs: int = 3
@@ -71,17 +82,19 @@ class Synthetic:
         manifest = Manifest(
             name=self.name, sweep_sha256="0" * 64, conditions=tuple(conditions), runs=tuple(runs.values())
         )
-        folder = sweep_folder(root, self.name)
-        folder.mkdir(parents=True)
-        (folder / "synthetic.json").write_text(manifest.model_dump_json())
-        (folder / "latest").write_text("synthetic\n")
+        put_manifest(root, manifest)
         return len(runs)
 
     def _condition(self, kind: str, rank: int) -> Condition:
         if kind == "isorank":
             return Condition(name=f"isorank r={rank}", kind="isorank", rank=rank)
+        _, _, strategy = kind.partition(" ")
         return Condition(
-            name=f"isoparameter r={rank}", kind="isoparameter", rank=rank, strategy="balanced", tolerance=0.02
+            name=f"isoparameter r={rank} {strategy}".strip(),
+            kind="isoparameter",
+            rank=rank,
+            strategy=strategy or "balanced",
+            tolerance=0.02,
         )
 
     def _plan(self, runs, backbone, task, method, condition, rate, seed):
@@ -90,7 +103,7 @@ class Synthetic:
         tensor = kind == "tenslora"
         rank = condition.rank
         if tensor and condition.kind == "isoparameter":
-            rank = 2 * condition.rank
+            rank = (2 if condition.strategy == "balanced" else 3) * condition.rank
         count = {"lora": budget, "head": 0, "full": 5_500_000}.get(kind)
         if count is None:
             draw = self._random("parameters", method).uniform(0.1, 0.9)

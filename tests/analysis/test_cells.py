@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import save_file
 
-from analysis.address import parse, parse_row
+from analysis.address import parse, parse_name
 from analysis.analyse import analyse
 from analysis.cells import Address, addresses, story
 from analysis.comparison import compare_methods, compare_runs
@@ -73,10 +74,10 @@ def test_addresses_that_mean_no_cell_or_several(text, says):
 
 def test_methods_by_their_first_words():
     rows = ["lora", "lora scale=2.0", "att tucker", "qkv tucker", "qkv cp"]
-    assert [parse_row(text, rows) for text in ("lora", "att", "qkv cp")] == ["lora", "att tucker", "qkv cp"]
+    assert [parse_name(text, "method", rows) for text in ("lora", "att", "qkv cp")] == ["lora", "att tucker", "qkv cp"]
     for text, says in (("qkv", "means 2 methods"), ("atr", "Did you mean 'att tucker'"), ("", "Unknown")):
         with pytest.raises(UserError, match=says):
-            parse_row(text, rows)
+            parse_name(text, "method", rows)
 
 
 def three(folder, row, values, **more):
@@ -119,6 +120,34 @@ def test_two_methods_are_compared_in_all_cells_or_it_is_said_why_not(folder):
     assert same.difference.effect == pytest.approx(0.1 / 3) and same.difference.p_holm == same.difference.p == 0.25
     assert "differ in head" in found["isorank r=4", "cub"].why_not
     assert "qkv tucker not planned" in found["isoparameter r=4", "dtd"].why_not
+
+
+def answered(folder, seed, outputs, metric="exact_match"):
+    """A run of a language model, with its stored predictions."""
+    run = folder.add("lora", seed)
+    result = json.loads(run.result.read_text())
+    result["metrics"]["primary"] = metric
+    run.result.unlink()
+    run.result.write_text(json.dumps(result))
+    tensors = {"test.logits": np.array(outputs, dtype=np.float32), "test.labels": np.array([2, 1, 3, 2])}
+    save_file(tensors, run.attempt(1) / "predictions.safetensors", {"ids": json.dumps({"test": list("abcd")})})
+    return run.run_id
+
+
+def test_two_language_models_are_compared_by_their_answers(folder):
+    """Columns of the outputs: nats, tokens, and whether the answer is matched exactly."""
+    one = answered(folder, 0, [[1, 2, 1], [1, 1, 1], [1, 3, 1], [4, 2, 0]])
+    two = answered(folder, 1, [[3, 2, 0], [2, 1, 0], [1, 3, 1], [1, 2, 1]])
+    found = compare_runs(folder.root, one, two)
+    assert found.metric == "exact_match" and found.scores == (0.75, 0.5) and found.difference.value == 0.25
+    m = found.mcnemar
+    assert (m.both, m.only_first, m.only_second, m.neither, m.p) == (1, 2, 1, 0, 1.0)
+
+
+def test_the_metric_of_a_plugin_cannot_be_computed_here(folder):
+    runs = [answered(folder, seed, [[0, 1]] * 4, metric="hits") for seed in (0, 1)]
+    with pytest.raises(UserError, match="metric 'hits' is a plugin's, .* known: accuracy, .*exact_match"):
+        compare_runs(folder.root, *runs)
 
 
 SWEEP = """

@@ -1,9 +1,12 @@
 """The errors that the statistics really make, by simulation: `make evidence` prints them. A quick part runs always."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.statistics.aggregate import interquartile_mean, probability_of_improvement
 from analysis.statistics.intervals import bca, mean_intervals, t_intervals
 from analysis.statistics.paired import paired_many
 from analysis.statistics.permutation import holm
@@ -61,6 +64,31 @@ def test_coverage_of_the_intervals():
             assert rates["t"] >= (0.94 if name == "normal" else 0.88), (name, n)
             assert rates["used"] >= 0.88, (name, n)
             assert n >= 10 or rates["BCa"] < rates["t"], "the reason for t below ten seeds"
+
+
+@pytest.mark.evidence
+def test_coverage_of_the_intervals_over_tasks(monkeypatch):
+    """Why there are none below ten seeds."""
+    monkeypatch.setattr("analysis.statistics.aggregate.BOOTSTRAP_FROM", 2)
+    rng, repeats = np.random.default_rng(16), 500
+    print(f"\ncoverage of nominal 95 % bootstrap intervals over tasks, {repeats} repeats (standard error 1 point)")
+    print(f"{'seeds':>5} {'tasks':>5} {'interquartile mean':>19}  improvement at an effect of 0, 1, 2 sd")
+    for n, tasks in itertools.product((3, 5, 10), (2, 5)):
+        levels = 3.0 * np.arange(tasks)
+        middle = stats.trim_mean(np.concatenate([rng.normal(level, 1, 200_000) for level in levels]), 0.25)
+        means = [interquartile_mean([rng.normal(x, 1, n) for x in levels]).interval for _ in range(repeats)]
+        rates = []
+        for effect in (0, 1, 2):
+            found = [
+                probability_of_improvement(
+                    [rng.normal(effect, 1, n) for _ in levels], [rng.normal(0, 1, n) for _ in levels]
+                ).interval
+                for _ in range(repeats)
+            ]
+            rates.append(covered(found, stats.norm.cdf(effect / np.sqrt(2))))
+        shown = " ".join(f"{100 * rate:5.1f} %" for rate in rates)
+        print(f"{n:5} {tasks:5} {100 * covered(means, middle):17.1f} %  {shown}")
+        assert n < 10 or min(covered(means, middle), *rates) >= 0.88, (n, tasks)
 
 
 @pytest.mark.evidence

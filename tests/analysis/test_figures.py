@@ -2,6 +2,7 @@
 
 import itertools
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
+from synthetic import Synthetic
 
+from analysis.analyse import analyse
 from analysis.figures.critical import cliques
 from analysis.figures.data import (
     Cost,
@@ -26,9 +29,12 @@ from analysis.figures.data import (
 )
 from analysis.figures.drawing import KINDS, draw_all, figure_of, render
 from analysis.figures.parameters import pareto
+from analysis.figures.plan import plan_figures
 from analysis.figures.style import GROUPINGS, looks, settings, spread
+from analysis.load import load
 
 FACTORIZATIONS = ("tucker", "cp", "tensor_train", "tensor_ring")
+CONDITIONS = ("isorank", "isoparameter", "isoparameter spectrum", "isoparameter depth=1", "isoparameter projection=1")
 METHODS = ["lora", "full", *(f"{g} {f}" for g in GROUPINGS if g != "lora" for f in FACTORIZATIONS)]
 
 
@@ -48,7 +54,7 @@ def data_of(kind, methods, seed=0):
                 points.append(Point(method, f"{condition} r={rank}", condition, count, estimate(), True))
         return Parameters("accuracy", tuple(points))
     if kind == "pairs":
-        return Pairs("accuracy", tuple((method, estimate(), estimate()) for method in methods))
+        return Pairs("accuracy", CONDITIONS[:2], tuple((method, (estimate(), estimate())) for method in methods))
     if kind == "differences":
         rows = [(method, estimate(-3, 3), "+1.2 [−0.4, 2.8]") for method in methods]
         return Forest((*rows[:-1], (methods[-1], None, "not paired")), 0.5)
@@ -119,6 +125,48 @@ def test_no_text_overlaps_or_is_clipped(kind, count):
         assert apart, f"{one!r} overlaps {other!r}"
     shown = " ".join(text for text, _ in boxes)
     assert all(method in shown for method in METHODS[:count])
+
+
+def test_no_text_of_five_conditions_overlaps_or_is_clipped():
+    rows = tuple((m, tuple(Estimate(80.0 + i, 79.0 + i, 81.0 + i) for i in range(5))) for m in METHODS[:4])
+    drawing = replace(drawing_of("pairs", METHODS[:4]), data=Pairs("accuracy", CONDITIONS, rows))
+    figure = figure_of(drawing)
+    boxes = texts_of(figure)
+    width, height = figure.canvas.get_width_height()
+    assert all(b.x0 >= 0 and b.y0 >= 0 and b.x1 <= width and b.y1 <= height for _, b in boxes)
+    assert set(CONDITIONS) <= {text for text, _ in boxes}
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        assert a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 + 1 or b.y1 <= a.y0 + 1, f"{one!r} overlaps {other!r}"
+
+
+def test_conditions_of_one_kind_and_rank_are_not_merged(tmp_path):
+    """Balanced and spectral ranks at one budget: each has its own lines and marks, whatever the order."""
+    kinds = ("isoparameter spectrum", "isorank", "isoparameter")
+    Synthetic(methods=("lora", "att tucker"), kinds=kinds, ranks=(4, 16), rates=(1e-3,), seeds=2).write(tmp_path)
+    analysis = analyse(load("synthetic", tmp_path))
+    means = {block.condition.name: 100 * block.row("att tucker").cells["dtd"].mean for block in analysis.blocks}
+    assert len(set(means.values())) == len(means) == 6
+    drawings = {drawing.name: drawing for drawing in plan_figures(analysis).drawings}
+    pairs = drawings["pairs_dtd_deit_tiny_r=4"].data
+    assert pairs.conditions == ("isorank", "isoparameter spectrum", "isoparameter")
+    assert {c: s.mean for c, s in zip(pairs.conditions, dict(pairs.rows)["att tucker"], strict=True)} == pytest.approx(
+        {
+            "isorank": means["isorank r=4"],
+            "isoparameter spectrum": means["isoparameter r=4 spectrum"],
+            "isoparameter": means["isoparameter r=4"],
+        }
+    )
+    for series, suffix in (("isorank", ""), ("isoparameter", ""), ("isoparameter spectrum", " spectrum")):
+        lines = drawings[f"rank_dtd_deit_tiny_{series.replace(' ', '_')}"].data.lines
+        found = {rank: estimate.mean for rank, estimate in dict(lines)["att tucker"]}
+        kind = series.split()[0]
+        assert found == pytest.approx({rank: means[f"{kind} r={rank}{suffix}"] for rank in (4, 16)})
+    for series in ("isoparameter", "isoparameter_spectrum"):
+        points = [p for p in drawings[f"parameters_dtd_deit_tiny_{series}"].data.points if p.method == "att tucker"]
+        assert [p.condition for p in points if p.kind == "isoparameter"] == [
+            f"isoparameter r={rank}{' spectrum' if 'spectrum' in series else ''}" for rank in (4, 16)
+        ]
+        assert len(points) == 4, "isorank stands beside each"
 
 
 @pytest.mark.parametrize("kind", KINDS)

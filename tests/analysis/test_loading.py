@@ -2,10 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet
 import pytest
+from synthetic import put_manifest
 
+from analysis import cache
 from analysis.analyse import analyse
 from analysis.cache import cache_path
 from analysis.columns import COLUMNS
@@ -13,9 +17,10 @@ from analysis.exporting import dictionary, export, exported
 from analysis.load import load, load_from
 from analysis.methods import methods_paragraph
 from tensloradist.errors import UserError
+from tensloradist.results import schema
 from tensloradist.results.bundle import write_bundle
-from tensloradist.results.layout import sweep_folder, write_replacing
-from tensloradist.results.schema import Condition
+from tensloradist.results.layout import sweep_folder
+from tensloradist.results.schema import Condition, Manifest
 
 
 def small(folder, **more):
@@ -27,11 +32,10 @@ def small(folder, **more):
 
 def renamed(folder, name, change=lambda manifest: None):
     """A second sweep over the same runs, by another name."""
-    manifest = json.loads((sweep_folder(folder.root, "s") / "m.json").read_text())
+    manifest = json.loads((sweep_folder(folder.root, "s") / f"{folder.digest}.json").read_text())
     manifest["name"] = name
     change(manifest)
-    write_replacing(sweep_folder(folder.root, name) / "m.json", json.dumps(manifest))
-    write_replacing(sweep_folder(folder.root, name) / "latest", "m\n")
+    put_manifest(folder.root, Manifest.model_validate(manifest))
 
 
 @pytest.mark.parametrize("state", ["finished", "missing", "failed", "diverged"])
@@ -58,6 +62,46 @@ def test_the_cache_gives_the_same_frame_and_is_not_trusted_when_damaged_or_stale
     pd.testing.assert_frame_equal(load("s", folder.root).frame, first)
     path.unlink()
     pd.testing.assert_frame_equal(load("s", folder.root).frame, first)
+
+
+def test_rows_read_by_other_code_or_another_schema_are_not_used(folder, monkeypatch, tmp_path):
+    small(folder)
+    first = load("s", folder.root).frame
+    path = cache_path(folder.root)
+    table = pyarrow.parquet.read_table(path)
+    place = table.column_names.index("score")
+    marked = table.set_column(place, "score", pyarrow.array([0.125] * len(table)))
+    pyarrow.parquet.write_table(marked.replace_schema_metadata(table.schema.metadata), path)
+    assert set(load("s", folder.root).frame["score"]) == {0.125}, "it is used while nothing has changed"
+    assert {"schema.py", "publish.py", "columns.py", "outcomes.py", "cache.py"} == {p.name for p in cache.MAKERS}
+    other = tmp_path / "schema.py"
+    other.write_text("# another version\n" + Path(schema.__file__).read_text())
+    monkeypatch.setattr(cache, "MAKERS", tuple(other if p.name == "schema.py" else p for p in cache.MAKERS))
+    pd.testing.assert_frame_equal(load("s", folder.root).frame, first)
+
+
+def test_an_edited_manifest_is_refused(folder):
+    small(folder)
+    path = sweep_folder(folder.root, "s") / f"{folder.digest}.json"
+    path.write_text(path.read_text().replace('"seed":1', '"seed":7'))
+    with pytest.raises(UserError, match="the manifest was edited after it was written"):
+        load("s", folder.root)
+
+
+def test_a_sweep_from_before_a_field_existed_is_joined(folder):
+    """Absent, and today's default for what was then, are one identity; another value is another."""
+    small(folder)
+
+    def today(manifest, **adapter):
+        for run in manifest["runs"]:
+            run["spec"]["adapter"] |= {"alpha": None, "fused": False, "rslora": False, **adapter}
+            run["spec"]["backbone"] |= {"quantization": None, "random_init": False}
+
+    renamed(folder, "t", today)
+    assert len(load_from(["s", "t"], folder.root).frame) == 4
+    renamed(folder, "u", lambda manifest: today(manifest, alpha=16))
+    with pytest.raises(UserError, match=r"adapter.alpha is not given and 16; report on them apart"):
+        load_from(["s", "u"], folder.root)
 
 
 def test_a_file_that_changes_under_the_cache_is_read_again(folder):
@@ -122,7 +166,7 @@ def test_a_bundle_and_the_folder_it_was_made_of(folder, tmp_path):
     small(folder)
     (manifest,) = load("s", folder.root).manifests
     bundle = tmp_path / "s.bundle.tar.gz"
-    write_bundle(folder.root, manifest, "m", bundle)
+    write_bundle(folder.root, manifest, folder.digest, bundle)
     alone = load_from([str(bundle)], tmp_path / "nowhere")
     pd.testing.assert_frame_equal(alone.frame, load("s", folder.root).frame)
     assert alone.root is None
@@ -176,7 +220,7 @@ def test_two_different_sweeps_of_one_name_are_refused(folder, tmp_path):
     small(folder)
     (manifest,) = load("s", folder.root).manifests
     bundle = tmp_path / "s.bundle.tar.gz"
-    write_bundle(folder.root, manifest, "m", bundle)
+    write_bundle(folder.root, manifest, folder.digest, bundle)
     folder.add("qkv tucker", 0)
     folder.write()
     with pytest.raises(UserError, match="two different sweeps of the name 's'"):

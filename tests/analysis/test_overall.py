@@ -5,6 +5,7 @@ import pytest
 
 from analysis.analyse import analyse
 from analysis.load import load
+from analysis.methods import methods_paragraph
 from analysis.overall import build_overall
 from analysis.tables import build
 
@@ -23,6 +24,27 @@ def scores(tasks, rows, seeds=4):
 
 def test_one_task_has_no_table_over_tasks(loaded_of):
     assert build_overall(build(loaded_of(scores(1, ROWS), range(4)))) == []
+
+
+@pytest.mark.parametrize(("seeds", "has"), [(9, False), (10, True)])
+def test_intervals_over_tasks_need_the_seeds_of_a_bootstrap(loaded_of, seeds, has):
+    analysis = analyse(loaded_of(scores(2, ROWS, seeds), range(seeds)))
+    (overall,) = analysis.overall
+    estimates = [e for row in overall.rows for e in (row.iqm, row.improvement) if e]
+    assert len(estimates) == 5 and all((estimate.interval is not None) == has for estimate in estimates)
+    said = "No intervals over tasks: they would be bootstrapped from the seeds of each task, and below 10 seeds such"
+    assert any(note.startswith(said) for note in overall.notes) != has
+    text = methods_paragraph(analysis)
+    assert ("stratified bootstrap" in text) == has and ("without intervals" in text) != has
+
+
+def test_a_row_with_fewer_seeds_is_named_as_lacking_an_interval(loaded_of):
+    loaded = loaded_of(scores(2, ROWS, 10), range(10))
+    loaded.frame = loaded.frame[(loaded.frame["row"] != "att tucker") | (loaded.frame["seed"] < 4)]
+    (overall,) = analyse(loaded).overall
+    rows = {row.name: row for row in overall.rows}
+    assert rows["qkv tucker"].improvement.interval and not rows["att tucker"].improvement.interval
+    assert any(note.startswith("No intervals over tasks for att tucker:") for note in overall.notes)
 
 
 def test_with_head_and_full_scores_are_on_the_common_scale(loaded_of):

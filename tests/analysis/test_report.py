@@ -13,6 +13,7 @@ from analysis.analyse import analyse
 from analysis.figures.drawing import render
 from analysis.figures.plan import plan_figures
 from analysis.load import load, load_from
+from analysis.methods import methods_paragraph
 from analysis.report.opening import opening
 from analysis.report.page import page
 from analysis.report.write import write_report
@@ -99,6 +100,12 @@ def test_the_answer_is_three_sentences(tmp_path):
     )
 
 
+def test_another_allotment_of_the_budget_is_named(tmp_path):
+    analysis = analysis_of(tmp_path, kinds=("isoparameter spectrum", "isoparameter depth=1"), seeds=2, rates=(1e-3,))
+    assert opening(analysis)[0].startswith("On dtd (deit_tiny), at LoRA r=4's budget (spectrum), ")
+    assert "the ranks (spectrum) are solved for" in methods_paragraph(analysis)
+
+
 def test_what_is_established_is_named(tmp_path):
     sentences = opening(analysis_of(tmp_path, seeds=8, spread=0.002, effect=0.05, rates=(1e-3,)))
     assert re.search(r"With 8 seeds, of 4 differences to LoRA [1-4] (is|are) established at 5 %", sentences[2])
@@ -120,7 +127,7 @@ BAD = {
     "no LoRA": ({"methods": FEW[1:]}, ["no LoRA", "nothing can be concluded about which is better"]),
     "LoRA failed": (
         {"failed": tuple(("lora", s) for s in range(3))},
-        ["out_of_device_memory", "nothing is compared with LoRA (no common seed)", "3 failed"],
+        ["out_of_device_memory", "nothing is compared with LoRA (no common seed has finished)", "3 failed"],
     ),
     "a method missing in one condition": (
         {"left_out": (("att tucker", "isorank r=4"),)},

@@ -15,6 +15,7 @@ from analysis.load import load
 from analysis.render.export import tidy_csv
 from analysis.render.markdown import markdown
 from analysis.render.text import difference, score
+from analysis.report.opening import opening
 from analysis.tables import build
 from tensloradist.errors import UserError
 
@@ -96,6 +97,40 @@ def test_a_rate_in_the_middle_is_not_at_the_edge_and_divergence_loses(folder):
     assert cell.choice.chosen["learning_rate"] == 1e-3 and not cell.choice.at_edge
 
 
+def grid_with_divergences(folder, diverged):
+    """Three rates of ten seeds; `diverged`: rate -> how many of its seeds diverge."""
+    for rate, validation in ((1e-4, 0.5), (1e-3, 0.9), (1e-2, 0.8)):
+        for seed in range(10):
+            state = "diverged" if seed < diverged[rate] else "finished"
+            folder.add("lora", seed, 0.3, validation=validation, rate=rate, state=state)
+
+
+def test_one_divergence_in_every_rate_vetoes_none_of_them(folder):
+    grid_with_divergences(folder, {1e-4: 1, 1e-3: 1, 1e-2: 1})
+    blocks = blocks_of(folder)
+    choice = cell_of(blocks, "lora").choice
+    assert choice.chosen["learning_rate"] == 1e-3 and choice.setting.validation == pytest.approx(0.9)
+    assert choice.common_seeds == 10 and choice.setting.without_score == 1 and not choice.at_edge
+    (note,) = [note for note in blocks[0].notes if "diverged" in note]
+    assert "lora: of the 10 runs that learning_rate 0.001 was chosen by, 1 has no validation score" in note
+
+
+def test_the_fewest_divergences_come_before_the_highest_mean(folder):
+    grid_with_divergences(folder, {1e-4: 2, 1e-3: 3, 1e-2: 2})
+    assert cell_of(blocks_of(folder), "lora").choice.chosen["learning_rate"] == 1e-2
+
+
+def test_where_every_run_diverged_nothing_is_said_to_be_chosen(folder):
+    grid_with_divergences(folder, {1e-4: 10, 1e-3: 10, 1e-2: 10})
+    analysis = analysis_of(folder)
+    (block,) = analysis.blocks
+    choice = block.row("lora").cells["dtd"].choice
+    assert choice.chosen["learning_rate"] == 1e-4 and choice.common_seeds == 10 and not choice.at_edge
+    assert "Not chosen but first of the grid, since no run of any setting has a validation score: lora." in block.notes
+    assert not any("by mean validation score" in note for note in block.notes)
+    assert choice.describe() == "learning_rate 0.0001 (the grid's first, not chosen)"
+
+
 def test_what_is_incomplete_is_counted_and_never_bold(folder):
     three_seeds(folder)
     folder.add("qkv_depth tucker", 0, 0.99)
@@ -135,6 +170,30 @@ def test_an_isorank_row_of_other_ranks_is_refused(folder):
     row = blocks[0].rows[-1]
     assert row.refused and not row.cells and any("not all 4" in n for n in blocks[0].notes)
     assert "refused" in markdown(analysis_of(folder))
+
+
+def test_a_mean_of_zero_is_a_mean(folder):
+    """A correlation such as MCC may be 0, and below."""
+    for seed, below in enumerate((-0.02, -0.03, -0.01)):
+        folder.add("att tucker", seed, 0.0)
+        folder.add("qkv tucker", seed, below)
+    blocks = blocks_of(folder)
+    assert cell_of(blocks, "att tucker").best and not cell_of(blocks, "qkv tucker").best
+    assert "the highest mean is that of att, 0.0 ± 0.0" in opening(analysis_of(folder))[0]
+
+
+def test_equal_means_of_zero_are_both_best(folder):
+    for seed in range(2):
+        folder.add("att tucker", seed, 0.0)
+        folder.add("qkv tucker", seed, 0.0)
+    assert all(row.cells["dtd"].best for row in blocks_of(folder)[0].rows)
+
+
+def test_two_runs_of_one_seed_are_never_one_number(folder):
+    three_seeds(folder)
+    folder.add("att tucker", 1, 0.4, ranks=5, conditions=("isorank r=4",))
+    with pytest.raises(UserError, match=r"'att tucker, dtd, isorank r=4, deit' has two runs of seed 1, att.* and att"):
+        blocks_of(folder)
 
 
 def test_no_lora_no_differences(folder):

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 
+from analysis.address import parse_name
+from analysis.statistics.power import seeds_needed
 from launch.plan import check
 from launch.sweep import load_sweep
 from tensloradist.shipped import find_shipped, shipped_names
@@ -25,7 +28,8 @@ from launch.sweep import load_sweep
 said = {}
 for name in sys.argv[1:]:
     plan = check(load_sweep(name), Path("none"))
-    said[name] = {"runs": len(plan.to_run()), "missing": len(plan.missing)}
+    rows, conditions = sorted({run.row for run in plan.sweep.runs}), [c.name for c in plan.sweep.conditions]
+    said[name] = {"runs": len(plan.to_run()), "missing": len(plan.missing), "rows": rows, "conditions": conditions}
 print(json.dumps(said))
 """
 
@@ -40,6 +44,9 @@ def test_a_sweep_on_real_data_plans(name, data_root, monkeypatch, tmp_path):
             tolerance = {c.name: c.tolerance for c in plan.sweep.conditions}[membership.condition]
             shared = run.spec.adapter.method in ("lora", "full", "head") or run.spec.adapter.factorization == "cp"
             assert tolerance is None or shared or abs(membership.residual) <= 0.05, run.labels
+    commands_find_their_rows(
+        name, sorted({run.row for run in plan.sweep.runs}), [c.name for c in plan.sweep.conditions]
+    )
 
 
 def test_the_sweeps_of_the_hub_plan(tmp_path):
@@ -59,6 +66,25 @@ def test_the_sweeps_of_the_hub_plan(tmp_path):
     assert set(said) == set(ON_THE_HUB) and len(said) >= 6
     for name, plan in said.items():
         assert plan["runs"] > 0 and plan["missing"] > 0, name  # the weights and the data are still to be fetched
+        commands_find_their_rows(name, plan["rows"], plan["conditions"])
+    # Two tasks, and three ranks in two conditions of which LoRA is one run, with the seeds that seven rows need.
+    assert said["paper/vision"]["runs"] == said["paper/language"]["runs"] == 2 * 3 * (1 + 7 * 2) * 10
+    assert seeds_needed(7) <= 10
+
+
+def commands_find_their_rows(name, rows, conditions):
+    """What a sweep's first lines say to compare is there by these names."""
+    lines = [line.lstrip("# ") for line in find_shipped("sweeps", name).read_text().splitlines() if line[:1] == "#"]
+    commands = [shlex.split(line) for line in lines if line.startswith("tensloradist compare")]
+    for command in commands:
+        place = command.index("--sweep")
+        given, between = command[2:place], []
+        if "--between" in given:
+            given, between = given[:1], given[2:]
+        assert command[place:] == ["--sweep", name] and len(given) + len(between) in (2, 3)
+        assert len({parse_name(text, "method", rows) for text in given}) == len(given)
+        assert len({parse_name(text, "condition", conditions) for text in between}) == len(between)
+    assert commands or not name.startswith(("mode_ranks", "core_learning_rate", "head_layout")), name
 
 
 def _cached(tmp_path, kind, name):

@@ -184,6 +184,60 @@ def test_ten_thousand_runs_are_planned_in_seconds(sweep, tmp_path):
     assert time.process_time() - began < 10
 
 
+def tasks_of(sweep, tasks):
+    """The labels of a sweep's tasks, each with the fields that a test asks for."""
+    return {run.task: run.spec.task for run in load_sweep(edited(sweep, "{name: digits}", tasks)).runs}
+
+
+def test_parts_of_one_name_are_told_apart_by_the_fields_that_differ(sweep):
+    listed = tasks_of(sweep, "[{name: digits}, {name: digits, train_examples: 200}]")
+    assert {label: task.train_examples for label, task in listed.items()} == {
+        "digits": None,
+        "digits [train_examples=200]": 200,
+    }
+    axis = "{name: digits, train_examples: [100, 200]}"
+    assert set(tasks_of(sweep, axis)) == {"digits [train_examples=100]", "digits [train_examples=200]"}
+    mixed = tasks_of(sweep, "[{name: digits, train_examples: [100, 200]}, {name: digits, split_seed: 1}]")
+    assert set(mixed) == {
+        "digits [train_examples=100]",
+        "digits [train_examples=200]",
+        "digits [split_seed=1]",
+    }
+    text = edited(sweep, "{source: digits_vit, name: digits_vit}", "[{source: digits_vit, name: digits_vit}]")
+    assert {run.backbone for run in load_sweep(text).runs} == {"digits_vit"}, "alone, nothing sets it apart"
+
+
+def text_files(folder, *places):
+    for index, place in enumerate(places):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text("".join(f"{index} and {n}\t{n}\n" for n in range(20)))
+
+
+def test_data_of_one_base_name_is_told_apart_by_its_path(sweep, tmp_path):
+    text_files(tmp_path, "a/1/questions.txt", "b/1/questions.txt", "b/1/1/questions.txt", "other.txt")
+    data = "data: [a/1/questions.txt, b/1/questions.txt, b/1/1/questions.txt, other.txt]"
+    found = {task.data: label for label, task in tasks_of(sweep, f"{{name: causal_lm, {data}}}").items()}
+    assert found == {
+        str(tmp_path / "a/1/questions.txt"): "questions [data=a]",
+        str(tmp_path / "b/1/questions.txt"): "questions [data=b]",
+        str(tmp_path / "b/1/1/questions.txt"): "questions [data=b/1]",
+        str(tmp_path / "other.txt"): "other",
+    }
+
+
+def test_cells_that_no_label_tells_apart_are_refused_by_field_and_values(sweep, tmp_path):
+    text_files(tmp_path, "q.txt", "q [max_length=9].jsonl")
+    (tmp_path / "q [max_length=9].jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 20)
+    with pytest.raises(UserError) as refused:
+        tasks_of(
+            sweep,
+            "[{name: causal_lm, data: q.txt, max_length: [8, 9]}, {name: causal_lm, data: 'q [max_length=9].jsonl'}]",
+        )
+    said = str(refused.value)
+    assert "two different runs would stand in the cell 'lora, digits_vit, q [max_length=9], isorank r=4'" in said
+    assert f"task.data is '{tmp_path}/q.txt' and '{tmp_path}/q [max_length=9].jsonl'" in said
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
