@@ -16,8 +16,8 @@ import pandas as pd
 from analysis import columns
 from analysis.columns import MEASURED, Column
 from tensloradist.caching import entry_path
+from tensloradist.files import write_replacing
 from tensloradist.results import publish, schema
-from tensloradist.results.layout import write_replacing
 
 RUN = {"run_id": Column("str", "", "")}
 STAMP = ("mtime_ns", "ctime_ns", "size", "inode")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.columns import COLUMNS
 from tensloradist.errors import UserError
-from tensloradist.results.layout import write_replacing
+from tensloradist.files import write_replacing
 
 FORMATS = ("csv", "parquet", "json")
 

@@ -77,7 +77,7 @@ def table(
     from analysis.render.markdown import markdown
     from analysis.render.terminal import console, show
     from tensloradist.errors import UserError, unknown
-    from tensloradist.results.layout import write_replacing
+    from tensloradist.files import write_replacing
 
     renders = {"markdown": markdown, "latex": latex, "csv": tidy_csv, "json": to_json}
     if form not in TABLE_FORMATS:

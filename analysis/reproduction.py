@@ -13,7 +13,8 @@ from analysis.analyse import Analysis
 from analysis.cells import Address, story
 from analysis.statistics.intervals import Interval
 from tensloradist.errors import UserError
-from tensloradist.results.layout import RunFolder, make_folder, write_once
+from tensloradist.files import make_folder, write_once
+from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_result
 from tensloradist.results.schema import Result
 

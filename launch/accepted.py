@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tensloradist.results.layout import sweep_folder, write_once
+from tensloradist.files import write_once
+from tensloradist.results.layout import sweep_folder
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from launch import STOP_SECONDS
 from launch.children import Child, Crash
-from tensloradist.results.layout import write_once, write_replacing
+from tensloradist.files import write_once, write_replacing
 
 POLL_SECONDS = 0.2
 LOWEST_PORT, PORTS = 20_000, 12_000  # below the ephemeral ports, which other programs' connections use

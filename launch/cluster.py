@@ -16,7 +16,7 @@ from launch.pruning import prune
 from launch.signals import interrupt_on_termination
 from launch.slurm import submit
 from tensloradist.errors import UserError
-from tensloradist.results.layout import make_folder
+from tensloradist.files import make_folder
 
 
 def launch_on_cluster(

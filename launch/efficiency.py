@@ -9,9 +9,9 @@ from typing import Any
 
 from launch import scheduler
 from launch.accepted import launches, of_cluster
-from launch.status import latest_manifest
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
+from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.publish import read_result
 from tensloradist.results.schema import Result
 

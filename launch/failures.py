@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.policy import Decision, Growth, decide, to_hold
+from tensloradist.files import write_once
 from tensloradist.results.holds import hold
-from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_failure_of
 from tensloradist.results.schema import Failure, ManifestRun
 

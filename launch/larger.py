@@ -14,9 +14,10 @@ from launch.origin import Origin
 from launch.policy import Growth
 from launch.profile import Options
 from launch.slurm import submit
-from launch.submission import Submission, read_manifest
+from launch.submission import Submission
 from tensloradist.errors import UserError
-from tensloradist.results.layout import write_once
+from tensloradist.files import write_once
+from tensloradist.results.manifests import read_manifest
 
 
 def submit_larger(path: Path, known: Submission, needs: Mapping[Growth, list[str]]) -> None:

@@ -14,7 +14,7 @@ from launch.plan import Plan, write_manifest
 from launch.signals import interrupt_on_termination
 from launch.watch import Watcher, follow
 from tensloradist.errors import UserError
-from tensloradist.results.layout import make_folder
+from tensloradist.files import make_folder
 
 
 def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: float) -> None:

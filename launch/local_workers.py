@@ -20,8 +20,9 @@ from launch.plan import Plan, write_manifest
 from launch.signals import ignored
 from launch.submission import Submission
 from launch.worker import run_worker
+from tensloradist.files import write_once
 from tensloradist.results.claims import STILL_SECONDS, highest_claim
-from tensloradist.results.layout import RunFolder, sweep_folder, write_once
+from tensloradist.results.layout import RunFolder, sweep_folder
 
 MOST_WORKERS = 8  # by default, where there is no GPU to count
 FOREVER_MINUTES = 60 * 24 * 365

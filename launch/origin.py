@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tensloradist.errors import UserError
-from tensloradist.results.layout import sweep_folder, write_once
+from tensloradist.files import write_once
+from tensloradist.results.layout import sweep_folder
 from tensloradist.shipped import shipped_folder, shipped_names
 
 FILE = "launch.json"

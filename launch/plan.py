@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from launch.submission import manifest_digest
 from launch.sweep import PlannedRun, Sweep, dumped
 from tensloradist import backbones
 from tensloradist.caching import cached_json
+from tensloradist.files import write_once, write_replacing
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.modes import AttentionShape
 from tensloradist.results.claims import ownership
 from tensloradist.results.holds import held
-from tensloradist.results.layout import RunFolder, sweep_folder, write_once, write_replacing
+from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.results.manifests import manifest_digest
 from tensloradist.results.publish import recover_broken
 from tensloradist.results.schema import Manifest, ManifestRun
 from tensloradist.sources import sources_hash

@@ -17,7 +17,7 @@ from launch.executor import executor, refusal
 from launch.profile import load_profile
 from launch.site_probe import probe
 from tensloradist.errors import UserError
-from tensloradist.results.layout import make_folder
+from tensloradist.files import make_folder
 
 MOST_CLOCK_SECONDS = 1.0  # by which clocks may differ before it is worth a word
 PATIENCE_SECONDS = 600.0  # for the job to begin and to end

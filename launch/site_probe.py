@@ -14,7 +14,7 @@ from typing import Any
 
 from launch.board import Place
 from tensloradist.doctor import check_file_system
-from tensloradist.results.layout import link_once, write_once, write_synced
+from tensloradist.files import link_once, write_once, write_synced
 
 WAIT_SECONDS = 60.0  # for the other node's word
 

@@ -23,8 +23,9 @@ from launch.signals import held_back
 from launch.slurm_task import run_task
 from launch.submission import Submission
 from tensloradist.errors import UserError
+from tensloradist.files import write_once
 from tensloradist.results.claims import highest_claim
-from tensloradist.results.layout import RunFolder, sweep_folder, write_once
+from tensloradist.results.layout import RunFolder, sweep_folder
 from tensloradist.sources import commit, sources_hash
 from tensloradist.users import username
 

@@ -60,7 +60,7 @@ def spectra(
     from rich.console import Console
     from rich.table import Table
 
-    from tensloradist.results.layout import write_replacing
+    from tensloradist.files import write_replacing
 
     found = reports(source)
     if out is not None:
@@ -91,17 +91,14 @@ def reports(source: str) -> list[Report]:
     Raises:
         UserError: nothing in it has mode ranks.
     """
-    from tensloradist import backbones
     from tensloradist.budget import has_one_rank
     from tensloradist.errors import UserError
     from tensloradist.spectra import spectra_of
-    from tensloradist.tasks import task_named
 
     found: dict[str, Report] = {}
-    for spec, method in _specs(source):
+    for spec, (method, backbone, task) in _specs(source):
         if has_one_rank(spec.adapter):
             continue
-        backbone, task = backbones.label(spec.backbone), task_named(spec.task.name).label(spec.task)
         report = Report(backbone, task, method, spectra_of(spec))
         found.setdefault(report.title, report)
     if not found:
@@ -109,21 +106,24 @@ def reports(source: str) -> list[Report]:
     return list(found.values())
 
 
-def _specs(source: str) -> list[tuple[RunSpec, str]]:
-    """Resolved specifications of a sweep (one for each row, backbone and task) or of one run."""
+def _specs(source: str) -> list[tuple[RunSpec, tuple[str, str, str]]]:
+    """Resolved specifications with their labels (method, backbone, task): one of each in a sweep, or the one of a run."""
     from launch.sweep import load_sweep
+    from tensloradist import backbones
     from tensloradist.config import load_run_spec, read_yaml
     from tensloradist.identity import resolve
     from tensloradist.plugins import load_plugins
     from tensloradist.shipped import find_shipped
+    from tensloradist.tasks import task_named
 
     path = find_shipped("sweeps", source)
     if "methods" in read_yaml(path):
-        distinct = {run.labels: (run.spec, run.row) for run in reversed(load_sweep(source).runs)}
-        return list(reversed(distinct.values()))
+        distinct = {run.labels: run.spec for run in reversed(load_sweep(source).runs)}
+        return [(spec, labels) for labels, spec in reversed(distinct.items())]
     spec = load_run_spec(path, [])
     load_plugins(spec.plugins)
-    return [(resolve(spec), f"{spec.adapter.grouping} {spec.adapter.factorization}")]
+    method = f"{spec.adapter.grouping} {spec.adapter.factorization}"
+    return [(resolve(spec), (method, backbones.label(spec.backbone), task_named(spec.task.name).label(spec.task)))]
 
 
 def _rows(report: Report) -> list[tuple[Any, ...]]:

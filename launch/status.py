@@ -18,15 +18,15 @@ from launch.failures import TRIED_AGAIN, decision_of
 from launch.jobs import Jobs, JobsStatus
 from launch.liveness import at_work
 from launch.policy import RULES
-from launch.submission import read_manifest
 from tensloradist.config import read_sweep
 from tensloradist.errors import UserError, unknown
 from tensloradist.results.attempts import read_attempt, read_end
 from tensloradist.results.claims import JobAlive, highest_claim, owner_of, ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.publish import read_failure_of
-from tensloradist.results.schema import Manifest, ManifestRun
+from tensloradist.results.schema import ManifestRun
 from tensloradist.shipped import find_shipped, shipped_names
 
 OVER = ("finished", "diverged")
@@ -115,12 +115,6 @@ def sweep_name(source: str, root: Path) -> str:
         launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]
         raise UserError(f"{unknown('launched sweep', name, launched)} Results folder: {root}")
     return name
-
-
-def latest_manifest(name: str, root: Path) -> Manifest:
-    """The newest manifest of a launched sweep."""
-    folder = sweep_folder(root, name)
-    return read_manifest(folder / f"{(folder / 'latest').read_text().strip()}.json")
 
 
 def collect(name: str, root: Path, jobs: Jobs | None = None) -> SweepStatus:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from launch import scheduler
 from launch.accepted import elements, jobs_elsewhere, launches
-from launch.status import collect, latest_manifest
+from launch.status import collect
 from tensloradist.errors import UserError, unknown
+from tensloradist.files import write_once
 from tensloradist.results.holds import hold, release_hold
-from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.schema import ManifestRun
 
 
@@ -37,21 +39,6 @@ def chosen(
         if (not run_ids or any(run.run_id.startswith(wanted) for wanted in run_ids))
         and (not methods or run.row in methods)
     ]
-
-
-def find_run(wanted: str, root: Path) -> RunFolder:
-    """The one run of a results folder whose id begins so.
-
-    Raises:
-        UserError: none, or several.
-    """
-    folder = root / "runs"
-    found = sorted(path.name for path in folder.glob(f"{wanted}*") if path.is_dir()) if wanted else []
-    if len(found) == 1 or wanted in found:
-        return RunFolder(root, wanted if wanted in found else found[0])
-    if not found:
-        raise UserError(f"run {wanted!r}: none in {folder} has an id that begins so (`status SWEEP --json` lists them)")
-    raise UserError(f"run {wanted!r}: {len(found)} ids begin so ({', '.join(found[:4])}, …); give more of it")
 
 
 def hold_runs(root: Path, runs: list[ManifestRun], reason: str) -> int:

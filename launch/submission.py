@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from launch.policy import Growth
-from tensloradist.errors import UserError
 from tensloradist.results.claims import STILL_SECONDS
-from tensloradist.results.schema import Manifest
 
 
 @dataclass(frozen=True)
@@ -70,26 +65,3 @@ class Submission:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
-
-
-def manifest_digest(text: str) -> str:
-    """What a manifest's file is named by."""
-    return sha256(text.encode()).hexdigest()[:16]
-
-
-def read_manifest(path: Path) -> Manifest:
-    """A manifest as it was written.
-
-    Raises:
-        UserError: unreadable, of another version, or edited since (its name is the hash of its text).
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        manifest = Manifest.model_validate_json(text)
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise UserError(f"{path}: cannot be read as a manifest ({str(error).splitlines()[0]})") from error
-    if manifest_digest(text) != path.stem:
-        raise UserError(
-            f"{path}: the manifest was edited after it was written; change the sweep file and launch again instead"
-        )
-    return manifest

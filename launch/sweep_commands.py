@@ -179,9 +179,8 @@ def logs(
 
         tensloradist logs 3fa1 --attempt 1
     """
-    from launch.steering import find_run
     from launch.story import attempts, log_of
-    from tensloradist.results.layout import results_root
+    from tensloradist.results.layout import find_run, results_root
 
     folder = find_run(run, results_root(results))
     for line in attempts(folder):
@@ -239,9 +238,10 @@ def bundle(
     """
     from rich.console import Console
 
-    from launch.status import latest_manifest, sweep_name
+    from launch.status import sweep_name
     from tensloradist.results.bundle import SUFFIX, write_bundle
     from tensloradist.results.layout import results_root, sweep_folder
+    from tensloradist.results.manifests import latest_manifest
 
     root = results_root(results)
     name = sweep_name(sweep, root)

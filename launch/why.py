@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from launch.submission import read_manifest
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
+from tensloradist.results.manifests import read_manifest
 from tensloradist.results.publish import read_result
 from tensloradist.spec import RunSpec
 

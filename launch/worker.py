@@ -25,11 +25,13 @@ from launch.failures import FailureBook, demand_of
 from launch.memory import memory_kills
 from launch.policy import Growth
 from launch.staging import staged_spec
-from launch.submission import Submission, read_manifest
+from launch.submission import Submission
+from tensloradist.files import write_replacing
 from tensloradist.results.checkpoints import kept_step
 from tensloradist.results.claims import JobAlive, Watch, heartbeat_for, highest_claim, is_released, owner_of, ownership
 from tensloradist.results.holds import held
-from tensloradist.results.layout import RunFolder, write_replacing
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.manifests import read_manifest
 from tensloradist.results.publish import recover_broken, write_failure
 from tensloradist.results.schema import Cause, Failure, ManifestRun
 from tensloradist.sources import sources_hash

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tensloradist.results.layout import write_replacing
+from tensloradist.files import write_replacing
 
 
 def cache_root() -> Path:

@@ -68,7 +68,7 @@ def _threads() -> str:
 
 def check_file_system(root: Path) -> str:
     """What claims and results rely on: exclusive links that count, atomic replacement, fsync."""
-    from tensloradist.results.layout import link_once, write_replacing
+    from tensloradist.files import link_once, write_replacing
 
     folder = root / f".doctor-{uuid.uuid4().hex}"
     folder.mkdir(parents=True)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from tensloradist.budget import has_one_rank
 from tensloradist.caching import cache_root
 from tensloradist.errors import UserError
+from tensloradist.files import write_replacing
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.modes import Arrangement
-from tensloradist.results.layout import write_replacing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

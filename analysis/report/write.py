@@ -14,7 +14,7 @@ from analysis.render.export import tidy_csv, to_json
 from analysis.render.latex import latex
 from analysis.render.markdown import markdown
 from analysis.report.page import page
-from tensloradist.results.layout import write_replacing
+from tensloradist.files import write_replacing
 
 TABLES: dict[str, Callable[[Analysis], str]] = {
     "tables.md": markdown,

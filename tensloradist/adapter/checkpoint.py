@@ -16,9 +16,9 @@ from safetensors.torch import save as serialized
 from torch import nn
 
 from tensloradist.errors import UserError
+from tensloradist.files import write_replacing
 from tensloradist.fingerprint import TensorHash
 from tensloradist.modes import AttentionShape
-from tensloradist.results.layout import write_replacing
 from tensloradist.spec import AdapterSpec
 from tensloradist.validation import SpecModel, validate
 

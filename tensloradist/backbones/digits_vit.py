@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from tensloradist.backbones.base import Source, random_weights
 from tensloradist.caching import cache_root
 from tensloradist.errors import UserError
+from tensloradist.files import write_replacing
 from tensloradist.fingerprint import hash_bytes, hash_tensors
-from tensloradist.results.layout import write_replacing
 
 if TYPE_CHECKING:
     from torch import nn

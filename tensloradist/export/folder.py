@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from tensloradist.errors import UserError
-from tensloradist.results.layout import sync_folder
+from tensloradist.files import sync_folder
 
 
 def refuse_existing(target: Path) -> None:

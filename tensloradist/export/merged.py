@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tensloradist.backbones.transformers_ import quiet
 from tensloradist.errors import UserError
 from tensloradist.export.folder import new_folder
-from tensloradist.results.layout import write_replacing
+from tensloradist.files import write_replacing
 
 if TYPE_CHECKING:
     from tensloradist.adapter.core import Adapter

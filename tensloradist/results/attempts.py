@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tensloradist.errors import UserError
+from tensloradist.files import write_once
 from tensloradist.results.checkpoints import Checkpoint
-from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.results.layout import RunFolder
 from tensloradist.results.schema import AttemptEnd, AttemptRecord, ResumedFrom, SlurmJob
 from tensloradist.spec import RunSpec
 from tensloradist.users import username

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tensloradist.results.layout import RunFolder, sync_folder, write_synced
+from tensloradist.files import sync_folder, write_synced
+from tensloradist.results.layout import RunFolder
 
 MARKER = "COMPLETE"
 KEPT = 2  # of an attempt: the newest, and the one before it in case the newest is damaged

@@ -23,7 +23,8 @@ from types import TracebackType
 from typing import Literal
 
 from tensloradist.errors import UserError
-from tensloradist.results.layout import RunFolder, link_once, make_folder, write_replacing, write_synced
+from tensloradist.files import link_once, make_folder, write_replacing, write_synced
+from tensloradist.results.layout import RunFolder
 
 HEARTBEAT_SECONDS = 30.0
 STILL_SECONDS = 180.0  # how long a counter must stand still before its owner is taken for dead

@@ -6,7 +6,8 @@ import json
 import time
 from typing import Any
 
-from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.files import write_once
+from tensloradist.results.layout import RunFolder
 from tensloradist.users import username
 
 

@@ -1,20 +1,13 @@
-"""Where things lie in a results folder, and the two ways to write there without losing anything.
-
-What may be replaced (caches, pointers) is written to a temporary file, synced and renamed over; what may not
-(specifications, results, claims) is linked into place, so that the first writer wins for ever. No torch here.
-"""
+"""Where things lie in a results folder. No torch here."""
 
 from __future__ import annotations
 
-import errno
 import os
-import uuid
 from pathlib import Path
 
 from tensloradist.errors import UserError
 
 ATTEMPT_DIGITS = 4
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def results_root(given: str | os.PathLike[str] | None = None) -> Path:
@@ -59,88 +52,3 @@ def find_run(wanted: str, root: Path) -> RunFolder:
 def sweep_folder(root: Path, name: str) -> Path:
     """The folder of a sweep's manifests, `results/sweeps/<name>`."""
     return root / "sweeps" / name
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        UserError: something that is no folder is in the way, or it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder with --results") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: not writable; give your group write access, or choose another with --results")
-
-
-def write_synced(path: Path, content: str | bytes) -> None:
-    """Write a new file and make its content durable; nothing is left where that fails.
-
-    Raises:
-        FileExistsError: it exists.
-        OSError: the disk is full, for one.
-    """
-    with path.open("xb") as file:
-        try:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            path.unlink()
-            raise
-
-
-def write_replacing(path: Path, content: str | bytes) -> None:
-    """Write a file whole, in the place of an older one if there is one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    write_synced(temporary, content)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def write_once(path: Path, text: str) -> bool:
-    """Write a file whole unless it exists; False if it does. Of several writers at once, exactly one succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    write_synced(temporary, text)
-    try:
-        return link_once(temporary, path)
-    finally:
-        temporary.unlink()
-
-
-def link_once(source: Path, target: Path) -> bool:
-    """Link a synced file to its final name; False if that name is taken. The source must have no other link yet.
-
-    On NFS a retried link can report failure after success, or the reverse: the number of links decides.
-
-    Raises:
-        UserError: a file system without hard links.
-    """
-    before = os.stat(source).st_nlink
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        pass  # what counts is decided below
-    except OSError as error:
-        if error.errno in _NO_LINKS:
-            raise UserError(
-                f"{target.parent}: this file system has no hard links ({error.strerror}), which claims and results "
-                "need; put the results on another with --results (`tensloradist doctor` tells)"
-            ) from error
-        raise
-    made = os.stat(source).st_nlink > before
-    sync_folder(target.parent)
-    return made

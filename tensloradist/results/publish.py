@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tensloradist.errors import UserError
-from tensloradist.results.layout import RunFolder, link_once, write_once
+from tensloradist.files import link_once, write_once
+from tensloradist.results.layout import RunFolder
 from tensloradist.results.schema import RESULT_SCHEMA_VERSION, Failure, Result
 from tensloradist.spec import RunSpec
 

@@ -12,7 +12,7 @@ import time
 import traceback
 from pathlib import Path
 
-from tensloradist.results.layout import write_once
+from tensloradist.files import write_once
 from tensloradist.results.schema import Cause, RankFailure
 
 WAIT_SECONDS = 5.0  # for another process's word to cross a network file system, or a supervisor to notice its end

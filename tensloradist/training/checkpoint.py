@@ -20,9 +20,9 @@ from safetensors.torch import save as serialized
 from torch import Tensor
 
 from tensloradist.errors import UserError
+from tensloradist.files import write_synced
 from tensloradist.results.checkpoints import write_checkpoint
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
-from tensloradist.results.layout import write_synced
 from tensloradist.results.schema import Fingerprints
 
 if TYPE_CHECKING:

@@ -28,10 +28,10 @@ from tensloradist.adapter import Adapter, attach
 from tensloradist.adapter.checkpoint import backbone_hash
 from tensloradist.backbones import family_of, initialize_head
 from tensloradist.errors import UserError
+from tensloradist.files import write_replacing
 from tensloradist.results.attempts import resumed_from
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.execute import cause_of
-from tensloradist.results.layout import write_replacing
 from tensloradist.results.ranks import write_rank_failure
 from tensloradist.results.schema import Fingerprints, FrozenBackbone, Metrics, Result, Throughput, Times
 from tensloradist.spec import RunSpec

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save
 
-from tensloradist.results.layout import write_replacing
+from tensloradist.files import write_replacing
 
 if TYPE_CHECKING:
     from tensloradist.tasks.base import LoadedTask

@@ -11,10 +11,11 @@ from launch.cluster import launch_on_cluster
 from launch.durations import Durations
 from launch.plan import check
 from launch.profile import Options
-from launch.status import latest_manifest
 from launch.sweep import load_sweep
 from tensloradist.errors import UserError
-from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.files import write_once
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.schema import Fingerprints, Metrics, PeakMemory, Result, Times
 from tensloradist.spec import RunSpec
 

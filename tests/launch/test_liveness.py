@@ -9,10 +9,12 @@ from fake_slurm import FakeSlurm
 
 from launch import liveness, scheduler
 from launch.liveness import ASK_SECONDS, LAUNCH_SECONDS, JobsAlive
-from launch.submission import Submission, manifest_digest
+from launch.submission import Submission
 from launch.worker import Worker, turned
+from tensloradist.files import write_once
 from tensloradist.results.claims import Owner, claim
-from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.results.layout import RunFolder
+from tensloradist.results.manifests import manifest_digest
 from tensloradist.results.schema import Condition, Manifest, ManifestRun, Membership
 
 ME = Owner("n1", "boot", 1, "1", "ns", job="7_0", restart=1, cluster="here")

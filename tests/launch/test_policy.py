@@ -8,8 +8,9 @@ import pytest
 from launch.failures import FailureBook, demand_of
 from launch.policy import BREAKER, MOST_GROWTH, RULES, Growth, decide, to_hold
 from launch.profile import Options
+from tensloradist.files import write_once
 from tensloradist.results.holds import held
-from tensloradist.results.layout import RunFolder, write_once
+from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import write_failure
 from tensloradist.results.schema import Cause, Failure, ManifestRun, Membership
 

@@ -7,7 +7,7 @@ import pytest
 
 from launch import scheduler
 from launch.pruning import prune
-from tensloradist.results.layout import write_once
+from tensloradist.files import write_once
 
 STAYS = ("slurm.json", "submission-0.json", "worker-7_0.0.0.json", "worker-7_0.0.0.err", "submitit-0/7_0_0_log.err")
 GOES = (

@@ -18,7 +18,7 @@ from launch.profile import Options
 from launch.slurm import submit
 from launch.steering import cancel
 from tensloradist.errors import UserError
-from tensloradist.results.layout import write_once
+from tensloradist.files import write_once
 
 TWO = [Array("default", 1, None, tasks, ("r",), None) for tasks in (3, 1)]
 

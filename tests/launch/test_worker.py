@@ -14,8 +14,9 @@ from launch.blame import cause_of_end
 from launch.memory import memory_kills
 from launch.plan import check
 from launch.sweep import load_sweep
+from tensloradist.files import write_replacing
 from tensloradist.results.claims import claim, highest_claim
-from tensloradist.results.layout import RunFolder, write_replacing
+from tensloradist.results.layout import RunFolder
 
 SWEEP = """
 name: takeover

@@ -2,8 +2,9 @@
 
 import pytest
 
+from tensloradist.files import write_synced
 from tensloradist.results.checkpoints import KEPT, kept_step, newest_valid, write_checkpoint
-from tensloradist.results.layout import RunFolder, write_synced
+from tensloradist.results.layout import RunFolder
 
 
 @pytest.fixture

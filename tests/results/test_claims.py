@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tensloradist.errors import UserError
+from tensloradist.files import link_once, write_once, write_replacing
 from tensloradist.results.claims import (
     Owner,
     Watch,
@@ -20,7 +21,7 @@ from tensloradist.results.claims import (
     owner_of,
     ownership,
 )
-from tensloradist.results.layout import RunFolder, link_once, write_once, write_replacing
+from tensloradist.results.layout import RunFolder
 
 CONTENDER = """
 import sys, time

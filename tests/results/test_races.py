@@ -14,8 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tensloradist.files import write_replacing
 from tensloradist.results.claims import Watch, claim, highest_claim, is_alive
-from tensloradist.results.layout import RunFolder, write_replacing
+from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import publish, read_result
 from tensloradist.results.schema import Fingerprints, Metrics, PeakMemory, Result, Times
 
