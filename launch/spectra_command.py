@@ -107,7 +107,7 @@ def reports(source: str) -> list[Report]:
 
 
 def _specs(source: str) -> list[tuple[RunSpec, tuple[str, str, str]]]:
-    """Resolved specifications with their labels (method, backbone, task): one of each in a sweep, or the one of a run."""
+    """Resolved specifications, one for each (method, backbone, task) of a sweep, with these; or the one of a run."""
     from launch.sweep import load_sweep
     from tensloradist import backbones
     from tensloradist.config import load_run_spec, read_yaml
