@@ -36,16 +36,19 @@ demo: $(INSTALLED)  ## Train the demo sweep, print its tables and write its repo
 
 test: $(INSTALLED)  ## All tests but those of the other `make test-…` and of `make evidence`
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile \
+		--ignore tests/slurm --ignore tests/browser --ignore tests/distributed \
 		-m "not evidence and not slurm and not browser and not distributed"
 
 test-browser: $(INSTALLED)  ## The report's page in a headless Chromium (Debian's package chromium)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "browser and not evidence"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "browser and not evidence" tests/browser
 
 test-distributed: $(INSTALLED)  ## Groups of two and four processes that train together, DDP and ZeRO, on the CPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "distributed and not evidence"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "distributed and not evidence" \
+		tests/distributed tests/launch/test_launch.py tests/launch/test_worker.py tests/training/test_resume.py \
+		tests/training/test_train.py tests/test_throughput.py
 
 test-slurm: $(INSTALLED)  ## Faults injected into a real Slurm cluster on this machine (root, slurm/devcluster/README.md)
-	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "slurm and not evidence"
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "slurm and not evidence" tests/slurm
 
 devcluster: $(INSTALLED)  ## Start the one-machine Slurm cluster in ./.devcluster
 	slurm/devcluster/up.sh

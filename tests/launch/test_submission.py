@@ -103,6 +103,12 @@ seeds: 2
 """
 
 
+def heard():
+    """Signals that a background job, or one of nohup, ignores: here they mean what they say."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("whom", ["the command alone", "sbatch, too"])
 def test_an_interruption_takes_a_submission_back(slurm, root, tmp_path, whom):
     """SIGHUP as kill sends it; Ctrl-C on a terminal reaches sbatch, too, which is then not waited for."""
@@ -118,7 +124,7 @@ def test_an_interruption_takes_a_submission_back(slurm, root, tmp_path, whom):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's would be ignored
+        preexec_fn=heard,
     )
     deadline = time.monotonic() + 120
     while slurm.calls()["sbatch"] < 2:
