@@ -106,7 +106,7 @@ def trained(tmp_path_factory, request):
         "compute": {"micro_batch": 3},
     }
     KINDS["timm"] = {
-        "backbone": {"source": "timm", "name": "vit_tiny_patch16_224", "random_init": True},
+        "backbone": {"source": "timm", "name": "test_vit", "random_init": True},
         "task": {**image_folder(root, classes=2, each=12).model_dump(), "augmentation": "flip_jitter"},
         "optimizer": {"epochs": 2, "batch_size": 6, "learning_rate": 1e-3},
     }
