@@ -23,10 +23,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@[ ! -s $@ ] || [ "$$(cat $@)" = "$(CURDIR)" ] || rm -rf $(VENV)
 	@$(BIN)/python -c '' 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
-	@# torch by itself first, so that its exact version is settled before anything asks for a range of it. Not compiled:
-	@# of 18,000 modules some thousand are used, which compile when they are imported first
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile "$$(grep -E '^torch==' constraints.txt)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	@# torch by itself first, so that its exact version is settled before anything asks for a range of it.
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -E '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@echo "$(CURDIR)" > $@
 
 install: $(INSTALLED)  ## The virtual environment .venv

@@ -57,6 +57,11 @@ class FailureBook:
         recorded = decision_of(folder, failures[-1].attempt)
         return (recorded["action"] if recorded else decide(failures, None, self._given).action) not in TRIED_AGAIN
 
+    def is_undecided(self, folder: RunFolder) -> bool:
+        """Whether nothing is on record for the newest failure: its worker was stopped before it could decide."""
+        failures = self.of_launch(folder)
+        return bool(failures) and decision_of(folder, failures[-1].attempt) is None
+
     def needs_more(self, folder: RunFolder) -> bool:
         """Whether the run is for a larger job than this launch's are."""
         return self._given is not None and not self._given.covers(demand_of(folder))

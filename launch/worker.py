@@ -181,6 +181,11 @@ class Worker:
             return "passed"
         if known and not is_released(folder, known) and self._bury(run, folder, known):
             return "passed"
+        if known and self._failures.is_undecided(folder):
+            # Its worker ended with it. Left so, a run that no job's time is enough to begin would be tried for ever.
+            self._failures.decide(run, folder)
+            if not self._is_open(run):
+                return "passed"
         stood_still = seen == "still" or known > 0  # the owner has been judged, so its claim is no obstacle
         compute = run.spec["compute"]
         processes = int(compute["processes"])

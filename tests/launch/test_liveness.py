@@ -9,13 +9,15 @@ from fake_slurm import FakeSlurm
 
 from launch import liveness, scheduler
 from launch.liveness import ASK_SECONDS, LAUNCH_SECONDS, JobsAlive
+from launch.policy import Growth
 from launch.submission import Submission
 from launch.worker import Worker, turned
 from tensloradist.files import write_once
 from tensloradist.results.claims import Owner, claim
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import manifest_digest
-from tensloradist.results.schema import Condition, Manifest, ManifestRun, Membership
+from tensloradist.results.publish import write_failure
+from tensloradist.results.schema import Condition, Failure, Manifest, ManifestRun, Membership
 
 ME = Owner("n1", "boot", 1, "1", "ns", job="7_0", restart=1, cluster="here")
 
@@ -167,3 +169,21 @@ def test_a_pass_over_runs_of_others_asks_once_and_reads_each_result_once(tmp_pat
     worker.drain()
     assert len(looks) == 3 and slurm.calls()["squeue"] == 1
     assert sorted(read) == sorted(run.run_id for run in runs[1::2])
+
+
+def test_a_run_whose_start_alone_takes_a_jobs_time_gets_a_longer_job(tmp_path, monkeypatch, slurm):
+    """Its workers were stopped before they could decide anything: the next one does, and tries no more."""
+    root = tmp_path / "results"
+    path, (run,) = manifest(root, cells=1, seeds=1)
+    folder = RunFolder(root, run.run_id)
+    for number in (1, 2):
+        with claim(folder):
+            failure = Failure(run_id=run.run_id, attempt=number, cause="time_limit", message="stopped", kept_step=0)
+            write_failure(folder.attempt(number), failure)
+    submission = Submission(str(path), str(root), 1, baseline={run.run_id: 0}, growth=Growth())
+    write_once(root / "launch" / "submission-0.json", submission.to_json())
+    worker = Worker(root / "launch" / "submission-0.json", "7_0.0.0", job_alive=lambda owner: None)
+    monkeypatch.setattr(worker.children, "child", None)  # to train would be to fail
+    assert not worker.drain()
+    assert json.loads((folder.attempt(2) / "decision.json").read_text())["action"] == "retry_larger"
+    assert worker.needing_more() == {Growth(time=2): [run.run_id]}
