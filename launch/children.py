@@ -6,7 +6,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 from launch import STOP_SECONDS
 from launch.signals import ignored
 from launch.submission import Submission
+from tensloradist.ports import free_port
 
 
 class Child:
@@ -146,7 +146,7 @@ class ChildFactory:
 
     def group(self, processes: int) -> ChildGroup:
         """The processes of one run, all on this machine."""
-        port = str(_free_port())
+        port = str(free_port())
         children = []
         for rank in range(processes):
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
@@ -154,9 +154,3 @@ class ChildFactory:
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             children.append(self.child(processes, **environment))
         return ChildGroup(children, self._log)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

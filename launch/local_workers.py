@@ -8,9 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-import uuid
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from launch.submission import Submission
 from launch.worker import run_worker
 from tensloradist.files import write_once
 from tensloradist.results.claims import STILL_SECONDS, highest_claim
-from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.results.layout import RunFolder, new_launch_folder
 
 MOST_WORKERS = 8  # by default, where there is no GPU to count
 FOREVER_MINUTES = 60 * 24 * 365
@@ -59,8 +57,7 @@ class LocalLaunch:
 
     def __init__(self, plan: Plan, root: Path, workers: int, still_seconds: float = STILL_SECONDS) -> None:
         self.plan, self.workers = plan, workers
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        self.folder = sweep_folder(root, plan.sweep.name) / "launches" / f"{stamp}-{uuid.uuid4().hex[:6]}"
+        self.folder = new_launch_folder(root, plan.sweep.name)
         manifest = write_manifest(plan.sweep, root)
         wanted = plan.to_run() + plan.to_watch()
         self.baseline = {run.run_id: highest_claim(RunFolder(root, run.run_id)) for run in wanted}

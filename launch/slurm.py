@@ -7,9 +7,7 @@ import shutil
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +23,11 @@ from launch.submission import Submission
 from tensloradist.errors import UserError
 from tensloradist.files import write_once
 from tensloradist.results.claims import highest_claim
-from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.results.layout import RunFolder, new_launch_folder
 from tensloradist.sources import commit, sources_hash
 from tensloradist.users import username
 
 PACKAGES = ("tensloradist", "launch", "analysis", "sweeps", "slurm")
-
-
-def new_launch_folder(root: Path, name: str) -> Path:
-    """Where the files of a sweep's next launch go: never one that was there before."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    return (sweep_folder(root, name) / "launches" / f"{stamp}-{uuid.uuid4().hex[:6]}").absolute()
 
 
 def submit(

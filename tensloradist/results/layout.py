@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tensloradist.errors import UserError
@@ -52,3 +54,9 @@ def find_run(wanted: str, root: Path) -> RunFolder:
 def sweep_folder(root: Path, name: str) -> Path:
     """The folder of a sweep's manifests, `results/sweeps/<name>`."""
     return root / "sweeps" / name
+
+
+def new_launch_folder(root: Path, name: str) -> Path:
+    """Where the files of a sweep's next launch go, as an absolute path: never one that was there before."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return (sweep_folder(root, name) / "launches" / f"{stamp}-{uuid.uuid4().hex[:6]}").absolute()

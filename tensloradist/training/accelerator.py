@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
 from tensloradist.errors import UserError
+from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
 
 
@@ -78,7 +78,7 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
         os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
     if spec.compute.processes == 1 and "MASTER_ADDR" not in os.environ:  # started by nobody in particular
         place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-        os.environ |= {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        os.environ |= {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     from accelerate import DeepSpeedPlugin
     from deepspeed.ops import __compatible_ops__
     from deepspeed.utils import groups, logger
@@ -122,12 +122,6 @@ def release(accelerator: Accelerator) -> None:
     accelerator.end_training()
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState._reset_state()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _flat(data: dict, prefix: str = "") -> dict[str, str | int | float | bool]:

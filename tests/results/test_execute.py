@@ -126,7 +126,7 @@ def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
         (DataMissing("task.data: x: no such folder"), "data_missing"),
         (FileNotFoundError(2, "No such file or directory", "/data/x.jpg"), "data_missing"),
         (FileNotFoundError(2, "No such file or directory", "g++"), "bug"),
-        (ValueError("/home/gloor/data.txt is odd"), "bug"),
+        (ValueError("the label 'gloomy' and the file igloo.txt are odd"), "bug"),
         (UserError("optimizer.batch_size: too large"), "configuration"),
         (MemoryError(), "out_of_host_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_host_memory"),
