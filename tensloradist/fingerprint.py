@@ -45,6 +45,18 @@ def hash_bytes(*parts: bytes | str) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
+def read_anew(fingerprint: str, changes: Iterable[str]) -> str:
+    """The fingerprint of an input that is read differently than by earlier versions, so that its runs are new ones.
+
+    Args:
+        fingerprint: of the input's content.
+        changes: a fixed word for each change of reading that matters to this input, e.g. "grey16"; none: the input was
+            read correctly all along, and its fingerprint stays.
+    """
+    words = sorted(set(changes))
+    return f"{fingerprint}+{'+'.join(words)}" if words else fingerprint
+
+
 def hash_path(path: str | os.PathLike[str], include: Callable[[str], bool] | None = None) -> str:
     """Hash of a file's content, or of a folder's relative file names and their contents.
 
