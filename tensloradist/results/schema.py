@@ -234,3 +234,8 @@ class Manifest(Record):
     sweep_sha256: str = Field(description="of the sweep file's text")
     conditions: tuple[Condition, ...]
     runs: tuple[ManifestRun, ...]
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The modules that its runs name."""
+        return tuple(sorted({plugin for run in self.runs for plugin in run.spec.get("plugins") or ()}))
