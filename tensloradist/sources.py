@@ -72,9 +72,8 @@ def module_code(name: str) -> dict[str, Path]:
     depth = path.count(".")
     places = [Path(place).resolve() for place in spec.submodule_search_locations or [spec.origin or ""]]
     code = {"/".join(place.parts[-depth - 1 :]): place for place in places if place.exists()}
-    for place in places:
-        folder = place.parents[depth]
-        if not _is_installed(folder):
+    for folder in (place.parents[depth] for place in places):
+        if name not in PACKAGES and not _is_installed(folder):
             _add_imports(code, folder)
     return code
 
