@@ -18,6 +18,7 @@ import yaml
 from analysis.columns import COLUMNS, typed
 from analysis.outcomes import outcomes
 from tensloradist.errors import UserError
+from tensloradist.names import printable
 from tensloradist.results.bundle import is_bundle, opened
 from tensloradist.results.layout import sweep_folder
 from tensloradist.results.manifests import latest_manifest
@@ -107,12 +108,12 @@ def _planned(run: ManifestRun, sweep: str) -> dict[str, Any]:
     return {
         "sweep": sweep,
         "run_id": run.run_id,
-        "row": run.row,
+        "row": printable(run.row),
         "method": adapter["method"],
         "grouping": adapter.get("grouping"),
         "factorization": adapter.get("factorization"),
-        "backbone": run.backbone,
-        "task": run.task,
+        "backbone": printable(run.backbone),
+        "task": printable(run.task),
         "data_set": task.get("fingerprint") or task["name"],
         "protocol": run.spec["protocol"],
         "seed": run.spec["seed"],

@@ -14,6 +14,7 @@ from pathlib import Path
 from launch.sweep import PlannedRun, Sweep, dumped
 from tensloradist import backbones
 from tensloradist.caching import cached_json
+from tensloradist.errors import UserError
 from tensloradist.files import write_once, write_replacing
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.modes import AttentionShape
@@ -185,7 +186,12 @@ def cells(sweep: Sweep) -> list[Cell]:
 
 
 def write_manifest(sweep: Sweep, root: Path) -> Path:
-    """The sweep's immutable manifest, `results/sweeps/<name>/<digest>.json`; `latest` then names it."""
+    """The sweep's immutable manifest, `results/sweeps/<name>/<digest>.json`; `latest` then names it.
+
+    Raises:
+        UserError: the name is another launched sweep's but for capital letters.
+    """
+    _refuse_twin(sweep.name, root)
     runs = tuple(
         ManifestRun(
             run_id=run.run_id,
@@ -208,3 +214,12 @@ def write_manifest(sweep: Sweep, root: Path) -> Path:
         write_once(path, text)
     write_replacing(folder / "latest", digest + "\n")
     return path
+
+
+def _refuse_twin(name: str, root: Path) -> None:
+    known = [path.name for path in (root / "sweeps").glob("*") if path.name.casefold() == name.casefold()]
+    if known and name not in known:
+        raise UserError(
+            f"name: {name!r} is the launched sweep {known[0]!r} but for capital letters, which is one folder on some "
+            "file systems; choose another name"
+        )
