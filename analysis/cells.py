@@ -48,6 +48,8 @@ class RunStory:
     hardware: str | None
     versions: str | None
     precision: str | None
+    environment: str | None
+    plugins: str | None
     commit: str | None
     host: str | None
     folder: str | None  # None where a bundle was read
@@ -125,6 +127,8 @@ _SHOWN = (
     "hardware",
     "versions",
     "precision",
+    "environment",
+    "plugins",
     "commit",
     "host",
 )

@@ -105,8 +105,18 @@ def measured(result: Result) -> dict[str, Any]:
         "hardware": str(hardware.get("gpu") or hardware.get("cpu")),
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         "precision": str(provenance.get("precision")),
+        "threads": None if hardware.get("gpu") else provenance.get("threads"),
+        "environment": _listed(provenance.get("environment"), "=", "none set"),
+        "plugins": _listed((provenance.get("code") or {}).get("plugins"), " ", None),
         "commit": (provenance.get("code") or {}).get("commit"),
         "host": provenance.get("host"),
         "workers_per_gpu": provenance.get("workers_per_gpu"),
         **{f"fingerprint_{name}": getattr(result.fingerprints, name) for name in FINGERPRINTS},
     }
+
+
+def _listed(values: dict[str, str] | None, between: str, empty: str | None) -> str | None:
+    """'A=1, B=2'; None where nothing is on record."""
+    if values is None:
+        return None
+    return ", ".join(f"{name}{between}{value}" for name, value in sorted(values.items())) or empty

@@ -17,6 +17,7 @@ from typing import Any
 from launch import STOP_SECONDS
 from launch.signals import ignored
 from launch.submission import Submission
+from tensloradist.environment import inherited
 from tensloradist.ports import free_port
 
 
@@ -32,7 +33,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
-                env={**os.environ, **environment},
+                env={**inherited(os.environ), **environment},
                 text=True,
                 bufsize=1,
                 start_new_session=True,

@@ -68,7 +68,8 @@ def launch_on_cluster(
         console.print("A dry run: nothing was written or submitted.")
         return
     interrupt_on_termination()
-    done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot, origin)
+    plugins = plan.sweep.runs[0].spec.plugins  # a sweep's: all runs have the same
+    done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot, origin, plugins)
     jobs = ", ".join(entry["job_id"] for entry in done.arrays)
     console.print(f"Submitted: jobs {jobs}; their files are in {folder}", highlight=False, soft_wrap=True)
     console.print(f"Follow with: {hints.status()}", markup=False, highlight=False, soft_wrap=True)

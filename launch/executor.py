@@ -91,6 +91,7 @@ def _setup(options: Options, code: Path | None) -> list[str]:
     lines = list(options.setup)
     lines += [f"export {name}={shlex.quote(value)}" for name, value in options.environment.items()]
     if code is not None:
-        lines.append(f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')  # plugins lie there
+        # Before what was copied, which the job's working directory may hold: Python would look there first.
+        lines.append(f'export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
     # Since Slurm 22.05 srun does not take --cpus-per-task over from sbatch.
     return [*lines, 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"']

@@ -43,7 +43,7 @@ def submit_larger(path: Path, known: Submission, needs: Mapping[Growth, list[str
 def _submit(known: Submission, growth: Growth, run_ids: list[str], origin: Origin | None) -> None:
     import submitit
 
-    given, manifest = Options.model_validate(known.options), Path(known.manifest)
+    given, manifest = Options.model_validate(known.options), read_manifest(Path(known.manifest))
     each = math.ceil(len(run_ids) / given.max_parallel)
     arrays = array_of(known.option_set, given, (known.processes or 1, known.nodes), run_ids, each, growth)
     try:
@@ -52,13 +52,15 @@ def _submit(known: Submission, growth: Growth, run_ids: list[str], origin: Origi
         with submitit.helpers.clean_env():
             os.environ.update(configured)
             done, folder = submit(
-                read_manifest(manifest).name,
-                manifest,
+                manifest.name,
+                Path(known.manifest),
                 Path(known.root),
                 known.profile,
                 {known.option_set: given},
                 arrays,
+                snapshot=known.snapshot,
                 origin=origin,
+                plugins=manifest.plugins,
             )
     except UserError as error:
         print(f"nothing larger was submitted: {error}", file=sys.stderr, flush=True)

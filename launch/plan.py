@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from launch.sweep import PlannedRun, Sweep, dumped
+from launch.sweep import PlannedRun, Sweep, dumped, load_sweep
 from tensloradist import backbones
 from tensloradist.caching import cached_json
+from tensloradist.errors import UserError
 from tensloradist.files import write_once, write_replacing
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.modes import AttentionShape
@@ -184,8 +185,8 @@ def cells(sweep: Sweep) -> list[Cell]:
     return [cell for condition in sweep.conditions for cell in order[condition.name]]
 
 
-def write_manifest(sweep: Sweep, root: Path) -> Path:
-    """The sweep's immutable manifest, `results/sweeps/<name>/<digest>.json`; `latest` then names it."""
+def manifest_of(sweep: Sweep) -> Manifest:
+    """What is recorded of a sweep when it is launched."""
     runs = tuple(
         ManifestRun(
             run_id=run.run_id,
@@ -199,8 +200,22 @@ def write_manifest(sweep: Sweep, root: Path) -> Path:
         )
         for run in sweep.runs
     )
-    manifest = Manifest(name=sweep.name, sweep_sha256=sweep.sha256, conditions=sweep.conditions, runs=runs)
-    text = manifest.model_dump_json(indent=1) + "\n"
+    return Manifest(name=sweep.name, sweep_sha256=sweep.sha256, conditions=sweep.conditions, runs=runs)
+
+
+def planned_manifest(path: Path) -> Manifest:
+    """The manifest that a sweep file would be launched with now."""
+    return manifest_of(load_sweep(str(path)))
+
+
+def write_manifest(sweep: Sweep, root: Path) -> Path:
+    """The sweep's immutable manifest, `results/sweeps/<name>/<digest>.json`; `latest` then names it.
+
+    Raises:
+        UserError: the name is another launched sweep's but for capital letters.
+    """
+    _refuse_twin(sweep.name, root)
+    text = manifest_of(sweep).model_dump_json(indent=1) + "\n"
     digest = manifest_digest(text)
     folder = sweep_folder(root, sweep.name)
     path = folder / f"{digest}.json"
@@ -208,3 +223,12 @@ def write_manifest(sweep: Sweep, root: Path) -> Path:
         write_once(path, text)
     write_replacing(folder / "latest", digest + "\n")
     return path
+
+
+def _refuse_twin(name: str, root: Path) -> None:
+    known = [path.name for path in (root / "sweeps").glob("*") if path.name.casefold() == name.casefold()]
+    if known and name not in known:
+        raise UserError(
+            f"name: {name!r} is the launched sweep {known[0]!r} but for capital letters, which is one folder on some "
+            "file systems; choose another name"
+        )

@@ -18,8 +18,6 @@ from launch.failures import TRIED_AGAIN, decision_of
 from launch.jobs import Jobs, JobsStatus
 from launch.liveness import at_work
 from launch.policy import RULES
-from tensloradist.config import read_sweep
-from tensloradist.errors import UserError, unknown
 from tensloradist.results.attempts import read_attempt, read_end
 from tensloradist.results.claims import JobAlive, highest_claim, owner_of, ownership
 from tensloradist.results.holds import held
@@ -27,7 +25,7 @@ from tensloradist.results.layout import RunFolder, sweep_folder
 from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.publish import read_failure_of
 from tensloradist.results.schema import ManifestRun
-from tensloradist.shipped import find_shipped, shipped_names
+from tensloradist.results.sweeps import FoundSweep
 
 OVER = ("finished", "diverged")
 
@@ -100,38 +98,22 @@ class SweepStatus:
         return json.dumps(data, indent=1)
 
 
-def sweep_name(source: str, root: Path) -> str:
-    """The name of a sweep that was launched here, given by its file or by its name.
-
-    Raises:
-        UserError: it was never launched into this results folder; lists those that were.
-    """
-    name = source
-    if not sweep_folder(root, source).is_dir():
-        path = Path(source)
-        if path.suffix in (".yaml", ".yml") or path.is_file() or source in shipped_names("sweeps"):
-            name = str(read_sweep(find_shipped("sweeps", source)).get("name"))
-    if not (sweep_folder(root, name) / "latest").is_file():
-        launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]
-        raise UserError(f"{unknown('launched sweep', name, launched)} Results folder: {root}")
-    return name
-
-
-def collect(name: str, root: Path, jobs: Jobs | None = None) -> SweepStatus:
+def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep | None = None) -> SweepStatus:
     """The state of every run of a sweep's newest manifest, and of its jobs.
 
     Args:
         jobs: what earlier looks have learned of them.
+        edited: the sweep of a file that was edited since, in place of the newest manifest.
 
     Raises:
         UserError: a manifest, claim or record that cannot be read.
     """
-    manifest = latest_manifest(name, root)
+    manifest = edited.manifest if edited else latest_manifest(name, root)
     jobs = jobs or Jobs(name, root)
     said = jobs.look()
     alive = _alive_by(jobs.living, jobs.cluster)
     runs = [_run_status(RunFolder(root, run.run_id), run, alive) for run in manifest.runs]
-    warnings = []
+    warnings = [edited.note] if edited and edited.note else []
     if said is not None and not said.answers:
         warnings.append("Slurm does not answer: what follows is what the files say")
     warnings += [

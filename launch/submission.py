@@ -30,7 +30,8 @@ class Submission:
         requeue: whether a job that is stopped goes back to the queue.
         workers_per_gpu: more than one: the runs' times do not compare with others'.
         stage: the node-local folder for copies of data and backbone, as the profile writes it.
-        sources: the hash of the package's source files when the launch began; None: not compared.
+        sources: the hash of the code that jobs run, plugins too, when the launch began; None: not compared.
+        snapshot: whether the jobs run a copy of that code.
         profile, option_set, options: the profile's name, and what it asks for, to ask for more of it.
         growth: how many times that memory and time the jobs of this submission have; None outside of jobs.
     """
@@ -52,6 +53,7 @@ class Submission:
     stage: str | None = None
     workers_per_gpu: int = 1
     sources: str | None = None
+    snapshot: bool = False
     profile: str = ""
     option_set: str = ""
     options: dict[str, Any] | None = None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launch.cli import ProfileOption, ResultsOption
+
+if TYPE_CHECKING:
+    from tensloradist.results.schema import Manifest
 
 SweepArgument = Annotated[str, typer.Argument(help="A sweep file, or the name of a launched sweep.")]
 RunArgument = Annotated[str, typer.Argument(help="A run's id, or the beginning of one.")]
@@ -39,35 +42,37 @@ def status(
 
     from launch.jobs import Jobs
     from launch.origin import Hints, last_origin
-    from launch.status import collect, sweep_name
+    from launch.status import collect
     from launch.status_view import render
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import find_sweep
 
     root = results_root(results)
-    name = sweep_name(sweep, root)
+    found = find_sweep(sweep, root)
+    name, edited = found.manifest.name, found if found.note else None
     if json:
-        sys.stdout.write(collect(name, root).to_json() + "\n")
+        sys.stdout.write(collect(name, root, edited=edited).to_json() + "\n")
         return
     console = Console()
     console = console if console.is_terminal else Console(width=160)
     jobs, hints = Jobs(name, root), Hints(name, last_origin(name, root), results)
     if not watch:
-        console.print(render(collect(name, root, jobs), hints), crop=False)
+        console.print(render(collect(name, root, jobs, edited), hints), crop=False)
         return
     if not console.is_terminal:
         while True:
-            found = collect(name, root, jobs)
-            console.print(render(found, hints), crop=False)
-            if not found.is_open:
+            now = collect(name, root, jobs, edited)
+            console.print(render(now, hints), crop=False)
+            if not now.is_open:
                 return
             time.sleep(every)
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            found = collect(name, root, jobs)
-            live.update(render(found, hints, live=True), refresh=True)
-            if not found.is_open:
+            now = collect(name, root, jobs, edited)
+            live.update(render(now, hints, live=True), refresh=True)
+            if not now.is_open:
                 return
             time.sleep(every)
 
@@ -80,8 +85,8 @@ def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
         tensloradist cancel my_sweep
     """
     from launch import steering
-    from launch.status import sweep_name
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     done = steering.cancel(sweep_name(sweep, root), root)
@@ -110,8 +115,8 @@ def retry(
     """
     from launch import steering
     from launch.cli import launch_runs
-    from launch.status import sweep_name
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     only = steering.failed_runs(sweep_name(sweep, root), root, cause)
@@ -137,8 +142,8 @@ def hold(
         tensloradist hold my_sweep --run 3fa1
     """
     from launch import steering
-    from launch.status import sweep_name
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     runs = steering.chosen(sweep_name(sweep, root), root, run, method)
@@ -156,8 +161,8 @@ def release(
     """
     from launch import steering
     from launch.origin import Hints, last_origin
-    from launch.status import sweep_name
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     name = sweep_name(sweep, root)
@@ -238,10 +243,10 @@ def bundle(
     """
     from rich.console import Console
 
-    from launch.status import sweep_name
     from tensloradist.results.bundle import SUFFIX, write_bundle
     from tensloradist.results.layout import results_root, sweep_folder
     from tensloradist.results.manifests import latest_manifest
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     name = sweep_name(sweep, root)
@@ -263,8 +268,8 @@ def efficiency(sweep: SweepArgument, results: ResultsOption = None) -> None:
 
     from launch.efficiency import account
     from launch.efficiency_view import render
-    from launch.status import sweep_name
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     console = Console()
@@ -272,7 +277,16 @@ def efficiency(sweep: SweepArgument, results: ResultsOption = None) -> None:
     console.print(render(*account(sweep_name(sweep, root), root)))
 
 
+def _planned(path: Path) -> Manifest:
+    from launch.plan import planned_manifest
+
+    return planned_manifest(path)
+
+
 def register(app: typer.Typer) -> None:
-    """Add this package's commands on launched sweeps to the application."""
+    """Add this package's commands on launched sweeps to the application, and how an edited file is read."""
+    from tensloradist.results.sweeps import plan_with
+
+    plan_with(_planned)
     for command in (status, cancel, retry, hold, release, logs, why, bundle, efficiency):
         app.command()(command)

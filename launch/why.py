@@ -13,6 +13,7 @@ from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import read_manifest
 from tensloradist.results.publish import read_result
+from tensloradist.sources import module_hash
 from tensloradist.spec import RunSpec
 
 Flat = dict[str, Any]
@@ -49,7 +50,10 @@ def explain(wanted: str, root: Path) -> Why:
     run = RunFolder(root, run_id)
     why = Why(run_id, run.result.exists())
     if why.trained:
-        why.versions = _differences(_code(read_result(run.result).provenance), _code(_now()))
+        then = read_result(run.result).provenance
+        known = _code(then)  # an older result has no word on some of the code: then nothing can be said of it
+        now = {name: value for name, value in _code(_now(then)).items() if name in known or "." not in name}
+        why.versions = _differences(known, now)
         return why
     own = flat(specs[run_id])
     nearest: tuple[int, str, Flat] | None = None
@@ -97,10 +101,12 @@ def _differences(old: Flat, new: Flat) -> list[tuple[str, Any, Any]]:
 
 
 def _code(provenance: dict[str, Any]) -> Flat:
-    return dict(provenance.get("versions", {})) | {f"code.{k}": v for k, v in provenance.get("code", {}).items()}
+    return dict(provenance.get("versions", {})) | dict(_flattened({"code": provenance.get("code", {})}))
 
 
-def _now() -> dict[str, Any]:
+def _now(then: dict[str, Any]) -> dict[str, Any]:
+    """The provenance that a run would have now, with the plugins that one had then."""
     from tensloradist.training.provenance import provenance
 
-    return provenance()
+    found, plugins = provenance(), then.get("code", {}).get("plugins", {})
+    return {**found, "code": {**found["code"], "plugins": {name: module_hash(name) for name in plugins}}}

@@ -34,7 +34,7 @@ from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import read_manifest
 from tensloradist.results.publish import recover_broken, write_failure
 from tensloradist.results.schema import Cause, Failure, ManifestRun
-from tensloradist.sources import sources_hash
+from tensloradist.sources import job_hash
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between looks at the heartbeats of owners on other machines
@@ -79,6 +79,7 @@ class Worker:
         self.root = Path(self.submission.root)
         manifest = read_manifest(Path(self.submission.manifest))
         mine = [run for run in manifest.runs if self._is_for_me(run)]
+        self._plugins = manifest.plugins
         self.runs = turned(mine, name) if self.submission.launch_workers > 1 else mine
         self._over: set[str] = set()  # ids of runs whose results this worker has read: they are there for ever
         self.children = ChildFactory(self.submission, device, self.log)
@@ -95,7 +96,7 @@ class Worker:
         self._watch = Watch(self.submission.still_seconds)
         self._began = time.monotonic()
         self._trained = self._early_ends = 0
-        self._code_changed = self.submission.sources not in (None, sources_hash())
+        self._code_changed = False
 
     def _is_for_me(self, run: ManifestRun) -> bool:
         """Whether this launch wants the run trained by jobs of this submission."""
@@ -114,8 +115,7 @@ class Worker:
         Runs with owners elsewhere are watched meanwhile, and left alone as soon as a heartbeat moves. Returns whether
         it was stopped while there was work.
         """
-        if self._code_changed:
-            self._complain(CODE_CHANGED)
+        self._look_at_code()
         try:
             while True:
                 passed = [self._try(run) for run in self.runs if run.run_id not in self._over]
@@ -191,6 +191,7 @@ class Worker:
         processes = int(compute["processes"])
         if processes > 1 or compute["strategy"].startswith("zero"):  # DeepSpeed leaves nothing warm
             self._replace_child()
+            self._look_at_code()
             group = self._make_group(self.children) if self._make_group else self.children.group(processes)
             try:
                 status = self._train(run, folder, group, known, stood_still)
@@ -198,6 +199,7 @@ class Worker:
                 group.stop()
         else:
             if self.child is None or self.child.has_ended:
+                self._look_at_code()
                 self.child = self.children.child()
             status = self._train(run, folder, ChildGroup([self.child], self.log), known, stood_still)
         if status in ("finished", "diverged", "present"):
@@ -206,6 +208,12 @@ class Worker:
             return "passed"
         self._trained += status not in ("failed", "stopped")
         return "trained"
+
+    def _look_at_code(self) -> None:
+        """See whether a process that starts now runs the code that was submitted."""
+        if not self._code_changed and self.submission.sources not in (None, job_hash(self._plugins)):
+            self._code_changed = True
+            self._complain(CODE_CHANGED)
 
     def _bury(self, run: ManifestRun, folder: RunFolder, number: int) -> bool:
         """Record the end of an attempt whose owner vanished without a word; whether the run is settled by that."""

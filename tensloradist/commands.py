@@ -37,11 +37,10 @@ def run(
 
         tensloradist run run.yaml adapter.grouping=qkv_depth optimizer.learning_rate=1e-3 seed=1
     """
-    import os
-
     from tensloradist import backbones
     from tensloradist.budget import count
     from tensloradist.config import load_run_spec
+    from tensloradist.environment import process_index
     from tensloradist.errors import UserError
     from tensloradist.identity import resolve
     from tensloradist.plugins import load_plugins
@@ -59,7 +58,7 @@ def run(
     count(resolved.adapter, backbones.shape_of(resolved.backbone, resolved.adapter.projections))
     from tensloradist.training import train
 
-    if int(os.environ.get("RANK", "0")) > 0:  # only the first process claims and publishes
+    if process_index() > 0:  # only the first process claims and publishes
         train(resolved, None)
         return
     typer.echo(f"run {folder.run_id} in {folder.path}")

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from tensloradist.errors import UserError
+from tensloradist.names import encodable
 from tensloradist.spec import RunSpec
 from tensloradist.validation import validate
 
@@ -108,6 +109,10 @@ def expand_path(text: str, base: Path, where: str) -> str:
 
     expanded = os.path.expanduser(re.sub(r"\$(?:\{(\w+)\}|(\w+))", value_of, text))
     candidate = Path(os.path.normpath(base.absolute() / expanded))
+    if encodable(str(candidate)) != str(candidate):  # no record could hold it
+        raise UserError(
+            f"{where}: {encodable(str(candidate))}: the path is not UTF-8; rename it, or link to it by a name that is"
+        )
     if os.path.isabs(expanded) or expanded.startswith(("./", "../")) or expanded in (".", "..") or candidate.exists():
         return str(candidate)
     return expanded

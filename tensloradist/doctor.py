@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from tensloradist.environment import inherited
 from tensloradist.errors import UserError
 
 _ALL_REDUCE = """
@@ -104,7 +105,7 @@ def _all_reduce() -> str:
             stderr=subprocess.PIPE,
             text=True,
             env={
-                **os.environ,
+                **inherited(os.environ),
                 "RANK": str(rank),
                 "WORLD_SIZE": "2",
                 "MASTER_ADDR": "127.0.0.1",

@@ -12,11 +12,12 @@ from tensloradist.adapter import load
 from tensloradist.errors import UserError
 from tensloradist.plugins import load_plugins
 from tensloradist.results.publish import read_run
-from tensloradist.training.accelerator import in_precision, make_accelerator, release
+from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
 from tensloradist.training.prediction import predict
 from tensloradist.training.records import defined
 
 
+@only_the_spec(1)
 def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     """Metrics of a finished run's adapter.
 

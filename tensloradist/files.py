@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 
 from tensloradist.errors import UserError
+from tensloradist.names import encodable
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -48,7 +49,7 @@ def write_synced(path: Path, content: str | bytes) -> None:
     """
     with path.open("xb") as file:
         try:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(encodable(content).encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         except OSError:

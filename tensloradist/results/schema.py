@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
+
+from tensloradist.names import encodable
 
 RESULT_SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_SCHEMA_VERSION: Literal[1] = 1
@@ -15,6 +18,21 @@ MANIFEST_SCHEMA_VERSION: Literal[1] = 1
 
 class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def model_dump_json(self, **options: Any) -> str:
+        """As JSON; a path in some message that is not UTF-8 has escapes, since it must not cost the record."""
+        try:
+            return super().model_dump_json(**options)
+        except PydanticSerializationError:
+            return type(self).model_validate(_encodable(self.model_dump())).model_dump_json(**options)
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(part) for part in value]
+    return encodable(value) if isinstance(value, str) else value
 
 
 class Metrics(Record):
@@ -234,3 +252,8 @@ class Manifest(Record):
     sweep_sha256: str = Field(description="of the sweep file's text")
     conditions: tuple[Condition, ...]
     runs: tuple[ManifestRun, ...]
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The modules that its runs name."""
+        return tuple(sorted({plugin for run in self.runs for plugin in run.spec.get("plugins") or ()}))

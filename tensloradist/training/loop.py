@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +26,7 @@ from tensloradist import backbones, tasks
 from tensloradist.adapter import Adapter, attach
 from tensloradist.adapter.checkpoint import backbone_hash
 from tensloradist.backbones import family_of, initialize_head
+from tensloradist.environment import process_index
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
 from tensloradist.results.attempts import resumed_from
@@ -37,7 +37,7 @@ from tensloradist.results.schema import Fingerprints, FrozenBackbone, Metrics, R
 from tensloradist.spec import RunSpec
 from tensloradist.tasks.losses import example_losses
 from tensloradist.throughput import Communication, measure
-from tensloradist.training.accelerator import in_precision, make_accelerator, release
+from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
 from tensloradist.training.blocks import as_they_were, blocks, compile_blocks, recompute
 from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.optimization import make_optimizer, make_schedule
@@ -75,9 +75,18 @@ def train(
         Stopped: `control` said so; the checkpoint is written.
         Outnumbered: another worker has taken the run over.
     """
-    rank, threads = int(os.environ.get("RANK", "0")), torch.get_num_threads()
-    started = time.perf_counter()
-    accelerator: Accelerator | None = None
+    started, threads = time.perf_counter(), torch.get_num_threads()
+    try:
+        with only_the_spec(spec.compute.processes):
+            return _train_here(spec, folder, started, progress, control or RunControl())
+    finally:
+        torch.set_num_threads(threads)  # the next run in this process may not say how many
+
+
+def _train_here(
+    spec: RunSpec, folder: Path | None, started: float, progress: Progress | None, control: RunControl
+) -> Result:
+    rank, accelerator = process_index(), None
     try:
         accelerator = make_accelerator(spec, folder)
         if accelerator.num_processes > 1:
@@ -85,7 +94,7 @@ def train(
             torch.distributed.broadcast_object_list(said, src=0, device=accelerator.device)
             folder = Path(said[0])
         assert folder is not None
-        return _train(spec, folder, accelerator, started, progress, control or RunControl())
+        return _train(spec, folder, accelerator, started, progress, control)
     except BaseException as error:
         expected = isinstance(error, Stopped | Outnumbered) or not isinstance(error, Exception)
         if rank and folder is not None and not expected:
@@ -94,8 +103,6 @@ def train(
         if accelerator is not None and accelerator.num_processes == 1:
             release(accelerator)
         raise
-    finally:
-        torch.set_num_threads(threads)  # the next run in this process may not say how many
 
 
 def _train(
