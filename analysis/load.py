@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from analysis.columns import COLUMNS, typed
 from analysis.outcomes import outcomes
@@ -24,6 +23,7 @@ from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.schema import Condition, Manifest, ManifestRun
 from tensloradist.shipped import find_shipped
 from tensloradist.spec import ADDED_LATER, OptimizerSpec
+from tensloradist.yaml_reader import read_yaml
 
 
 @dataclass
@@ -149,10 +149,7 @@ def _name_of(source: str, root: Path) -> tuple[str, str | None]:
     if (sweep_folder(root, source) / "latest").exists() and not Path(source).is_file():
         return source, None
     path = find_shipped("sweeps", source)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+    data = read_yaml(path)
+    if not isinstance(data.get("name"), str):
         raise UserError(f"{path}: no `name:`, so it is not a sweep file")
     return data["name"], sha256(path.read_bytes()).hexdigest()

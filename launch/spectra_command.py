@@ -110,11 +110,12 @@ def _specs(source: str) -> list[tuple[RunSpec, tuple[str, str, str]]]:
     """Resolved specifications, one for each (method, backbone, task) of a sweep, with these; or the one of a run."""
     from launch.sweep import load_sweep
     from tensloradist import backbones
-    from tensloradist.config import load_run_spec, read_yaml
+    from tensloradist.config import load_run_spec
     from tensloradist.identity import resolve
     from tensloradist.plugins import load_plugins
     from tensloradist.shipped import find_shipped
     from tensloradist.tasks import task_named
+    from tensloradist.yaml_reader import read_yaml
 
     path = find_shipped("sweeps", source)
     if "methods" in read_yaml(path):
