@@ -20,6 +20,7 @@ from launch.signals import interrupt_on_termination
 from launch.slurm import submit
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
+from tensloradist.terminal import terminal
 
 
 def launch_on_cluster(
@@ -41,7 +42,7 @@ def launch_on_cluster(
         UserError: an unknown profile or option set, a site that refuses, a results folder that cannot be used.
     """
     usable_folder(root)
-    console, profile = Console(), load_profile(profile_name)
+    console, profile = terminal(), load_profile(profile_name)
     sets = profile.chosen(option_sets)
     for run in plan.sweep.runs:
         for options in sets.values():

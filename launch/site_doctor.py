@@ -19,6 +19,7 @@ from launch.sbatch_environment import completed, environment_notes
 from launch.site_probe import probe
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
+from tensloradist.terminal import terminal
 
 MOST_CLOCK_SECONDS = 1.0  # by which clocks may differ before it is worth a word
 PATIENCE_SECONDS = 600.0  # for the job to begin and to end
@@ -33,7 +34,7 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
     import submitit
 
     usable_folder(root)
-    console, profile = Console(), load_profile(profile_name)
+    console, profile = terminal(), load_profile(profile_name)
     sets = profile.chosen([option_set] if option_set else None)
     name, options = next(iter(sets.items()))
     for warning in [*site_warnings(profile, sets), *environment_notes(options)]:
@@ -53,7 +54,7 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
         raise UserError(
             f"profile {profile.name}, option set {name}: Slurm refused the job ({refusal(error)})"
         ) from error
-    with Console(stderr=True).status(f"job {job.job_id} on {nodes} nodes of {profile.name}/{name}"):
+    with terminal(stderr=True).status(f"job {job.job_id} on {nodes} nodes of {profile.name}/{name}"):
         words = _wait(folder, job.job_id, nodes)
     held = _say(console, words, nodes)
     if held:

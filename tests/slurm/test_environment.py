@@ -1,4 +1,4 @@
-"""Launches from where Slurm's variables are set: within an allocation, in a notebook's terminal, under a site's module."""
+"""Launches from where Slurm's variables are set: within an allocation, or in a notebook's terminal."""
 
 import pytest
 from slurm_sweeps import Sweep
