@@ -15,6 +15,7 @@ from launch.signals import interrupt_on_termination
 from launch.watch import Watcher, follow
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
+from tensloradist.terminal import terminal
 
 
 def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: float) -> None:
@@ -24,7 +25,7 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
         UserError: the results folder cannot be used, or runs ask for several machines.
         typer.Exit: with code 1, when some runs failed or have not ended.
     """
-    console = Console()
+    console = terminal()
     text = ", ".join(f"{number} {state}" for state, number in sorted(plan.counts().items()))
     console.print(f"{plan.sweep.name}: {len(plan.sweep.runs)} runs ({text}); results in {root}", highlight=False)
     for run in plan.sweep.runs:

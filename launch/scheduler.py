@@ -9,10 +9,14 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from launch.sbatch_environment import question_environment
+from launch.slurm_time import seconds_of
+from tensloradist.results.claims import slurm_job
 from tensloradist.users import username
 
 TIMEOUT_SECONDS = 20.0
@@ -41,10 +45,15 @@ class Partition:
 
 @dataclass(frozen=True)
 class SiteLimits:
-    """What the controller says of its limits."""
+    """What the controller says of its limits.
+
+    `enforces_accounts`, `enforces_qualities`: whether it refuses accounts and QOS that accounting does not know.
+    """
 
     max_array_size: int | None
     partitions: dict[str, Partition] = field(default_factory=dict)
+    enforces_accounts: bool = True
+    enforces_qualities: bool = True
 
 
 def available() -> bool:
@@ -54,7 +63,9 @@ def available() -> bool:
 
 def _ask(*command: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=question_environment()
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -114,6 +125,18 @@ def submitted_from(folder: Path) -> list[str] | None:
     return list(dict.fromkeys(job for job, _, script in lines if script.startswith(f"{folder}{os.sep}")))
 
 
+def seconds_left() -> float | None:
+    """Seconds until the time limit of the job that this process is in; None outside of a job, or if nobody tells.
+
+    What the job has is asked, not what a profile says: a site, or whoever submitted it, may have changed that.
+    """
+    end, (job, _) = os.environ.get("SLURM_JOB_END_TIME", ""), slurm_job()  # the former since Slurm 23.02
+    if end.isdecimal():
+        return max(float(end) - time.time(), 0.0)
+    said = _ask("squeue", "-h", "-j", job, "-o", "%L") if job else None
+    return seconds_of(said) if said else None
+
+
 def cluster() -> str | None:
     """The name of the cluster that Slurm's commands speak of here; None if it does not answer."""
     if named := os.environ.get("SLURM_CLUSTER_NAME"):
@@ -168,7 +191,9 @@ def cancel(keys: Iterable[str]) -> str | None:
     if not wanted:
         return None
     try:
-        done = subprocess.run(["scancel", *wanted], capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            ["scancel", *wanted], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=question_environment()
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
         return str(error)
     return None if done.returncode == 0 else done.stderr.strip()
@@ -176,7 +201,8 @@ def cancel(keys: Iterable[str]) -> str | None:
 
 def limits() -> SiteLimits | None:
     """The controller's limits; None if it does not answer."""
-    config, shown = _ask("scontrol", "show", "config"), _ask("scontrol", "show", "partition", "-o")
+    # -a: a partition that is hidden from this user's lists can still be named.
+    config, shown = _ask("scontrol", "show", "config"), _ask("scontrol", "-a", "show", "partition", "-o")
     if config is None or shown is None:
         return None
     size = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
@@ -185,10 +211,17 @@ def limits() -> SiteLimits | None:
     for line in shown.splitlines():
         fields = dict(re.findall(r"(\w+)=(\S*)", line))
         if name := fields.get("PartitionName"):
-            limit = _seconds(fields.get("MaxTime", ""))
+            limit = seconds_of(fields.get("MaxTime", ""))
             minutes = None if limit is None else limit / 60
             partitions[name] = Partition(minutes, _integer(fields.get("TotalNodes")), *largest.get(name, ()))
-    return SiteLimits(int(size.group(1)) if size else None, partitions)
+    told = re.search(r"AccountingStorageEnforce\s*=\s*(\S+)", config)
+    enforced = set(told.group(1).lower().split(",")) if told else {"all"}
+    return SiteLimits(
+        int(size.group(1)) if size else None,
+        partitions,
+        bool(enforced - {"none", "nojobs", "nosteps"}),
+        bool(enforced & {"all", "qos"}),
+    )
 
 
 def _largest_nodes() -> dict[str, tuple[int, int, int]]:
@@ -202,11 +235,11 @@ def _largest_nodes() -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def qualities() -> set[str] | None:
-    """The site's qualities of service; None where accounting does not tell."""
-    said = _ask("sacctmgr", "-n", "-P", "show", "qos", "format=name")
-    found = {line.strip() for line in (said or "").splitlines()} - {""}
-    return found or None
+def qualities() -> dict[str, bool] | None:
+    """The site's QOS, and whether each lifts its partitions' time limits; None where accounting does not tell."""
+    lines = (_ask("sacctmgr", "-n", "-P", "show", "qos", "format=name,flags") or "").splitlines()
+    parts = (line.strip().partition("|") for line in lines)
+    return {name: "PartitionTimeLimit" in flags.split(",") for name, _, flags in parts if name} or None
 
 
 def accounts() -> set[str] | None:
@@ -218,15 +251,6 @@ def accounts() -> set[str] | None:
 
 def _integer(text: str | None) -> int | None:
     return int(text) if text and text.isdigit() else None
-
-
-def _seconds(text: str) -> float | None:
-    """Seconds of Slurm's days-hours:minutes:seconds; None for UNLIMITED and what is not a time."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
-    if match is None:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 @dataclass(frozen=True)
@@ -280,5 +304,5 @@ def _bytes(text: str) -> float:
 def _cpu_seconds(text: str) -> float | None:
     """Seconds of sacct's TotalCPU, which has fractions: 01:02:03 or 02:03.456."""
     whole, _, fraction = text.partition(".")
-    seconds = _seconds(whole)
+    seconds = seconds_of(whole)
     return None if seconds is None else seconds + float(f"0.{fraction or 0}")

@@ -111,12 +111,11 @@ def _one_rank(path: Path, place: Place) -> bool:
 
 def _on_signals(submission: Submission, say: Callable[[Cause], None]) -> None:
     """Call `say` with the reason when Slurm signals this task."""
-    began = time.monotonic()
+    end = submission.job_end()
 
     def handle(number: int, frame: object) -> None:
-        limit = submission.job_seconds
         # Slurm rounds: the signal may come up to a minute early.
-        near = limit is not None and time.monotonic() - began > limit - submission.lead_seconds - 75
+        near = end is not None and time.monotonic() > end - submission.lead_seconds - 75
         say("time_limit" if near and number == signal.SIGUSR2 else "preempted")
 
     for number in (signal.SIGUSR2, signal.SIGTERM):

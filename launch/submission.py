@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch import scheduler
 from launch.policy import Growth
 from tensloradist.results.claims import STILL_SECONDS
 
@@ -25,7 +27,7 @@ class Submission:
         workers: a job's workers, for runs of one process.
         launch_workers: workers of the whole launch that can be at work at the same time: the more, the less each asks.
         runs_per_worker: after so many a worker ends; None: when nothing is left.
-        job_seconds: the job's time limit; None: without.
+        job_seconds: the time limit that is asked for; None: without a job. `job_end` tells what the job has.
         lead_seconds: before that limit, workers stop.
         requeue: whether a job that is stopped goes back to the queue.
         workers_per_gpu: more than one: the runs' times do not compare with others'.
@@ -67,3 +69,10 @@ class Submission:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
+
+    def job_end(self) -> float | None:
+        """When this process's job reaches its time limit, by time.monotonic(); None without a job."""
+        if self.job_seconds is None:
+            return None
+        left = scheduler.seconds_left()
+        return time.monotonic() + (self.job_seconds if left is None else left)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.cli import ProfileOption, ResultsOption
+from tensloradist.terminal import terminal
 
 if TYPE_CHECKING:
     from tensloradist.results.schema import Manifest
@@ -38,8 +39,6 @@ def status(
     """
     import time
 
-    from rich.console import Console
-
     from launch.jobs import Jobs
     from launch.origin import Hints, last_origin
     from launch.status import collect
@@ -53,8 +52,7 @@ def status(
     if json:
         sys.stdout.write(collect(name, root, edited=edited).to_json() + "\n")
         return
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = terminal(width=160)
     jobs, hints = Jobs(name, root), Hints(name, last_origin(name, root), results)
     if not watch:
         console.print(render(collect(name, root, jobs, edited), hints), crop=False)
@@ -200,15 +198,14 @@ def why(run: RunArgument, results: ResultsOption = None) -> None:
 
         tensloradist why 3fa1
     """
-    from rich.console import Console
     from rich.table import Table
 
     from launch.why import explain
     from tensloradist.results.layout import results_root
 
-    with Console(stderr=True).status("comparing"):
+    with terminal(stderr=True).status("comparing"):
         found = explain(run, results_root(results))
-    console = Console()
+    console = terminal()
     if found.trained:
         changes, sides = found.versions, ("its result", "now")
         head = f"{found.run_id} has a result" + (
@@ -241,8 +238,6 @@ def bundle(
 
         tensloradist report my_sweep.bundle.tar.gz --out report
     """
-    from rich.console import Console
-
     from tensloradist.results.bundle import SUFFIX, write_bundle
     from tensloradist.results.layout import results_root, sweep_folder
     from tensloradist.results.manifests import latest_manifest
@@ -252,7 +247,7 @@ def bundle(
     name = sweep_name(sweep, root)
     digest = (sweep_folder(root, name) / "latest").read_text().strip()
     target = out or Path(f"{name}{SUFFIX}")
-    with Console(stderr=True).status("bundling"):
+    with terminal(stderr=True).status("bundling"):
         number = write_bundle(root, latest_manifest(name, root), digest, target, weights)
     typer.echo(f"{target}: {number} files, {target.stat().st_size / 2**20:.1f} MiB")
 
@@ -264,16 +259,13 @@ def efficiency(sweep: SweepArgument, results: ResultsOption = None) -> None:
 
         tensloradist efficiency my_sweep
     """
-    from rich.console import Console
-
     from launch.efficiency import account
     from launch.efficiency_view import render
     from tensloradist.results.layout import results_root
     from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = terminal(width=160)
     console.print(render(*account(sweep_name(sweep, root), root)))
 
 

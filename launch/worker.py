@@ -94,7 +94,7 @@ class Worker:
         )
         self._job_alive, self._make_group = job_alive, make_group
         self._watch = Watch(self.submission.still_seconds)
-        self._began = time.monotonic()
+        self._job_end = self.submission.job_end()
         self._trained = self._early_ends = 0
         self._code_changed = False
 
@@ -149,8 +149,8 @@ class Worker:
         if self.told in (None, "preempted") and (self.folder / "stop").exists():
             # `cancel` writes the file before Slurm, ending the job, signals it.
             self.told = "interrupted" if self.submission.job_seconds is None else "cancelled"
-        limit = self.submission.job_seconds
-        if self.told is None and limit and time.monotonic() - self._began > limit - 0.8 * self.submission.lead_seconds:
+        end = self._job_end
+        if self.told is None and end is not None and time.monotonic() > end - 0.8 * self.submission.lead_seconds:
             self.told = "time_limit"  # the signal, which comes earlier, did not reach this process
         return self.told is not None
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json as json_
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from tensloradist.terminal import terminal
 
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")
@@ -88,10 +89,9 @@ class _Progress:
     """A bar on a terminal, a line an epoch elsewhere; on standard error."""
 
     def __enter__(self) -> _Progress:
-        from rich.console import Console
         from rich.progress import Progress
 
-        self.console = Console(stderr=True)
+        self.console = terminal(stderr=True)
         self.bar = Progress(console=self.console, transient=True, disable=not self.console.is_terminal)
         self.bar.start()
         self.job = self.bar.add_task("training", total=None)
@@ -155,9 +155,8 @@ def export(
 
         tensloradist export results/runs/0123456789abcdef --to merged my_model
     """
-    from rich.console import Console
 
-    with Console(stderr=True).status("loading the backbone and exporting"):
+    with terminal(stderr=True).status("loading the backbone and exporting"):
         from tensloradist.export import export_run
 
         export_run(run_folder, to, target)
@@ -295,10 +294,9 @@ def params(
 
 
 def _print_params(rows: list[dict[str, Any]], target: int, rank: int, strategy: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = terminal(width=120)
     table = Table(title=f"isorank r={rank}, and ranks for {target:,} parameters ({strategy})")
     for name, justify in (
         ("method", "left"),

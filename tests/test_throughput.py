@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from tensloradist import tasks, throughput
 from tensloradist.results.schema import Result, Times
@@ -98,7 +97,7 @@ def test_results_say_their_throughput_and_several_processes_their_communication(
     for processes in (1, 2):
         compute = {**RUN["compute"], "processes": processes, "strategy": "ddp" if processes > 1 else "single"}
         file = tmp_path / f"{processes}.yaml"
-        file.write_text(yaml.safe_dump({**RUN, "compute": compute}))
+        file.write_text(json.dumps({**RUN, "compute": compute}))
         start = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if processes > 1 else []
         command = [sys.executable, *start, "-m", "tensloradist.cli", "run", str(file)]
         results = tmp_path / f"results{processes}"

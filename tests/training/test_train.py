@@ -181,12 +181,10 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
 @pytest.mark.distributed
 def test_two_processes_give_the_same_losses(tmp_path):
     """DDP over gloo, started by torchrun through `tensloradist run`: same losses, one result, written by one rank."""
-    import yaml
-
     single = train(spec(optimizer={"epochs": 2}), attempt(tmp_path / "single"))
     file = tmp_path / "run.yaml"
     file.write_text(
-        yaml.safe_dump(
+        json.dumps(
             {
                 "backbone": {"source": "digits_vit", "name": "digits_vit"},
                 "task": {"name": "digits"},
