@@ -71,6 +71,8 @@ def executor(
         "setup": _setup(options, code),
         "teardown": _AFTER.format(code=REQUEUE_CODE, restarts=options.max_restarts).splitlines(),
         "srun_args": ["--kill-on-bad-exit=1", *options.srun],
+        # A profile's own comment stays: sites charge by it.
+        "comment": None if "comment" in options.sbatch else scheduler.comment_of(folder),
         "additional_parameters": {"requeue" if options.requeue else "no_requeue": True, **options.sbatch},
     }
     asked |= more
