@@ -133,8 +133,10 @@ def collect(name: str, root: Path, jobs: Jobs | None = None) -> SweepStatus:
     Args:
         jobs: what earlier looks have learned of them.
 
+    A run whose files cannot be read is marked, and does not hide the others.
+
     Raises:
-        UserError: the manifest cannot be read. A run whose files cannot be read is marked, and does not hide the others.
+        UserError: the manifest cannot be read.
     """
     manifest = latest_manifest(name, root)
     jobs = jobs or Jobs(name, root)
@@ -265,7 +267,7 @@ def _progress(attempt: Path) -> tuple[int | None, int | None]:
 
 
 def _said_by_workers(name: str, root: Path) -> tuple[list[str], bool]:
-    """What went wrong with workers of the newest launch, and of others at work; whether one outside Slurm is at work."""
+    """What went wrong with workers of the newest launch and of those at work; whether one outside Slurm is at work."""
     folders = sorted((sweep_folder(root, name) / "launches").glob("*"))
     errors: dict[str, list[dict[str, Any]]] = defaultdict(list)
     changed, working, lines = 0, False, []

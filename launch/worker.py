@@ -29,7 +29,7 @@ from launch.submission import Submission
 from launch.words import last_line
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
-from tensloradist.records import DamagedRecord
+from tensloradist.records import DamagedRecord, UnreadableRecord
 from tensloradist.results.checkpoints import kept_step
 from tensloradist.results.claims import (
     JobAlive,
@@ -185,13 +185,21 @@ class Worker:
         folder = RunFolder(self.root, run.run_id)
         if self._must_stop() or self._has_done_its_share():
             return "passed"
-        if folder.result.exists():
-            recover_broken(folder)
-        if (found := standing(folder)).is_over or found.is_left_alone:
+        if folder.result.exists() and recover_broken(folder) is None and folder.result.exists():
             self._over.add(run.run_id)
-            if found.is_left_alone:
-                self._complain(f"run {run.run_id} is left alone: {found.problems[0]}")
             return "passed"
+        try:
+            return self._try_open(run, folder)
+        except UnreadableRecord as error:  # made by a newer version, for one: it is left as it is
+            return self._leave_alone(run, str(error))
+
+    def _leave_alone(self, run: ManifestRun, why: str) -> Literal["passed"]:
+        self._over.add(run.run_id)
+        self._complain(f"run {run.run_id} is left alone: {why}")
+        return "passed"
+
+    def _try_open(self, run: ManifestRun, folder: RunFolder) -> Literal["trained", "undecided", "passed"]:
+        """`_try` for a run without a result."""
         known = highest_claim(folder)  # read first: whoever claims while this worker judges makes the run busy
         if not self._is_open(run):
             return "passed"
@@ -208,6 +216,8 @@ class Worker:
             self._failures.decide(run, folder)
             if not self._is_open(run):
                 return "passed"
+        if (found := standing(folder)).is_left_alone:
+            return self._leave_alone(run, found.problems[0])
         stood_still = seen == "still" or known > 0  # the owner has been judged, so its claim is no obstacle
         compute = run.spec["compute"]
         processes = int(compute["processes"])

@@ -155,7 +155,8 @@ def recover_broken(run: RunFolder) -> Path | None:
         if not os.path.lexists(run.result):  # somebody else set it aside meanwhile
             return None
         log.warning("%s; it is set aside", error)
-    except UnreadableRecord:
+    except UnreadableRecord as error:
+        log.warning("%s; it is left as it is", error)
         return None
     number = 1 + sum(1 for _ in run.path.glob("result.json.broken-*"))
     aside = run.path / f"result.json.broken-{number}"
