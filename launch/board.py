@@ -19,6 +19,7 @@ from typing import Any
 from launch import STOP_SECONDS
 from launch.children import Child, Crash
 from tensloradist.files import write_once, write_replacing
+from tensloradist.records import read_object
 
 POLL_SECONDS = 0.2
 LOWEST_PORT, PORTS = 20_000, 12_000  # below the ephemeral ports, which other programs' connections use
@@ -79,8 +80,7 @@ class Board:
         write_once(self.folder / f"{number:04d}.json", json.dumps(fields))
 
     def posted(self, number: int) -> dict[str, Any] | None:
-        path = self.folder / f"{number:04d}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_object(self.folder / f"{number:04d}.json", "the word on a run's processes")
 
     def finish(self, number: int) -> None:
         write_once(self.folder / f"{number:04d}.done", "")
@@ -93,7 +93,8 @@ class Board:
 
     def crash(self, number: int) -> Crash | None:
         for path in sorted(self.folder.glob(f"{number:04d}.crash.*")):
-            return Crash(**json.loads(path.read_text()), rank=int(path.suffix[1:]))
+            if (word := read_object(path, "the word on a crash")) is not None:
+                return Crash(int(word["code"]), str(word["log"]), rank=int(path.suffix[1:]))
         return None
 
     def end(self) -> None:

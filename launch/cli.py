@@ -235,6 +235,8 @@ def _print_plan(checked: Plan) -> None:
         console.print("! beyond the condition's tolerance: no integer ranks come nearer", highlight=False)
     for line in checked.missing:
         console.print(f"missing: {line}", markup=False, highlight=False)
+    for line in checked.problems:
+        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

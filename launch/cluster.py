@@ -11,7 +11,7 @@ from rich.console import Console
 from launch import scheduler
 from launch.arrays import Array, arrays
 from launch.origin import Hints, Origin
-from launch.plan import CLAIMED_ELSEWHERE, HELD, Plan, write_manifest
+from launch.plan import BROKEN, CLAIMED_ELSEWHERE, HELD, Plan, write_manifest
 from launch.policy import Growth
 from launch.profile import Options, Profile, load_profile
 from launch.pruning import prune
@@ -119,9 +119,11 @@ def _described(array: Array, options: Options, profile: Profile) -> str:
 
 def _say_left_out(console: Console, plan: Plan, hints: Hints) -> None:
     states = plan.counts()
-    wanted = states.pop("planned", 0) + states.pop(CLAIMED_ELSEWHERE, 0)
+    wanted = sum(states.pop(state, 0) for state in ("planned", BROKEN, CLAIMED_ELSEWHERE))
     left = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none"
     console.print(f"{plan.sweep.name}: {wanted} runs to train; left out: {left}", highlight=False, soft_wrap=True)
+    for problem in plan.problems:
+        console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
     if states.get(HELD):
         console.print(f"  held runs go on after: {hints.release()}", markup=False, highlight=False, soft_wrap=True)
 

@@ -77,6 +77,8 @@ def executor(
         "teardown": _AFTER.format(code=REQUEUE_CODE, restarts=options.max_restarts).splitlines(),
         # srun obeys SLURM_EXPORT_ENV, which a site or `sbatch --export` may set: tasks would lack what submitit sets.
         "srun_args": ["--kill-on-bad-exit=1", "--export=ALL", *options.srun],
+        # A profile's own comment stays: sites charge by it.
+        "comment": None if "comment" in options.sbatch else scheduler.comment_of(folder),
         "additional_parameters": {
             # What tasks handle, whatever SUBMITIT_PREEMPT_SIGNAL says.
             "signal": f"USR2@{options.signal_lead_seconds}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,8 +16,10 @@ from launch.origin import Origin
 from launch.plan import Plan, write_manifest
 from launch.signals import ignored
 from launch.submission import Submission
+from launch.words import read_word
 from launch.worker import run_worker
 from tensloradist.files import write_once
+from tensloradist.records import UnreadableRecord
 from tensloradist.results.claims import STILL_SECONDS, highest_claim
 from tensloradist.results.layout import RunFolder, new_launch_folder
 
@@ -108,8 +109,7 @@ class LocalLaunch:
         while self.is_running() and time.monotonic() < deadline:
             time.sleep(0.1)
         for index, job in enumerate(self.jobs):
-            status = self.folder / f"worker-{index}.json"
             # submitit's own cancel() sends the signal that workers ignore. A killed worker's child ends by itself.
-            if not job.done() and status.exists():
-                with suppress(ProcessLookupError):  # it has ended meanwhile
-                    os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
+            with suppress(ProcessLookupError, UnreadableRecord):  # it has ended meanwhile
+                if not job.done() and (word := read_word(self.folder / f"worker-{index}.json")) is not None:
+                    os.kill(word["pid"], signal.SIGKILL)

@@ -15,15 +15,15 @@ from launch.sweep import PlannedRun, Sweep, dumped, load_sweep
 from tensloradist import backbones
 from tensloradist.caching import cached_json
 from tensloradist.errors import UserError
-from tensloradist.files import write_once, write_replacing
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.modes import AttentionShape
 from tensloradist.results.claims import ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder
-from tensloradist.results.manifests import manifest_digest
+from tensloradist.results.manifests import put_manifest
 from tensloradist.results.publish import recover_broken
 from tensloradist.results.schema import Manifest, ManifestRun
+from tensloradist.results.standing import Standing, standing
 from tensloradist.sources import sources_hash
 from tensloradist.spec import REFERENCES
 from tensloradist.tasks import task_named
@@ -31,26 +31,30 @@ from tensloradist.tasks import task_named
 CLAIMED_ELSEWHERE = "claimed on another machine"
 HELD = "held"
 NOT_ASKED_FOR = "not asked for"
+BROKEN = "broken"  # trained again: a launch sets a damaged result aside
+NEWER = "made by a newer version"
+UNREADABLE = "not readable"
 
 
 @dataclass
 class Plan:
-    """A checked sweep: the state of each run, and what would have to be fetched first."""
+    """A checked sweep: the state of each run, what would have to be fetched first, and what is wrong with files."""
 
     sweep: Sweep
     states: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def counts(self) -> Counter[str]:
         return Counter(self.states.values())
 
     def to_run(self) -> list[PlannedRun]:
-        return [run for run in self.sweep.runs if self.states[run.run_id] == "planned"]
+        return [run for run in self.sweep.runs if self.states[run.run_id] in ("planned", BROKEN)]
 
     def restrict(self, run_ids: set[str]) -> None:
         """Leave out all runs but these."""
         for run_id, state in self.states.items():
-            if run_id not in run_ids and state in ("planned", CLAIMED_ELSEWHERE):
+            if run_id not in run_ids and state in ("planned", BROKEN, CLAIMED_ELSEWHERE):
                 self.states[run_id] = NOT_ASKED_FOR
 
     def to_watch(self) -> list[PlannedRun]:
@@ -66,12 +70,18 @@ def check(sweep: Sweep, root: Path) -> Plan:
     """
     _check_adapters(sweep)
     _check_deepspeed(sweep)
-    states = {run.run_id: _state(RunFolder(root, run.run_id)) for run in sweep.runs}
+    states, problems = {}, []
+    for run in sweep.runs:
+        folder = RunFolder(root, run.run_id)
+        found = standing(folder)
+        states[run.run_id] = _state(folder, found)
+        if states[run.run_id] in (BROKEN, NEWER, UNREADABLE):
+            problems += found.problems
     backbone_specs = {run.spec.backbone for run in sweep.runs}
     task_specs = {run.spec.task for run in sweep.runs}
     missing = [line for spec in backbone_specs for line in backbones.missing(spec)]
     missing += [line for spec in task_specs for line in task_named(spec.name).missing(spec)]
-    return Plan(sweep, states, sorted(missing))
+    return Plan(sweep, states, sorted(missing), problems)
 
 
 def recover(sweep: Sweep, root: Path) -> None:
@@ -82,12 +92,18 @@ def recover(sweep: Sweep, root: Path) -> None:
             recover_broken(folder)
 
 
-def _state(run: RunFolder) -> str:
-    if run.result.exists():
+def _state(run: RunFolder, found: Standing) -> str:
+    if found.is_over:
         return "finished"
+    if found.is_left_alone:
+        return NEWER if found.state == "newer" else UNREADABLE
+    if found.state == "broken":
+        return BROKEN
     if held(run) is not None:
         return HELD
-    return {"free": "planned", "alive": "alive elsewhere", "unknown": CLAIMED_ELSEWHERE}[ownership(run)]
+    return {"free": BROKEN if found.problems else "planned", "alive": "alive elsewhere", "unknown": CLAIMED_ELSEWHERE}[
+        ownership(run)
+    ]
 
 
 def _check_adapters(sweep: Sweep) -> None:
@@ -215,14 +231,7 @@ def write_manifest(sweep: Sweep, root: Path) -> Path:
         UserError: the name is another launched sweep's but for capital letters.
     """
     _refuse_twin(sweep.name, root)
-    text = manifest_of(sweep).model_dump_json(indent=1) + "\n"
-    digest = manifest_digest(text)
-    folder = sweep_folder(root, sweep.name)
-    path = folder / f"{digest}.json"
-    if not path.exists():
-        write_once(path, text)
-    write_replacing(folder / "latest", digest + "\n")
-    return path
+    return put_manifest(sweep_folder(root, sweep.name), manifest_of(sweep).model_dump_json(indent=1) + "\n")
 
 
 def _refuse_twin(name: str, root: Path) -> None:

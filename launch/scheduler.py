@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,11 +26,15 @@ _MOST_JOBS = 400  # in one command line
 
 @dataclass(frozen=True)
 class Job:
-    """One job, or one element of an array, and how often it was put back into the queue."""
+    """One job, or one element of an array, and how often it was put back into the queue.
+
+    `code`: of one that has ended, Slurm's exit code and signal, '127:0'; None where it is not told.
+    """
 
     key: str
     state: str
     restart: int = 0
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,16 +118,50 @@ def living(job_ids: Iterable[str]) -> dict[str, Job] | None:
     return None if known is None else {key: job for key, job in known.items() if base_id(key) in wanted}
 
 
-def submitted_from(folder: Path) -> list[str] | None:
-    """The ids of jobs and arrays that squeue knows whose batch scripts lie in a folder; None if it does not answer.
+def comment_of(folder: Path) -> str:
+    """The comment that a job carries, by which it is known whatever became of its submission.
+
+    Args:
+        folder: submitit's, `launches/STAMP/submitit-N`.
+    """
+    return f"tensloradist:{folder.parent.name}/{folder.name}"
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where the jobs that squeue knows come from: (job or array id, comment, batch script) of each element."""
+
+    jobs: tuple[tuple[str, str, str], ...]
+
+    def of(self, folder: Path) -> dict[str, int]:
+        """Job or array id -> elements in the queue, of those submitted from `launches/STAMP/submitit-N`.
+
+        A site may replace comments, so the batch script's place counts, too.
+        """
+        mine = (j for j, mark, script in self.jobs if comment_of(folder) in mark.split() or _lies_in(script, folder))
+        return dict(Counter(mine))
+
+    def of_launch(self, folder: Path) -> list[str]:
+        """The ids of those submitted from a launch's folder."""
+        mark, jobs = f"tensloradist:{folder.name}/", self.jobs
+        found = (job for job, comment, script in jobs if mark in comment or _lies_in(script, folder))
+        return list(dict.fromkeys(found))
+
+
+def _lies_in(script: str, folder: Path) -> bool:
+    return script.startswith(f"{folder}{os.sep}")
+
+
+def origins() -> Origins | None:
+    """Where all jobs in the queue come from; None if squeue does not answer.
 
     This tells of a job that was accepted even where its submission was interrupted before the id came back.
     """
-    said = _ask("squeue", "-h", "-a", "-o", "%F|%o")
+    said = _ask("squeue", "-r", "-h", "-a", "-o", "%F|%k|%o")
     if said is None:
         return None
-    lines = (line.partition("|") for line in said.splitlines())
-    return list(dict.fromkeys(job for job, _, script in lines if script.startswith(f"{folder}{os.sep}")))
+    lines = (line.split("|", 2) for line in said.splitlines())
+    return Origins(tuple((line[0].strip(), line[1], line[2]) for line in lines if len(line) == 3))
 
 
 def seconds_left() -> float | None:
@@ -150,12 +189,13 @@ def ended(job_ids: Iterable[str]) -> dict[str, Job] | None:
     ids = sorted({base_id(key) for key in job_ids})
     found: dict[str, Job] = {}
     for begin in range(0, len(ids), _MOST_JOBS):
-        said = _ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", "JobID,State")
+        fields = "JobID,State,ExitCode"
+        said = _ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", fields)
         if said is None:
             return None
         for line in said.splitlines():
-            key, state = line.split("|")
-            found[key] = Job(key, state.split()[0])
+            key, state, *code = line.split("|")
+            found[key] = Job(key, state.split()[0], code=code[0] if code and code[0] else None)
     return found
 
 

@@ -8,12 +8,12 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from launch import scheduler
-from launch.accepted import Submitted
+from launch.accepted import RETURNED, Submitted, accepted_array
 from launch.arrays import Array
 from launch.executor import executor, refusal
 from launch.origin import Origin
@@ -74,14 +74,14 @@ def submit(
         for index, array in enumerate(wanted):
             options = sets[array.options].grown(array.growth)
             path = folder / f"submission-{index}.json"
-            submission = _submission(manifest, root, profile, sets[array.options], array, at_once)
-            write_once(path, replace(submission, sources=sources, snapshot=snapshot).to_json())
+            known = _submission(manifest, root, profile, sets[array.options], array, at_once)
+            write_once(path, replace(known, sources=sources, snapshot=snapshot).to_json())
             spread, parallel = (array.processes, array.nodes), {"array_parallelism": array.parallel}
             made = executor(profile, options, folder / f"submitit-{index}", name, spread, code, **parallel)
             with held_back():
                 jobs = made.map_array(run_task, [str(path)] * array.tasks)
                 ids.append(scheduler.base_id(jobs[0].job_id))
-                done = done.with_array(folder, _accepted(ids[-1], array, options))
+                done = done.with_array(folder, accepted_array(ids[-1], array.tasks, known))
         done.write(folder)
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(
@@ -101,15 +101,20 @@ def _withdrawn(accepted: list[str], folder: Path) -> str | None:
     Args:
         accepted: the job ids that came back. squeue tells of those that did not: their scripts lie in the folder.
     """
-    began = scheduler.submitted_from(folder)
-    ids = list(dict.fromkeys([*accepted, *(began or ())]))
+    began = scheduler.origins()
+    ids = list(dict.fromkeys([*accepted, *(began.of_launch(folder) if began else ())]))
     unsure = ""
     if began is None:
         unsure = "; squeue does not tell whether a job was accepted all the same: look for it with squeue --me"
-    if not ids:
-        return unsure.removeprefix("; ") or None
+    if not ids and began is None:
+        return unsure.removeprefix("; ")
     refused = scheduler.cancel(ids)
     if refused is None:
+        if began is not None:
+            with suppress(OSError, UserError):  # so that nobody looks for jobs of what was taken back
+                write_once(folder / RETURNED, "the submission was refused or taken back\n")
+        if not ids:
+            return None
         return f"jobs {', '.join(ids)}, which had been accepted, were cancelled{unsure}"
     left = f"jobs {', '.join(ids)} had been accepted and could not be cancelled ({refused})"
     return f"{left}; do it by hand: scancel {' '.join(ids)}{unsure}"
@@ -144,27 +149,8 @@ def _submission(manifest: Path, root: Path, profile: str, given: Options, array:
         option_set=array.options,
         options=given.model_dump(mode="json"),
         growth=array.growth.of(given.memory_gb),
+        tasks=array.tasks,
     )
-
-
-def _accepted(job: str, array: Array, options: Options) -> dict[str, Any]:
-    workers = options.workers if array.processes == 1 else 1
-    return {
-        "job_id": job,
-        "tasks": array.tasks,
-        "options": array.options,
-        "processes": array.processes,
-        "runs": len(array.run_ids),
-        "runs_per_task": array.runs_per_task,
-        "workers_per_task": workers,
-        "time_limit_minutes": options.time_minutes,
-        "asked": {
-            "cpus": options.cpus_per_worker * workers,
-            "memory_gb": options.memory_gb,
-            "gpus_per_node": options.gpus_per_node,
-            "nodes": options.layout(array.processes, array.nodes)[0],
-        },
-    }
 
 
 def _snapshot(folder: Path, plugins: Sequence[str]) -> Path:

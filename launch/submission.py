@@ -10,6 +10,7 @@ from typing import Any
 
 from launch import scheduler
 from launch.policy import Growth
+from tensloradist.records import FORM, UnreadableRecord, read_record
 from tensloradist.results.claims import STILL_SECONDS
 
 
@@ -36,6 +37,7 @@ class Submission:
         snapshot: whether the jobs run a copy of that code.
         profile, option_set, options: the profile's name, and what it asks for, to ask for more of it.
         growth: how many times that memory and time the jobs of this submission have; None outside of jobs.
+        tasks: of the array that is submitted; None: not on record, or outside of jobs.
     """
 
     manifest: str
@@ -60,12 +62,20 @@ class Submission:
     option_set: str = ""
     options: dict[str, Any] | None = None
     growth: Growth | None = None
+    tasks: int | None = None
+    __pydantic_config__ = FORM
 
     @classmethod
     def read(cls, path: Path) -> Submission:
-        data = json.loads(path.read_text())
-        growth = Growth(**data["growth"]) if data["growth"] else None
-        return cls(**{**data, "devices": tuple(data["devices"]), "growth": growth})
+        """A launch's submission.
+
+        Raises:
+            UnreadableRecord: absent, damaged, made by a newer version, or not readable.
+        """
+        found = read_record(path, cls, "the submission")
+        if found is None:
+            raise UnreadableRecord(path, "there is no such submission")
+        return found
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"

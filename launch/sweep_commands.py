@@ -83,6 +83,7 @@ def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
         tensloradist cancel my_sweep
     """
     from launch import steering
+    from tensloradist.errors import UserError
     from tensloradist.results.layout import results_root
     from tensloradist.results.sweeps import sweep_name
 
@@ -92,6 +93,13 @@ def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
     for cluster, ids in done.elsewhere.items():
         typer.echo(
             f"On the cluster {cluster}, workers will stop by themselves; what waits there: scancel {' '.join(ids)}"
+        )
+    for problem in done.unreadable:
+        typer.echo(f"warning: {problem}; there may be jobs of it: squeue --me")
+    if done.unwritten:
+        raise UserError(
+            f"not written: {', '.join(done.unwritten)}; workers that run outside of Slurm, or on another cluster, do "
+            "not stop by themselves: make room or get write access, and cancel again"
         )
 
 
@@ -222,6 +230,8 @@ def why(run: RunArgument, results: ResultsOption = None) -> None:
         for name, old, new in changes:
             table.add_row(name, f"- {old}", f"+ {new}")
         console.print(table)
+    for line in found.left_out:
+        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def bundle(
@@ -239,13 +249,13 @@ def bundle(
         tensloradist report my_sweep.bundle.tar.gz --out report
     """
     from tensloradist.results.bundle import SUFFIX, write_bundle
-    from tensloradist.results.layout import results_root, sweep_folder
-    from tensloradist.results.manifests import latest_manifest
+    from tensloradist.results.layout import results_root
+    from tensloradist.results.manifests import latest_digest, latest_manifest
     from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     name = sweep_name(sweep, root)
-    digest = (sweep_folder(root, name) / "latest").read_text().strip()
+    digest = latest_digest(name, root)
     target = out or Path(f"{name}{SUFFIX}")
     with terminal(stderr=True).status("bundling"):
         number = write_bundle(root, latest_manifest(name, root), digest, target, weights)

@@ -26,14 +26,27 @@ from launch.memory import memory_kills
 from launch.policy import Growth
 from launch.staging import staged_spec
 from launch.submission import Submission
+from launch.words import last_line
+from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
+from tensloradist.records import DamagedRecord, UnreadableRecord
 from tensloradist.results.checkpoints import kept_step
-from tensloradist.results.claims import JobAlive, Watch, heartbeat_for, highest_claim, is_released, owner_of, ownership
+from tensloradist.results.claims import (
+    JobAlive,
+    Owner,
+    Watch,
+    heartbeat_for,
+    highest_claim,
+    is_released,
+    owner_or_damage,
+    ownership,
+)
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import read_manifest
 from tensloradist.results.publish import recover_broken, write_failure
 from tensloradist.results.schema import Cause, Failure, ManifestRun
+from tensloradist.results.standing import standing
 from tensloradist.sources import job_hash
 
 POLL_SECONDS = 0.2
@@ -42,6 +55,10 @@ ORDERLY_SECONDS = 12.0  # for a checkpoint at the next step boundary, where the 
 MOST_EARLY_ENDS = 3  # of children in a row that could not even claim a run
 EXPECTED_CAUSES = ("configuration", "data_missing")  # after these a child is as good as before
 CODE_CHANGED = "this is not the code that was submitted: it was edited since (launch --snapshot runs a copy)"
+
+
+class EarlyEnd(RuntimeError):
+    """Training processes end before they can begin a run, again and again: nothing is wrong with the runs."""
 
 
 class Group(Protocol):
@@ -127,7 +144,8 @@ class Worker:
                     self._say("watching")
                     time.sleep(min(LOOK_SECONDS, self.submission.still_seconds / 4))
         except BaseException as error:
-            self._say("crashed", error=" ".join(f"{type(error).__name__}: {error}".split()))
+            what = "" if isinstance(error, EarlyEnd | UserError) else f"{type(error).__name__}: "
+            self._say("crashed", error=" ".join(f"{what}{error}".split()), log=str(self.log))
             raise
         finally:
             if self.child is not None:
@@ -170,6 +188,18 @@ class Worker:
         if folder.result.exists() and recover_broken(folder) is None and folder.result.exists():
             self._over.add(run.run_id)
             return "passed"
+        try:
+            return self._try_open(run, folder)
+        except UnreadableRecord as error:  # made by a newer version, for one: it is left as it is
+            return self._leave_alone(run, str(error))
+
+    def _leave_alone(self, run: ManifestRun, why: str) -> Literal["passed"]:
+        self._over.add(run.run_id)
+        self._complain(f"run {run.run_id} is left alone: {why}")
+        return "passed"
+
+    def _try_open(self, run: ManifestRun, folder: RunFolder) -> Literal["trained", "undecided", "passed"]:
+        """`_try` for a run without a result."""
         known = highest_claim(folder)  # read first: whoever claims while this worker judges makes the run busy
         if not self._is_open(run):
             return "passed"
@@ -186,6 +216,8 @@ class Worker:
             self._failures.decide(run, folder)
             if not self._is_open(run):
                 return "passed"
+        if (found := standing(folder)).is_left_alone:
+            return self._leave_alone(run, found.problems[0])
         stood_still = seen == "still" or known > 0  # the owner has been judged, so its claim is no obstacle
         compute = run.spec["compute"]
         processes = int(compute["processes"])
@@ -219,7 +251,8 @@ class Worker:
         """Record the end of an attempt whose owner vanished without a word; whether the run is settled by that."""
         attempt = folder.attempt(number)
         if attempt.is_dir() and not (attempt / "result.json").exists():
-            cause, message = vanished(owner_of(folder, number))
+            owner = owner_or_damage(folder, number)
+            cause, message = ("killed", str(owner)) if isinstance(owner, DamagedRecord) else vanished(owner)
             if folder.result.exists() or is_released(folder, number):  # it lived, and ended while Slurm was asked
                 return not self._is_open(run)
             self._record(run, folder, number, cause, message)
@@ -297,15 +330,19 @@ class Worker:
         """Record the end of a process that did not say why, if its attempt has no record yet."""
         crash = crash or Crash(group.lead.wait(), str(self.log))
         number = highest_claim(folder)
-        claimed = number > before and owner_of(folder, number).pid == group.lead.pid
-        if claimed and folder.attempt(number).is_dir() and not folder.result.exists():
+        owner = owner_or_damage(folder, number) if number > before else None
+        begun = isinstance(owner, Owner) and owner.pid == group.lead.pid and folder.attempt(number).is_dir()
+        if begun and not folder.result.exists():
             self._record(run, folder, number, *blamed(run, folder, number, crash, memory_kills() > kills))
         group.stop()  # only now: being stopped, the others may record an interruption, and the first word stays
         self.child = None
-        if number == before:
+        if not begun:
             self._early_ends += 1
             if self._early_ends >= MOST_EARLY_ENDS:
-                raise RuntimeError(f"the child ended with {crash.code} before it could claim a run; see {self.log}")
+                raise EarlyEnd(
+                    f"the training process ended with {crash.code} before it could begin a run: "
+                    f"{last_line(self.log) or 'without a word'}"
+                )
         return "failed"
 
     def _say(self, state: str, run: ManifestRun | None = None, **more: Any) -> None:

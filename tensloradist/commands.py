@@ -47,14 +47,20 @@ def run(
     from tensloradist.plugins import load_plugins
     from tensloradist.results.execute import execute
     from tensloradist.results.layout import RunFolder, results_root
+    from tensloradist.results.publish import recover_broken
+    from tensloradist.results.standing import standing
 
     parsed = load_run_spec(spec, overrides or [])
     load_plugins(parsed.plugins)
     resolved, root = resolve(parsed), results_root(results)
     folder = RunFolder(root, resolved.run_id)
-    if folder.result.exists():
+    recover_broken(folder)
+    found = standing(folder)
+    if found.is_over:
         typer.echo(f"run {folder.run_id} has a result already: {folder.result}")
         return
+    if found.is_left_alone or found.state == "broken":
+        raise UserError(found.problems[0])
     # An adapter that cannot be is refused before anything is claimed.
     count(resolved.adapter, backbones.shape_of(resolved.backbone, resolved.adapter.projections))
     from tensloradist.training import train

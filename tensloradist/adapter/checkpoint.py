@@ -19,6 +19,7 @@ from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
 from tensloradist.fingerprint import TensorHash
 from tensloradist.modes import AttentionShape
+from tensloradist.records import read_object
 from tensloradist.spec import AdapterSpec
 from tensloradist.validation import SpecModel, validate
 
@@ -143,15 +144,9 @@ def _backbone_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
 
 
 def _read_description(path: Path) -> Description:
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; expected a folder that Adapter.save wrote") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); expected what Adapter.save wrote") from error
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format_version: {version!r}; this version reads {FORMAT_VERSION}")
+    data = read_object(path, "the adapter's description", FORMAT_VERSION, "format_version")
+    if data is None:
+        raise UserError(f"{path}: there is no such file; expected a folder that Adapter.save wrote")
     return validate(Description, data, str(path))
 
 

@@ -5,7 +5,7 @@ Files are validated when written and when read; a file of another `schema_versio
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticSerializationError
@@ -14,6 +14,9 @@ from tensloradist.names import encodable
 
 RESULT_SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_SCHEMA_VERSION: Literal[1] = 1
+
+
+UnixSeconds = Annotated[float, Field(ge=0, lt=253402300800)]  # until the year 9999, what datetime can show
 
 
 class Record(BaseModel):
@@ -167,7 +170,7 @@ class AttemptRecord(Record):
     schema_version: Literal[1] = 1
     run_id: str
     attempt: int
-    started: float
+    started: UnixSeconds
     host: str
     user: str
     pid: int
@@ -182,7 +185,7 @@ class AttemptEnd(Record):
     schema_version: Literal[1] = 1
     run_id: str
     attempt: int
-    ended: float
+    ended: UnixSeconds
     state: Literal["finished", "diverged", "duplicate", "failed"]
     cause: Cause | None = None
     steps: int | None = Field(None, description="updates done, where that is known")
@@ -198,6 +201,23 @@ class Failure(Record):
     message: str = Field(description="one line")
     traceback: str | None = None
     kept_step: int | None = Field(None, description="updates done that a checkpoint keeps; null: not looked up")
+
+
+class GrowthRecord(Record):
+    """How many times the profile's memory and time a run needs; memory null: the site's default, not multiplied."""
+
+    memory: int | None = 1
+    time: int = 1
+
+
+class DecisionRecord(Record):
+    """`attempts/NNNN/decision.json`: what follows from an attempt's failure, as the launch's policy decided."""
+
+    cause: str
+    action: Literal["retry", "retry_smaller", "retry_larger", "stop"]
+    reason: str
+    micro_batch: int | None = None
+    growth: GrowthRecord | None = None
 
 
 class RankFailure(Record):

@@ -51,7 +51,7 @@ def sweep_name(source: str, root: Path) -> str:
     name = source
     if (path := _file_of(source, root)) is not None:
         name = str(read_sweep(path).get("name"))
-    if not (sweep_folder(root, name) / "latest").is_file():
+    if not (sweep_folder(root, name) / "latest").exists():
         launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]
         raise UserError(f"{unknown('launched sweep', name, launched)} Results folder: {root}")
     return name
@@ -91,7 +91,7 @@ def _file_of(source: str, root: Path) -> Path | None:
     path = Path(source)
     if path.is_file():
         return path
-    if (sweep_folder(root, source) / "latest").is_file():
+    if (sweep_folder(root, source) / "latest").exists():
         return None
     if path.suffix in (".yaml", ".yml") or source in shipped_names("sweeps"):
         return find_shipped("sweeps", source)

@@ -6,7 +6,6 @@ epoch, and what was measured so far. Tensors go to safetensors, the rest to JSON
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from tensloradist.errors import UserError
 from tensloradist.files import write_synced
-from tensloradist.results.checkpoints import write_checkpoint
+from tensloradist.results.checkpoints import read_state, write_checkpoint
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.schema import Fingerprints
 
@@ -165,7 +164,7 @@ class Saved:
     def read(cls, folder: Path) -> Saved:
         """A (verified) checkpoint."""
         files = (load_file(folder / f"{name}.safetensors") for name in ("weights", "optimizer", "progress"))
-        return cls(folder, json.loads((folder / "state.json").read_text()), *files)
+        return cls(folder, read_state(folder), *files)
 
     def check(self, run_id: str, fingerprints: Fingerprints) -> None:
         """Raises UserError: it is of another run, or of other data."""

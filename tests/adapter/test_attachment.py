@@ -241,7 +241,7 @@ def test_a_merged_adapter_is_not_saved(tmp_path):
         ({"seed": "x"}, "seed: 'x': must be an integer"),
         ({"shape": None}, "shape: missing"),
         ({"shape": {"d_in": 3}}, "the adapter is for"),
-        ({"format_version": 9}, "format_version: 9; this version reads 1"),
+        ({"format_version": 9}, "format_version 9; this version reads 1"),
         ({"adapter": {"grouping": "qvk"}}, "Did you mean 'qkv'"),
         ({"more": 1}, "more: unknown key"),
     ],

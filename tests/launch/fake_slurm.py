@@ -24,7 +24,8 @@ accepts=$(cat {folder}/sbatch.accepts 2> /dev/null || echo 1000)
 [ $number -gt $accepts ] && {{ echo 'sbatch: error: Job violates a limit' >&2; exit 1; }}
 while [ $number -gt 1 ] && [ -e {folder}/sbatch.waits ]; do sleep 0.1; done
 for script; do :; done
-echo "$((100 + number))|$script" >> {folder}/accepted
+[ -e {folder}/sbatch.hides ] || comment=$(sed -n 's/^#SBATCH --comment=//p' "$script")
+echo "$((100 + number))|$comment|$script" >> {folder}/accepted
 [ -e {folder}/sbatch.banner ] && cat {folder}/sbatch.banner
 echo "Submitted batch job $((100 + number))"
 """

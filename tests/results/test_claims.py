@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 
@@ -238,11 +239,23 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
         claim(RunFolder(tmp_path, "run"))
 
 
-def test_a_broken_claim_is_named(tmp_path):
+def test_a_damaged_claim_is_replaced_only_after_its_heartbeat_stood_still(tmp_path):
+    run, now = RunFolder(tmp_path, "run"), [0.0]
+    run.path.mkdir(parents=True)
+    (run.path / "claim.0001").write_bytes(b"\xff garbage")
+    watch = Watch(still_seconds=180, clock=lambda: now[0])
+    assert ownership(run) == "unknown" and claim(run) is None and watch.look(run) == "undecided"
+    now[0] = 181
+    assert watch.look(run) == "still"
+    taken = claim(run, expected=1, stood_still=True)
+    assert taken is not None and taken.number == 2
+
+
+def test_a_newer_versions_claim_is_left_alone(tmp_path):
     run = RunFolder(tmp_path, "run")
     run.path.mkdir(parents=True)
-    (run.path / "claim.0001").write_text("garbage")
-    with pytest.raises(UserError, match=r"claim\.0001: not a readable claim"):
+    (run.path / "claim.0001").write_text(json.dumps({**asdict(Owner.me()), "lease": 3}))
+    with pytest.raises(UserError, match=r"claim\.0001: made by a newer version of tensloradist .*lease.*; update"):
         claim(run)
 
 

@@ -7,10 +7,11 @@ import os
 import pytest
 
 from tensloradist.errors import DataMissing, UserError
+from tensloradist.records import UnreadableRecord
 from tensloradist.results.claims import is_alive
 from tensloradist.results.execute import cause_of, execute
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.publish import BrokenResult, publish, read_failure, read_result, write_spec
+from tensloradist.results.publish import publish, read_failure, read_result, write_spec
 from tensloradist.results.ranks import write_rank_failure
 
 
@@ -147,7 +148,7 @@ def test_out_of_device_memory_is_known_by_torchs_own_exception():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda data: "{", "cannot be read"),
+        (lambda data: "{", "damaged"),
         (lambda data: json.dumps({**data, "schema_version": 2}), "schema_version 2"),
         (lambda data: json.dumps({**data, "attempt": "x"}), "attempt"),
         (lambda data: json.dumps({**data, "extra": 1}), "extra"),
@@ -156,7 +157,7 @@ def test_out_of_device_memory_is_known_by_torchs_own_exception():
 def test_broken_results_are_refused_by_name(tmp_path, make_result, change, says):
     path = tmp_path / "result.json"
     path.write_text(change(json.loads(make_result().model_dump_json())))
-    with pytest.raises(BrokenResult, match=says):
+    with pytest.raises(UnreadableRecord, match=says):
         read_result(path)
 
 
