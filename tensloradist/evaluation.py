@@ -53,6 +53,8 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     )
     try:
         model = accelerator.prepare(model)
+        if spec.backbone.quantization is not None:
+            check_kernels(model, spec.backbone.quantization, spec.precision)
         family = backbones.family_of(accelerator.unwrap_model(model))
         # The parts of an official split may be one and the same: each example counts once.
         whole = [task.test] if data is None else [task.train, task.validation, task.test]

@@ -266,5 +266,5 @@ class Machines(RuleBasedStateMachine):
         assert is_alive(self.run) == (number > 0 and number not in self.released)
 
 
-Machines.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Machines.TestCase.settings = settings(max_examples=25, stateful_step_count=25)
 TestMachines = Machines.TestCase
