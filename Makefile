@@ -26,6 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@# torch by itself first, so that its exact version is settled before anything asks for a range of it.
 	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -E '^torch==' constraints.txt)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m tensloradist.fit_torchvision
 	@echo "$(CURDIR)" > $@
 
 install: $(INSTALLED)  ## The virtual environment .venv
