@@ -26,6 +26,7 @@ from launch.memory import memory_kills
 from launch.policy import Growth
 from launch.staging import staged_spec
 from launch.submission import Submission
+from tensloradist.caching import redirect_libraries
 from tensloradist.files import write_replacing
 from tensloradist.results.checkpoints import kept_step
 from tensloradist.results.claims import JobAlive, Watch, heartbeat_for, highest_claim, is_released, owner_of, ownership
@@ -331,4 +332,5 @@ def turned(runs: Sequence[ManifestRun], name: str) -> list[ManifestRun]:
 
 def run_worker(submission: str, index: int) -> None:
     """What submitit runs on this machine: tiny, importable, its arguments just a path and a number."""
+    redirect_libraries()
     Worker(Path(submission), str(index), index).drain()

@@ -9,6 +9,7 @@ import numpy as np
 
 from tensloradist import backbones, tasks
 from tensloradist.adapter import load
+from tensloradist.backbones.quantization import check_kernels
 from tensloradist.errors import UserError
 from tensloradist.plugins import load_plugins
 from tensloradist.results.publish import read_run

@@ -54,8 +54,8 @@ def quantize(model: nn.Module, quantization: str) -> nn.Module:
             new.weight = library.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
         else:
             new.weight = library.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4", module=new)
-            # On processors with AVX512-BF16, an evaluation would pack the weights for a kernel that computes in bfloat16
-            # and has no gradient: the next epoch would train nothing below the layer, and scores depend on the processor.
+            # On processors with AVX512-BF16 an evaluation would pack the weights for a kernel that computes in bfloat16
+            # and has no gradient: scores would depend on the processor, and the next epoch would train nothing below.
             new.support_avx512bf16_for_cpu = False
         new.bias = layer.bias
         parent, _, name = path.rpartition(".")
@@ -107,10 +107,11 @@ def _refusing(path: str, sizes: tuple[int, int], quantization: str, device: Any)
         raise
     except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
+        other = "int8" if quantization == "nf4" else "nf4"
         raise UserError(
-            f"backbone.quantization: the {quantization} kernels of bitsandbytes on this machine ({device.type}) do not "
-            f"take the layer {path.removesuffix('.base')}, {sizes[0]} inputs to {sizes[1]} outputs ({message}); leave quantization out, use "
-            f"{'int8' if quantization == 'nf4' else 'nf4'}, or another compute.device"
+            f"backbone.quantization: {quantization}: the kernels of bitsandbytes here ({device.type}) do not "
+            f"take {path.removesuffix('.base')}, a layer of {sizes[0]} inputs and {sizes[1]} outputs ({message}); use "
+            f"{other}, another compute.device, or leave quantization out"
         ) from error
 
 

@@ -114,7 +114,9 @@ def test_a_layer_that_the_kernels_do_not_take_is_refused_by_name_and_size(monkey
     attach(model, AdapterSpec(grouping="qkv_depth", ranks=2))
     check_kernels(model, "nf4", "bf16")
     monkeypatch.setattr(bitsandbytes.nn.Linear4bit, "forward", in_blocks)
-    with pytest.raises(UserError, match=r"nf4.*layer model.layers.0.self_attn.k_proj, 24 inputs to 16 outputs \(N must"):
+    with pytest.raises(
+        UserError, match=r"nf4.*model.layers.0.self_attn.k_proj, a layer of 24 inputs and 16 outputs \(N must"
+    ):
         check_kernels(model, "nf4", "bf16")
     check_kernels(quantize(wide("llama")[0], "nf4"), "nf4", "fp32")
 
