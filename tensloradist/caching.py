@@ -41,29 +41,38 @@ def cache_root() -> Path:
     Raises:
         UserError: TENSLORADIST_CACHE is not set, and neither of the others can be written.
     """
-    given = os.environ.get("TENSLORADIST_CACHE")
-    if given:
-        return Path(given)
-    try:
-        home = Path.home() / ".cache" / "tensloradist"
-    except RuntimeError:  # neither HOME nor an entry for the user
-        home = None
-    if home is not None and _can_be_written(home):
-        return home
-    return _private_folder(str(home or "the user's home"))
+    root = _root()
+    home = _home_cache()
+    if not os.environ.get("TENSLORADIST_CACHE") and root.parent != home:
+        _warn_once(f"{home or 'The home'} cannot be written: the cache is {root}; set TENSLORADIST_CACHE for another")
+    return root
 
 
 def redirect_libraries() -> None:
     """Let other libraries' caches be ours where the user's ~/.cache cannot be written, unless the user placed them."""
-    try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        home = None
-    if home is not None and _can_be_written(home):
+    given = os.environ.get("XDG_CACHE_HOME")
+    if _can_be_written(Path(given) if given else _home_cache()):
         return
     for variable, folder in _LIBRARIES.items():
         if variable != "HF_DATASETS_CACHE" or not os.environ.get("HF_HOME"):
-            os.environ.setdefault(variable, str(cache_root() / "libraries" / folder))
+            os.environ.setdefault(variable, str(_root() / "libraries" / folder))
+
+
+def _home_cache() -> Path | None:
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor an entry for the user
+        return None
+
+
+def _root() -> Path:
+    given = os.environ.get("TENSLORADIST_CACHE")
+    if given:
+        return Path(given)
+    home = _home_cache()
+    if home is not None and _can_be_written(home / "tensloradist"):
+        return home / "tensloradist"
+    return _private_folder()
 
 
 @contextmanager
@@ -80,14 +89,16 @@ def writing_cache() -> Iterator[None]:
         ) from error
 
 
-def _can_be_written(folder: Path) -> bool:
+def _can_be_written(folder: Path | None) -> bool:
     """Whether it is a folder that can be written, or could be made one. Makes nothing."""
+    if folder is None:
+        return False
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
-def _private_folder(instead_of: str) -> Path:
+def _private_folder() -> Path:
     """The user's own folder for temporary files. Another user may have made one of its name, or a link: not trusted."""
     remedy = "set TENSLORADIST_CACHE to a folder that can be written"
     try:
@@ -96,10 +107,9 @@ def _private_folder(instead_of: str) -> Path:
             folder.mkdir(mode=0o700)
         found = folder.lstat()
     except OSError as error:
-        raise UserError(f"{instead_of} cannot be written, nor can a temporary folder ({error}); {remedy}") from error
+        raise UserError(f"Neither the home nor a temporary folder can be written ({error}); {remedy}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise UserError(f"{instead_of} cannot be written, and {folder} is not this user's alone; {remedy}")
-    _warn_once(f"{instead_of} cannot be written: the cache is {folder}; {remedy} to choose another")
+        raise UserError(f"The home cannot be written, and {folder} is not this user's alone; {remedy}")
     return folder
 
 
