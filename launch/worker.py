@@ -27,6 +27,7 @@ from launch.policy import Growth
 from launch.staging import staged_spec
 from launch.submission import Submission
 from launch.words import last_line
+from tensloradist.caching import redirect_libraries
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
 from tensloradist.records import DamagedRecord, UnreadableRecord
@@ -376,4 +377,5 @@ def turned(runs: Sequence[ManifestRun], name: str) -> list[ManifestRun]:
 
 def run_worker(submission: str, index: int) -> None:
     """What submitit runs on this machine: tiny, importable, its arguments just a path and a number."""
+    redirect_libraries()
     Worker(Path(submission), str(index), index).drain()

@@ -6,6 +6,8 @@ Importing this package imports no torch: the names below are loaded when they ar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import tensloradist._torchvision  # noqa: F401 (stands by for torchvision's import)
+
 __version__ = "0.1.0"
 
 _HOMES = {

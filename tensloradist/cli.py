@@ -20,9 +20,11 @@ def main() -> None:
         import typer
     except ModuleNotFoundError:
         sys.exit("The commands need more than the adapters: pip install 'tensloradist[all]'")
+    from tensloradist.caching import redirect_libraries
     from tensloradist.errors import UserError
 
     try:
+        redirect_libraries()
         code = _application()(standalone_mode=False)
     except UserError as error:
         _fail(str(error))

@@ -9,6 +9,7 @@ import numpy as np
 
 from tensloradist import backbones, tasks
 from tensloradist.adapter import load
+from tensloradist.backbones.quantization import check_kernels
 from tensloradist.errors import UserError
 from tensloradist.plugins import load_plugins
 from tensloradist.results.publish import read_run
@@ -54,6 +55,8 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     )
     try:
         model = accelerator.prepare(model)
+        if spec.backbone.quantization is not None:
+            check_kernels(model, spec.backbone.quantization, spec.precision)
         family = backbones.family_of(accelerator.unwrap_model(model))
         # The parts of an official split may be one and the same: each example counts once.
         whole = [task.test] if data is None else [task.train, task.validation, task.test]

@@ -73,7 +73,7 @@ def test_every_grouping_meets_lora_r4_within_two_percent(backbone, grouping, str
         assert all(ranks[m] == sizes[m] for m in ("heads", "projection", "depth") if m in ranks)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     grouping=st.sampled_from(sorted(GROUPINGS)),
     heads=st.integers(1, 3),
