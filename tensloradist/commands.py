@@ -99,7 +99,9 @@ class _Progress:
         return self
 
     def show(self, record: dict[str, Any]) -> None:
-        if "loss" in record:
+        if "parts" in record:
+            self.console.print(record["parts"], markup=False, highlight=False, soft_wrap=True)
+        elif "loss" in record:
             self.bar.update(
                 self.job,
                 completed=record["step"],

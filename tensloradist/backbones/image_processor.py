@@ -126,9 +126,9 @@ def reading_changes(folder: Path) -> list[str]:
     if not is_image_backbone(folder) or not any((folder / name).is_file() for name in (FILE, NESTED_FILE)):
         return []
     changes = []
-    if _nested(folder) is not None:  # this file is no part of the folder's hash
-        changes.append(f"{NESTED_FILE}.{hash_bytes((folder / NESTED_FILE).read_bytes())[:8]}")
     try:
+        if _nested(folder) is not None:  # this file is no part of the folder's hash
+            changes.append(f"{NESTED_FILE}.{hash_bytes((folder / NESTED_FILE).read_bytes())[:8]}")
         steps = read_processor(folder)
     except UserError:
         return [*changes, "preprocessing"]  # was passed over, and is refused now

@@ -33,10 +33,10 @@ from tensloradist.tasks.base import (
     parts_line,
     stratified_parts,
 )
-from tensloradist.tasks.deep_data import holds_deep_pictures, is_read_deep
 from tensloradist.tasks.image_folders import PART_WORDS, SUFFIXES, ImageFolder, read_folder, shown
+from tensloradist.tasks.image_readings import data_reading_changes, is_read_deep
 from tensloradist.tasks.named_images import HUB_IMAGES, HubImages, Official
-from tensloradist.tasks.pictures import BROKEN, rgb
+from tensloradist.tasks.pictures import BROKEN, UnsupportedPicture, rgb
 from tensloradist.tasks.preprocessing import ImagePreprocessing, image_preprocessing, require_kind
 from tensloradist.tasks.progress import tracked
 
@@ -149,10 +149,11 @@ def _decoded(
         image = rgb(source, on_white=how.on_white, deep=deep)
         return np.asarray(how.resized(image), dtype=np.uint8).transpose(2, 0, 1)
     except (*BROKEN, Pillow.DecompressionBombError) as error:
-        raise UserError(
-            f"task.data: {task.data or task.name}: the image {shown(listing.ids[index])} cannot be read "
-            f"({type(error).__name__}: {str(error)[:200]}); repair or remove it"
-        ) from error
+        name = f"task.data: {task.data or task.name}: the image {shown(listing.ids[index])}"
+        if isinstance(error, UnsupportedPicture):
+            raise UserError(f"{name} is not supported: {error}") from error
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UserError(f"{name} cannot be read ({reason}); repair or remove it") from error
 
 
 def _pixels(listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fingerprint: str) -> Any:
@@ -317,7 +318,7 @@ def fingerprint(task: TaskSpec, entry: HubImages | None = None) -> str:
     if entry is None:
         return read_folder(_folder(task)).fingerprint
     found, copy = hub.fingerprint(task, entry.hub), hub.local(task)
-    return found if copy is None else read_anew(found, ["grey16"] if holds_deep_pictures(copy, found) else [])
+    return found if copy is None else read_anew(found, data_reading_changes(copy, found))
 
 
 def num_labels(task: TaskSpec, entry: HubImages | None = None) -> int:
