@@ -279,11 +279,13 @@ def _copies(digests: dict[str, str], place: dict[str, tuple[str, str]], sources:
     """How many pictures have the content of another, where that may put one picture into two parts."""
     if not sources:
         copies = len(digests) - len(set(digests.values()))
-        return [f"{_count(copies, 'picture')} repeat the content of others, perhaps in another part"] if copies else []
+        return [f"{_repeating(copies)} the content of others, perhaps in another part"] if copies else []
     trained = {digest for name, digest in digests.items() if place[name][0] == "train"}
     leaked = Counter(
         place[name][0] for name, digest in digests.items() if place[name][0] != "train" and digest in trained
     )
-    return [
-        f"{_count(number, 'picture')} of the {part} part repeat training pictures" for part, number in leaked.items()
-    ]
+    return [f"{_repeating(number)} training pictures in the {part} part" for part, number in leaked.items()]
+
+
+def _repeating(number: int) -> str:
+    return f"{_count(number, 'picture')} repeat{'s' if number == 1 else ''}"

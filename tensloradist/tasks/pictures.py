@@ -35,7 +35,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PERHAPS_DEEP = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P2", b"Pf", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)  # of Pillow
 _PHOTOMETRIC, _BITS, _ORIENTATION = 262, 258, 274  # tags of a TIFF file
-_MAPPED = ("L", "P", "RGBX", "CMYK", "I;16", "I;16L", "I;16B")
+_MAPPED = ("L", "P", "RGBX", "RGBA", "CMYK", "I;16", "I;16L", "I;16B")
 
 
 class UnsupportedPicture(ValueError):
