@@ -86,7 +86,7 @@ def run(
 
 
 class _Progress:
-    """A bar on a terminal, a line an epoch elsewhere; on standard error."""
+    """What the parts are, on standard output; a bar on a terminal, a line an epoch elsewhere, on standard error."""
 
     def __enter__(self) -> _Progress:
         from rich.console import Console
@@ -100,7 +100,7 @@ class _Progress:
 
     def show(self, record: dict[str, Any]) -> None:
         if "parts" in record:
-            self.console.print(record["parts"], markup=False, highlight=False, soft_wrap=True)
+            typer.echo(record["parts"])
         elif "loss" in record:
             self.bar.update(
                 self.job,

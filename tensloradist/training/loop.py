@@ -115,14 +115,14 @@ def _train(
     if accelerator.is_main_process:  # now, and not only with the result: an attempt that is killed has no other
         write_replacing(folder / "provenance.json", json.dumps(provenance_of(spec, accelerator), indent=2) + "\n")
     task = task_for(spec)
-    log.info("%s", describe_parts(task))
-    if progress is not None and accelerator.is_main_process:
-        progress({"parts": describe_parts(task)})
     if spec.optimizer.batch_size > len(task.train):
         raise UserError(
             f"optimizer.batch_size: {spec.optimizer.batch_size} exceeds the {len(task.train)} training "
             f"examples of {task.name}; use at most {len(task.train)}"
         )
+    log.info("%s", describe_parts(task))
+    if progress is not None and accelerator.is_main_process:
+        progress({"parts": describe_parts(task)})
     strategy = strategy_for(spec, accelerator)
     if strategy.holds_weights:
         model = backbone_for(spec, task.num_labels)

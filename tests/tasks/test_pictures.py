@@ -205,6 +205,9 @@ def test_a_folder_of_deep_pictures_is_read_rightly_and_is_new_data(tmp_path, end
     loaded = load(task, image_backbone(tmp_path))
     assert grey_of(loaded.train) == {"dark": 32, "light": 192}
     assert loaded.data_fingerprint.endswith("+grey16")
+    earlier = task.model_copy(update={"fingerprint": loaded.data_fingerprint.removesuffix("+grey16")})
+    with pytest.raises(UserError, match=r"is read differently than by the version that planned the run \(grey16\)"):
+        load(earlier, image_backbone(tmp_path))
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])

@@ -237,6 +237,17 @@ def test_only_configurations_that_are_read_otherwise_make_a_new_backbone(configu
     assert fingerprint[32:] == words
 
 
+def test_a_backbone_of_the_hub_is_read_at_its_commit(configured, tmp_path, monkeypatch):
+    configured({**VIT, "size": 16, "do_rescale": False})
+    commit = "a" * 40
+    monkeypatch.setattr(backbones.hub, "commit_of", lambda name, revision: commit)
+    monkeypatch.setattr(backbones.hub, "config_folder", lambda name, pinned: tmp_path / "model")
+    monkeypatch.setattr(backbones.hub, "optional_file", lambda name, pinned, file: None)
+    fingerprint = backbones.fingerprint(BackboneSpec(name="some/vit"))
+    assert fingerprint == f"some/vit@{commit}+rescale"
+    assert backbones.hub.split_fingerprint(fingerprint, "some/vit") == commit
+
+
 def test_transparent_pictures_are_laid_on_white_where_the_configuration_says_so(configured, tmp_path):
     for label in ("a", "b"):
         (tmp_path / "pictures" / label).mkdir(parents=True)
