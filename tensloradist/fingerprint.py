@@ -27,7 +27,8 @@ def _hash_file(path: str, size: int, modified_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's content. Raises UserError where it cannot be read."""
     try:
         status = path.stat()
         return _hash_file(str(path), status.st_size, status.st_mtime_ns)
@@ -39,7 +40,8 @@ def hash_bytes(*parts: bytes | str) -> str:
     """Hash of a sequence of byte strings or texts; where one part ends and the next begins matters."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        # A name that is not UTF-8 has lone surrogates for its bytes.
+        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()[:DIGITS]
@@ -57,6 +59,14 @@ def read_anew(fingerprint: str, changes: Iterable[str]) -> str:
     return f"{fingerprint}+{'+'.join(words)}" if words else fingerprint
 
 
+def why_changed(planned: str, found: str) -> str:
+    """Why a fingerprint is not the one that a run was planned with: the content, or how this version reads it."""
+    content, *words = found.split("+")
+    if content == planned.split("+")[0]:
+        return f"is read differently than by the version that planned the run ({', '.join(words) or 'as before'})"
+    return "has changed since the run was planned"
+
+
 def hash_path(path: str | os.PathLike[str], include: Callable[[str], bool] | None = None) -> str:
     """Hash of a file's content, or of a folder's relative file names and their contents.
 
@@ -72,13 +82,18 @@ def hash_path(path: str | os.PathLike[str], include: Callable[[str], bool] | Non
     """
     root = Path(path).expanduser().absolute()
     if root.is_file():
-        return _digest_of(root)[:DIGITS]
+        return digest_of(root)[:DIGITS]
     if not root.is_dir():
         raise DataMissing(f"{path}: no such file or folder")
-    files = sorted((name, found) for name, found in _walk(root) if include is None or include(name))
+    files = [(name, found) for name, found in _walk(root) if include is None or include(name)]
     if not files:
         raise UserError(f"{path}: the folder has no files to hash")
-    return hash_bytes(*(part for name, found in files for part in (name, _digest_of(found))))
+    return hash_files(files)
+
+
+def hash_files(files: Iterable[tuple[str, Path]]) -> str:
+    """Hash of files' names and contents, in the order of the names: a folder's, given (relative name, file) of each."""
+    return hash_bytes(*(part for name, found in sorted(files) for part in (name, digest_of(found))))
 
 
 def _walk(root: Path) -> Iterable[tuple[str, Path]]:

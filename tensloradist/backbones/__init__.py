@@ -31,7 +31,7 @@ from tensloradist.backbones.timm_ import TIMM, TIMM_FAMILY
 from tensloradist.backbones.transformers_ import TRANSFORMERS, TRANSFORMERS_FAMILIES
 from tensloradist.caching import cached_json
 from tensloradist.errors import UserError, unknown
-from tensloradist.fingerprint import hash_bytes
+from tensloradist.fingerprint import hash_bytes, why_changed
 from tensloradist.modes import AttentionShape
 from tensloradist.sources import sources_hash
 
@@ -65,8 +65,8 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
         found = source.fingerprint(spec)
         if found != spec.fingerprint:
             raise UserError(
-                f"backbone.name: {spec.name} has changed since the run was planned: its fingerprint is "
-                f"{found}, not {spec.fingerprint}"
+                f"backbone.name: {spec.name} {why_changed(spec.fingerprint, found)}: its fingerprint is {found}, not "
+                f"{spec.fingerprint}"
             )
     model = source.load(spec, num_labels)
     if spec.quantization is not None:

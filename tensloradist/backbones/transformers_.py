@@ -15,12 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tensloradist.backbones import hub
+from tensloradist.backbones import hub, image_processor
 from tensloradist.backbones.base import LANGUAGE_MODEL, Family, Site, Source, check_loaded, ffn_sites, random_weights
 from tensloradist.backbones.decoders import DECODER_TYPES, end_of_text
 from tensloradist.backbones.folders import determines_random_result, determines_result, is_local, local_folder
 from tensloradist.errors import UserError
-from tensloradist.fingerprint import hash_path
+from tensloradist.fingerprint import hash_path, read_anew
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -224,12 +224,26 @@ def commit(spec: BackboneSpec) -> str:
 
 
 def fingerprint(spec: BackboneSpec) -> str:
-    """Hash of a local folder's configuration, preprocessing and weights, or `name@commit` of the Hub."""
-    if is_local(spec.name) and spec.random_init:
-        return hash_path(local_folder(spec.name, weights=False), determines_random_result)
+    """Hash of a local folder's configuration, preprocessing and weights, or `name@commit` of the Hub.
+
+    It says, too, what of the image preprocessing earlier versions read otherwise.
+    """
     if is_local(spec.name):
-        return hash_path(local_folder(spec.name), determines_result)
-    return f"{spec.name}@{commit(spec)}"
+        folder = local_folder(spec.name, weights=not spec.random_init)
+        found = hash_path(folder, determines_random_result if spec.random_init else determines_result)
+        return read_anew(found, image_processor.reading_changes(folder))
+    pinned = commit(spec)
+    return read_anew(f"{spec.name}@{pinned}", _reading_changes(spec.name, pinned))
+
+
+@lru_cache(maxsize=256)
+def _reading_changes(name: str, pinned: str) -> list[str]:
+    """Of a Hub backbone, whose commit cannot change."""
+    folder = hub.config_folder(name, pinned)
+    if image_processor.is_image_backbone(folder):
+        for file in (image_processor.FILE, image_processor.NESTED_FILE):
+            hub.optional_file(name, pinned, file)
+    return image_processor.reading_changes(folder)
 
 
 def label(spec: BackboneSpec) -> str:
