@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones import hub
 from tensloradist.backbones.base import LANGUAGE_MODEL, Family, Site, Source, check_loaded, ffn_sites, random_weights
-from tensloradist.backbones.decoders import DECODER_TYPES, end_of_text
+from tensloradist.backbones.decoders import DECODER_TYPES
 from tensloradist.backbones.folders import determines_random_result, determines_result, is_local, local_folder
+from tensloradist.backbones.padding import check_padding, padding_changes
 from tensloradist.errors import UserError
-from tensloradist.fingerprint import hash_path
+from tensloradist.fingerprint import hash_path, read_anew
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -181,7 +182,6 @@ def _tiny(names: _Names) -> tuple[nn.Module, dict[str, Tensor]]:
     from tensloradist._torchvision import declare_missing_operators
 
     declare_missing_operators()  # before transformers imports its image classes
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = getattr(transformers, names.config)(num_labels=4, **dict(names.sizes))
@@ -226,7 +226,8 @@ def commit(spec: BackboneSpec) -> str:
 def fingerprint(spec: BackboneSpec) -> str:
     """Hash of a local folder's configuration, preprocessing and weights, or `name@commit` of the Hub."""
     if is_local(spec.name) and spec.random_init:
-        return hash_path(local_folder(spec.name, weights=False), determines_random_result)
+        folder = local_folder(spec.name, weights=False)
+        return read_anew(hash_path(folder, determines_random_result), padding_changes(folder))
     if is_local(spec.name):
         return hash_path(local_folder(spec.name), determines_result)
     return f"{spec.name}@{commit(spec)}"
@@ -261,7 +262,8 @@ def weights_folder(spec: BackboneSpec) -> Path:
 
 
 @lru_cache(maxsize=64)
-def _read_config(folder: Path, modified_ns: int) -> Any:
+def _read_config(folder: Path, content: str) -> Any:
+    """transformers' configuration in the folder; `content`: the hash of its config.json, for the cache alone."""
     from tensloradist._torchvision import declare_missing_operators
 
     declare_missing_operators()  # before transformers imports its image classes
@@ -274,15 +276,14 @@ def _read_config(folder: Path, modified_ns: int) -> Any:
             raise UserError(
                 f"{folder / 'config.json'}: transformers cannot read it ({str(error).splitlines()[0]})"
             ) from error
-    if config.model_type in DECODER_TYPES and config.pad_token_id is None:
-        config.pad_token_id = end_of_text(config)  # classifiers find the last token by what is not padding
+    check_padding(config, folder / "config.json")
     return config
 
 
 def config_of(spec: BackboneSpec) -> Any:
     """transformers' configuration of the backbone; a decoder's always has a padding token."""
     folder = config_folder(spec)
-    return _read_config(folder, (folder / "config.json").stat().st_mtime_ns)
+    return _read_config(folder, hash_path(folder / "config.json"))
 
 
 def kind(spec: BackboneSpec) -> str:

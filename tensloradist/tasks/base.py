@@ -71,6 +71,7 @@ class LoadedTask:
         num_labels: outputs of the head; 0 (LANGUAGE_MODEL) for a language model, whose outputs are answers' scores.
         lower_is_better: the metrics whose best value is the lowest; never the primary one.
         classes: what the labels 0, 1, … stand for, where the data itself says it.
+        origin: where each part comes from, for people; "" where there is nothing to say.
     """
 
     name: str
@@ -86,6 +87,7 @@ class LoadedTask:
     data_fingerprint: str
     lower_is_better: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    origin: str = ""
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):

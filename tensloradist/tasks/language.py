@@ -1,16 +1,18 @@
 """causal_lm: a language model learns the answers to prompts, from local jsonl or text files.
 
-A jsonl line is {"prompt": …, "answer": …}; a text line is prompt, tab, answer, or an answer alone. The loss is the
-answers' negative log-likelihood, the end of text included; the prompt is only read. The scores are the exact match
+A jsonl line is {"prompt": …, "answer": …}; a text line is prompt, tab, answer, or an answer alone; further tabs belong
+to the answer. Where a chat template has put the beginning or the end of a text, it is not put there again. The loss is
+the answers' negative log-likelihood, the end of text included; the prompt is only read. The scores are the exact match
 and the perplexity a token: the answer is matched exactly where every token of it is the most likely one after what
 precedes it, which is where greedy decoding gives it, so nothing needs to be generated.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +24,13 @@ from tensloradist.backbones import LANGUAGE_MODEL
 from tensloradist.backbones.decoders import IGNORED
 from tensloradist.caching import cached_folder
 from tensloradist.errors import DataMissing, UserError
-from tensloradist.fingerprint import hash_bytes, hash_path
+from tensloradist.fingerprint import DIGITS, hash_bytes, hash_path, read_anew
 from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, stratified_parts
+from tensloradist.tasks.lines import Lines, json_row, require_characters
 from tensloradist.tasks.metrics import answers
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
 from tensloradist.tasks.progress import tracked
+from tensloradist.tasks.vocabulary import check_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +42,7 @@ ENDINGS = (".jsonl", ".txt")
 PARTS = ("train", "validation", "test")
 FRACTIONS = (0.8, 0.1, 0.1)  # of a single file
 VALIDATION_FRACTION = 0.1  # of a training file that comes with a test file alone
-_VERSION = 1  # of the cache's layout
+_VERSION = 2  # of the cache's layout, and of how files are read
 
 
 @dataclass(frozen=True)
@@ -73,18 +77,33 @@ def _files(task: TaskSpec) -> dict[str, Path]:
     return found
 
 
-def _read(path: Path) -> list[Example]:
-    """The file's examples. Raises UserError with the number of a line that is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at rarer ends of lines
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"task.data: {path}: cannot be read as UTF-8 text ({error})") from error
+@dataclass(frozen=True)
+class _File:
+    """The examples of a file, the hash of its bytes, and a word for each thing that earlier versions read otherwise."""
+
+    examples: tuple[Example, ...]
+    sha256: str
+    changes: frozenset[str]
+
+
+@lru_cache(maxsize=4)  # the fingerprint and the examples come from one reading
+def _read(path: Path, content: str) -> _File:
+    """The examples of a file whose hash is `content`.
+
+    Raises:
+        UserError: a line that is no example, with its number.
+    """
+    lines = Lines(path)
     parse = _of_json if path.suffix == ".jsonl" else _of_text
-    lines = [line.removesuffix("\r") for line in lines]
-    examples = [parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    examples = [parse(line.text, f"{path}:{line.number}") for line in lines]
+    if not lines.sha256.startswith(content):
+        raise UserError(f"task.data: {path} has changed while it was read; start again when it is complete")
     if not examples:
         raise UserError(f"task.data: {path}: no examples")
-    return examples
+    changes = {"marks"} if lines.marked and path.suffix == ".txt" else set()
+    if any(_has_control_tokens(example) for example in examples):
+        changes.add("control_tokens")
+    return _File(tuple(examples), lines.sha256, frozenset(changes))
 
 
 def _of_text(line: str, where: str) -> Example:
@@ -93,16 +112,12 @@ def _of_text(line: str, where: str) -> Example:
 
 
 def _of_json(line: str, where: str) -> Example:
-    try:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise UserError(f"{where}: not a line of JSON with fields ({error})") from error
+    row = json_row(line, where, ("prompt", "answer"))
     for field in ("prompt", "answer"):
         if not isinstance(row.get(field), str):
             has = f"{field} = {row[field]!r}" if field in row else f"no field {field!r}; it has {', '.join(row)}"
             raise UserError(f"{where}: {has}; expected the texts 'prompt' and 'answer'")
+        require_characters(row[field], field, where)
     return _checked(Example(row["prompt"], row["answer"], where))
 
 
@@ -110,6 +125,20 @@ def _checked(example: Example) -> Example:
     if not example.answer:
         raise UserError(f"{example.where}: the answer is empty, so there is nothing to learn")
     return example
+
+
+# How the decoders' tokens for a beginning and an end of text look: <s>, <|begin_of_text|>; </s>, <|im_end|>, …
+_BEGINNING = re.compile(r"<s>|<bos>|<[|｜](?:begin|bos|startoftext)[^<>\s]*[|｜]>|\[(?:BOS|CLS)\]")
+_END = re.compile(r"(?:</s>|<eos>|<end_of_turn>|<[|｜][^<>\s]*[|｜]>|\[(?:EOS|SEP)\])\s*\Z")
+
+
+def _has_control_tokens(example: Example) -> bool:
+    """Whether earlier versions may have doubled a beginning or an end of text, or dropped a prompt's last token.
+
+    It is judged by how such tokens look, since data has one fingerprint for all tokenizers.
+    """
+    ends = [text for text in (example.prompt, example.answer) if text.rstrip().endswith((">", "]"))]
+    return bool(_BEGINNING.match(example.prompt)) or any(_END.search(text) for text in ends)
 
 
 class _Tokenizer:
@@ -120,15 +149,24 @@ class _Tokenizer:
         if self.own.eos_token_id is None:
             raise UserError(f"backbone.name: the tokenizer of {backbone.name} has no token for the end of a text")
         self.end = int(self.own.eos_token_id)
+        self.before, self.after = self._added()
 
-    def __call__(self, examples: list[Example], limit: int) -> tuple[list[npt.NDArray[np.int32]], list[int]]:
+    def _added(self) -> tuple[list[int], list[int]]:
+        """The tokens that the tokenizer puts before and after every text, but for an end of text."""
+        text = self.own("a", add_special_tokens=False)["input_ids"]
+        whole = self.own("a")["input_ids"]
+        start = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
+        after = whole[start + len(text) :]
+        return whole[:start], after[:-1] if after and after[-1] == self.end else after
+
+    def __call__(self, examples: Sequence[Example], limit: int) -> tuple[list[npt.NDArray[np.int32]], list[int]]:
         """Each example's tokens, and how many of them precede its answer. A prompt too long loses its beginning."""
-        prompts = self.own([example.prompt for example in examples])["input_ids"]
-        answers = self.own([example.answer for example in examples], add_special_tokens=False)["input_ids"]
+        prompts = self.own([example.prompt for example in examples], add_special_tokens=False)["input_ids"]
+        answers = self.own([self._unended(example) for example in examples], add_special_tokens=False)["input_ids"]
         tokens, starts = [], []
         for example, prompt, answer in zip(examples, prompts, answers, strict=True):
-            if prompt and prompt[-1] == self.end:
-                prompt = prompt[:-1]  # some tokenizers end every text
+            begun = prompt[: len(self.before)] == self.before  # by a chat template
+            prompt = [*([] if begun else self.before), *prompt, *self.after]
             prompt = prompt or [self.end]  # the first token of an answer is predicted from something
             answer = [*answer, self.end]
             room = limit - len(answer)
@@ -142,6 +180,16 @@ class _Tokenizer:
             starts.append(len(prompt))
         return tokens, starts
 
+    def _unended(self, example: Example) -> str:
+        """The answer without the end of text, and the line end after it, that a chat template has put there."""
+        ended = example.answer.rstrip()
+        if not ended.endswith(self.own.eos_token):
+            return example.answer
+        answer = ended.removesuffix(self.own.eos_token)
+        if not answer:
+            raise UserError(f"{example.where}: the answer is only {ended!r}, so there is nothing to learn")
+        return answer
+
 
 @dataclass(frozen=True)
 class _Tokens:
@@ -152,8 +200,9 @@ class _Tokens:
     prompts: npt.NDArray[np.int64]
 
 
-def _tokenised(examples: list[Example], limit: int, backbone: BackboneSpec, name: str, key: str) -> _Tokens:
+def _tokenised(examples: Sequence[Example], limit: int, backbone: BackboneSpec, name: str, key: str) -> _Tokens:
     import tokenizers
+    import transformers
 
     def make(folder: Path) -> None:
         tokenizer = _Tokenizer(backbone)
@@ -166,10 +215,12 @@ def _tokenised(examples: list[Example], limit: int, backbone: BackboneSpec, name
         np.save(folder / "bounds.npy", np.cumsum([0, *(len(one) for one in ids)]))
         np.save(folder / "prompts.npy", np.asarray(prompts, np.int64))
 
-    parts = ("language", str(_VERSION), tokenizers.__version__, key, name, str(limit))
+    parts = ("language", str(_VERSION), tokenizers.__version__, transformers.__version__, key, name, str(limit))
     digest = hash_bytes(*parts, backbone.fingerprint or backbones.fingerprint(backbone))
     folder = cached_folder("language", digest, make)
-    return _Tokens(*(np.load(folder / f"{part}.npy") for part in ("ids", "bounds", "prompts")))
+    tokens = _Tokens(*(np.load(folder / f"{part}.npy") for part in ("ids", "bounds", "prompts")))
+    check_tokens(tokens.ids, tokens.bounds, backbone, lambda index: examples[index].where)
+    return tokens
 
 
 class _Language(SplitData):
@@ -209,6 +260,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
         UserError: a line that is no example, an answer too long, a backbone that is no decoder.
     """
     require_kind(backbone, "text", task.name)
+    backbone = backbones.pinned(backbone)
     backbones.empty(backbone, LANGUAGE_MODEL)  # refuses what is no language model, before anything is tokenised
     if task.augmentation != "none":
         raise UserError(f"task.augmentation: {task.augmentation!r} is for images; task {NAME} takes none")
@@ -216,10 +268,14 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
     limit = task.max_length or most
     if limit > most:
         raise UserError(f"task.max_length: {limit} exceeds the {most} tokens that {backbone.name} takes")
-    data_fingerprint = task.fingerprint or fingerprint(task)
     pad = padding_token(backbone)
-    files = _files(task)
-    tokens = {n: _tokenised(_read(path), limit, backbone, n, data_fingerprint) for n, path in files.items()}
+    files, examples, data_fingerprint = _examples(task)
+    if task.fingerprint not in (None, data_fingerprint):
+        raise UserError(
+            f"task.data: {task.data} has changed since the run was planned: its fingerprint is {data_fingerprint}, "
+            f"not {task.fingerprint}"
+        )
+    tokens = {n: _tokenised(part, limit, backbone, n, data_fingerprint) for n, part in examples.items()}
     everything = {name: np.arange(len(part.prompts)) for name, part in tokens.items()}
 
     def part(name: str, indices: npt.NDArray[np.int64]) -> _Language:
@@ -253,17 +309,41 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
         metrics=answers,
         data_fingerprint=data_fingerprint,
         lower_is_better=("perplexity",),
+        origin=_origin(files, protocol == "official"),
     )
 
 
-def fingerprint(task: TaskSpec) -> str:
+def _examples(task: TaskSpec) -> tuple[dict[str, Path], dict[str, tuple[Example, ...]], str]:
+    """Part -> its file, part -> its examples, and the fingerprint of what was read."""
     files = _files(task)
+    read = {part: _read(path, hash_path(path)) for part, path in files.items()}
     if "all" in files:
-        content = hash_path(files["all"])
+        content = read["all"].sha256[:DIGITS]
         # The same bytes are other examples as lines of text than as lines of JSON.
-        return hash_bytes(".txt", content) if files["all"].suffix == ".txt" else content
-    names = {path.name for path in files.values()}
-    return hash_path(Path(str(task.data)), include=names.__contains__)
+        content = hash_bytes(".txt", content) if files["all"].suffix == ".txt" else content
+    else:  # as hash_path has it of a folder with these files
+        parts = sorted((files[part].name, file.sha256) for part, file in read.items())
+        content = hash_bytes(*(text for pair in parts for text in pair))
+    changes = {word for file in read.values() for word in file.changes}
+    return files, {part: file.examples for part, file in read.items()}, read_anew(content, changes)
+
+
+def fingerprint(task: TaskSpec) -> str:
+    """Hash of the files, with a word for what earlier versions read otherwise."""
+    return _examples(task)[2]
+
+
+def _origin(files: dict[str, Path], official: bool) -> str:
+    """Where each part comes from, for people."""
+    names = {part: path.name for part, path in files.items()}
+    if "all" in names:
+        chosen = "; the test part is the validation part, too" if official else ""
+        return f"{names['all']}, cut 80 : 10 : 10{chosen}"
+    if official:
+        return f"{names['train']}; {names['test']} is the validation part and the test part"
+    if "validation" in names:
+        return f"{names['train']}, {names['validation']} and {names['test']}"
+    return f"{names['train']} ({VALIDATION_FRACTION:.0%} held out for validation); {names['test']} is the test part"
 
 
 def label(task: TaskSpec) -> str:
