@@ -28,11 +28,11 @@ _SETTLED = 2.0
 _known: dict[str, tuple[tuple[int, ...], str]] = {}  # path -> what the file was like, and the hash of its content
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """SHA-256 of a file's content, remembered as long as its status says that nothing was written.
 
     The time of modification alone would not do, since `cp -p`, `rsync -t`, `tar` and `touch` set it. The kernel sets
-    the time of the status change (ctime), and nobody else can.
+    the time of the status change (ctime), and nobody else can. Raises UserError where the file cannot be read.
     """
     try:
         with open(path, "rb") as stream:
@@ -54,8 +54,8 @@ def hash_bytes(*parts: bytes | str) -> str:
     """Hash of a sequence of byte strings or texts; where one part ends and the next begins matters."""
     digest = hashlib.sha256()
     for part in parts:
-        # A file's name may have bytes that are no UTF-8; Python keeps them as surrogates.
-        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        # A name that is not UTF-8 has lone surrogates for its bytes.
+        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()[:DIGITS]
@@ -88,13 +88,18 @@ def hash_path(path: str | os.PathLike[str], include: Callable[[str], bool] | Non
     """
     root = Path(path).expanduser().absolute()
     if root.is_file():
-        return _digest_of(root)[:DIGITS]
+        return digest_of(root)[:DIGITS]
     if not root.is_dir():
         raise DataMissing(f"{path}: no such file or folder")
-    files = sorted((name, found) for name, found in _walk(root) if include is None or include(name))
+    files = [(name, found) for name, found in _walk(root) if include is None or include(name)]
     if not files:
         raise UserError(f"{path}: the folder has no files to hash")
-    return hash_bytes(*(part for name, found in files for part in (name, _digest_of(found))))
+    return hash_files(files)
+
+
+def hash_files(files: Iterable[tuple[str, Path]]) -> str:
+    """Hash of files' names and contents, in the order of the names: a folder's, given (relative name, file) of each."""
+    return hash_bytes(*(part for name, found in sorted(files) for part in (name, digest_of(found))))
 
 
 def _walk(root: Path) -> Iterable[tuple[str, Path]]:

@@ -15,6 +15,7 @@ from tensloradist.errors import UserError
 PATTERNS = (
     "config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -71,8 +72,8 @@ def commit_of(name: str, revision: str | None) -> str:
 
 
 def split_fingerprint(fingerprint: str | None, name: str) -> str | None:
-    """The commit in a fingerprint `name@commit`, or None if it is not one of this name."""
-    match = re.fullmatch(rf"{re.escape(name)}@([0-9a-f]{{40}})", fingerprint or "")
+    """The commit in a fingerprint `name@commit` (and perhaps `+` words of reading), or None if it has another name."""
+    match = re.fullmatch(rf"{re.escape(name)}@([0-9a-f]{{40}})(\+.*)?", fingerprint or "")
     return match.group(1) if match else None
 
 
@@ -146,4 +147,26 @@ def config_folder(name: str, commit: str) -> Path:
         raise UserError(
             f"backbone.name: the config.json of {name!r} at {commit[:12]} is not in the local Hub cache "
             f"and cannot be downloaded ({str(error).splitlines()[0]}). {_REMEDY}"
+        ) from error
+
+
+def optional_file(name: str, commit: str, file: str) -> Path | None:
+    """A file of the commit, downloading it at most, or None where the commit has none.
+
+    Raises:
+        UserError: it may have one, and the Hub is out of reach.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file, revision=commit))
+    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        if cached_snapshot(name, commit, weights=False) is not None:
+            return None  # all that the commit has of PATTERNS was fetched
+        raise UserError(
+            f"backbone.name: the {file} of {name!r} at {commit[:12]} is not in the local Hub cache and cannot be "
+            f"downloaded ({str(error).splitlines()[0]}). {_REMEDY}"
         ) from error

@@ -15,11 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tensloradist.backbones import hub
+from tensloradist.backbones import hub, image_processor
 from tensloradist.backbones.base import LANGUAGE_MODEL, Family, Site, Source, check_loaded, ffn_sites, random_weights
 from tensloradist.backbones.decoders import DECODER_TYPES
 from tensloradist.backbones.folders import determines_random_result, determines_result, is_local, local_folder
 from tensloradist.backbones.padding import check_padding, padding_changes
+from tensloradist.backbones.quiet import quiet
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_path, read_anew
 
@@ -197,40 +198,33 @@ def _tiny(names: _Names) -> tuple[nn.Module, dict[str, Tensor]]:
 TRANSFORMERS_FAMILIES = tuple(_family(name, names) for name, names in _ARCHITECTURES.items())
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no reports below the level of an error from transformers; what was set is set again."""
-    import huggingface_hub.utils
-    import transformers.utils.logging
-
-    logging: Any = transformers.utils.logging
-    hub_bars: Any = huggingface_hub.utils  # transformers switches these, too
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_bar = not hub_bars.are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
-        (hub_bars.enable_progress_bars if hub_bar else hub_bars.disable_progress_bars)()
-
-
 def commit(spec: BackboneSpec) -> str:
     """The commit of a Hub backbone: the one that its fingerprint pins, else what the revision means now."""
     return hub.split_fingerprint(spec.fingerprint, spec.name) or hub.commit_of(spec.name, spec.revision)
 
 
 def fingerprint(spec: BackboneSpec) -> str:
-    """Hash of a local folder's configuration, preprocessing and weights, or `name@commit` of the Hub."""
-    if is_local(spec.name) and spec.random_init:
-        folder = local_folder(spec.name, weights=False)
-        return read_anew(hash_path(folder, determines_random_result), padding_changes(folder))
+    """Hash of a local folder's configuration, preprocessing and weights, or `name@commit` of the Hub.
+
+    It says, too, what of the preprocessing and of random weights earlier versions read otherwise.
+    """
     if is_local(spec.name):
-        return hash_path(local_folder(spec.name), determines_result)
-    return f"{spec.name}@{commit(spec)}"
+        folder = local_folder(spec.name, weights=not spec.random_init)
+        found = hash_path(folder, determines_random_result if spec.random_init else determines_result)
+        changes = image_processor.reading_changes(folder) + (padding_changes(folder) if spec.random_init else [])
+        return read_anew(found, changes)
+    pinned = commit(spec)
+    return read_anew(f"{spec.name}@{pinned}", _reading_changes(spec.name, pinned))
+
+
+@lru_cache(maxsize=256)
+def _reading_changes(name: str, pinned: str) -> list[str]:
+    """Of a Hub backbone, whose commit cannot change."""
+    folder = hub.config_folder(name, pinned)
+    if image_processor.is_image_backbone(folder):
+        for file in (image_processor.FILE, image_processor.NESTED_FILE):
+            hub.optional_file(name, pinned, file)
+    return image_processor.reading_changes(folder)
 
 
 def label(spec: BackboneSpec) -> str:

@@ -71,7 +71,7 @@ class LoadedTask:
         num_labels: outputs of the head; 0 (LANGUAGE_MODEL) for a language model, whose outputs are answers' scores.
         lower_is_better: the metrics whose best value is the lowest; never the primary one.
         classes: what the labels 0, 1, … stand for, where the data itself says it.
-        origin: where each part comes from, for people; "" where there is nothing to say.
+        origin: where the parts came from, such as "60/20/20 % of photographs/"; empty where there is nothing to say.
     """
 
     name: str
@@ -101,6 +101,26 @@ class LoadedTask:
         return hash_bytes(*("\n".join(sorted(getattr(self, part).ids)) for part in parts))
 
 
+def describe_parts(loaded: LoadedTask) -> str:
+    """How many examples each part has, and where they came from: one line."""
+    sizes = (len(loaded.train), len(loaded.validation), len(loaded.test))
+    return parts_line(loaded.name, sizes, loaded.validation.ids == loaded.test.ids, loaded.origin)
+
+
+def parts_line(name: str, sizes: Sequence[int], same: bool, origin: str) -> str:
+    """The line of `describe_parts`.
+
+    Args:
+        sizes: of the training, validation and test parts.
+        same: whether validation and test are one part, as under the official protocol.
+    """
+    train, validation, test = sizes
+    held = (
+        f"{test:,} test examples, also for validation" if same else f"{validation:,} validation, {test:,} test examples"
+    )
+    return f"{name}: {train:,} training, {held}" + (f" ({origin})" if origin else "")
+
+
 @dataclass(frozen=True)
 class Task:
     """An entry of the registry.
@@ -114,6 +134,8 @@ class Task:
         num_labels: outputs of the head, or 0 for a language model; cheap, for planning.
         fetch: make the data available offline and fill the cache; what was done, one line each.
         missing: what `load` would have to download, one line each; nothing for local data.
+        parts: what `describe_parts` would say, for a spec and a protocol, without loading; None where that would need
+            the data itself.
         example: writes tiny data, and a tiny backbone with its preprocessing files, into an empty folder, and says how
             to load them: with it, the conformance tests run over every entry, a plugin's included, without a network.
     """
@@ -127,6 +149,7 @@ class Task:
     example: Callable[[Path], tuple[TaskSpec, BackboneSpec]]
     fetch: Callable[[TaskSpec, BackboneSpec, str], list[str]]
     missing: Callable[[TaskSpec], list[str]] = lambda task: []
+    parts: Callable[[TaskSpec, str], str | None] = lambda task, protocol: None
 
 
 TASKS: dict[str, Task] = {}

@@ -1,16 +1,15 @@
 """Image classification: folders with one sub-folder a class, and the Hub's image data sets, through `datasets`.
 
 Images are decoded and resized once into a content-addressed cache of uint8 pixels; normalisation happens a batch at a
-time. Very large data sets are decoded on the fly instead. Of a folder, only files with an image's suffix inside a
-class folder count: anything else, and whatever is hidden, is ignored and not hashed. Copies of one image are not looked
-for: each is an example of its own, and a folder without splits of its own may have them in different parts.
+time. Very large data sets are decoded on the fly instead. What of a folder counts is in `image_folders`. Copies of one
+image are examples of their own, and a folder without splits of its own may have them in different parts; the line on
+the parts says how many there are.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,23 @@ import numpy.typing as npt
 
 from tensloradist.caching import cached_folder
 from tensloradist.errors import DataMissing, UserError
-from tensloradist.fingerprint import hash_bytes, hash_path
+from tensloradist.fingerprint import hash_bytes, read_anew
 from tensloradist.tasks import hub
-from tensloradist.tasks.base import Labels, LoadedTask, SplitData, Task, accuracy, limited, stratified_parts
+from tensloradist.tasks.base import (
+    Labels,
+    LoadedTask,
+    SplitData,
+    Task,
+    accuracy,
+    describe_parts,
+    limited,
+    parts_line,
+    stratified_parts,
+)
+from tensloradist.tasks.deep_data import holds_deep_pictures, is_read_deep
+from tensloradist.tasks.image_folders import PART_WORDS, SUFFIXES, ImageFolder, read_folder, shown
 from tensloradist.tasks.named_images import HUB_IMAGES, HubImages, Official
+from tensloradist.tasks.pictures import BROKEN, rgb
 from tensloradist.tasks.preprocessing import ImagePreprocessing, image_preprocessing, require_kind
 from tensloradist.tasks.progress import tracked
 
@@ -33,16 +45,9 @@ if TYPE_CHECKING:
 
     from tensloradist.spec import BackboneSpec, TaskSpec
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
-PARTS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
 CACHE_LIMIT = 4 * 2**30  # bytes of decoded pixels; above, images are decoded when they are used
-_VERSION = 2  # of the cache's layout and of how images are resized
+_VERSION = 3  # of the cache's layout and of how images are resized
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def is_image(relative: str) -> bool:
-    """Files that count: images by suffix, inside a folder."""
-    return "/" in relative and relative.lower().endswith(SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,10 @@ class _Listing:
     ids: list[str]
     labels: npt.NDArray[np.int64]
     classes: list[str]
-    images: Any  # ids -> PIL image, by index
+    pictures: Sequence[Any]  # each image's path, or what `datasets` has of it: {"path", "bytes"}
     parts: list[str] | None  # the data set's own split of each image
+    sources: dict[str, str]  # part -> what it is called
+    notes: tuple[str, ...] = ()
 
 
 def _folder(task: TaskSpec) -> Path:
@@ -66,63 +73,28 @@ def _folder(task: TaskSpec) -> Path:
     return folder
 
 
-def _own_splits(folder: Path) -> dict[str, str]:
-    """Sub-folder -> part, where the folder holds train (and perhaps validation and test) rather than classes.
-
-    A folder `train` with images but no folders in it is a class of that name.
-    """
-    names = {child.name.lower(): child.name for child in _folders(folder)}
-    found = {names[alias]: part for part, aliases in PARTS.items() for alias in aliases if alias in names}
-    return found if any(part == "train" and _folders(folder / name) for name, part in found.items()) else {}
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    """The images below a class folder, in no order; links are followed, as they are for the fingerprint."""
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in names if name.lower().endswith(SUFFIXES) and name[0] != ".")
-
-
-def _checked_classes(folder: Path, classes: list[str]) -> list[str]:
+def _classes(folder: Path, found: ImageFolder) -> list[str]:
+    classes = sorted(set(found.names))
     if len(classes) < 2:
-        found = f"only the class {classes[0]!r}" if classes else "no images in sub-folders"
+        only = f"only the class {classes[0]!r}" if classes else "no images in sub-folders"
         raise UserError(
-            f"task.data: {folder}: {found}; expected at least two class folders with images ({', '.join(SUFFIXES)})"
+            f"task.data: {folder}: {only}; expected at least two class folders with images ({', '.join(SUFFIXES)})"
         )
+    if found.parts is not None:
+        trained = {name for name, part in zip(found.names, found.parts, strict=True) if part == "train"}
+        untrained = [shown(name) for name in classes if name not in trained]
+        if untrained:
+            raise UserError(f"task.data: {folder}: no training images of the classes {', '.join(untrained)}")
     return classes
 
 
 def _list_folder(task: TaskSpec) -> _Listing:
-    from tensloradist._torchvision import declare_missing_operators
-
-    declare_missing_operators()
-    from datasets import Dataset, Image
-
     folder = _folder(task)
-    splits = _own_splits(folder)
-    files: list[str] = []
-    ids: list[str] = []
-    names: list[str] = []
-    parts: list[str] = []
-    for root, part in [(folder / name, part) for name, part in splits.items()] or [(folder, "")]:
-        for path in sorted(image for child in _folders(root) for image in _images(child)):
-            files.append(str(path))
-            ids.append(path.relative_to(folder).as_posix())
-            names.append(path.relative_to(root).parts[0])
-            parts.append(part)
-    classes = _checked_classes(folder, sorted(set(names)))
-    if splits:
-        untrained = sorted(set(names) - {name for name, part in zip(names, parts, strict=True) if part == "train"})
-        if untrained:
-            raise UserError(f"task.data: {folder}: no training images of the classes {', '.join(untrained)}")
-    # `datasets` reads the images; the listing is ours, so that ids and order do not depend on where the folder lies.
-    dataset = Dataset.from_dict({"image": files}).cast_column("image", Image())
-    labels = np.searchsorted(classes, names).astype(np.int64)
-    return _Listing(ids, labels, classes, dataset, parts if splits else None)
+    found = read_folder(folder)
+    classes = _classes(folder, found)
+    labels = np.searchsorted(classes, found.names).astype(np.int64)
+    sources = {part: f"{name}/" for part, name in found.sources.items()}
+    return _Listing(found.ids, labels, classes, found.files, found.parts, sources, found.notes)
 
 
 def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
@@ -151,7 +123,7 @@ def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
         piece = piece.select_columns([entry.image])
         if entry.image != "image":
             piece = piece.rename_column(entry.image, "image")
-        pieces.append(piece.cast_column("image", Image()))
+        pieces.append(piece.cast_column("image", Image(decode=False)))
     for name, label in zip(ids, labels, strict=True):
         if not isinstance(label, int) or not 0 <= label < entry.classes:
             raise UserError(
@@ -160,19 +132,26 @@ def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
             )
     values = np.asarray(labels, dtype=np.int64)
     classes = [str(index) for index in range(entry.classes)]
-    return _Listing(ids, values, classes, concatenate_datasets(pieces), parts)
+    named = {"train": entry.train, "validation": entry.validation, "test": entry.test}
+    sources = {part: f"split {split}" for part, split in named.items() if split is not None}
+    return _Listing(ids, values, classes, concatenate_datasets(pieces)["image"], parts, sources)
 
 
-def _decoded(listing: _Listing, index: int, task: TaskSpec, how: ImagePreprocessing) -> npt.NDArray[np.uint8]:
+def _decoded(
+    listing: _Listing, index: int, task: TaskSpec, how: ImagePreprocessing, deep: bool
+) -> npt.NDArray[np.uint8]:
+    """uint8 (3, size, size) of one image; `deep`: whether grey of more than 8 bits may occur in this data."""
     from PIL import Image as Pillow
 
     try:
-        image = listing.images[index]["image"]
+        found = listing.pictures[index]
+        source = found if isinstance(found, str) else (found["bytes"] or found["path"])
+        image = rgb(source, on_white=how.on_white, deep=deep)
         return np.asarray(how.resized(image), dtype=np.uint8).transpose(2, 0, 1)
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+    except (*BROKEN, Pillow.DecompressionBombError) as error:
         raise UserError(
-            f"task.data: {task.data or task.name}: the image {listing.ids[index]} cannot be read "
-            f"({type(error).__name__}: {str(error)[:120]}); repair or remove it"
+            f"task.data: {task.data or task.name}: the image {shown(listing.ids[index])} cannot be read "
+            f"({type(error).__name__}: {str(error)[:200]}); repair or remove it"
         ) from error
 
 
@@ -185,7 +164,7 @@ def _pixels(listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fin
     def make(folder: Path) -> None:
         pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
         for index in tracked(list(range(shape[0])), f"decoding {task.data or task.name}"):
-            pixels[index] = _decoded(listing, index, task, how)
+            pixels[index] = _decoded(listing, index, task, how, is_read_deep(data_fingerprint))
         pixels.flush()
         (folder / "ids.json").write_text(json.dumps(listing.ids))
 
@@ -201,11 +180,18 @@ class _Images(SplitData):
     """A part of a data set of decoded (or decodable) images."""
 
     def __init__(
-        self, listing: _Listing, pixels: Any, indices: npt.NDArray[np.int64], task: TaskSpec, how: ImagePreprocessing
+        self,
+        listing: _Listing,
+        pixels: Any,
+        indices: npt.NDArray[np.int64],
+        task: TaskSpec,
+        how: ImagePreprocessing,
+        deep: bool,
     ) -> None:
         self.ids = [listing.ids[i] for i in indices]
         self.labels: Labels = listing.labels[indices]
         self._listing, self._pixels, self._indices, self._task, self._how = listing, pixels, indices, task, how
+        self._deep = deep
 
     def batch(
         self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None
@@ -214,7 +200,7 @@ class _Images(SplitData):
 
         chosen = self._indices[np.asarray(indices)]
         if self._pixels is None:
-            raw = np.stack([_decoded(self._listing, int(i), self._task, self._how) for i in chosen])
+            raw = np.stack([_decoded(self._listing, int(i), self._task, self._how, self._deep) for i in chosen])
         else:
             raw = self._pixels[chosen]
         pixels = torch.from_numpy(raw).to(torch.float32).div_(255)
@@ -222,47 +208,74 @@ class _Images(SplitData):
             from tensloradist.tasks.augmentation import augmented
 
             pixels = augmented(pixels, chosen, augment, self._task.augmentation)
+        if self._how.scale != 1:
+            pixels.mul_(self._how.scale)
         if self._how.mean is not None and self._how.std is not None:
             mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self._how.mean, self._how.std))
             pixels.sub_(mean).div_(std)
         return {"pixel_values": pixels}
 
 
-def _split(listing: _Listing, task: TaskSpec, protocol: str, pooled: bool) -> list[npt.NDArray[np.int64]]:
-    """Train, validation and test indices: the data set's own split, what it lacks carved from its training part.
+@dataclass(frozen=True)
+class _Split:
+    """Indices of the three parts, and in words where they came from."""
+
+    train: npt.NDArray[np.int64]
+    validation: npt.NDArray[np.int64]
+    test: npt.NDArray[np.int64]
+    origin: str
+
+
+def _split(listing: _Listing, task: TaskSpec, protocol: str, pooled: bool) -> _Split:
+    """The data set's own split, what it lacks carved from its training part.
 
     Without one: 60/20/20. Under the official protocol, which picks the epoch on the test part, validation is the test
     part: without a split of its own, or where `pooled`, 80/20; otherwise its own, the validation part trained on, too.
     """
     labels, seed = listing.labels, task.split_seed
     everything = np.arange(len(labels))
+    whole = f"{shown(Path(task.data).absolute().name)}/" if task.data else task.name
     if listing.parts is None or (pooled and protocol == "official"):
+        whole = " and ".join(listing.sources.values()) or whole
         if protocol == "official":
             train, test = stratified_parts(labels, (0.8, 0.2), seed)
-            return [train, test, test]
-        return stratified_parts(labels, (0.6, 0.2, 0.2), seed)
-    own = {part: everything[np.asarray(listing.parts) == part] for part in PARTS}
+            return _Split(train, test, test, f"80/20 % of {whole}")
+        return _Split(*stratified_parts(labels, (0.6, 0.2, 0.2), seed), f"60/20/20 % of {whole}")
+    own = {part: everything[np.asarray(listing.parts) == part] for part in PART_WORDS}
     train, validation, test = own["train"], own["validation"], own["test"]
+    said = {part: source for part, source in listing.sources.items() if len(own[part])}
+    source = listing.sources["train"]
     if not len(test):
         kept, held = stratified_parts(labels[train], (0.8, 0.2), seed)
         train, test = train[kept], train[held]
+        said |= {"train": f"80 % of {source}", "test": f"20 % of {source}"}
     if protocol == "official":
-        return [np.sort(np.concatenate([train, validation])), test, test]
+        trained = " and ".join(said[part] for part in ("train", "validation") if part in said)
+        return _Split(
+            np.sort(np.concatenate([train, validation])), test, test, f"train: {trained}, test: {said['test']}"
+        )
     if not len(validation):
         kept, held = stratified_parts(labels[train], (0.8, 0.2), seed)
         train, validation = train[kept], train[held]
-    return [train, validation, test]
+        shares = ("64", "16") if said["train"] != source else ("80", "20")
+        said |= {"train": f"{shares[0]} % of {source}", "validation": f"{shares[1]} % of {source}"}
+    return _Split(train, validation, test, ", ".join(f"{part}: {said[part]}" for part in PART_WORDS))
+
+
+def _origin(split: _Split, listing: _Listing, task: TaskSpec) -> str:
+    drawn = [] if task.train_examples is None else [f"{task.train_examples:,} of {len(split.train):,} drawn to train"]
+    return "; ".join([split.origin, *drawn, *listing.notes])
 
 
 def _official(how: ImagePreprocessing, official: Official) -> ImagePreprocessing:
     """The official scripts' preprocessing, in proportion where the backbone's images are not of 224 pixels."""
     if official.resize is not None:
         resize_to = official.resize * how.size // 224
-        how = replace(how, resize="squash", resize_to=resize_to, interpolation="bilinear")
+        how = replace(how, resize="squash", resize_to=resize_to, interpolation="bilinear", crop="nearest_even")
     if official.normalisation == "backbone":
         return how
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if official.normalisation == "imagenet" else (None, None)
-    return replace(how, mean=mean, std=std)
+    return replace(how, mean=mean, std=std, scale=1.0, on_white=False)
 
 
 def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages | None = None) -> LoadedTask:
@@ -278,9 +291,11 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages
             task = task.model_copy(update={"train_examples": official.train_examples})
     data_fingerprint = task.fingerprint or fingerprint(task, entry)
     pixels = _pixels(listing, task, how, data_fingerprint)
-    train, validation, test = _split(listing, task, protocol, official.pooled)
-    parts = [_Images(listing, pixels, part, task, how) for part in (limited(train, task), validation, test)]
-    fitted, chosen, held_out = parts
+    split, deep = _split(listing, task, protocol, official.pooled), is_read_deep(data_fingerprint)
+    fitted, chosen, held_out = (
+        _Images(listing, pixels, part, task, how, deep)
+        for part in (limited(split.train, task), split.validation, split.test)
+    )
     return LoadedTask(
         task.name,
         "image",
@@ -294,29 +309,36 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages
         metrics=accuracy,
         data_fingerprint=data_fingerprint,
         classes=tuple(listing.classes),
+        origin=_origin(split, listing, task),
     )
 
 
 def fingerprint(task: TaskSpec, entry: HubImages | None = None) -> str:
-    if entry is not None:
-        return hub.fingerprint(task, entry.hub)
-    return hash_path(_folder(task), include=is_image)
+    if entry is None:
+        return read_folder(_folder(task)).fingerprint
+    found, copy = hub.fingerprint(task, entry.hub), hub.local(task)
+    return found if copy is None else read_anew(found, ["grey16"] if holds_deep_pictures(copy, found) else [])
 
 
 def num_labels(task: TaskSpec, entry: HubImages | None = None) -> int:
     if entry is not None:
         return entry.classes
     folder = _folder(task)
-    roots = [folder / name for name in _own_splits(folder)] or [folder]
-    found = {child.name for root in roots for child in _folders(root) if next(_images(child), None)}
-    return len(_checked_classes(folder, sorted(found)))
+    return len(_classes(folder, read_folder(folder)))
+
+
+def _parts(task: TaskSpec, protocol: str, entry: HubImages | None = None) -> str | None:
+    if entry is not None:
+        return None
+    listing = _list_folder(task)
+    split = _split(listing, task, protocol, pooled=False)
+    sizes = [len(part) for part in (limited(split.train, task), split.validation, split.test)]
+    return parts_line(task.name, sizes, split.validation is split.test, _origin(split, listing, task))
 
 
 def _fetch(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages | None = None) -> list[str]:
     loaded = load(task, backbone, protocol, entry)
-    return [
-        f"{task.data or task.name}: {len(loaded.train)} + {len(loaded.validation)} + {len(loaded.test)} images ready"
-    ]
+    return [f"{describe_parts(loaded)}: ready"]
 
 
 def _example(folder: Path, entry: HubImages | None = None) -> tuple[TaskSpec, BackboneSpec]:
@@ -341,6 +363,7 @@ def _task(name: str, entry: HubImages | None) -> Task:
         example=partial(_example, entry=entry),
         fetch=partial(_fetch, entry=entry),
         missing=(lambda task: []) if entry is None else partial(hub.missing, data=entry.hub),
+        parts=partial(_parts, entry=entry),
     )
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from tensloradist import backbones
+from tensloradist.backbones.image_processor import read_processor
 from tensloradist.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ class ImagePreprocessing:
     Attributes:
         size: side of the square that the backbone sees, in pixels.
         resize: bring both sides ('squash') or the 'shorter' one to `resize_to`; then the centre is cropped.
-        mean, std: of each RGB channel in 0..1; None: no normalisation (the official protocol).
+        crop: where an odd margin is cut: one pixel less at the left and top ('down', as transformers), or so that an
+            even number is cut there ('nearest_even', as torchvision).
+        on_white: whether transparent images are laid on white, or lose their alpha.
+        scale: what pixels in 0..1 are multiplied with before normalisation; 1 for nearly all backbones.
+        mean, std: of each RGB channel; None: no normalisation (the official protocol).
     """
 
     size: int
@@ -34,24 +39,27 @@ class ImagePreprocessing:
     interpolation: str
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    crop: Literal["down", "nearest_even"] = "nearest_even"
+    on_white: bool = False
+    scale: float = 1.0
 
     def geometry(self) -> dict[str, Any]:
         """What decides the resized pixels: the part of the cache's key."""
-        return {key: value for key, value in asdict(self).items() if key not in ("mean", "std")}
+        return {key: value for key, value in asdict(self).items() if key not in ("mean", "std", "scale")}
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """The image in RGB, resized and centre-cropped to size × size."""
+        """An RGB image, resized and centre-cropped to size × size."""
         from PIL import Image as Pillow
 
-        image = image.convert("RGB")
         how = Pillow.Resampling[self.interpolation.upper()]
         width = height = self.resize_to
-        if self.resize == "shorter":  # rounded down, and the crop to even, as torchvision does both
+        if self.resize == "shorter":  # rounded down, as torchvision and transformers do
             shorter = min(image.size)
             width, height = (int(self.resize_to * side / shorter) for side in image.size)
         if image.size != (width, height):
             image = image.resize((width, height), how)
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        cut = round if self.crop == "nearest_even" else math.floor
+        left, top = cut((width - self.size) / 2), cut((height - self.size) / 2)
         return image.crop((left, top, left + self.size, top + self.size))
 
 
@@ -69,7 +77,7 @@ def image_preprocessing(backbone: BackboneSpec) -> ImagePreprocessing:
     """As the backbone was pretrained: from its preprocessor_config.json, or timm's pretrained configuration.
 
     Raises:
-        UserError: the backbone says nothing of its preprocessing.
+        UserError: the backbone says nothing of its preprocessing, or asks for what is not supported.
     """
     return _image_preprocessing(backbones.pinned(backbone))
 
@@ -87,48 +95,22 @@ def _image_preprocessing(backbone: BackboneSpec) -> ImagePreprocessing:
 
 
 def _of_transformers(backbone: BackboneSpec) -> ImagePreprocessing:
-    from tensloradist._torchvision import declare_missing_operators
+    from tensloradist.backbones.transformers_ import weights_folder
 
-    declare_missing_operators()
-    from transformers import AutoImageProcessor
-
-    from tensloradist.backbones.transformers_ import quiet, weights_folder
-
-    try:
-        with quiet():
-            # The folder of the pinned commit, so that preprocessing and weights cannot come from two.
-            processor = AutoImageProcessor.from_pretrained(str(weights_folder(backbone)))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"backbone.name: {backbone.name} has no readable preprocessor_config.json ({str(error).splitlines()[0]})"
-        ) from error
-    size = dict(processor.size)
-    resample = getattr(processor, "resample", None)
-    interpolation = _RESAMPLING[3 if resample is None else int(resample)]
-    normalises = bool(getattr(processor, "do_normalize", True))
-    mean = tuple(float(v) for v in processor.image_mean) if normalises else None
-    std = tuple(float(v) for v in processor.image_std) if normalises else None
-    crop = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
-    sides = {name: value for name, value in size.items() if value is not None}
-    for square in (sides, crop):
-        if square.get("height") != square.get("width") or not (square is crop or sides.keys() & _SIZES):
-            raise UserError(f"backbone.name: {backbone.name} takes images of {square}; only square ones are supported")
-    resize: Literal["squash", "shorter"] = "squash" if "height" in sides else "shorter"
-    resize_to = int(str(sides["height" if resize == "squash" else "shortest_edge"]))
-    side = int(str(crop.get("height", resize_to)))
-    return _checked(backbone, ImagePreprocessing(side, resize, resize_to, interpolation, mean, std))
-
-
-_SIZES = {"height", "shortest_edge"}  # what a processor's size may be given by
-
-
-def _checked(backbone: BackboneSpec, how: ImagePreprocessing) -> ImagePreprocessing:
-    if how.resize_to < how.size:
-        raise UserError(
-            f"backbone.name: {backbone.name} resizes images to {how.resize_to} and crops {how.size} of them, which "
-            "would need padding; only crops that fit are supported"
-        )
-    return how
+    # The folder of the pinned commit, so that preprocessing and weights cannot come from two.
+    asked = read_processor(weights_folder(backbone))
+    scale = 255 * asked.rescale_factor
+    return ImagePreprocessing(
+        asked.size,
+        asked.resize,
+        asked.resize_to,
+        _RESAMPLING[asked.resample],
+        asked.mean,
+        asked.std,
+        crop="down",
+        on_white=asked.on_white,
+        scale=1.0 if math.isclose(scale, 1, rel_tol=1e-6) else scale,
+    )
 
 
 def _of_timm(backbone: BackboneSpec) -> ImagePreprocessing:
@@ -145,15 +127,33 @@ def _of_timm(backbone: BackboneSpec) -> ImagePreprocessing:
             f"backbone.name: {backbone.name} takes images of {channels} × {height} × {width} cropped by {mode!r}; "
             "only 3 channels, squares and the crops 'center' and 'squash' are supported"
         )
-    how = ImagePreprocessing(
+    if config["interpolation"] not in _RESAMPLING.values():
+        raise UserError(
+            f"backbone.name: {backbone.name}: interpolation: {config['interpolation']!r} is not supported; expected "
+            f"one of {', '.join(_RESAMPLING.values())}"
+        )
+    resize_to = math.floor(height / config["crop_pct"])
+    if resize_to < height:
+        raise UserError(
+            f"backbone.name: {backbone.name}: crop_pct: {config['crop_pct']} resizes images to {resize_to} and crops "
+            f"{height} of them, which would need padding; only crop_pct of at most 1 is supported"
+        )
+    return ImagePreprocessing(
         int(height),
         "squash" if mode == "squash" else "shorter",
-        math.floor(height / config["crop_pct"]),
+        resize_to,
         str(config["interpolation"]),
-        tuple(config["mean"]),
-        tuple(config["std"]),
+        _three(backbone, "mean", config["mean"]),
+        _three(backbone, "std", config["std"]),
     )
-    return _checked(backbone, how)
+
+
+def _three(backbone: BackboneSpec, field: str, values: Any) -> tuple[float, ...]:
+    """One value for each channel; timm takes one for all."""
+    found = tuple(float(value) for value in values) if isinstance(values, list | tuple) else (float(values),)
+    if len(found) not in (1, 3) or not all(math.isfinite(v) for v in found) or (field == "std" and 0 in found):
+        raise UserError(f"backbone.name: {backbone.name}: {field}: {values!r}; expected three finite numbers")
+    return found if len(found) == 3 else found * 3
 
 
 def tokenizer_of(backbone: BackboneSpec) -> Any:
@@ -165,7 +165,8 @@ def tokenizer_of(backbone: BackboneSpec) -> Any:
 def _tokenizer(backbone: BackboneSpec) -> Any:
     from transformers import AutoTokenizer
 
-    from tensloradist.backbones.transformers_ import quiet, weights_folder
+    from tensloradist.backbones.quiet import quiet
+    from tensloradist.backbones.transformers_ import weights_folder
 
     if backbone.source != "transformers":
         raise UserError(
