@@ -387,6 +387,8 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
         spec.name, model, info["missing_keys"], info["unexpected_keys"], (key[0] for key in info["mismatched_keys"])
     )
     pretrained: nn.Module = model.eval()
+    for tensor in (*pretrained.parameters(), *pretrained.buffers()):
+        tensor.data = tensor.data.clone()  # else it may still be the mapped file, and change with it
     return pretrained
 
 
