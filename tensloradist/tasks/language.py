@@ -9,10 +9,8 @@ precedes it, which is where greedy decoding gives it, so nothing needs to be gen
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +21,11 @@ from tensloradist import backbones
 from tensloradist.backbones import LANGUAGE_MODEL
 from tensloradist.backbones.decoders import IGNORED
 from tensloradist.caching import cached_folder
-from tensloradist.errors import DataMissing, UserError
-from tensloradist.fingerprint import DIGITS, hash_bytes, hash_path, read_anew
-from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, stratified_parts
-from tensloradist.tasks.lines import Lines, json_row, require_characters
+from tensloradist.errors import UserError
+from tensloradist.fingerprint import hash_bytes
+from tensloradist.tasks import language_rows
+from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, parts_line, stratified_parts
+from tensloradist.tasks.language_rows import NAME, Example, fingerprint
 from tensloradist.tasks.metrics import answers
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
 from tensloradist.tasks.progress import tracked
@@ -37,108 +36,9 @@ if TYPE_CHECKING:
 
     from tensloradist.spec import BackboneSpec, TaskSpec
 
-NAME = "causal_lm"
-ENDINGS = (".jsonl", ".txt")
-PARTS = ("train", "validation", "test")
 FRACTIONS = (0.8, 0.1, 0.1)  # of a single file
 VALIDATION_FRACTION = 0.1  # of a training file that comes with a test file alone
 _VERSION = 2  # of the cache's layout, and of how files are read
-
-
-@dataclass(frozen=True)
-class Example:
-    """One line of a file, and where it stands."""
-
-    prompt: str
-    answer: str
-    where: str
-
-
-def _files(task: TaskSpec) -> dict[str, Path]:
-    """Part -> its file; 'all' for a single one. Raises UserError where a folder's files are not clear."""
-    if task.data is None:
-        raise UserError(f"task.data: {NAME} needs a .jsonl or .txt file, or a folder with train and test files")
-    path = Path(task.data).expanduser()
-    if path.is_file():
-        if path.suffix not in ENDINGS:
-            raise UserError(f"task.data: {task.data} is neither .jsonl nor .txt")
-        return {"all": path}
-    if not path.is_dir():
-        raise DataMissing(f"task.data: {task.data}: no such file or folder")
-    found: dict[str, Path] = {}
-    for part in PARTS:
-        files = [path / f"{part}{ending}" for ending in ENDINGS if (path / f"{part}{ending}").is_file()]
-        if len(files) > 1:
-            raise UserError(f"task.data: {path} has both {files[0].name} and {files[1].name}; keep one of them")
-        if files:
-            found[part] = files[0]
-        elif part != "validation":
-            raise UserError(f"task.data: {path} has no {part}.jsonl and no {part}.txt; it needs train and test files")
-    return found
-
-
-@dataclass(frozen=True)
-class _File:
-    """The examples of a file, the hash of its bytes, and a word for each thing that earlier versions read otherwise."""
-
-    examples: tuple[Example, ...]
-    sha256: str
-    changes: frozenset[str]
-
-
-@lru_cache(maxsize=4)  # the fingerprint and the examples come from one reading
-def _read(path: Path, content: str) -> _File:
-    """The examples of a file whose hash is `content`.
-
-    Raises:
-        UserError: a line that is no example, with its number.
-    """
-    lines = Lines(path)
-    parse = _of_json if path.suffix == ".jsonl" else _of_text
-    examples = [parse(line.text, f"{path}:{line.number}") for line in lines]
-    if not lines.sha256.startswith(content):
-        raise UserError(f"task.data: {path} has changed while it was read; start again when it is complete")
-    if not examples:
-        raise UserError(f"task.data: {path}: no examples")
-    changes = {"marks"} if lines.marked and path.suffix == ".txt" else set()
-    if any(_has_control_tokens(example) for example in examples):
-        changes.add("control_tokens")
-    return _File(tuple(examples), lines.sha256, frozenset(changes))
-
-
-def _of_text(line: str, where: str) -> Example:
-    prompt, tab, answer = line.partition("\t")
-    return _checked(Example(prompt, answer, where) if tab else Example("", line, where))
-
-
-def _of_json(line: str, where: str) -> Example:
-    row = json_row(line, where, ("prompt", "answer"))
-    for field in ("prompt", "answer"):
-        if not isinstance(row.get(field), str):
-            has = f"{field} = {row[field]!r}" if field in row else f"no field {field!r}; it has {', '.join(row)}"
-            raise UserError(f"{where}: {has}; expected the texts 'prompt' and 'answer'")
-        require_characters(row[field], field, where)
-    return _checked(Example(row["prompt"], row["answer"], where))
-
-
-def _checked(example: Example) -> Example:
-    if not example.answer:
-        raise UserError(f"{example.where}: the answer is empty, so there is nothing to learn")
-    return example
-
-
-# How the decoders' tokens for a beginning and an end of text look: <s>, <|begin_of_text|>; </s>, <|im_end|>, …
-_BEGINNING = re.compile(r"<s>|<bos>|<[|｜](?:begin|bos|startoftext)[^<>\s]*[|｜]>|\[(?:BOS|CLS)\]")
-_END = re.compile(r"(?:</s>|<eos>|<end_of_turn>|<[|｜][^<>\s]*[|｜]>|\[(?:EOS|SEP)\])\s*\Z")
-
-
-def _has_control_tokens(example: Example) -> bool:
-    """Whether earlier versions may have doubled a beginning or an end of text, or dropped a prompt's last token.
-
-    It is judged by how such tokens look, since data has one fingerprint for all tokenizers.
-    """
-    ends = [text for text in (example.prompt, example.answer) if text.rstrip().endswith((">", "]"))]
-    return bool(_BEGINNING.match(example.prompt)) or any(_END.search(text) for text in ends)
 
 
 class _Tokenizer:
@@ -269,40 +169,25 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
     if limit > most:
         raise UserError(f"task.max_length: {limit} exceeds the {most} tokens that {backbone.name} takes")
     pad = padding_token(backbone)
-    files, examples, data_fingerprint = _examples(task)
+    files, examples, data_fingerprint = language_rows.read(task)
     if task.fingerprint not in (None, data_fingerprint):
         raise UserError(
             f"task.data: {task.data} has changed since the run was planned: its fingerprint is {data_fingerprint}, "
             f"not {task.fingerprint}"
         )
     tokens = {n: _tokenised(part, limit, backbone, n, data_fingerprint) for n, part in examples.items()}
-    everything = {name: np.arange(len(part.prompts)) for name, part in tokens.items()}
 
     def part(name: str, indices: npt.NDArray[np.int64]) -> _Language:
         return _Language(tokens[name], indices, pad, name)
 
-    def cut(name: str, fractions: tuple[float, ...]) -> list[npt.NDArray[np.int64]]:
-        return stratified_parts(np.zeros(len(everything[name]), np.int64), fractions, task.split_seed)
-
-    if "all" in files:
-        kept, carved, held_out = cut("all", FRACTIONS)
-        train, validation, test = part("all", limited(kept, task)), part("all", carved), part("all", held_out)
-    else:
-        test = part("test", everything["test"])
-        if "validation" in files or protocol == "official":
-            kept = everything["train"]
-            validation = part("validation", everything["validation"]) if "validation" in files else test
-        else:
-            kept, carved = cut("train", (1 - VALIDATION_FRACTION, VALIDATION_FRACTION))
-            validation = part("train", carved)
-        train = part("train", limited(kept, task))
+    train, validation, test = (part(*where) for where in _split(examples, task, protocol))
     return LoadedTask(
         NAME,
         "text",
         LANGUAGE_MODEL,
         False,
         train,
-        test if protocol == "official" else validation,
+        validation,
         test,
         primary_metric="exact_match",
         metric_names=("exact_match", "perplexity"),
@@ -313,24 +198,35 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
     )
 
 
-def _examples(task: TaskSpec) -> tuple[dict[str, Path], dict[str, tuple[Example, ...]], str]:
-    """Part -> its file, part -> its examples, and the fingerprint of what was read."""
-    files = _files(task)
-    read = {part: _read(path, hash_path(path)) for part, path in files.items()}
-    if "all" in files:
-        content = read["all"].sha256[:DIGITS]
-        # The same bytes are other examples as lines of text than as lines of JSON.
-        content = hash_bytes(".txt", content) if files["all"].suffix == ".txt" else content
-    else:  # as hash_path has it of a folder with these files
-        parts = sorted((files[part].name, file.sha256) for part, file in read.items())
-        content = hash_bytes(*(text for pair in parts for text in pair))
-    changes = {word for file in read.values() for word in file.changes}
-    return files, {part: file.examples for part, file in read.items()}, read_anew(content, changes)
+_Indices = tuple[str, npt.NDArray[np.int64]]  # a file's name, and which of its examples
 
 
-def fingerprint(task: TaskSpec) -> str:
-    """Hash of the files, with a word for what earlier versions read otherwise."""
-    return _examples(task)[2]
+def _split(examples: Mapping[str, Sequence[Example]], task: TaskSpec, protocol: str) -> list[_Indices]:
+    """Where the training, validation and test parts are."""
+    sizes = {name: len(part) for name, part in examples.items()}
+
+    def cut(name: str, fractions: tuple[float, ...]) -> list[npt.NDArray[np.int64]]:
+        return stratified_parts(np.zeros(sizes[name], np.int64), fractions, task.split_seed)
+
+    def whole(name: str) -> _Indices:
+        return name, np.arange(sizes[name])
+
+    if "all" in sizes:
+        kept, carved, held_out = cut("all", FRACTIONS)
+        parts = [("all", limited(kept, task)), ("all", carved), ("all", held_out)]
+    elif "validation" in sizes or protocol == "official":
+        chosen = whole("validation") if "validation" in sizes else whole("test")
+        parts = [("train", limited(np.arange(sizes["train"]), task)), chosen, whole("test")]
+    else:
+        kept, carved = cut("train", (1 - VALIDATION_FRACTION, VALIDATION_FRACTION))
+        parts = [("train", limited(kept, task)), ("train", carved), whole("test")]
+    return [parts[0], parts[2], parts[2]] if protocol == "official" else parts
+
+
+def _parts(task: TaskSpec, protocol: str) -> str:
+    files, examples, _ = language_rows.read(task)
+    sizes = [len(indices) for _, indices in _split(examples, task, protocol)]
+    return parts_line(NAME, sizes, protocol == "official", _origin(files, protocol == "official"))
 
 
 def _origin(files: dict[str, Path], official: bool) -> str:
@@ -370,4 +266,5 @@ CAUSAL_LM = Task(
     num_labels=lambda task: LANGUAGE_MODEL,
     example=_example,
     fetch=_fetch,
+    parts=_parts,
 )

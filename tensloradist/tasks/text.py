@@ -21,7 +21,7 @@ from tensloradist.caching import cached_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.tasks import hub, metrics, text_rows
-from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, stratified_parts
+from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, parts_line, stratified_parts
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
 from tensloradist.tasks.progress import tracked
 from tensloradist.tasks.text_rows import GlueTask, Rows, fingerprint
@@ -174,21 +174,14 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
         return _Text(rows[split], tokens[split], indices, pad, pad_to, split)
 
     held_out = part("validation", np.arange(len(rows["validation"].labels)))
-    everything = np.arange(len(rows["train"].labels))
-    if official:
-        train, validation = part("train", limited(everything, task)), held_out
-    else:
-        kept, carved = stratified_parts(
-            rows["train"].labels, (1 - VALIDATION_FRACTION, VALIDATION_FRACTION), task.split_seed
-        )
-        train, validation = part("train", limited(kept, task)), part("train", carved)
+    fitted, carved = _split(rows["train"], task, official)
     return LoadedTask(
         entry.name,
         "text",
         entry.labels,
         entry.labels == 1,
-        train,
-        validation,
+        part("train", fitted),
+        held_out if carved is None else part("train", carved),
         held_out,
         primary_metric=entry.metric_names[0],
         metric_names=entry.metric_names,
@@ -196,6 +189,25 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
         data_fingerprint=data_fingerprint,
         origin=_origin(task, entry, official),
     )
+
+
+def _split(train: Rows, task: TaskSpec, official: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """The training examples, and those held out of them for validation, if any."""
+    if official:
+        return limited(np.arange(len(train.labels)), task), None
+    fractions = (1 - VALIDATION_FRACTION, VALIDATION_FRACTION)
+    kept, carved = stratified_parts(train.labels, fractions, task.split_seed)
+    return limited(kept, task), carved
+
+
+def _parts(task: TaskSpec, protocol: str, entry: GlueTask) -> str | None:
+    if not text_rows.is_local(task):
+        return None
+    rows, _ = text_rows.read(task, entry)
+    fitted, carved = _split(rows["train"], task, protocol == "official")
+    held_out = len(rows["validation"].labels)
+    sizes = (len(fitted), held_out if carved is None else len(carved), held_out)
+    return parts_line(entry.name, sizes, carved is None, _origin(task, entry, carved is None))
 
 
 def _origin(task: TaskSpec, entry: GlueTask, official: bool) -> str:
@@ -231,6 +243,7 @@ def _task(entry: GlueTask) -> Task:
         example=partial(_example, entry=entry),
         fetch=partial(_fetch, entry=entry),
         missing=partial(hub.missing, data=entry.hub),
+        parts=partial(_parts, entry=entry),
     )
 
 
