@@ -8,8 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tensloradist.caching import cached_json
 from tensloradist.errors import DataMissing, UserError
-from tensloradist.fingerprint import DIGITS, hash_bytes, hash_path, read_anew
+from tensloradist.fingerprint import DIGITS, digest_of, hash_bytes, hash_path, read_anew
 from tensloradist.tasks.lines import Lines, json_row, require_characters
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 NAME = "causal_lm"
 ENDINGS = (".jsonl", ".txt")
 PARTS = ("train", "validation", "test")
+_VERSION = 1  # of what is looked for in a file's changes
 
 
 @dataclass(frozen=True)
@@ -120,17 +122,28 @@ def read(task: TaskSpec) -> tuple[dict[str, Path], dict[str, tuple[Example, ...]
     """Part -> its file, part -> its examples, and the fingerprint of what was read."""
     files = _files(task)
     found = {part: _read(path, hash_path(path)) for part, path in files.items()}
-    if "all" in files:
-        content = found["all"].sha256[:DIGITS]
-        # The same bytes are other examples as lines of text than as lines of JSON.
-        content = hash_bytes(".txt", content) if files["all"].suffix == ".txt" else content
-    else:  # as hash_path has it of a folder with these files
-        parts = sorted((files[part].name, file.sha256) for part, file in found.items())
-        content = hash_bytes(*(text for pair in parts for text in pair))
+    content = _content(files, {part: file.sha256 for part, file in found.items()})
     changes = {word for file in found.values() for word in file.changes}
     return files, {part: file.examples for part, file in found.items()}, read_anew(content, changes)
 
 
 def fingerprint(task: TaskSpec) -> str:
     """Hash of the files, with a word for what earlier versions read otherwise."""
-    return read(task)[2]
+    files = _files(task)
+    content = _content(files, {part: digest_of(path) for part, path in files.items()})
+    key = hash_bytes(str(_VERSION), content)
+    return read_anew(content, cached_json("language-changes", key, lambda: _changes(files)))
+
+
+def _changes(files: dict[str, Path]) -> list[str]:
+    return sorted({word for path in files.values() for word in _read(path, hash_path(path)).changes})
+
+
+def _content(files: dict[str, Path], digests: dict[str, str]) -> str:
+    """The hash of the files, as `hash_path` has it of one file, or of a folder with just these."""
+    if "all" not in files:
+        parts = sorted((path.name, digests[part]) for part, path in files.items())
+        return hash_bytes(*(text for pair in parts for text in pair))
+    content = digests["all"][:DIGITS]
+    # The same bytes are other examples as lines of text than as lines of JSON.
+    return hash_bytes(".txt", content) if files["all"].suffix == ".txt" else content

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tensloradist.caching import cached_json
 from tensloradist.errors import DataMissing, UserError
 from tensloradist.fingerprint import hash_bytes, hash_path, read_anew
 from tensloradist.tasks import hub
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 GLUE = "nyu-mll/glue"
 FILES = ("train.jsonl", "validation.jsonl")
 PARTS = ("train", "validation")
+_VERSION = 1  # of what is looked for in `_changes`
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,13 @@ def read(task: TaskSpec, entry: GlueTask) -> tuple[dict[str, Rows], str]:
 
 def fingerprint(task: TaskSpec, entry: GlueTask) -> str:
     """Hash of the local files, with a word for what earlier versions read otherwise; or name@commit#task."""
-    return read(task, entry)[1] if is_local(task) else f"{hub.fingerprint(task, entry.hub)}#{entry.name}"
+    if not is_local(task):
+        return f"{hub.fingerprint(task, entry.hub)}#{entry.name}"
+    folder = _folder(task)
+    content = hash_path(folder, include=FILES.__contains__)
+    key = hash_bytes(str(_VERSION), content, *entry.fields)
+    changes = cached_json("text-changes", key, lambda: sorted(_of_folder(folder, content, entry)[1]))
+    return read_anew(content, changes)
 
 
 def _folder(task: TaskSpec) -> Path:
