@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,12 @@ def doctor(
     results: ResultsOption = None,
     profile: ProfileOption = None,
     options: Annotated[str | None, typer.Option("--options", help="One of the profile's option sets.")] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Only compare the labels of finished runs with those of their data.")
+    ] = False,
+    retract: Annotated[
+        bool, typer.Option("--retract", help="With --labels: take results that differ back, to be trained again.")
+    ] = False,
 ) -> None:
     """Check this machine, or with --profile a cluster: versions, GPUs, the results folder's file system, an all-reduce.
 
@@ -25,6 +32,8 @@ def doctor(
 
         tensloradist doctor --profile my_site.yaml --results /shared/results
 
+        tensloradist doctor --labels --results /shared/results
+
     Exit code: 1 when a check fails.
     """
     from tensloradist.doctor import check_machine
@@ -32,7 +41,11 @@ def doctor(
     from tensloradist.results.layout import results_root
 
     root = results_root(results)
-    if profile is None:
+    if retract and not labels:
+        raise UserError("--retract: of --labels; add it, or leave --retract out")
+    if labels:
+        held = _check_labels(root, retract)
+    elif profile is None:
         if options is not None:
             raise UserError("--options: of a profile; add --profile, or leave it out")
         held = check_machine(root)
@@ -42,6 +55,25 @@ def doctor(
         held = check_site(profile, options, root)
     if not held:
         raise typer.Exit(1)
+
+
+def _check_labels(root: Path, take_back: bool) -> bool:
+    """Print what the comparison found; whether no run is left whose labels differ."""
+    from tensloradist.recheck import recheck
+    from tensloradist.results.layout import RunFolder
+    from tensloradist.results.retract import retract
+
+    found = recheck(root)
+    typer.echo(f"ok      labels: {len(found.agreed)} finished runs on local data were scored on the labels it has")
+    for run_id, why in found.unchecked.items():
+        typer.echo(f"?       run {run_id} cannot be compared: {why}")
+    for run_id, difference in found.differing.items():
+        typer.echo(f"FAILED  run {run_id}: {difference}; it was trained on data that was replaced")
+        if take_back:
+            typer.echo(f"        retracted: {retract(RunFolder(root, run_id))}; the next launch trains it again")
+    if found.differing and not take_back:
+        typer.echo("Add --retract to take these results back; the next launch then trains their runs again.")
+    return take_back or not found.differing
 
 
 def register(app: typer.Typer) -> None:

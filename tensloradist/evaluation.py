@@ -12,6 +12,7 @@ from tensloradist.adapter import load
 from tensloradist.backbones.quantization import check_kernels
 from tensloradist.errors import UserError
 from tensloradist.plugins import load_plugins
+from tensloradist.recheck import require_same_labels
 from tensloradist.results.publish import read_run
 from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
 from tensloradist.training.prediction import predict
@@ -44,6 +45,8 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     task = tasks.load(task_spec, spec.backbone, spec.protocol)
     if data is not None:
         _refuse_other_classes(task, tasks.load(spec.task, spec.backbone, spec.protocol), data)
+    else:
+        require_same_labels(run_folder, result, task)
     model = backbones.load(spec.backbone, task.num_labels)
     load(model, run_folder / "attempts" / f"{result.attempt:04d}")
     in_precision(model, spec.precision)

@@ -1,15 +1,15 @@
 """Hashes of files, folders and tensors: what identity and provenance are made of. It knows nothing of specs.
 
 A path enters a hash only relative to the folder that is hashed, never absolutely, so that two users and two clusters
-agree. A file is read once in a process, and again only when its size or modification time has changed.
+agree. A file is read once in a process, and again when anything may have been written to it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,19 +21,33 @@ if TYPE_CHECKING:
 DIGITS = 32  # hexadecimal digits kept of a SHA-256: 128 bits
 
 
-@lru_cache(maxsize=1_000_000)
-def _hash_file(path: str, size: int, modified_ns: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+# Seconds for which a file that was just changed is hashed again each time: a second change within one tick of the
+# file system's clock leaves the same times.
+_SETTLED = 2.0
+
+_known: dict[str, tuple[tuple[int, ...], str]] = {}  # path -> what the file was like, and the hash of its content
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file's content. Raises UserError where it cannot be read."""
+    """SHA-256 of a file's content, remembered as long as its status says that nothing was written.
+
+    The time of modification alone would not do, since `cp -p`, `rsync -t`, `tar` and `touch` set it. The kernel sets
+    the time of the status change (ctime), and nobody else can. Raises UserError where the file cannot be read.
+    """
     try:
-        status = path.stat()
-        return _hash_file(str(path), status.st_size, status.st_mtime_ns)
+        with open(path, "rb") as stream:
+            status = os.fstat(stream.fileno())  # of what is open: network file systems are asked anew
+            seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            known = _known.get(str(path))
+            if known is not None and known[0] == seen:
+                return known[1]
+            began = time.time()
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if began - status.st_ctime > _SETTLED:
+        _known[str(path)] = (seen, digest)
+    return digest
 
 
 def hash_bytes(*parts: bytes | str) -> str:

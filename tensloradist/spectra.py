@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tensloradist.spec import RunSpec
 
 BATCHES = 8
-VERSION = 2  # of the computation: a change of what it gives is another file in the cache
+VERSION = 3  # of the computation and of how data is read: a change of what it gives is another file in the cache
 DIGITS = 6  # significant, of what is kept: the last bits differ between kinds of CPU
 _FORWARD = ("input", "output", "head_dim", "heads", "projection", "depth", "block")
 

@@ -26,6 +26,7 @@ from tensloradist.backbones.base import (
 )
 from tensloradist.backbones.decoders import DECODER_FAMILIES
 from tensloradist.backbones.digits_vit import DIGITS_VIT
+from tensloradist.backbones.folders import is_local
 from tensloradist.backbones.head import initialize_head
 from tensloradist.backbones.timm_ import TIMM, TIMM_FAMILY
 from tensloradist.backbones.transformers_ import TRANSFORMERS, TRANSFORMERS_FAMILIES
@@ -60,15 +61,10 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     Raises:
         UserError: nothing to load there, other weights than the spec's fingerprint says, or not a pretrained backbone.
     """
-    source = source_of(spec)
-    if spec.fingerprint is not None:
-        found = source.fingerprint(spec)
-        if found != spec.fingerprint:
-            raise UserError(
-                f"backbone.name: {spec.name} {why_changed(spec.fingerprint, found)}: its fingerprint is {found}, not "
-                f"{spec.fingerprint}"
-            )
-    model = source.load(spec, num_labels)
+    spec = pinned(spec)
+    require_unchanged(spec)
+    model = source_of(spec).load(spec, num_labels)
+    require_unchanged(spec)  # nobody has written other weights meanwhile
     if spec.quantization is not None:
         from tensloradist.backbones.quantization import quantize
 
@@ -76,19 +72,41 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     return model
 
 
+def pinned(spec: BackboneSpec) -> BackboneSpec:
+    """The spec with the fingerprint of what its path holds now, unless it has one, or names no path.
+
+    Whatever is remembered about a backbone is remembered for a pinned spec, so never for a path alone.
+    """
+    if spec.fingerprint is not None or not (spec.weights is not None or is_local(spec.name)):
+        return spec
+    return spec.model_copy(update={"fingerprint": fingerprint(spec)})
+
+
+def require_unchanged(spec: BackboneSpec) -> None:
+    """Raises UserError where the backbone is not the one that the spec's fingerprint, if it has one, was taken of."""
+    found = fingerprint(spec) if spec.fingerprint is not None else None
+    if spec.fingerprint is not None and found is not None and found != spec.fingerprint:
+        raise UserError(
+            f"backbone.name: {spec.name} {why_changed(spec.fingerprint, found)}: its fingerprint is {found}, not "
+            f"{spec.fingerprint}"
+        )
+
+
 def empty(spec: BackboneSpec, num_labels: int) -> nn.Module:
     """The model without weights, on torch's meta device, not quantised; each call gives another copy."""
-    return copy.deepcopy(_empty(source_of(spec), spec, num_labels))
+    return copy.deepcopy(_empty(source_of(spec), pinned(spec), num_labels))
 
 
 @lru_cache(maxsize=64)
 def _empty(source: Source, spec: BackboneSpec, num_labels: int) -> nn.Module:
-    return source.empty(spec, num_labels)
+    model = source.empty(spec, num_labels)
+    require_unchanged(spec)
+    return model
 
 
 def shape_of(spec: BackboneSpec, projections: tuple[str, ...] = QKV) -> AttentionShape:
-    """The sizes of the backbone's attention projections, without its weights; remembered for each spec."""
-    return _shape(source_of(spec), spec, tuple(projections))
+    """The sizes of the backbone's attention projections, without its weights; remembered for each content."""
+    return _shape(source_of(spec), pinned(spec), tuple(projections))
 
 
 @lru_cache(maxsize=1024)
@@ -101,12 +119,16 @@ def _shape(source: Source, spec: BackboneSpec, projections: tuple[str, ...]) -> 
     return AttentionShape(**_remembered(spec, "shape", *projections, look=look))
 
 
-@lru_cache(maxsize=64)
 def parameter_count(spec: BackboneSpec) -> int:
     """Parameters of the backbone without its classification head: what method `full` trains beside the head."""
+    return _parameter_count(source_of(spec), pinned(spec))
+
+
+@lru_cache(maxsize=64)
+def _parameter_count(source: Source, spec: BackboneSpec) -> int:
 
     def look() -> int:
-        model = _empty(source_of(spec), spec, 2)
+        model = _empty(source, spec, 2)
         head = {id(p) for path in family_of(model).head(model) for p in model.get_submodule(path).parameters()}
         return sum(p.numel() for p in model.parameters() if id(p) not in head)
 
@@ -168,7 +190,9 @@ __all__ = [
     "load",
     "missing",
     "parameter_count",
+    "pinned",
     "register",
+    "require_unchanged",
     "shape_of",
     "source_of",
 ]

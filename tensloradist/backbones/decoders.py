@@ -39,13 +39,6 @@ _TINY = {
 }
 
 
-def end_of_text(config: Any) -> int:
-    """The token that ends a text, by the model's configuration, the first where it has several; 0 if it has none."""
-    token = config.eos_token_id
-    first = token[0] if isinstance(token, list) else token
-    return int(first or 0)
-
-
 def sites(model: nn.Module) -> list[Site]:
     found = []
     for path, _ in model.named_modules():

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones import hub, image_processor
 from tensloradist.backbones.base import LANGUAGE_MODEL, Family, Site, Source, check_loaded, ffn_sites, random_weights
-from tensloradist.backbones.decoders import DECODER_TYPES, end_of_text
+from tensloradist.backbones.decoders import DECODER_TYPES
 from tensloradist.backbones.folders import determines_random_result, determines_result, is_local, local_folder
+from tensloradist.backbones.padding import check_padding, padding_changes
+from tensloradist.backbones.quiet import quiet
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_path, read_anew
 
@@ -181,7 +183,6 @@ def _tiny(names: _Names) -> tuple[nn.Module, dict[str, Tensor]]:
     from tensloradist._torchvision import declare_missing_operators
 
     declare_missing_operators()  # before transformers imports its image classes
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = getattr(transformers, names.config)(num_labels=4, **dict(names.sizes))
@@ -197,27 +198,6 @@ def _tiny(names: _Names) -> tuple[nn.Module, dict[str, Tensor]]:
 TRANSFORMERS_FAMILIES = tuple(_family(name, names) for name, names in _ARCHITECTURES.items())
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no reports below the level of an error from transformers; what was set is set again."""
-    import huggingface_hub.utils
-    import transformers.utils.logging
-
-    logging: Any = transformers.utils.logging
-    hub_bars: Any = huggingface_hub.utils  # transformers switches these, too
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_bar = not hub_bars.are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
-        (hub_bars.enable_progress_bars if hub_bar else hub_bars.disable_progress_bars)()
-
-
 def commit(spec: BackboneSpec) -> str:
     """The commit of a Hub backbone: the one that its fingerprint pins, else what the revision means now."""
     return hub.split_fingerprint(spec.fingerprint, spec.name) or hub.commit_of(spec.name, spec.revision)
@@ -226,12 +206,13 @@ def commit(spec: BackboneSpec) -> str:
 def fingerprint(spec: BackboneSpec) -> str:
     """Hash of a local folder's configuration, preprocessing and weights, or `name@commit` of the Hub.
 
-    It says, too, what of the image preprocessing earlier versions read otherwise.
+    It says, too, what of the preprocessing and of random weights earlier versions read otherwise.
     """
     if is_local(spec.name):
         folder = local_folder(spec.name, weights=not spec.random_init)
         found = hash_path(folder, determines_random_result if spec.random_init else determines_result)
-        return read_anew(found, image_processor.reading_changes(folder))
+        changes = image_processor.reading_changes(folder) + (padding_changes(folder) if spec.random_init else [])
+        return read_anew(found, changes)
     pinned = commit(spec)
     return read_anew(f"{spec.name}@{pinned}", _reading_changes(spec.name, pinned))
 
@@ -275,7 +256,8 @@ def weights_folder(spec: BackboneSpec) -> Path:
 
 
 @lru_cache(maxsize=64)
-def _read_config(folder: Path, modified_ns: int) -> Any:
+def _read_config(folder: Path, content: str) -> Any:
+    """transformers' configuration in the folder; `content`: the hash of its config.json, for the cache alone."""
     from tensloradist._torchvision import declare_missing_operators
 
     declare_missing_operators()  # before transformers imports its image classes
@@ -288,15 +270,14 @@ def _read_config(folder: Path, modified_ns: int) -> Any:
             raise UserError(
                 f"{folder / 'config.json'}: transformers cannot read it ({str(error).splitlines()[0]})"
             ) from error
-    if config.model_type in DECODER_TYPES and config.pad_token_id is None:
-        config.pad_token_id = end_of_text(config)  # classifiers find the last token by what is not padding
+    check_padding(config, folder / "config.json")
     return config
 
 
 def config_of(spec: BackboneSpec) -> Any:
     """transformers' configuration of the backbone; a decoder's always has a padding token."""
     folder = config_folder(spec)
-    return _read_config(folder, (folder / "config.json").stat().st_mtime_ns)
+    return _read_config(folder, hash_path(folder / "config.json"))
 
 
 def kind(spec: BackboneSpec) -> str:
@@ -406,6 +387,8 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
         spec.name, model, info["missing_keys"], info["unexpected_keys"], (key[0] for key in info["mismatched_keys"])
     )
     pretrained: nn.Module = model.eval()
+    for tensor in (*pretrained.parameters(), *pretrained.buffers()):
+        tensor.data = tensor.data.clone()  # else it may still be the mapped file, and change with it
     return pretrained
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
-from tensloradist.backbones.transformers_ import quiet
+from tensloradist.backbones.quiet import quiet
 from tensloradist.errors import UserError
 from tensloradist.export.folder import new_folder
 from tensloradist.files import write_replacing

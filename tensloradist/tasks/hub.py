@@ -1,19 +1,21 @@
 """Data sets on the Hugging Face Hub, pinned to a commit, or a local copy of one; loading is `datasets`' own.
 
-Only the parquet files of the splits that are used are downloaded, into huggingface_hub's cache, and then loaded from
+Only the parquet files of the splits that are used are downloaded, into huggingface_hub's cache, and then read from
 there: so a job without a network reads exactly the commit that was fetched, and never half of one.
 """
 
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tensloradist.caching import cached_folder
 from tensloradist.errors import DataMissing, UserError
-from tensloradist.fingerprint import hash_path
+from tensloradist.fingerprint import hash_bytes, hash_path
 from tensloradist.tasks.progress import quiet_datasets
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ _REMEDY = (
     "run `tensloradist fetch` where the Hub can be reached, give a local folder as task.data, or set task.revision to "
     "a commit that is in the cache"
 )
+_VERSION = 1  # of the cache's layout
 _COMMIT = r"[0-9a-f]{40}"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 
@@ -125,12 +128,31 @@ def fingerprint(task: TaskSpec, data: HubData) -> str:
 def load(task: TaskSpec, data: HubData) -> Any:
     """The data set as `datasets.DatasetDict`: split -> Dataset.
 
+    `datasets` keeps what it has read by path and modification time, which say nothing of the content. So it reads into
+    a folder of its own within our cache, which is named by the fingerprint.
+
     Raises:
         UserError: it cannot be downloaded or loaded, with the reason.
     """
     from tensloradist._torchvision import declare_missing_operators
 
     declare_missing_operators()
+    from datasets import load_from_disk
+
+    content = fingerprint(task, data)
+
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            _read(task, data, work).save_to_disk(str(folder / "data"))
+        if fingerprint(task, data) != content:
+            raise UserError(f"task.data: {task.data} has changed while it was read; start again when it is complete")
+
+    key = hash_bytes("datasets", str(_VERSION), content, *data.patterns)
+    with quiet_datasets():
+        return load_from_disk(str(cached_folder("datasets", key, make) / "data"))
+
+
+def _read(task: TaskSpec, data: HubData, work: str) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -138,10 +160,10 @@ def load(task: TaskSpec, data: HubData) -> Any:
     path = local(task)
     files = _shards(path, data, name) if path is not None else _downloaded(task, data)
     try:
-        with quiet_datasets():
-            if files is None:
-                return load_dataset(str(path))
-            return load_dataset("parquet", data_files={split: [str(file) for file in files[split]] for split in files})
+        if files is None:
+            return load_dataset(str(path), cache_dir=work)
+        shards = {split: [str(file) for file in files[split]] for split in files}
+        return load_dataset("parquet", data_files=shards, cache_dir=work)
     except (DatasetsError, ValueError, OSError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"task.data: {name}: cannot be loaded ({reason})") from error

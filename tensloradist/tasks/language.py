@@ -1,15 +1,15 @@
 """causal_lm: a language model learns the answers to prompts, from local jsonl or text files.
 
-A jsonl line is {"prompt": …, "answer": …}; a text line is prompt, tab, answer, or an answer alone. The loss is the
-answers' negative log-likelihood, the end of text included; the prompt is only read. The scores are the exact match
+A jsonl line is {"prompt": …, "answer": …}; a text line is prompt, tab, answer, or an answer alone; further tabs belong
+to the answer. Where a chat template has put the beginning or the end of a text, it is not put there again. The loss is
+the answers' negative log-likelihood, the end of text included; the prompt is only read. The scores are the exact match
 and the perplexity a token: the answer is matched exactly where every token of it is the most likely one after what
 precedes it, which is where greedy decoding gives it, so nothing needs to be generated.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,95 +21,24 @@ from tensloradist import backbones
 from tensloradist.backbones import LANGUAGE_MODEL
 from tensloradist.backbones.decoders import IGNORED
 from tensloradist.caching import cached_folder
-from tensloradist.errors import DataMissing, UserError
-from tensloradist.fingerprint import hash_bytes, hash_path
-from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, stratified_parts
+from tensloradist.errors import UserError
+from tensloradist.fingerprint import hash_bytes
+from tensloradist.tasks import language_rows
+from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, parts_line, stratified_parts
+from tensloradist.tasks.language_rows import NAME, Example, fingerprint
 from tensloradist.tasks.metrics import answers
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
 from tensloradist.tasks.progress import tracked
+from tensloradist.tasks.vocabulary import check_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tensloradist.spec import BackboneSpec, TaskSpec
 
-NAME = "causal_lm"
-ENDINGS = (".jsonl", ".txt")
-PARTS = ("train", "validation", "test")
 FRACTIONS = (0.8, 0.1, 0.1)  # of a single file
 VALIDATION_FRACTION = 0.1  # of a training file that comes with a test file alone
-_VERSION = 1  # of the cache's layout
-
-
-@dataclass(frozen=True)
-class Example:
-    """One line of a file, and where it stands."""
-
-    prompt: str
-    answer: str
-    where: str
-
-
-def _files(task: TaskSpec) -> dict[str, Path]:
-    """Part -> its file; 'all' for a single one. Raises UserError where a folder's files are not clear."""
-    if task.data is None:
-        raise UserError(f"task.data: {NAME} needs a .jsonl or .txt file, or a folder with train and test files")
-    path = Path(task.data).expanduser()
-    if path.is_file():
-        if path.suffix not in ENDINGS:
-            raise UserError(f"task.data: {task.data} is neither .jsonl nor .txt")
-        return {"all": path}
-    if not path.is_dir():
-        raise DataMissing(f"task.data: {task.data}: no such file or folder")
-    found: dict[str, Path] = {}
-    for part in PARTS:
-        files = [path / f"{part}{ending}" for ending in ENDINGS if (path / f"{part}{ending}").is_file()]
-        if len(files) > 1:
-            raise UserError(f"task.data: {path} has both {files[0].name} and {files[1].name}; keep one of them")
-        if files:
-            found[part] = files[0]
-        elif part != "validation":
-            raise UserError(f"task.data: {path} has no {part}.jsonl and no {part}.txt; it needs train and test files")
-    return found
-
-
-def _read(path: Path) -> list[Example]:
-    """The file's examples. Raises UserError with the number of a line that is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at rarer ends of lines
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"task.data: {path}: cannot be read as UTF-8 text ({error})") from error
-    parse = _of_json if path.suffix == ".jsonl" else _of_text
-    lines = [line.removesuffix("\r") for line in lines]
-    examples = [parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not examples:
-        raise UserError(f"task.data: {path}: no examples")
-    return examples
-
-
-def _of_text(line: str, where: str) -> Example:
-    prompt, tab, answer = line.partition("\t")
-    return _checked(Example(prompt, answer, where) if tab else Example("", line, where))
-
-
-def _of_json(line: str, where: str) -> Example:
-    try:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise UserError(f"{where}: not a line of JSON with fields ({error})") from error
-    for field in ("prompt", "answer"):
-        if not isinstance(row.get(field), str):
-            has = f"{field} = {row[field]!r}" if field in row else f"no field {field!r}; it has {', '.join(row)}"
-            raise UserError(f"{where}: {has}; expected the texts 'prompt' and 'answer'")
-    return _checked(Example(row["prompt"], row["answer"], where))
-
-
-def _checked(example: Example) -> Example:
-    if not example.answer:
-        raise UserError(f"{example.where}: the answer is empty, so there is nothing to learn")
-    return example
+_VERSION = 2  # of the cache's layout, and of how files are read
 
 
 class _Tokenizer:
@@ -120,15 +49,24 @@ class _Tokenizer:
         if self.own.eos_token_id is None:
             raise UserError(f"backbone.name: the tokenizer of {backbone.name} has no token for the end of a text")
         self.end = int(self.own.eos_token_id)
+        self.before, self.after = self._added()
 
-    def __call__(self, examples: list[Example], limit: int) -> tuple[list[npt.NDArray[np.int32]], list[int]]:
+    def _added(self) -> tuple[list[int], list[int]]:
+        """The tokens that the tokenizer puts before and after every text, but for an end of text."""
+        text = self.own("a", add_special_tokens=False)["input_ids"]
+        whole = self.own("a")["input_ids"]
+        start = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
+        after = whole[start + len(text) :]
+        return whole[:start], after[:-1] if after and after[-1] == self.end else after
+
+    def __call__(self, examples: Sequence[Example], limit: int) -> tuple[list[npt.NDArray[np.int32]], list[int]]:
         """Each example's tokens, and how many of them precede its answer. A prompt too long loses its beginning."""
-        prompts = self.own([example.prompt for example in examples])["input_ids"]
-        answers = self.own([example.answer for example in examples], add_special_tokens=False)["input_ids"]
+        prompts = self.own([example.prompt for example in examples], add_special_tokens=False)["input_ids"]
+        answers = self.own([self._unended(example) for example in examples], add_special_tokens=False)["input_ids"]
         tokens, starts = [], []
         for example, prompt, answer in zip(examples, prompts, answers, strict=True):
-            if prompt and prompt[-1] == self.end:
-                prompt = prompt[:-1]  # some tokenizers end every text
+            begun = prompt[: len(self.before)] == self.before  # by a chat template
+            prompt = [*([] if begun else self.before), *prompt, *self.after]
             prompt = prompt or [self.end]  # the first token of an answer is predicted from something
             answer = [*answer, self.end]
             room = limit - len(answer)
@@ -142,6 +80,16 @@ class _Tokenizer:
             starts.append(len(prompt))
         return tokens, starts
 
+    def _unended(self, example: Example) -> str:
+        """The answer without the end of text, and the line end after it, that a chat template has put there."""
+        ended = example.answer.rstrip()
+        if not ended.endswith(self.own.eos_token):
+            return example.answer
+        answer = ended.removesuffix(self.own.eos_token)
+        if not answer:
+            raise UserError(f"{example.where}: the answer is only {ended!r}, so there is nothing to learn")
+        return answer
+
 
 @dataclass(frozen=True)
 class _Tokens:
@@ -152,8 +100,9 @@ class _Tokens:
     prompts: npt.NDArray[np.int64]
 
 
-def _tokenised(examples: list[Example], limit: int, backbone: BackboneSpec, name: str, key: str) -> _Tokens:
+def _tokenised(examples: Sequence[Example], limit: int, backbone: BackboneSpec, name: str, key: str) -> _Tokens:
     import tokenizers
+    import transformers
 
     def make(folder: Path) -> None:
         tokenizer = _Tokenizer(backbone)
@@ -166,10 +115,12 @@ def _tokenised(examples: list[Example], limit: int, backbone: BackboneSpec, name
         np.save(folder / "bounds.npy", np.cumsum([0, *(len(one) for one in ids)]))
         np.save(folder / "prompts.npy", np.asarray(prompts, np.int64))
 
-    parts = ("language", str(_VERSION), tokenizers.__version__, key, name, str(limit))
+    parts = ("language", str(_VERSION), tokenizers.__version__, transformers.__version__, key, name, str(limit))
     digest = hash_bytes(*parts, backbone.fingerprint or backbones.fingerprint(backbone))
     folder = cached_folder("language", digest, make)
-    return _Tokens(*(np.load(folder / f"{part}.npy") for part in ("ids", "bounds", "prompts")))
+    tokens = _Tokens(*(np.load(folder / f"{part}.npy") for part in ("ids", "bounds", "prompts")))
+    check_tokens(tokens.ids, tokens.bounds, backbone, lambda index: examples[index].where)
+    return tokens
 
 
 class _Language(SplitData):
@@ -209,6 +160,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
         UserError: a line that is no example, an answer too long, a backbone that is no decoder.
     """
     require_kind(backbone, "text", task.name)
+    backbone = backbones.pinned(backbone)
     backbones.empty(backbone, LANGUAGE_MODEL)  # refuses what is no language model, before anything is tokenised
     if task.augmentation != "none":
         raise UserError(f"task.augmentation: {task.augmentation!r} is for images; task {NAME} takes none")
@@ -216,54 +168,78 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
     limit = task.max_length or most
     if limit > most:
         raise UserError(f"task.max_length: {limit} exceeds the {most} tokens that {backbone.name} takes")
-    data_fingerprint = task.fingerprint or fingerprint(task)
     pad = padding_token(backbone)
-    files = _files(task)
-    tokens = {n: _tokenised(_read(path), limit, backbone, n, data_fingerprint) for n, path in files.items()}
-    everything = {name: np.arange(len(part.prompts)) for name, part in tokens.items()}
+    files, examples, data_fingerprint = language_rows.read(task)
+    if task.fingerprint not in (None, data_fingerprint):
+        raise UserError(
+            f"task.data: {task.data} has changed since the run was planned: its fingerprint is {data_fingerprint}, "
+            f"not {task.fingerprint}"
+        )
+    tokens = {n: _tokenised(part, limit, backbone, n, data_fingerprint) for n, part in examples.items()}
 
     def part(name: str, indices: npt.NDArray[np.int64]) -> _Language:
         return _Language(tokens[name], indices, pad, name)
 
-    def cut(name: str, fractions: tuple[float, ...]) -> list[npt.NDArray[np.int64]]:
-        return stratified_parts(np.zeros(len(everything[name]), np.int64), fractions, task.split_seed)
-
-    if "all" in files:
-        kept, carved, held_out = cut("all", FRACTIONS)
-        train, validation, test = part("all", limited(kept, task)), part("all", carved), part("all", held_out)
-    else:
-        test = part("test", everything["test"])
-        if "validation" in files or protocol == "official":
-            kept = everything["train"]
-            validation = part("validation", everything["validation"]) if "validation" in files else test
-        else:
-            kept, carved = cut("train", (1 - VALIDATION_FRACTION, VALIDATION_FRACTION))
-            validation = part("train", carved)
-        train = part("train", limited(kept, task))
+    train, validation, test = (part(*where) for where in _split(examples, task, protocol))
     return LoadedTask(
         NAME,
         "text",
         LANGUAGE_MODEL,
         False,
         train,
-        test if protocol == "official" else validation,
+        validation,
         test,
         primary_metric="exact_match",
         metric_names=("exact_match", "perplexity"),
         metrics=answers,
         data_fingerprint=data_fingerprint,
         lower_is_better=("perplexity",),
+        origin=_origin(files, protocol == "official"),
     )
 
 
-def fingerprint(task: TaskSpec) -> str:
-    files = _files(task)
-    if "all" in files:
-        content = hash_path(files["all"])
-        # The same bytes are other examples as lines of text than as lines of JSON.
-        return hash_bytes(".txt", content) if files["all"].suffix == ".txt" else content
-    names = {path.name for path in files.values()}
-    return hash_path(Path(str(task.data)), include=names.__contains__)
+_Indices = tuple[str, npt.NDArray[np.int64]]  # a file's name, and which of its examples
+
+
+def _split(examples: Mapping[str, Sequence[Example]], task: TaskSpec, protocol: str) -> list[_Indices]:
+    """Where the training, validation and test parts are."""
+    sizes = {name: len(part) for name, part in examples.items()}
+
+    def cut(name: str, fractions: tuple[float, ...]) -> list[npt.NDArray[np.int64]]:
+        return stratified_parts(np.zeros(sizes[name], np.int64), fractions, task.split_seed)
+
+    def whole(name: str) -> _Indices:
+        return name, np.arange(sizes[name])
+
+    if "all" in sizes:
+        kept, carved, held_out = cut("all", FRACTIONS)
+        parts = [("all", limited(kept, task)), ("all", carved), ("all", held_out)]
+    elif "validation" in sizes or protocol == "official":
+        chosen = whole("validation") if "validation" in sizes else whole("test")
+        parts = [("train", limited(np.arange(sizes["train"]), task)), chosen, whole("test")]
+    else:
+        kept, carved = cut("train", (1 - VALIDATION_FRACTION, VALIDATION_FRACTION))
+        parts = [("train", limited(kept, task)), ("train", carved), whole("test")]
+    return [parts[0], parts[2], parts[2]] if protocol == "official" else parts
+
+
+def _parts(task: TaskSpec, protocol: str) -> str:
+    files, examples, _ = language_rows.read(task)
+    sizes = [len(indices) for _, indices in _split(examples, task, protocol)]
+    return parts_line(NAME, sizes, protocol == "official", _origin(files, protocol == "official"))
+
+
+def _origin(files: dict[str, Path], official: bool) -> str:
+    """Where each part comes from, for people."""
+    names = {part: path.name for part, path in files.items()}
+    if "all" in names:
+        chosen = "; the test part is the validation part, too" if official else ""
+        return f"{names['all']}, cut 80 : 10 : 10{chosen}"
+    if official:
+        return f"{names['train']}; {names['test']} is the validation part and the test part"
+    if "validation" in names:
+        return f"{names['train']}, {names['validation']} and {names['test']}"
+    return f"{names['train']} ({VALIDATION_FRACTION:.0%} held out for validation); {names['test']} is the test part"
 
 
 def label(task: TaskSpec) -> str:
@@ -290,4 +266,5 @@ CAUSAL_LM = Task(
     num_labels=lambda task: LANGUAGE_MODEL,
     example=_example,
     fetch=_fetch,
+    parts=_parts,
 )

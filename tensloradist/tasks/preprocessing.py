@@ -79,6 +79,11 @@ def image_preprocessing(backbone: BackboneSpec) -> ImagePreprocessing:
     Raises:
         UserError: the backbone says nothing of its preprocessing, or asks for what is not supported.
     """
+    return _image_preprocessing(backbones.pinned(backbone))
+
+
+@lru_cache(maxsize=64)
+def _image_preprocessing(backbone: BackboneSpec) -> ImagePreprocessing:
     if backbone.source == "timm":
         return _of_timm(backbone)
     if backbone.source == "transformers":
@@ -151,12 +156,17 @@ def _three(backbone: BackboneSpec, field: str, values: Any) -> tuple[float, ...]
     return found if len(found) == 3 else found * 3
 
 
-@lru_cache(maxsize=8)
 def tokenizer_of(backbone: BackboneSpec) -> Any:
     """The backbone's own fast tokenizer. Raises UserError if it has none."""
+    return _tokenizer(backbones.pinned(backbone))
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(backbone: BackboneSpec) -> Any:
     from transformers import AutoTokenizer
 
-    from tensloradist.backbones.transformers_ import quiet, weights_folder
+    from tensloradist.backbones.quiet import quiet
+    from tensloradist.backbones.transformers_ import weights_folder
 
     if backbone.source != "transformers":
         raise UserError(
@@ -164,14 +174,15 @@ def tokenizer_of(backbone: BackboneSpec) -> Any:
         )
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(str(weights_folder(backbone)))
+            tokenizer = AutoTokenizer.from_pretrained(str(weights_folder(backbone)))
     except (OSError, ValueError) as error:
         raise UserError(
             f"backbone.name: {backbone.name} has no readable tokenizer ({str(error).splitlines()[0]})"
         ) from error
+    backbones.require_unchanged(backbone)
+    return tokenizer
 
 
-@lru_cache(maxsize=64)
 def most_tokens(backbone: BackboneSpec) -> int:
     """The longest text, in tokens, that the backbone's tokenizer and its position embeddings take."""
     from tensloradist.backbones.transformers_ import config_of
@@ -186,11 +197,21 @@ def most_tokens(backbone: BackboneSpec) -> int:
 def padding_token(backbone: BackboneSpec) -> int:
     """What texts are padded with: the tokenizer's token, or for a decoder its configuration's, by which it finds ends.
 
-    Raises UserError if the backbone has no tokenizer.
+    Raises:
+        UserError: the backbone has no tokenizer, or the vocabulary of its configuration lacks the tokenizer's token.
     """
     from tensloradist.backbones.decoders import DECODER_TYPES
     from tensloradist.backbones.transformers_ import config_of
 
     tokenizer = tokenizer_of(backbone)
     config = config_of(backbone)
-    return int((config if config.model_type in DECODER_TYPES else tokenizer).pad_token_id or 0)
+    if config.model_type in DECODER_TYPES:
+        return int(config.pad_token_id)
+    token = int(tokenizer.pad_token_id or 0)
+    if token >= config.vocab_size:
+        raise UserError(
+            f"backbone.name: {backbone.name}: its tokenizer pads with {tokenizer.pad_token!r}, token {token}, but the "
+            f"vocab_size of its config.json is {config.vocab_size}, which allows 0..{config.vocab_size - 1}; the files "
+            "are not of one model: copy the tokenizer's files of this very model"
+        )
+    return token

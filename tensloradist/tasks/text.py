@@ -1,4 +1,4 @@
-"""GLUE text classification and regression: from local jsonl files or the Hub, through `datasets`.
+"""GLUE text classification and regression: from local jsonl files (`text_rows`) or from the Hub.
 
 GLUE's validation set is the test part, since its own test labels are secret; a validation part is carved from the
 training set. Text is tokenised once into the cache, and padded to the longest example of its batch. Repeated texts are
@@ -7,53 +7,34 @@ not looked for: GLUE has some, and they are examples like any other.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tensloradist import backbones
 from tensloradist.caching import cached_folder
-from tensloradist.errors import DataMissing, UserError
-from tensloradist.fingerprint import hash_bytes, hash_path
-from tensloradist.tasks import hub, metrics
-from tensloradist.tasks.base import Labels, LoadedTask, MetricFunction, SplitData, Task, limited, stratified_parts
+from tensloradist.errors import UserError
+from tensloradist.fingerprint import hash_bytes
+from tensloradist.tasks import hub, metrics, text_rows
+from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, parts_line, stratified_parts
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
-from tensloradist.tasks.progress import quiet_datasets, tracked
+from tensloradist.tasks.progress import tracked
+from tensloradist.tasks.text_rows import GlueTask, Rows, fingerprint
+from tensloradist.tasks.vocabulary import check_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tensloradist.spec import BackboneSpec, TaskSpec
 
-GLUE = "nyu-mll/glue"
 OFFICIAL_LENGTH = 512  # tokens that the official script pads to
-FILES = ("train.jsonl", "validation.jsonl")
 VALIDATION_FRACTION = 0.1  # of the training set
-_VERSION = 2  # of the cache's layout
-
-
-@dataclass(frozen=True)
-class GlueTask:
-    """One GLUE task: its text fields, number of labels (1: regression), and metrics, the primary one first."""
-
-    name: str
-    fields: tuple[str, ...]
-    labels: int
-    metric_names: tuple[str, ...]
-    metrics: MetricFunction
-    joined_officially: bool = False  # the official script joins the two texts of MRPC and QNLI into one
-
-    @property
-    def hub(self) -> hub.HubData:
-        return hub.HubData(GLUE, ("train", "validation"), folder=self.name)
-
+_VERSION = 3  # of the cache's layout, and of how files are read
 
 GLUE_TASKS = {
     entry.name: entry
@@ -69,98 +50,6 @@ GLUE_TASKS = {
 
 
 @dataclass(frozen=True)
-class _Rows:
-    ids: list[str]
-    texts: list[list[str]]  # one list for each field
-    labels: Labels
-
-
-def _folder(task: TaskSpec) -> Path:
-    path = Path(str(task.data))
-    for name in FILES:
-        if not (path / name).is_file():
-            raise DataMissing(f"task.data: {task.data}: no {name}; expected a folder with {' and '.join(FILES)}")
-    return path
-
-
-def _is_local(task: TaskSpec) -> bool:
-    return task.data is not None and hub.local(task) is not None
-
-
-def _rows(task: TaskSpec, entry: GlueTask) -> dict[str, _Rows]:
-    """The 'train' and 'validation' rows as they come, checked."""
-    if not _is_local(task):
-        data = hub.load(task, entry.hub)
-        for split in entry.hub.splits:
-            for number, row in enumerate(data[split], 1):
-                _refuse(row, entry, f"task.data: {task.data or entry.hub.name}, {split}, example {number}")
-        return {split: _arrays(data[split], f"{task.data or entry.hub.name}, {split}", entry) for split in data}
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    folder = _folder(task)
-    for name in FILES:
-        _check_lines(folder / name, entry)
-    files = {name.removesuffix(".jsonl"): str(folder / name) for name in FILES}
-    try:
-        with quiet_datasets():
-            data = load_dataset("json", data_files=files)
-    except (DatasetGenerationError, ValueError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"task.data: {folder}: not readable as jsonl ({reason})") from error
-    return {split: _arrays(data[split], files[split], entry) for split in files}
-
-
-def _check_lines(path: Path, entry: GlueTask) -> None:
-    """The library's own error names no line, so each is parsed here: GLUE's files are small."""
-    lines = 0
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        lines += 1
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("not an object")
-        except ValueError as error:  # of the encoding, too
-            raise UserError(f"{path}:{number}: not a line of JSON with fields ({error})") from error
-        _refuse(row, entry, f"{path}:{number}")
-    if not lines:
-        raise UserError(f"task.data: {path}: no examples")
-
-
-def _refuse(row: dict[str, Any], entry: GlueTask, where: str) -> None:
-    """Raises UserError unless the row has every text and a label of the task."""
-    for field in (*entry.fields, "label"):
-        if field not in row:
-            raise UserError(f"{where}: no field {field!r}, which task {entry.name} needs; it has {', '.join(row)}")
-    for field in entry.fields:
-        if not isinstance(row[field], str):
-            raise UserError(f"{where}: {field} = {row[field]!r}; expected a text")
-    label = row["label"]
-    number = isinstance(label, int | float) and not isinstance(label, bool)
-    if entry.labels == 1 and not (number and 0 <= label <= 5):
-        raise UserError(f"{where}: label {label!r}; expected a number in 0..5")
-    if entry.labels > 1 and not (number and isinstance(label, int)):
-        raise UserError(f"{where}: label {label!r}; expected an integer in 0..{entry.labels - 1}")
-    if entry.labels > 1 and not 0 <= label < entry.labels:
-        raise UserError(f"{where}: label {label}, out of range 0..{entry.labels - 1}")
-
-
-def _arrays(data: Any, where: str, entry: GlueTask) -> _Rows:
-    if not len(data):
-        raise UserError(f"task.data: {where}: no examples")
-    texts = [list(data[field]) for field in entry.fields]
-    ids = [str(i) for i in (data["idx"] if "idx" in data.column_names else range(len(data)))]
-    if len(set(ids)) != len(ids):
-        twice = next(i for i, count in Counter(ids).items() if count > 1)
-        raise UserError(f"task.data: {where}: several examples have idx {twice}; an idx must be an example's own")
-    raw = list(data["label"])
-    labels: Labels = np.asarray(raw, np.float32) if entry.labels == 1 else np.asarray(raw, np.int64)
-    return _Rows(ids, texts, labels)
-
-
-@dataclass(frozen=True)
 class _Tokens:
     """Token ids of all examples in one array, cut by `starts`; token types where the tokenizer has them."""
 
@@ -170,7 +59,7 @@ class _Tokens:
 
 
 def _tokenised(
-    rows: dict[str, _Rows], limit: int, backbone: BackboneSpec, joined: bool, key: tuple[str, ...]
+    rows: dict[str, Rows], limit: int, backbone: BackboneSpec, joined: bool, key: tuple[str, ...]
 ) -> dict[str, _Tokens]:
     tokenizer = tokenizer_of(backbone)
 
@@ -192,11 +81,13 @@ def _tokenised(
                 np.save(folder / f"{split}.{name}.npy", array)
 
     import tokenizers
+    import transformers
 
     parts = (
         "text",
         str(_VERSION),
         tokenizers.__version__,
+        transformers.__version__,
         *key,
         backbone.fingerprint or backbones.fingerprint(backbone),
         str(limit),
@@ -212,14 +103,17 @@ def _tokenised(
             np.load(folder / f"{split}.starts.npy"),
         )
 
-    return {split: read(split) for split in rows}
+    tokens = {split: read(split) for split in rows}
+    for split, part in tokens.items():
+        check_tokens(part.ids, part.starts, backbone, rows[split].where)
+    return tokens
 
 
 class _Text(SplitData):
     """A part of a tokenised data set."""
 
     def __init__(
-        self, rows: _Rows, tokens: _Tokens, indices: npt.NDArray[np.int64], pad: int, pad_to: int | None, prefix: str
+        self, rows: Rows, tokens: _Tokens, indices: npt.NDArray[np.int64], pad: int, pad_to: int | None, prefix: str
     ) -> None:
         self.ids = [f"{prefix}-{rows.ids[i]}" for i in indices]
         self.labels = rows.labels[indices]
@@ -260,11 +154,16 @@ def _limit(task: TaskSpec, backbone: BackboneSpec, official: bool) -> int:
 
 def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask) -> LoadedTask:
     require_kind(backbone, "text", task.name)
+    backbone = backbones.pinned(backbone)
     if task.augmentation != "none":
         raise UserError(f"task.augmentation: {task.augmentation!r} is for images; task {entry.name} takes none")
     pad = padding_token(backbone)
-    rows = _rows(task, entry)
-    data_fingerprint = task.fingerprint or fingerprint(task, entry)
+    rows, data_fingerprint = text_rows.read(task, entry)
+    if task.fingerprint not in (None, data_fingerprint):
+        raise UserError(
+            f"task.data: {task.data} has changed since the run was planned: its fingerprint is {data_fingerprint}, "
+            f"not {task.fingerprint}"
+        )
     official = protocol == "official"
     limit = _limit(task, backbone, official)
     key = (data_fingerprint, *entry.fields)  # one file may serve several tasks, which read other fields of it
@@ -275,33 +174,51 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
         return _Text(rows[split], tokens[split], indices, pad, pad_to, split)
 
     held_out = part("validation", np.arange(len(rows["validation"].labels)))
-    everything = np.arange(len(rows["train"].labels))
-    if official:
-        train, validation = part("train", limited(everything, task)), held_out
-    else:
-        kept, carved = stratified_parts(
-            rows["train"].labels, (1 - VALIDATION_FRACTION, VALIDATION_FRACTION), task.split_seed
-        )
-        train, validation = part("train", limited(kept, task)), part("train", carved)
+    fitted, carved = _split(rows["train"], task, official)
     return LoadedTask(
         entry.name,
         "text",
         entry.labels,
         entry.labels == 1,
-        train,
-        validation,
+        part("train", fitted),
+        held_out if carved is None else part("train", carved),
         held_out,
         primary_metric=entry.metric_names[0],
         metric_names=entry.metric_names,
         metrics=entry.metrics,
         data_fingerprint=data_fingerprint,
+        origin=_origin(task, entry, official),
     )
 
 
-def fingerprint(task: TaskSpec, entry: GlueTask) -> str:
-    if _is_local(task):
-        return hash_path(_folder(task), include=lambda name: name in FILES)
-    return f"{hub.fingerprint(task, entry.hub)}#{entry.name}"
+def _split(train: Rows, task: TaskSpec, official: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """The training examples, and those held out of them for validation, if any."""
+    if official:
+        return limited(np.arange(len(train.labels)), task), None
+    fractions = (1 - VALIDATION_FRACTION, VALIDATION_FRACTION)
+    kept, carved = stratified_parts(train.labels, fractions, task.split_seed)
+    return limited(kept, task), carved
+
+
+def _parts(task: TaskSpec, protocol: str, entry: GlueTask) -> str | None:
+    if not text_rows.is_local(task):
+        return None
+    rows, _ = text_rows.read(task, entry)
+    fitted, carved = _split(rows["train"], task, protocol == "official")
+    held_out = len(rows["validation"].labels)
+    sizes = (len(fitted), held_out if carved is None else len(carved), held_out)
+    return parts_line(entry.name, sizes, carved is None, _origin(task, entry, carved is None))
+
+
+def _origin(task: TaskSpec, entry: GlueTask, official: bool) -> str:
+    """Where each part comes from, for people."""
+    if text_rows.is_local(task):
+        train, validation = text_rows.FILES
+    else:
+        train, validation = (f"the {split} split of {task.data or entry.hub.name}" for split in entry.hub.splits)
+    if official:
+        return f"{train}; {validation} is the validation part and the test part"
+    return f"{train} ({VALIDATION_FRACTION:.0%} held out for validation); {validation} is the test part"
 
 
 def _fetch(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask) -> list[str]:
@@ -326,6 +243,7 @@ def _task(entry: GlueTask) -> Task:
         example=partial(_example, entry=entry),
         fetch=partial(_fetch, entry=entry),
         missing=partial(hub.missing, data=entry.hub),
+        parts=partial(_parts, entry=entry),
     )
 
 

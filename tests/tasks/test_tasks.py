@@ -134,7 +134,7 @@ def write_line(task, line, split="train", at=3):
         (json.dumps({"sentence1": "a", "sentence2": "b", "label": True, "idx": 0}), "label True; expected an integer"),
         (json.dumps({"sentence1": "a", "label": 1, "idx": 0}), r"train\.jsonl:4: no field 'sentence2'"),
         (json.dumps({"sentence1": "a", "sentence2": "b", "label": 1, "idx": 0}), "several examples have idx 0"),
-        ("\udcff", r"train\.jsonl:4: not a line of JSON"),
+        ("\udcff", r"train\.jsonl:4: not UTF-8 text"),
     ],
 )
 def test_bad_text_names_file_and_value(text, line, says):

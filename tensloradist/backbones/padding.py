@@ -1,0 +1,58 @@
+"""The padding token of a text backbone's configuration: every one has one that its vocabulary holds, or is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tensloradist.backbones.decoders import DECODER_TYPES
+from tensloradist.errors import UserError
+
+NO_TOKEN = -1  # how sentencepiece says that there is none
+
+
+def check_padding(config: Any, path: Path) -> None:
+    """Give a decoder without a padding token the one that ends a text: classifiers find the last token by padding.
+
+    Args:
+        config: transformers' configuration, which is changed.
+        path: of the file, for the message.
+
+    Raises:
+        UserError: the vocabulary does not hold the token.
+    """
+    size = getattr(config, "vocab_size", None)
+    if size is None:  # it reads images
+        return
+    field = "pad_token_id"
+    decodes = config.model_type in DECODER_TYPES
+    if decodes and config.pad_token_id in (None, NO_TOKEN):
+        field, config.pad_token_id = "eos_token_id (for padding, since it has no pad_token_id)", _end_of_text(config)
+    token = config.pad_token_id
+    if (token is not None and token >= size) or (decodes and token < 0):
+        raise UserError(
+            f"{path}: {field} {token} is no token of the vocabulary, whose vocab_size {size} allows 0..{size - 1}; "
+            "give pad_token_id the number of a token in that range, or null for none"
+        )
+
+
+def _end_of_text(config: Any) -> int:
+    """The token that ends a text, by the configuration, the first where it has several; 0 if it has none."""
+    token = config.eos_token_id
+    first = token[0] if isinstance(token, list) else token
+    return int(first or 0)
+
+
+def padding_changes(folder: Path) -> list[str]:
+    """A word where earlier versions took -1, no token, for the last one, whose random embedding they set to zero.
+
+    Args:
+        folder: of a backbone with random weights.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return []  # transformers reports it when it reads the configuration
+    decodes = isinstance(config, dict) and config.get("model_type") in DECODER_TYPES
+    return ["padding"] if decodes and config.get("pad_token_id") == NO_TOKEN else []
