@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import nn
 
+from tensloradist.backbones import family_of
+from tensloradist.backbones.task_head import head_parameters
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
 from tensloradist.fingerprint import TensorHash
@@ -33,6 +35,7 @@ class Description(SpecModel):
 
     Attributes:
         backbone: the hash of the frozen weights under it; None where it was saved alone, or method full trained them.
+        head: what stayed trainable beside it, where that is not the head that the model's family has.
     """
 
     format_version: Literal[1]
@@ -40,6 +43,7 @@ class Description(SpecModel):
     shape: dict[str, Any]
     seed: int
     backbone: str | None = None
+    head: tuple[str, ...] | None = None
 
     @property
     def has_head(self) -> bool:
@@ -73,6 +77,8 @@ def save(adapter: Adapter, folder: Path, backbone: str | None = None) -> None:
         else:
             description["backbone"] = backbone or backbone_hash(adapter)
         _write_tensors(folder / "head.safetensors", adapter.attachment.head_state())
+        if adapter.attachment.has_other_head:
+            description["head"] = adapter.attachment.head_paths
     write_replacing(folder / "adapter.json", json.dumps(description, indent=2) + "\n")
 
 
@@ -88,7 +94,8 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
     folder = Path(folder)
     description = _read_description(folder / "adapter.json")
     tensors = read_tensors(folder / "adapter.safetensors")
-    adapter = attach(model, description.adapter, seed=description.seed)
+    head = family_of(model).head(model) if description.head is None else description.head
+    adapter = attach(model, description.adapter, description.seed, head)
     try:
         found = {field: getattr(adapter.shape, field) for field in AttentionShape.__dataclass_fields__}
         found["projections"] = list(found["projections"])
@@ -136,9 +143,7 @@ def frozen_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
 
 def _backbone_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
     attachment = adapter._attached()
-    names = {id(p) for p in adapter.parameters()}
-    for path in attachment.head_paths:
-        names |= {id(p) for p in attachment.model.get_submodule(path).parameters()}
+    names = {id(p) for p in (*adapter.parameters(), *head_parameters(attachment.model, attachment.head_paths).values())}
     return {name.replace(".base.", "."): p for name, p in attachment.model.named_parameters() if id(p) not in names}
 
 

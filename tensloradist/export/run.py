@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tensloradist import backbones
 from tensloradist.adapter import load
 from tensloradist.adapter.checkpoint import read_tensors
+from tensloradist.backbones.task_head import head_parameters
 from tensloradist.errors import UserError, unknown
 from tensloradist.export.folder import refuse_existing
 from tensloradist.export.merged import export_merged
@@ -67,7 +68,8 @@ def _labels(spec: BackboneSpec, head: Path) -> int:
     if not tensors:
         return backbones.LANGUAGE_MODEL
     model = backbones.empty(spec, 2)
-    last = f"{backbones.family_of(model).head(model)[-1]}.weight"
+    of_head = head_parameters(model, backbones.family_of(model).head(model))
+    last = [name for name, parameter in of_head.items() if parameter.ndim > 1][-1]
     if last not in tensors:
         raise UserError(f"{head}: has no {last}, so it is not this backbone's classification head")
     return int(tensors[last].shape[0])

@@ -167,7 +167,7 @@ class Run:
         self.accelerator = accelerator = strategy.accelerator
         self.family = family_of(model)
         head_hash = initialize_head(model, self.family, spec.seed) if strategy.holds_weights else ""
-        self.adapter: Adapter = attach(model, spec.adapter, spec.seed)
+        self.adapter: Adapter = attach(model, spec.adapter, spec.seed, self.family.head(model))
         self.first_batches = self._batches(0)
         self.fingerprints: Fingerprints = strategy.agreed(
             Fingerprints(
