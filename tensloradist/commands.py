@@ -142,7 +142,7 @@ def evaluate(
 
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, results/runs/ID.")],
-    target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; it must not exist.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; an empty one may be there.")],
     to: Annotated[str, typer.Option("--to", help="peft: a LoRA checkpoint; merged: a plain checkpoint.")] = "peft",
 ) -> None:
     """Export a finished run's adapter and head, without loss: as a LoRA of PEFT, or merged into its backbone.
@@ -161,7 +161,9 @@ def export(
     with Console(stderr=True).status("loading the backbone and exporting"):
         from tensloradist.export import export_run
 
-        export_run(run_folder, to, target)
+        notes = export_run(run_folder, to, target)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     typer.echo(f"written: {target}")
 
 

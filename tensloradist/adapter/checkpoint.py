@@ -85,13 +85,17 @@ def save(adapter: Adapter, folder: Path, backbone: str | None = None) -> None:
 def load(model: nn.Module, folder: str | Path) -> Adapter:
     """Attach the adapter saved in `folder` to `model`, with its head.
 
+    Args:
+        folder: that `Adapter.save` wrote, an attempt's folder, or a finished run's, `results/runs/<run_id>`: then the
+            adapter is that of its published attempt.
+
     Raises:
         UserError: a missing or broken file, tensors that are missing, extra or of another shape, or a backbone whose
             frozen weights are not those that the adapter was trained on. The model is left without an adapter then.
     """
     from tensloradist.adapter.attachment import attach
 
-    folder = Path(folder)
+    folder = _folder_of_adapter(Path(folder))
     description = _read_description(folder / "adapter.json")
     tensors = read_tensors(folder / "adapter.safetensors")
     head = family_of(model).head(model) if description.head is None else description.head
@@ -122,6 +126,15 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
         adapter.detach()
         raise
     return adapter
+
+
+def _folder_of_adapter(folder: Path) -> Path:
+    """The folder itself, or the published attempt's below a run's folder."""
+    if (folder / "adapter.json").exists() or not (folder / "attempts").is_dir():
+        return folder
+    from tensloradist.results.publish import trained_attempt
+
+    return trained_attempt(folder)[2]
 
 
 def backbone_hash(adapter: Adapter, rounded_to: torch.dtype | None = None) -> str:

@@ -84,8 +84,8 @@ def head_of(model: nn.Module, family: Family, asked: Iterable[str] | None = None
     """The paths of what stays trainable beside an adapter.
 
     Args:
-        asked: names of modules (or parameters); empty for none. None: the family's head, and what transformers has drawn
-            because the checkpoint lacks it: a pooler, or a language model's prediction of tokens.
+        asked: names of modules (or parameters); empty for none. None: the family's head, and what transformers has
+            drawn because the checkpoint lacks it: a pooler, or a language model's prediction of tokens.
 
     Raises:
         UserError: a name that is not in the model, or that contains what an adapter adapts; or the family cannot tell

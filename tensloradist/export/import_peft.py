@@ -206,7 +206,7 @@ def _of_saved_modules(adapter: Adapter, head: dict[str, Tensor]) -> dict[str, Te
 
 
 def _drop_shared(model: nn.Module, state: dict[str, Tensor], head: dict[str, Tensor], path: Path) -> None:
-    """Take copies of shared tensors (a decoder tied to the embeddings) out of the head: they must equal the original."""
+    """Take copies of shared tensors (a decoder tied to the embeddings) out of the head: they must be equal to them."""
     named = dict(model.named_parameters(remove_duplicate=False))
     originals = {id(value): head[name] for name, value in state.items() if name in head}
     for name in [name for name in head if name not in state and name in named]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tensloradist.errors import UserError
-from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.results.layout import CLASSES, RunFolder, sweep_folder
 from tensloradist.results.schema import Manifest
 
 SUFFIX = ".bundle.tar.gz"
@@ -28,7 +28,7 @@ VERSION = 1
 OF_RUN = ("spec.json", "result.json", "held.json")
 OF_ATTEMPT = ("attempt.json", "end.json", "failure.json", "decision.json", "provenance.json", "metrics.jsonl")
 OF_PUBLISHED = ("result.json", "predictions.safetensors")
-WEIGHTS = ("adapter.json", "adapter.safetensors", "head.safetensors", "backbone.safetensors")
+WEIGHTS = ("adapter.json", "adapter.safetensors", "head.safetensors", "backbone.safetensors", CLASSES)
 
 
 def write_bundle(root: Path, manifest: Manifest, digest: str, target: Path, weights: bool = False) -> int:

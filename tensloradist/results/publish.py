@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tensloradist.errors import UserError
 from tensloradist.files import link_once, write_once
-from tensloradist.results.layout import RunFolder
+from tensloradist.results.layout import ATTEMPT_DIGITS, RunFolder
 from tensloradist.results.schema import RESULT_SCHEMA_VERSION, Failure, Result
 from tensloradist.spec import RunSpec
 
@@ -57,6 +57,18 @@ def read_run(folder: Path) -> tuple[RunSpec, Result]:
         return RunSpec.model_validate_json((folder / "spec.json").read_text()), read_result(folder / "result.json")
     except ValidationError as error:
         raise UserError(f"{folder}: not readable by this version: {error}") from error
+
+
+def trained_attempt(folder: Path) -> tuple[RunSpec, Result, Path]:
+    """The specification and the result of a finished run, and the folder of the published attempt, with its adapter.
+
+    Raises:
+        UserError: as `read_run`, or the run has diverged.
+    """
+    spec, result = read_run(folder)
+    if result.state != "finished":
+        raise UserError(f"{folder}: the run is {result.state}; only a finished run has an adapter to use")
+    return spec, result, folder / "attempts" / f"{result.attempt:0{ATTEMPT_DIGITS}d}"
 
 
 def publish(run: RunFolder, result: Result) -> bool:

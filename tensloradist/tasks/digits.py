@@ -100,6 +100,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
         metric_names=("accuracy",),
         metrics=accuracy,
         data_fingerprint=fingerprint(task),
+        classes=tuple(str(digit) for digit in CLASSES),
     )
 
 

@@ -48,6 +48,7 @@ class GlueTask:
     labels: int
     metric_names: tuple[str, ...]
     metrics: MetricFunction
+    classes: tuple[str, ...] = ()  # what the labels 0, 1 mean, in GLUE's own words
     joined_officially: bool = False  # the official script joins the two texts of MRPC and QNLI into one
 
     @property
@@ -55,14 +56,15 @@ class GlueTask:
         return hub.HubData(GLUE, ("train", "validation"), folder=self.name)
 
 
+ENTAILMENT = ("entailment", "not_entailment")
 GLUE_TASKS = {
     entry.name: entry
     for entry in (
-        GlueTask("cola", ("sentence",), 2, ("matthews", "accuracy"), metrics.matthews),
-        GlueTask("mrpc", ("sentence1", "sentence2"), 2, ("accuracy", "f1"), metrics.accuracy_f1, True),
-        GlueTask("rte", ("sentence1", "sentence2"), 2, ("accuracy",), metrics.accuracy),
-        GlueTask("sst2", ("sentence",), 2, ("accuracy",), metrics.accuracy),
-        GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), metrics.accuracy, True),
+        GlueTask("cola", ("sentence",), 2, ("matthews", "accuracy"), metrics.matthews, ("unacceptable", "acceptable")),
+        GlueTask("mrpc", ("sentence1", "sentence2"), 2, ("accuracy", "f1"), metrics.accuracy_f1, ("not_equivalent", "equivalent"), True),
+        GlueTask("rte", ("sentence1", "sentence2"), 2, ("accuracy",), metrics.accuracy, ENTAILMENT),
+        GlueTask("sst2", ("sentence",), 2, ("accuracy",), metrics.accuracy, ("negative", "positive")),
+        GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), metrics.accuracy, ENTAILMENT, True),
         GlueTask("stsb", ("sentence1", "sentence2"), 1, ("spearman", "pearson"), metrics.correlations),
     )
 }
@@ -295,6 +297,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
         metric_names=entry.metric_names,
         metrics=entry.metrics,
         data_fingerprint=data_fingerprint,
+        classes=entry.classes,
     )
 
 

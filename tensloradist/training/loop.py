@@ -138,6 +138,7 @@ def _train(
         total = time.perf_counter() - started + earlier
         result = run.result(state, int(folder.name), loaded - started, total)
         run.writer.predictions(run.scores.predictions, task)
+        run.writer.classes(task.classes)
         with strategy.whole(list(strategy.parameters.values())):
             if accelerator.is_main_process:
                 run.adapter.save(folder, run.trained_on)
