@@ -224,7 +224,9 @@ def why(run: RunArgument, results: ResultsOption = None) -> None:
 
 def bundle(
     sweep: SweepArgument,
-    out: Annotated[Path | None, typer.Option("--out", help="The archive, or a folder for it [SWEEP.bundle.tar.gz].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The archive, or a folder for it [SWEEP.bundle.tar.gz].")
+    ] = None,
     weights: Annotated[bool, typer.Option("--weights", help="With the trained adapters and heads.")] = False,
     results: ResultsOption = None,
 ) -> None:

@@ -61,7 +61,15 @@ GLUE_TASKS = {
     entry.name: entry
     for entry in (
         GlueTask("cola", ("sentence",), 2, ("matthews", "accuracy"), metrics.matthews, ("unacceptable", "acceptable")),
-        GlueTask("mrpc", ("sentence1", "sentence2"), 2, ("accuracy", "f1"), metrics.accuracy_f1, ("not_equivalent", "equivalent"), True),
+        GlueTask(
+            "mrpc",
+            ("sentence1", "sentence2"),
+            2,
+            ("accuracy", "f1"),
+            metrics.accuracy_f1,
+            ("not_equivalent", "equivalent"),
+            True,
+        ),
         GlueTask("rte", ("sentence1", "sentence2"), 2, ("accuracy",), metrics.accuracy, ENTAILMENT),
         GlueTask("sst2", ("sentence",), 2, ("accuracy",), metrics.accuracy, ("negative", "positive")),
         GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), metrics.accuracy, ENTAILMENT, True),

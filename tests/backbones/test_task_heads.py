@@ -17,9 +17,22 @@ from tensloradist.backbones.transformers_ import _ARCHITECTURES, quiet
 WITHOUT_POOLER = ("roberta", "xlm-roberta", "camembert")  # pretrained without a task that has one
 TYPES = (*(name for names in _ARCHITECTURES.values() for name in names.model_types), *DECODER_TYPES)
 SIZES = {
-    "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 12,
-    "intermediate_size": 32, "vocab_size": 50, "max_position_embeddings": 40, "image_size": 16, "patch_size": 8,
-    "dim": 24, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "pad_token_id": 0, "encoder_stride": 8,
+    "hidden_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 12,
+    "intermediate_size": 32,
+    "vocab_size": 50,
+    "max_position_embeddings": 40,
+    "image_size": 16,
+    "patch_size": 8,
+    "dim": 24,
+    "n_layers": 1,
+    "n_heads": 2,
+    "hidden_dim": 32,
+    "pad_token_id": 0,
+    "encoder_stride": 8,
 }
 LORA = AdapterSpec(method="lora", ranks=2)
 
