@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launch.sweep import PlannedRun, Sweep, dumped
 from tensloradist import backbones
+from tensloradist.budget import surplus_ranks
 from tensloradist.caching import cached_json
 from tensloradist.files import write_once, write_replacing
 from tensloradist.fingerprint import hash_bytes
@@ -182,6 +183,16 @@ def cells(sweep: Sweep) -> list[Cell]:
     for cell in found.values():
         order[cell.condition].append(cell)
     return [cell for condition in sweep.conditions for cell in order[condition.name]]
+
+
+def rank_notes(sweep: Sweep) -> list[str]:
+    """Rows whose ranks exceed what their matrices or modes can have, those of one sentence together."""
+    rows: dict[str, list[str]] = {}
+    for run in sweep.runs:
+        surplus = surplus_ranks(run.spec.adapter, run.shape)
+        if surplus is not None and run.row not in rows.setdefault(surplus, []):
+            rows[surplus].append(run.row)
+    return [f"{', '.join(names)}: {surplus}" for surplus, names in rows.items()]
 
 
 def write_manifest(sweep: Sweep, root: Path) -> Path:

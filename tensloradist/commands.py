@@ -40,7 +40,7 @@ def run(
     import os
 
     from tensloradist import backbones
-    from tensloradist.budget import count
+    from tensloradist.budget import count, surplus_ranks
     from tensloradist.config import load_run_spec
     from tensloradist.errors import UserError
     from tensloradist.identity import resolve
@@ -56,13 +56,17 @@ def run(
         typer.echo(f"run {folder.run_id} has a result already: {folder.result}")
         return
     # An adapter that cannot be is refused before anything is claimed.
-    count(resolved.adapter, backbones.shape_of(resolved.backbone, resolved.adapter.projections))
+    shape = backbones.shape_of(resolved.backbone, resolved.adapter.projections)
+    count(resolved.adapter, shape)
     from tensloradist.training import train
 
     if int(os.environ.get("RANK", "0")) > 0:  # only the first process claims and publishes
         train(resolved, None)
         return
     typer.echo(f"run {folder.run_id} in {folder.path}")
+    surplus = surplus_ranks(resolved.adapter, shape)
+    if surplus is not None:
+        typer.echo(f"note: {surplus}")
     with _Progress() as progress:
         outcome = execute(resolved, root, train, progress.show)
     if outcome.status == "busy":
@@ -241,7 +245,7 @@ def params(
 
         tensloradist params --shape vit_base --presets
     """
-    from tensloradist.budget import count, isoparameter, isorank, lora_budget, resolve_ranks
+    from tensloradist.budget import count, isoparameter, isorank, lora_budget, resolve_ranks, surplus_ranks
     from tensloradist.errors import UserError, unknown
     from tensloradist.modes import GROUPINGS, AttentionShape
     from tensloradist.presets import PRESETS
@@ -276,7 +280,9 @@ def params(
             for grouping in GROUPINGS
         }
     )
+    notes: dict[str | None, list[str]] = {surplus_ranks(AdapterSpec(method="lora", ranks=rank), sizes): ["lora"]}
     for name, adapter in members.items():
+        notes.setdefault(surplus_ranks(isorank(adapter, rank, sizes), sizes), []).append(name)
         try:
             solved = isoparameter(adapter, target, sizes, strategy)
         except UserError as error:
@@ -295,6 +301,9 @@ def params(
         typer.echo(json_.dumps({"budget": target, "rows": rows}, indent=1))
         return
     _print_params(rows, target, rank, strategy)
+    for note, names in notes.items():
+        if note is not None:
+            typer.echo(f"note: {', '.join(names)}: {note}")
 
 
 def _print_params(rows: list[dict[str, Any]], target: int, rank: int, strategy: str) -> None:

@@ -8,6 +8,7 @@ finds the pairs it had.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,8 +19,13 @@ from tensloradist.adapter.core import Adapter
 from tensloradist.adapter.projection import AdaptedLinear
 from tensloradist.backbones import Family, Site, family_of
 from tensloradist.backbones.task_head import ADAPTER_NAME, head_of, head_parameters, head_tensors
+from tensloradist.budget import surplus_ranks
 from tensloradist.errors import UserError
 from tensloradist.spec import REFERENCES, AdapterSpec
+
+
+class RankWarning(UserWarning):
+    """Ranks exceed what the adapted matrices, or the modes of a tensor, can have."""
 
 
 def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0, head: Iterable[str] | None = None) -> Adapter:
@@ -37,6 +43,9 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0, head: Iterable[st
         model: a transformers or timm model of a registered family.
         seed: of the adapter's initial values; the head is left as it is.
         head: names of the modules to leave trainable instead; empty for none.
+
+    Warns:
+        RankWarning: ranks that exceed what the matrices can have.
 
     Raises:
         UserError: no registered family fits the model, it has an adapter already, the adapter can't be expressed, or
@@ -56,6 +65,9 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0, head: Iterable[st
     with torch.device(weight.device if weight.is_meta else "cpu"):
         adapter = Adapter(spec, shape, seed, torch.float64 if weight.dtype == torch.float64 else torch.float32)
     adapter.to(weight.device)
+    surplus = surplus_ranks(spec, shape)
+    if surplus is not None:
+        warnings.warn(surplus, RankWarning, stacklevel=2)
     adapter.attachment = Attachment(model, adapter, family, sites, paths)
     return adapter
 
