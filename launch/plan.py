@@ -27,6 +27,7 @@ from tensloradist.results.schema import Manifest, ManifestRun
 from tensloradist.sources import sources_hash
 from tensloradist.spec import REFERENCES
 from tensloradist.tasks import task_named
+from tensloradist.trackers import require_trackers
 
 CLAIMED_ELSEWHERE = "claimed on another machine"
 HELD = "held"
@@ -62,10 +63,11 @@ def check(sweep: Sweep, root: Path) -> Plan:
     """Build every distinct adapter on the meta device, compare its count, and look up what has a result.
 
     Raises:
-        UserError: an adapter that cannot be expressed on its backbone.
+        UserError: an adapter that cannot be expressed on its backbone, or a tracker that is not installed.
     """
     _check_adapters(sweep)
     _check_deepspeed(sweep)
+    require_trackers({name: None for run in sweep.runs for name in run.spec.compute.log_with})
     states = {run.run_id: _state(RunFolder(root, run.run_id)) for run in sweep.runs}
     backbone_specs = {run.spec.backbone for run in sweep.runs}
     task_specs = {run.spec.task for run in sweep.runs}

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json as json_
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tensloradist.results.execute import Outcome
+    from tensloradist.spec import RunSpec
 
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")
@@ -31,6 +36,8 @@ def run(
 ) -> None:
     """Train one run and publish its result; a run that has a result already is left alone.
 
+    Ctrl-C stops it with a checkpoint, from which the same command goes on.
+
     Examples:
 
         tensloradist run run.yaml
@@ -45,8 +52,8 @@ def run(
     from tensloradist.errors import UserError
     from tensloradist.identity import resolve
     from tensloradist.plugins import load_plugins
-    from tensloradist.results.execute import execute
     from tensloradist.results.layout import RunFolder, results_root
+    from tensloradist.trackers import require_trackers
 
     parsed = load_run_spec(spec, overrides or [])
     load_plugins(parsed.plugins)
@@ -58,17 +65,15 @@ def run(
     # An adapter that cannot be is refused before anything is claimed.
     shape = backbones.shape_of(resolved.backbone, resolved.adapter.projections)
     count(resolved.adapter, shape)
-    from tensloradist.training import train
-
-    if int(os.environ.get("RANK", "0")) > 0:  # only the first process claims and publishes
-        train(resolved, None)
+    require_trackers(resolved.compute.log_with)
+    if int(os.environ.get("RANK", "0")) > 0:
+        _follow(resolved)
         return
     typer.echo(f"run {folder.run_id} in {folder.path}")
     surplus = surplus_ranks(resolved.adapter, shape)
     if surplus is not None:
         typer.echo(f"note: {surplus}")
-    with _Progress() as progress:
-        outcome = execute(resolved, root, train, progress.show)
+    outcome = _train_here(resolved, root, _command(spec, overrides or [], results, parsed.compute.processes))
     if outcome.status == "busy":
         raise UserError(f"run {folder.run_id} is being trained by another process; its claim is in {folder.path}")
     if outcome.failure is not None:
@@ -89,33 +94,56 @@ def run(
     )
 
 
-class _Progress:
-    """A bar on a terminal, a line an epoch elsewhere; on standard error."""
+def _command(spec: Path, overrides: list[str], results: Path | None, processes: int) -> str:
+    """What a user types to go on."""
+    start = [f"torchrun --nproc_per_node {processes} -m tensloradist"] if processes > 1 else ["tensloradist"]
+    place = ["--results", str(results)] if results is not None else []
+    return " ".join([*start, shlex.join(["run", str(spec), *overrides, *place])])
 
-    def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import Progress
 
-        self.console = Console(stderr=True)
-        self.bar = Progress(console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.bar.start()
-        self.job = self.bar.add_task("training", total=None)
-        return self
+def _train_here(resolved: RunSpec, root: Path, go_on: str) -> Outcome:
+    """Train in the foreground; an interrupted run says how to go on, and ends the command."""
+    from tensloradist.foreground import Interruption, Progress
+    from tensloradist.results.attempts import read_attempt
+    from tensloradist.results.checkpoints import kept_step
+    from tensloradist.results.control import RunControl
+    from tensloradist.results.execute import execute
+    from tensloradist.results.layout import RunFolder
+    from tensloradist.training import train
 
-    def show(self, record: dict[str, Any]) -> None:
-        if "loss" in record:
-            self.bar.update(
-                self.job,
-                completed=record["step"],
-                total=record["steps"],
-                description=f"epoch {record['epoch']}, loss {record['loss']:.3f}",
-            )
-        else:
-            values = ", ".join(f"{k} {v:.4f}" for k, v in record["validation"].items() if v is not None)
-            self.console.print(f"epoch {record['epoch']}: validation {values}", highlight=False)
+    def started(attempt: Path) -> None:
+        record = read_attempt(attempt)
+        if record is not None and record.resumed_from is not None:
+            typer.echo(f"goes on after step {record.resumed_from.step}, from attempt {record.resumed_from.attempt}")
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    control = RunControl()
+    try:
+        with Interruption(control), Progress() as progress:
+            outcome = execute(resolved, root, train, progress.show, started, control=control)
+        interrupted = outcome.failure is not None and outcome.failure.cause == "interrupted"
+    except KeyboardInterrupt:
+        interrupted = True
+    if interrupted:
+        kept = kept_step(RunFolder(root, resolved.run_id))
+        of = f" of {progress.steps}" if progress.steps else ""
+        where = f"step {kept}{of} is kept, and it goes on from there" if kept else "nothing is kept, and it starts anew"
+        typer.echo(f"interrupted: {where} with\n  {go_on}", err=True)
+        raise typer.Exit(130)
+    return outcome
+
+
+def _follow(resolved: RunSpec) -> None:
+    """Take part as one of several processes but the first, which alone claims and publishes."""
+    from tensloradist.foreground import Interruption
+    from tensloradist.results.control import RunControl, Stopped
+    from tensloradist.training import train
+
+    control = RunControl()
+    try:
+        with Interruption(control, speaks=False):
+            train(resolved, None, control=control)
+    except (KeyboardInterrupt, Stopped):
+        raise typer.Exit(130) from None
 
 
 def evaluate(
@@ -282,8 +310,8 @@ def params(
     )
     notes: dict[str | None, list[str]] = {surplus_ranks(AdapterSpec(method="lora", ranks=rank), sizes): ["lora"]}
     for name, adapter in members.items():
-        notes.setdefault(surplus_ranks(isorank(adapter, rank, sizes), sizes), []).append(name)
         try:
+            notes.setdefault(surplus_ranks(isorank(adapter, rank, sizes), sizes), []).append(name)
             solved = isoparameter(adapter, target, sizes, strategy)
         except UserError as error:
             rows.append({"method": name, "error": str(error)})

@@ -18,6 +18,7 @@ from torch import nn
 from tensloradist.errors import UserError
 from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
+from tensloradist.trackers import require_trackers
 
 
 def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
@@ -25,7 +26,7 @@ def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
 
     Raises:
         UserError: CUDA asked for but absent, another number of processes than `compute.processes`, or ZeRO without
-            DeepSpeed.
+            DeepSpeed, or a tracker that is not installed.
     """
     compute = spec.compute
     if compute.device == "cuda" and not torch.cuda.is_available():
@@ -33,9 +34,10 @@ def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != compute.processes:
         raise UserError(
-            f"compute.processes: {compute.processes}, but {world} process(es) were started; start "
-            f"{compute.processes} with `torchrun --nproc-per-node` or through `tensloradist launch`"
+            f"compute.processes: {compute.processes}, but {world} process(es) were started; start them with `torchrun "
+            f"--nproc_per_node {compute.processes} -m tensloradist run …` or through `tensloradist launch`"
         )
+    require_trackers(compute.log_with)
     on_cpu = compute.device == "cpu" or not torch.cuda.is_available()
     common: dict[str, Any] = {
         "log_with": list(compute.log_with) or None,
