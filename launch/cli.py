@@ -210,7 +210,7 @@ def _refuse_mixture(profile: str | None, local: dict[str, object], cluster: dict
 def _print_plan(checked: Plan) -> None:
     from rich.table import Table
 
-    from launch.plan import cells, parts
+    from launch.plan import cells, parts, rank_notes
 
     console = terminal(width=160)
     table = Table(title=f"{checked.sweep.name}: {len(checked.sweep.runs)} runs")
@@ -234,7 +234,9 @@ def _print_plan(checked: Plan) -> None:
     if any(c.kind == "isoparameter" for c in checked.sweep.conditions):
         console.print("! beyond the condition's tolerance: no integer ranks come nearer", highlight=False)
     for line in parts(checked.sweep):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+    for line in rank_notes(checked.sweep):
+        console.print(f"note: {line}", soft_wrap=True)
     for line in checked.missing:
         console.print(f"missing: {line}", markup=False, highlight=False)
     for line in checked.problems:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launch.sweep import PlannedRun, Sweep, dumped, load_sweep
 from tensloradist import backbones
+from tensloradist.budget import surplus_ranks
 from tensloradist.caching import cached_json
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
@@ -27,6 +28,7 @@ from tensloradist.results.standing import Standing, standing
 from tensloradist.sources import sources_hash
 from tensloradist.spec import REFERENCES
 from tensloradist.tasks import task_named
+from tensloradist.trackers import require_trackers
 
 CLAIMED_ELSEWHERE = "claimed on another machine"
 HELD = "held"
@@ -66,10 +68,11 @@ def check(sweep: Sweep, root: Path) -> Plan:
     """Build every distinct adapter on the meta device, compare its count, and look up what has a result.
 
     Raises:
-        UserError: an adapter that cannot be expressed on its backbone.
+        UserError: an adapter that cannot be expressed on its backbone, or a tracker that is not installed.
     """
     _check_adapters(sweep)
     _check_deepspeed(sweep)
+    require_trackers({name: None for run in sweep.runs for name in run.spec.compute.log_with})
     states, problems = {}, []
     for run in sweep.runs:
         folder = RunFolder(root, run.run_id)
@@ -206,6 +209,16 @@ def cells(sweep: Sweep) -> list[Cell]:
     for cell in found.values():
         order[cell.condition].append(cell)
     return [cell for condition in sweep.conditions for cell in order[condition.name]]
+
+
+def rank_notes(sweep: Sweep) -> list[str]:
+    """Rows whose ranks exceed what their matrices or modes can have, those of one sentence together."""
+    rows: dict[str, list[str]] = {}
+    for run in sweep.runs:
+        surplus = surplus_ranks(run.spec.adapter, run.shape)
+        if surplus is not None and run.row not in rows.setdefault(surplus, []):
+            rows[surplus].append(run.row)
+    return [f"{', '.join(names)}: {surplus}" for surplus, names in rows.items()]
 
 
 def manifest_of(sweep: Sweep) -> Manifest:

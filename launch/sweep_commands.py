@@ -236,7 +236,9 @@ def why(run: RunArgument, results: ResultsOption = None) -> None:
 
 def bundle(
     sweep: SweepArgument,
-    out: Annotated[Path | None, typer.Option("--out", help="The archive [SWEEP.bundle.tar.gz].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The archive, or a folder for it [SWEEP.bundle.tar.gz].")
+    ] = None,
     weights: Annotated[bool, typer.Option("--weights", help="With the trained adapters and heads.")] = False,
     results: ResultsOption = None,
 ) -> None:
@@ -256,7 +258,8 @@ def bundle(
     root = results_root(results)
     name = sweep_name(sweep, root)
     digest = latest_digest(name, root)
-    target = out or Path(f"{name}{SUFFIX}")
+    archive = f"{name}{SUFFIX}"
+    target = out / archive if out is not None and out.is_dir() else out or Path(archive)
     with terminal(stderr=True).status("bundling"):
         number = write_bundle(root, latest_manifest(name, root), digest, target, weights)
     typer.echo(f"{target}: {number} files, {target.stat().st_size / 2**20:.1f} MiB")

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from tensloradist.errors import UserError
+from tensloradist.errors import SpecError, UserError
 from tensloradist.records import UnreadableRecord
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import read_manifest
@@ -101,8 +99,8 @@ def flat(spec: dict[str, Any]) -> Flat:
     """The fields that make a run's identity, by dotted name: content, never a path."""
     try:
         content = json.loads(RunSpec.model_validate(spec).canonical_json())
-    except ValidationError as error:
-        raise UserError(f"a specification of another version ({error.errors()[0]['msg']})") from error
+    except SpecError as error:
+        raise UserError(f"a specification of another version ({error})") from error
     return dict(_flattened(content))
 
 

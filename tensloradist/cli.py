@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, entry_points, requires
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -23,6 +24,7 @@ def main() -> None:
     from tensloradist.caching import redirect_libraries
     from tensloradist.errors import UserError
 
+    warnings.filterwarnings("ignore", r"ranks: .* exceeds ")  # the commands say it in a line of their own
     try:
         redirect_libraries()
         code = _application()(standalone_mode=False)

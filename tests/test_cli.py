@@ -2,8 +2,11 @@
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -22,7 +25,7 @@ compute: {device: cpu, threads: 1}
 
 
 def cli(*arguments, cwd=None, **environment):
-    command = [sys.executable, "-m", "tensloradist.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "tensloradist", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
 
 
@@ -74,12 +77,75 @@ def test_help_has_examples_and_imports_nothing_slow():
         assert not {*SLOW} & {*modules}, name
 
 
+WAITING_PLUGIN = """
+import os, time
+from dataclasses import replace
+from pathlib import Path
+from tensloradist.tasks import TASKS
+
+def load(task, backbone, protocol):
+    loaded = TASKS["digits"].load(task.model_copy(update={"name": "digits"}), backbone, protocol)
+    batch = loaded.train.batch
+
+    def waiting(indices, augment):
+        if augment is not None and augment[1] == 1:
+            Path(os.environ["REACHED"]).touch()
+            while not Path(os.environ["GO_ON"]).exists():
+                time.sleep(0.01)
+        return batch(indices, augment)
+
+    loaded.train.batch = waiting
+    return loaded
+
+TASKS["waiting_digits"] = replace(TASKS["digits"], name="waiting_digits", load=load)
+"""
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(run_file, tmp_path):
+    """A real SIGINT in the second of two epochs, whose batches wait for the test."""
+    (tmp_path / "waiting_plugin.py").write_text(WAITING_PLUGIN)
+    reached, go_on = tmp_path / "reached", tmp_path / "go on"
+    around = {"PYTHONPATH": str(tmp_path), "REACHED": str(reached), "GO_ON": str(go_on)}
+    fields = ["plugins=[waiting_plugin]", "task.name=waiting_digits", "optimizer.epochs=2"]
+    command = ["run", run_file, *fields, "--results", tmp_path / "r"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tensloradist", *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **around},
+    )
+    try:
+        while not reached.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said = ""
+        while "stopping after this step, with a checkpoint" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        assert "epoch 1, step 9 of 18: validation accuracy" in said
+        go_on.touch()
+        _, errors = process.communicate()
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "interrupted: step 10 of 18 is kept, and it goes on from there with" in errors and "Traceback" not in errors
+    assert shlex.split(errors.splitlines()[-1]) == ["tensloradist", *map(str, command)]
+
+    second = cli(*command, **around)
+    assert second.returncode == 0, second.stderr
+    assert "goes on after step 10, from attempt 1" in second.stdout and "finished: test accuracy" in second.stdout
+
+
 def test_a_run_and_again(run_file, tmp_path):
     first = cli("run", run_file, "--results", tmp_path / "r")
     assert first.returncode == 0, first.stderr
     assert "finished: test accuracy" in first.stdout
     parts = "digits: 537 training, 180 validation, 179 test examples (60/20/20 % of the embedded digits)"
     assert first.stdout.splitlines()[1] == parts
+    assert "epoch 1, step 9 of 9: validation accuracy" in first.stderr
     again = cli("run", run_file, "--results", tmp_path / "r")
     assert again.returncode == 0 and "has a result already" in again.stdout
     other = cli("run", run_file, "seed=1", "adapter.ranks=3", "--results", tmp_path / "r")
@@ -92,7 +158,7 @@ def test_a_run_and_again(run_file, tmp_path):
     assert shown.returncode == 0 and "written" in shown.stdout, shown.stderr
     assert {p.name for p in (tmp_path / "lora").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     again = cli("export", runs[0], tmp_path / "lora", "--to", "merged")
-    assert again.returncode == 2 and "exists already" in again.stderr and "Traceback" not in again.stderr
+    assert again.returncode == 2 and "is not empty" in again.stderr and "Traceback" not in again.stderr
 
 
 @pytest.mark.parametrize(

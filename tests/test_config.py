@@ -80,7 +80,7 @@ def test_a_broken_override_is_shown(file, override, message):
         ("optimizer.epochs=2.5", ["optimizer.epochs: 2.5: must be an integer"]),
         ("compute.processes=2", ["compute.processes: strategy single has 1 process, not 2"]),
         ("backbone=deit", ["backbone: 'deit': must be a mapping of fields"]),
-        ("adapter.method=lora", ["adapter: lora adapts every projection"]),
+        ("adapter.method=lora", ["adapter.grouping: 'qkv_depth': lora adapts every projection"]),
     ],
 )
 def test_a_mistake_names_field_value_and_what_is_allowed_in_one_line(file, override, messages):

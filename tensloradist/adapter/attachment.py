@@ -8,6 +8,8 @@ finds the pairs it had.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,14 +18,22 @@ from torch import nn
 from tensloradist.adapter.core import Adapter
 from tensloradist.adapter.projection import AdaptedLinear
 from tensloradist.backbones import Family, Site, family_of
+from tensloradist.backbones.task_head import ADAPTER_NAME, head_of, head_parameters, head_tensors
+from tensloradist.budget import surplus_ranks
 from tensloradist.errors import UserError
 from tensloradist.spec import REFERENCES, AdapterSpec
 
-ADAPTER_NAME = "tensor_adapter"  # the name under which the adapter becomes a submodule of its model
+
+class RankWarning(UserWarning):
+    """Ranks exceed what the adapted matrices, or the modes of a tensor, can have."""
 
 
-def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> Adapter:
-    """Freeze the backbone, wrap its attention projections, and leave the classification head trainable.
+def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0, head: Iterable[str] | None = None) -> Adapter:
+    """Freeze the backbone, wrap its attention projections, and leave the task head trainable.
+
+    The head is all that the task adds to the pretrained base model (`…ForTokenClassification`, `…ForQuestionAnswering`
+    and so on), and a pooler that transformers has drawn because the checkpoint lacks it. What a head shares with the
+    backbone, such as a decoder tied to the input embeddings, stays frozen. A language model has no head.
 
     The adapter becomes the submodule `model.tensor_adapter`, in float32 whatever the backbone's precision (float64 for
     a float64 backbone), on the backbone's device. Outputs are unchanged until it is trained. The references have an
@@ -32,13 +42,19 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> Adapter:
     Args:
         model: a transformers or timm model of a registered family.
         seed: of the adapter's initial values; the head is left as it is.
+        head: names of the modules to leave trainable instead; empty for none.
+
+    Warns:
+        RankWarning: ranks that exceed what the matrices can have.
 
     Raises:
-        UserError: no registered family fits the model, it has an adapter already, or the adapter can't be expressed.
+        UserError: no registered family fits the model, it has an adapter already, the adapter can't be expressed, or
+            the head cannot be told from the backbone and is not given.
     """
     if attached_adapter(model) is not None:
         raise UserError("The model has an adapter already; detach it first")
     family = family_of(model)
+    paths = head_of(model, family, head)
     shape = family.shape(model, spec.projections)
     reference = spec.method in REFERENCES
     sites = [] if reference else family.adapted_sites(model, spec.projections)
@@ -49,7 +65,10 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> Adapter:
     with torch.device(weight.device if weight.is_meta else "cpu"):
         adapter = Adapter(spec, shape, seed, torch.float64 if weight.dtype == torch.float64 else torch.float32)
     adapter.to(weight.device)
-    adapter.attachment = Attachment(model, adapter, family, sites)
+    surplus = surplus_ranks(spec, shape)
+    if surplus is not None:
+        warnings.warn(surplus, RankWarning, stacklevel=2)
+    adapter.attachment = Attachment(model, adapter, family, sites, paths)
     return adapter
 
 
@@ -70,9 +89,11 @@ def detach(model: nn.Module) -> None:
 class Attachment:
     """What ties one adapter to one model. Not a module: it owns no parameters."""
 
-    def __init__(self, model: nn.Module, adapter: Adapter, family: Family, sites: list[Site]) -> None:
+    def __init__(
+        self, model: nn.Module, adapter: Adapter, family: Family, sites: list[Site], head: tuple[str, ...]
+    ) -> None:
         self.model, self.adapter, self.family = model, adapter, family
-        self.head_paths = family.head(model)
+        self.head_paths, self.has_other_head = head, head != family.head(model)
         self.was_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
         self._freeze()
         self.wrapped = {site.path: self._wrap(site) for site in sites}
@@ -87,8 +108,8 @@ class Attachment:
             self.model.requires_grad_(True)
             return
         self.model.requires_grad_(False)
-        for path in self.head_paths:
-            self.model.get_submodule(path).requires_grad_(True)
+        for parameter in head_parameters(self.model, self.head_paths).values():
+            parameter.requires_grad_(True)
 
     def _wrap(self, site: Site) -> AdaptedLinear:
         base = self.model.get_submodule(site.path)
@@ -137,16 +158,12 @@ class Attachment:
         """The backbone's own weights if the method trains them (`full`), by their names; the head is not among them."""
         if self.adapter.spec.method != "full":
             return {}
-        heads = tuple(f"{path}." for path in self.head_paths)
-        return {name: p for name, p in self.model.named_parameters() if not name.startswith(heads)}
+        head = {id(p) for p in head_parameters(self.model, self.head_paths).values()}
+        return {name: p for name, p in self.model.named_parameters() if id(p) not in head}
 
     def head_state(self) -> dict[str, torch.Tensor]:
-        """The classification head's parameters and buffers, by their full names in the model."""
-        state = {}
-        for path in self.head_paths:
-            for name, value in self.model.get_submodule(path).state_dict().items():
-                state[f"{path}.{name}"] = value
-        return state
+        """The task head's parameters and buffers, by their full names in the model."""
+        return head_tensors(self.model, self.head_paths)
 
     def refuse_quantized(self) -> None:
         """Raise UserError if the backbone's weights are in 8 or 4 bits, which cannot hold an update."""

@@ -7,7 +7,7 @@ parameters, and computes every pair (A, B) in one pass. Attaching it to a model 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -297,11 +297,14 @@ class Adapter(nn.Module):
 
         export_peft(self, folder)
 
-    def export_merged(self, folder: str | Path) -> None:
-        """Write the model with its update as a plain checkpoint of its own library. See `export.merged`."""
+    def export_merged(self, folder: str | Path, classes: Sequence[str] = ()) -> None:
+        """Write the model with its update as a plain checkpoint of its own library, with the names of its classes.
+
+        See `export.merged`.
+        """
         from tensloradist.export import export_merged
 
-        export_merged(self, folder)
+        export_merged(self, folder, classes=classes)
 
     def _attached(self) -> Attachment:
         if self.attachment is None:

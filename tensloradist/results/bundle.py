@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tensloradist.errors import UserError
 from tensloradist.records import NewerRecord, read_record
-from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.results.layout import CLASSES, RunFolder, sweep_folder
 from tensloradist.results.schema import Manifest
 
 SUFFIX = ".bundle.tar.gz"
@@ -32,7 +32,7 @@ VERSION = 1
 OF_RUN = ("spec.json", "result.json", "held.json")
 OF_ATTEMPT = ("attempt.json", "end.json", "failure.json", "decision.json", "provenance.json", "metrics.jsonl")
 OF_PUBLISHED = ("result.json", "predictions.safetensors")
-WEIGHTS = ("adapter.json", "adapter.safetensors", "head.safetensors", "backbone.safetensors")
+WEIGHTS = ("adapter.json", "adapter.safetensors", "head.safetensors", "backbone.safetensors", CLASSES)
 
 
 class _Head(BaseModel):

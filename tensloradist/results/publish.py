@@ -12,7 +12,7 @@ from pathlib import Path
 from tensloradist.errors import UserError
 from tensloradist.files import FULL, link_once, reserve, write_once, write_reserved
 from tensloradist.records import DamagedRecord, UnreadableRecord, read_record
-from tensloradist.results.layout import RunFolder
+from tensloradist.results.layout import ATTEMPT_DIGITS, RunFolder
 from tensloradist.results.schema import RESULT_SCHEMA_VERSION, Failure, Result
 from tensloradist.spec import RunSpec
 
@@ -65,6 +65,18 @@ def read_run(folder: Path) -> tuple[RunSpec, Result]:
             raise UserError(f"{folder}: no {name}; expected the folder of a finished run, results/runs/<run_id>")
     assert spec is not None
     return spec, read_result(folder / "result.json")
+
+
+def trained_attempt(folder: Path) -> tuple[RunSpec, Result, Path]:
+    """The specification and the result of a finished run, and the folder of the published attempt, with its adapter.
+
+    Raises:
+        UserError: as `read_run`, or the run has diverged.
+    """
+    spec, result = read_run(folder)
+    if result.state != "finished":
+        raise UserError(f"{folder}: the run is {result.state}; only a finished run has an adapter to use")
+    return spec, result, folder / "attempts" / f"{result.attempt:0{ATTEMPT_DIGITS}d}"
 
 
 def publish(run: RunFolder, result: Result) -> bool:

@@ -21,6 +21,7 @@ from tensloradist import environment
 from tensloradist.errors import UserError
 from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
+from tensloradist.trackers import require_trackers
 
 
 @contextmanager
@@ -50,11 +51,12 @@ def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
     To be called within `only_the_spec`, since Accelerate reads much of what it does from the environment.
 
     Raises:
-        UserError: CUDA asked for but absent, or ZeRO without DeepSpeed.
+        UserError: CUDA asked for but absent, ZeRO without DeepSpeed, or a tracker that is not installed.
     """
     compute = spec.compute
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device: 'cuda', but torch sees no CUDA device here; use auto or cpu")
+    require_trackers(compute.log_with)
     on_cpu = compute.device == "cpu" or not torch.cuda.is_available()
     common: dict[str, Any] = {
         "dynamo_backend": "no",  # `compile` compiles block by block

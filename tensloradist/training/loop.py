@@ -150,6 +150,7 @@ def _train(
         total = time.perf_counter() - started + earlier
         result = run.result(state, int(folder.name), loaded - started, total)
         run.writer.predictions(run.scores.predictions, task)
+        run.writer.classes(task.classes)
         with strategy.whole(list(strategy.parameters.values())):
             if accelerator.is_main_process:
                 run.adapter.save(folder, run.trained_on)
@@ -179,7 +180,7 @@ class Run:
         self.accelerator = accelerator = strategy.accelerator
         self.family = family_of(model)
         head_hash = initialize_head(model, self.family, spec.seed) if strategy.holds_weights else ""
-        self.adapter: Adapter = attach(model, spec.adapter, spec.seed)
+        self.adapter: Adapter = attach(model, spec.adapter, spec.seed, self.family.head(model))
         self.first_batches = self._batches(0)
         self.fingerprints: Fingerprints = strategy.agreed(
             Fingerprints(
