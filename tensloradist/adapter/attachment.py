@@ -5,8 +5,6 @@ What the wrapped projections compute with in a forward pass is in `passes`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 

@@ -52,7 +52,6 @@ class _Open(threading.local):
 
     def __init__(self) -> None:
         self.passes: list[_Pass] = []
-        self.handed_out = False
 
     def __reduce__(self) -> tuple[type[_Open], tuple[()]]:
         return _Open, ()
@@ -71,10 +70,11 @@ class Passes:
         self._open = _Open()
         self._recomputed: tuple[Any, Pairs] | None = None  # by backward pass and autocast
         self._traced: nn.Module | None = None  # whose pass torch.compile is tracing
+        self._handed_out = False  # torch.compile asks for it; it knows no threads
         self.merged = False  # while the projections need no pairs
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recomputed": None}
+        return {**self.__dict__, "_recomputed": None, "_handed_out": False, "_traced": None}
 
     def hook(self, model: nn.Module) -> list[Any]:
         """Let every module of the model that contains a projection begin a pass; returns the handles."""
@@ -100,7 +100,7 @@ class Passes:
         """A module that contains some of the projections begins, or one of them."""
         if not torch.compiler.is_dynamo_compiling():
             self._enter(module)
-        elif self._traced is None and not self.merged and not self._open.handed_out:
+        elif self._traced is None and not self.merged and not self._handed_out:
             self._trace(module)
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -157,7 +157,7 @@ class Passes:
         self._hand_out(passes[-1].pairs if passes else None)
 
     def _hand_out(self, pairs: Pairs | None) -> None:
-        self._open.handed_out = pairs is not None
+        self._handed_out = pairs is not None
         for projection in self.projections:
             projection.receive(pairs)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -57,10 +57,15 @@ class AdaptedLinear(nn.Module):
         self.scale, self.dropout, self.dropout_on = adapter.scale, adapter.spec.dropout, adapter.spec.dropout_on
         self.merged = False
         self._handed = _Handed()
+        self._compiled_with: tuple[Pair | None, ...] = ()  # the same for torch.compile, which knows no threads
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pairs are activations of one forward pass: they cannot be copied with the module.
+        return {**self.__dict__, "_compiled_with": ()}
 
     def receive(self, pairs: Mapping[tuple[str, int], Pair] | None) -> None:
         """Take this layer's (A, B) from all pairs of a forward pass, or drop them (None)."""
-        self._handed.pairs = () if pairs is None else self._own(pairs)
+        self._compiled_with = self._handed.pairs = () if pairs is None else self._own(pairs)
 
     def _own(self, pairs: Mapping[tuple[str, int], Pair]) -> tuple[Pair | None, ...]:
         return tuple(None if p is None else pairs[p, self.layer] for p in self.projections)
@@ -90,8 +95,8 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
             return self.base(x)  # type: ignore[no-any-return]
-        # Outside a pass where `forward` is called itself, past the hooks.
-        pairs = self._handed.pairs or self._own(self.adapter.forward())
+        handed = self._compiled_with if torch.compiler.is_dynamo_compiling() else self._handed.pairs
+        pairs = handed or self._own(self.adapter.forward())  # none where `forward` is called itself, past the hooks
         y = self._base_with_bias(x)
         x = F.dropout(x, self.dropout, self.training) if self.dropout and self.dropout_on == "input" else x
         if len(self.projections) == 1:
