@@ -1,26 +1,23 @@
 """Attaching an adapter to a model: freezing the backbone, wrapping its attention projections, merging, detaching.
 
-The wrapped projections need this forward pass's pairs before they run. Modules that contain all of them (the model,
-its encoder) compute the pairs on entry, the outermost one entered doing it, and hand each projection its own, so that
-`model(x)`, `model.vit(x)` and timm's `forward_features` all work, and a layer recomputed by activation checkpointing
-finds the pairs it had.
+What the wrapped projections compute with in a forward pass is in `passes`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import nn
 
 from tensloradist.adapter.core import Adapter
+from tensloradist.adapter.passes import Passes
 from tensloradist.adapter.projection import AdaptedLinear
-from tensloradist.backbones import Family, Site, family_of
+from tensloradist.backbones import FAMILIES, Family, Site, family_of
 from tensloradist.backbones.task_head import ADAPTER_NAME, head_of, head_parameters, head_tensors
 from tensloradist.budget import surplus_ranks
-from tensloradist.errors import UserError
+from tensloradist.errors import UserError, unknown
 from tensloradist.spec import REFERENCES, AdapterSpec
 
 
@@ -92,16 +89,16 @@ class Attachment:
     def __init__(
         self, model: nn.Module, adapter: Adapter, family: Family, sites: list[Site], head: tuple[str, ...]
     ) -> None:
-        self.model, self.adapter, self.family = model, adapter, family
+        self.model, self.adapter = model, adapter
+        self._family_name = family.name  # by name: its functions cannot be pickled
         self.head_paths, self.has_other_head = head, head != family.head(model)
         self.was_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
         self._freeze()
         self.wrapped = {site.path: self._wrap(site) for site in sites}
         self._originals: dict[str, torch.Tensor] = {}
-        self._biases: dict[str, torch.Tensor] = {}
-        self._entered: list[nn.Module] = []  # containers whose forward pass is in progress, the outermost first
         model.add_module(ADAPTER_NAME, adapter)
-        self._hooks = self._hook_containers()
+        self.passes = Passes(adapter, list(self.wrapped.values()))
+        self._hooks = self.passes.hook(model)
 
     def _freeze(self) -> None:
         if self.adapter.spec.method == "full":
@@ -126,29 +123,12 @@ class Attachment:
         _replace(self.model, site.path, wrapped)
         return wrapped
 
-    def _hook_containers(self) -> list[Any]:
-        hooks: list[Any] = []
-        if not self.wrapped:
-            return hooks
-        for path, module in self.model.named_modules():
-            prefix = f"{path}." if path else ""
-            if all(wrapped.startswith(prefix) for wrapped in self.wrapped):
-                hooks.append(module.register_forward_pre_hook(self._enter))
-                hooks.append(module.register_forward_hook(self._leave, always_call=True))
-        return hooks
-
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if module in self._entered:  # an interrupted pass (Ctrl-C) has left it without a word
-            self._entered.clear()
-        if not self._entered and not self.is_merged:
-            pairs = self.adapter.forward()  # not called as a module: ZeRO-3's hooks do not understand its result
-            for wrapped in self.wrapped.values():
-                wrapped.receive(pairs)
-        self._entered.append(module)
-
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if module in self._entered:
-            del self._entered[self._entered.index(module) :]
+    @property
+    def family(self) -> Family:
+        """The model's family: in another process one of the same name, which a plugin may have to register first."""
+        if self._family_name not in FAMILIES:
+            raise unknown("backbone family", self._family_name, FAMILIES)
+        return FAMILIES[self._family_name]
 
     @property
     def is_merged(self) -> bool:
@@ -175,6 +155,7 @@ class Attachment:
 
     @torch.no_grad()
     def merge(self) -> None:
+        """Add the update to the weights. Raises UserError, and leaves all weights as they were, where it cannot."""
         if self.is_merged:
             raise UserError("The adapter is merged already")
         if not self.wrapped:
@@ -183,29 +164,35 @@ class Attachment:
             )
         self.refuse_quantized()
         pairs = self.adapter()
-        for path, wrapped in self.wrapped.items():
-            weight = wrapped.base.weight
-            # Subtracting the update again would leave rounding errors: the original is kept, off the accelerator.
-            self._originals[path] = weight.detach().to("cpu", copy=True)
-            weight.copy_(weight.double() + wrapped.dense_update(pairs))
-            bias, update = wrapped.base.bias, wrapped.bias_update()
-            if update is not None:
-                if bias is None:
-                    raise UserError(f"{path}: the layer has no bias to merge the adapter's bias into")
-                self._biases[path] = bias.detach().to("cpu", copy=True)
-                bias.copy_(bias.double() + update.double())
-            wrapped.merged = True
+        try:
+            for path, wrapped in self.wrapped.items():
+                # Subtracting the update again would leave rounding errors: the original is kept.
+                _add(f"{path}.weight", wrapped.base.weight, wrapped.dense_update(pairs), self._originals)
+                bias, update = wrapped.base.bias, wrapped.bias_update()
+                if update is not None:
+                    if bias is None:
+                        raise UserError(f"{path}: the layer has no bias to merge the adapter's bias into")
+                    _add(f"{path}.bias", bias, update, self._originals)
+                wrapped.merged = True
+        except BaseException:
+            self._restore()
+            raise
+        self.passes.merged = True
 
     @torch.no_grad()
     def unmerge(self) -> None:
         if not self.is_merged:
             raise UserError("The adapter is not merged")
-        for path, original in self._originals.items():
-            self.wrapped[path].base.weight.copy_(original)
-            self.wrapped[path].merged = False
-        for path, original in self._biases.items():
-            self.wrapped[path].base.bias.copy_(original)
-        self._originals, self._biases = {}, {}
+        self._restore()
+
+    def _restore(self) -> None:
+        for path, wrapped in self.wrapped.items():
+            for name in ("weight", "bias"):
+                if f"{path}.{name}" in self._originals:
+                    getattr(wrapped.base, name).copy_(self._originals[f"{path}.{name}"])
+            wrapped.merged = False
+        self._originals = {}
+        self.passes.merged = False
 
     def detach(self) -> None:
         for hook in self._hooks:
@@ -214,8 +201,23 @@ class Attachment:
             _replace(self.model, path, wrapped.base)
         delattr(self.model, ADAPTER_NAME)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(self.was_trainable[name])
+            if name in self.was_trainable:  # another head than the one that was there is left as it is
+                parameter.requires_grad_(self.was_trainable[name])
         self.adapter.attachment = None
+
+
+def _add(name: str, target: torch.Tensor, update: torch.Tensor, originals: dict[str, torch.Tensor]) -> None:
+    """target += update, rounded once, after the target's copy is put, off the accelerator, into the originals."""
+    total = target.double() + update.double()
+    rounded = total.to(target.dtype)
+    if not rounded.isfinite().all():
+        raise UserError(
+            f"{name}: with the update it reaches {float(total.abs().max()):.4g}, and {target.dtype} ends at "
+            f"{torch.finfo(target.dtype).max:.4g}; nothing was merged. Hold the model in a wider type (model.float()), "
+            "or train at a lower learning rate if the update has diverged"
+        )
+    originals[name] = target.detach().to("cpu", copy=True)
+    target.copy_(rounded)
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:

@@ -205,7 +205,7 @@ class Run:
         if compute.compile:
             compile_blocks(self.blocks, accelerator.device)
         if compute.activation_checkpointing:
-            recompute(self.blocks)
+            recompute(self.blocks, self.adapter)
         strategy.shard(model)
         counted = {id(p) for group in self.adapter.parameter_groups().values() for p in group}
         head = [p for p in model.parameters() if p.requires_grad and id(p) not in counted]
