@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +23,20 @@ from tensloradist.ports import free_port
 
 
 class Child:
-    """One child process and its events."""
+    """One child process and its events.
 
-    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+    Args:
+        log: where its standard error goes.
+        environment: variables on top of this process's.
+        command: what to run; None: `launch.child`.
+    """
+
+    def __init__(self, log: Path, environment: dict[str, str], command: Sequence[str] | None = None) -> None:
         # Slurm sends its warning signal to every process of a job; it is for supervisors, and would end a child. What
         # is ignored here stays so in the child.
         with log.open("ab") as stream, ignored(signal.SIGUSR2):
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "launch.child"],
+                command or [sys.executable, "-m", "launch.child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
@@ -72,13 +80,29 @@ class Child:
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End the child in an orderly way, or by force after so many seconds."""
+        stop_all([self], seconds)
+
+    def terminate(self) -> None:
+        """Ask the child to end."""
         if self._process.poll() is None:
             self._process.terminate()
-            try:
-                self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+
+    def kill_at(self, deadline: float) -> None:
+        """Wait for the child's end until `deadline` (time.monotonic), then kill it."""
+        try:
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def stop_all(children: Sequence[Child], seconds: float) -> None:
+    """End all children in an orderly way: every one is asked first, and those left after `seconds` are killed."""
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + seconds
+    for child in children:
+        child.kill_at(deadline)
 
 
 @dataclass(frozen=True)
@@ -115,8 +139,7 @@ class ChildGroup:
             child.request(stop=reason)
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        for child in (self.lead, *self._others):
-            child.stop(seconds)
+        stop_all([self.lead, *self._others], seconds)
 
 
 class ChildFactory:
