@@ -19,6 +19,7 @@ from typing import Any
 from launch import STOP_SECONDS
 from launch.signals import ignored
 from launch.submission import Submission
+from tensloradist.gpus import only
 from tensloradist.ports import free_port
 
 
@@ -151,7 +152,7 @@ class ChildFactory:
     """
 
     def __init__(self, submission: Submission, device: int, log: Path) -> None:
-        self._submission, self._device, self._log = submission, device, log
+        self._submission, self._device, self.log = submission, device, log
 
     def child(self, processes: int = 1, **more: str) -> Child:
         """A child that is one of so many processes on this machine.
@@ -163,9 +164,8 @@ class ChildFactory:
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **more}
         environment["TENSLORADIST_WORKERS_PER_GPU"] = str(self._submission.workers_per_gpu)
         if devices:
-            chosen = (devices[self._device % len(devices)],) if processes == 1 else devices
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
-        return Child(self._log, environment)
+            environment |= only((devices[self._device % len(devices)],) if processes == 1 else devices)
+        return Child(self.log, environment)
 
     def group(self, processes: int) -> ChildGroup:
         """The processes of one run, all on this machine."""
@@ -176,4 +176,4 @@ class ChildFactory:
             environment = {name: str(value) for name, value in names.items()}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             children.append(self.child(processes, **environment))
-        return ChildGroup(children, self._log)
+        return ChildGroup(children, self.log)

@@ -18,25 +18,26 @@ from torch import nn
 from tensloradist.errors import UserError
 from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
+from tensloradist.training.devices import choose_gpu, uses_cpu
 
 
 def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
     """An Accelerator with exactly the processes, device, strategy and precision that the spec asks for.
 
     Raises:
-        UserError: CUDA asked for but absent, another number of processes than `compute.processes`, or ZeRO without
-            DeepSpeed.
+        UserError: CUDA asked for or there, but not usable, another number of processes than `compute.processes`, or
+            ZeRO without DeepSpeed.
     """
     compute = spec.compute
-    if compute.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("compute.device: 'cuda', but torch sees no CUDA device here; use auto or cpu")
+    on_cpu = uses_cpu(compute)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != compute.processes:
         raise UserError(
             f"compute.processes: {compute.processes}, but {world} process(es) were started; start "
             f"{compute.processes} with `torchrun --nproc-per-node` or through `tensloradist launch`"
         )
-    on_cpu = compute.device == "cpu" or not torch.cuda.is_available()
+    if not on_cpu:
+        choose_gpu(compute)
     common: dict[str, Any] = {
         "log_with": list(compute.log_with) or None,
         "project_dir": str(folder) if compute.log_with and folder is not None else None,

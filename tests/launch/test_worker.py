@@ -160,7 +160,7 @@ def test_an_abort_by_nccls_watchdog_is_told_from_others_and_names_the_silent_pro
 
 def test_processes_that_hang_are_stopped_together(tmp_path):
     """All are signalled before any is waited for: three that ignore the signal take one grace time, not three."""
-    deaf = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('{}', flush=True); time.sleep(60)"
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('{}', flush=True); time.sleep(60)"
     children = [Child(tmp_path / "log", {}, [sys.executable, "-c", deaf]) for _ in range(3)]
     for child in children:
         assert child.next_event(30) == {}
