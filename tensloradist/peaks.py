@@ -1,4 +1,4 @@
-"""The peak rates of accelerators, from data sheets of their makers: what a model FLOP utilisation is measured against."""
+"""The peak rates of accelerators, from their data sheets: what the utilisation of a model is measured against."""
 
 from __future__ import annotations
 
