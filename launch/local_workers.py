@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -49,14 +50,16 @@ class LocalLaunch:
         wanted = plan.to_run() + plan.to_watch()
         self.baseline = {run.run_id: highest_claim(RunFolder(root, run.run_id)) for run in wanted}
         threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        devices = () if all(run.spec.compute.device == "cpu" for run in wanted) else visible_gpus()
         submission = Submission(
             str(manifest.absolute()),
             str(root.absolute()),
             threads,
-            visible_gpus(),
+            devices,
             self.baseline,
             still_seconds,
             launch_workers=workers,
+            workers_per_gpu=math.ceil(workers / len(devices)) if devices else 1,
         )
         self.submission = self.folder / "submission.json"
         write_once(self.submission, submission.to_json())
