@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import STOP_SECONDS
-from launch.children import Child, Crash
+from launch.children import Child, ChildFactory, Crash
 from tensloradist.files import write_once, write_replacing
 from tensloradist.records import read_object
 
@@ -126,10 +126,11 @@ class NodeGroup:
         self.lead.stop(seconds)
 
 
-def follow(board: Board, place: Place, log: Path, told: Callable[[], str | None]) -> None:
+def follow(board: Board, place: Place, children: ChildFactory, told: Callable[[], str | None]) -> None:
     """A following task's work: a process for each run that the leading task posts, until it ends the board.
 
     Args:
+        children: starts this task's processes; the job gives each task its own processors.
         told: why this task was signalled to stop, if it was: its process is told, and the others agree with it.
     """
     number = 1
@@ -140,13 +141,13 @@ def follow(board: Board, place: Place, log: Path, told: Callable[[], str | None]
                 return
             time.sleep(POLL_SECONDS)
             continue
-        child = Child(log, place.environment(number))
+        child = children.child(**place.environment(number))
         child.request(spec=posted["spec"], follow=posted["attempt"])
         passed_on = False
         while True:
             event = child.next_event(POLL_SECONDS)
             if event is None and not board.is_finished(number):
-                board.say_crashed(number, place.rank, child.wait(), str(log))
+                board.say_crashed(number, place.rank, child.wait(), str(children.log))
             if event is None or event["event"] == "outcome" or board.is_finished(number):
                 break
             if not passed_on and (reason := told()):

@@ -6,6 +6,7 @@ among the shipped ones (`slurm/profiles/`).
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Self
 
@@ -110,6 +111,11 @@ class Options(SpecModel):
     def workers(self) -> int:
         """Workers a job, for runs of one process."""
         return self.workers_per_node or max(1, self.gpus_per_node * self.workers_per_gpu)
+
+    @property
+    def sharing_gpu(self) -> int:
+        """Workers that share a GPU, however the profile says it; 1 without GPUs."""
+        return math.ceil(self.workers / self.gpus_per_node) if self.gpus_per_node else 1
 
     def grown(self, growth: Growth) -> Options:
         """The same with so many times the memory and the time limit."""

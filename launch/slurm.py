@@ -144,7 +144,7 @@ def _submission(manifest: Path, root: Path, profile: str, given: Options, array:
         lead_seconds=float(options.signal_lead_seconds),
         requeue=options.requeue,
         stage=options.stage,
-        workers_per_gpu=1 if several else options.workers_per_gpu,
+        workers_per_gpu=1 if several else options.sharing_gpu,
         profile=profile,
         option_set=array.options,
         options=given.model_dump(mode="json"),

@@ -54,6 +54,7 @@ POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between looks at the heartbeats of owners on other machines
 ORDERLY_SECONDS = 12.0  # for a checkpoint at the next step boundary, where the profile does not give more
 MOST_EARLY_ENDS = 3  # of children in a row that could not even claim a run
+LAST_CAUSES = ("disk_full", "device_failure")  # after these a worker ends: others may have another disk or GPU
 EXPECTED_CAUSES = ("configuration", "data_missing")  # after these a child is as good as before
 CODE_CHANGED = "this is not the code that was submitted: it was edited since (launch --snapshot runs a copy)"
 
@@ -152,7 +153,7 @@ class Worker:
             if self.child is not None:
                 self.child.stop()
         self._say("ended")
-        return self.told not in (None, "cancelled", "disk_full") and any(self._is_open(run) for run in self.runs)
+        return self.told not in (None, "cancelled", *LAST_CAUSES) and any(self._is_open(run) for run in self.runs)
 
     def needing_more(self) -> dict[Growth, list[str]]:
         """The ids of open runs that need larger jobs than this launch's, by what they need."""
@@ -315,8 +316,8 @@ class Worker:
                         self._failures.decide(run, folder)
                     except OSError as error:  # the full disk again: what follows is the same
                         self._complain(f"no decision could be recorded: {error}")
-                    if event["cause"] == "disk_full":
-                        self.told = "disk_full"  # for every run: this worker would only fail them all
+                    if event["cause"] in LAST_CAUSES:
+                        self.told = event["cause"]  # this worker would only fail the other runs, too
                     if event["cause"] not in EXPECTED_CAUSES:
                         self._replace_child()
                 return str(event["status"])

@@ -43,6 +43,17 @@ log = logging.getLogger("tensloradist")
 _COMMUNICATION = re.compile(
     r"nccl|\bgloo\b|ProcessGroupGloo|c10d|connection reset|connection closed by peer", re.IGNORECASE
 )
+# What CUDA, HIP and their libraries say when the device has no memory left: OutOfMemoryError is not their only word.
+_NO_DEVICE_MEMORY = re.compile(r"(CUDA|HIP) error: out of memory|_STATUS_ALLOC_FAILED|(CUDA|HIP) out of memory")
+# Errors of a program and of an installation, which another card would only repeat.
+_NOT_THE_DEVICE = re.compile(
+    r"device-side assert|illegal memory access|misaligned address|invalid (device ordinal|configuration|argument)|"
+    r"no kernel image|invalid device function"
+)
+_DEVICE = re.compile(
+    r"\bECC error|(CUDA|HIP) error\b|CU(BLAS|DNN)_STATUS_(NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR)|"
+    r"Error 802|system not yet initialized|GPU is lost|fallen off the bus|device\(s\) is/are busy or unavailable"
+)
 
 
 @dataclass(frozen=True)
@@ -195,7 +206,8 @@ def cause_of(error: BaseException) -> Cause:
         return "interrupted"
     if isinstance(error, OSError) and error.errno in FULL:
         return "disk_full"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
+    # torch's, which this module does not import
+    if type(error).__name__ == "OutOfMemoryError" or _NO_DEVICE_MEMORY.search(str(error)):
         return "out_of_device_memory"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out_of_host_memory"
@@ -207,6 +219,8 @@ def cause_of(error: BaseException) -> Cause:
         return "communication"
     if _COMMUNICATION.search(str(error)):
         return "communication"
+    if _DEVICE.search(str(error)) and not _NOT_THE_DEVICE.search(str(error)):
+        return "device_failure"
     return "bug"
 
 

@@ -131,6 +131,7 @@ Cause = Literal[
     "configuration",
     "data_missing",
     "out_of_device_memory",
+    "device_failure",
     "out_of_host_memory",
     "killed",
     "interrupted",

@@ -22,6 +22,7 @@ from tensloradist.errors import UserError
 from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
 from tensloradist.trackers import require_trackers
+from tensloradist.training.devices import choose_gpu, uses_cpu
 
 
 @contextmanager
@@ -33,8 +34,8 @@ def only_the_spec(processes: int) -> Iterator[None]:
     """
     if (world := environment.world_size()) != processes:
         raise UserError(
-            f"compute.processes: {processes}, but {world} process(es) were started; start "
-            f"{processes} with `torchrun --nproc-per-node` or through `tensloradist launch`"
+            f"compute.processes: {processes}, but {world} process(es) were started; start them with `torchrun "
+            f"--nproc_per_node {processes} -m tensloradist run …` or through `tensloradist launch`"
         )
     precision = torch.get_float32_matmul_precision()
     with environment.of_the_run(processes):
@@ -51,13 +52,13 @@ def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
     To be called within `only_the_spec`, since Accelerate reads much of what it does from the environment.
 
     Raises:
-        UserError: CUDA asked for but absent, ZeRO without DeepSpeed, or a tracker that is not installed.
+        UserError: CUDA asked for or there, but not usable; ZeRO without DeepSpeed; a tracker that is not installed.
     """
     compute = spec.compute
-    if compute.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("compute.device: 'cuda', but torch sees no CUDA device here; use auto or cpu")
     require_trackers(compute.log_with)
-    on_cpu = compute.device == "cpu" or not torch.cuda.is_available()
+    on_cpu = uses_cpu(compute)
+    if not on_cpu:
+        choose_gpu(compute)
     common: dict[str, Any] = {
         "dynamo_backend": "no",  # `compile` compiles block by block
         "log_with": list(compute.log_with) or None,

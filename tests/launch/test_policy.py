@@ -113,6 +113,7 @@ def test_the_circuit_breaker():
     assert to_hold(failures(*["configuration"] * (BREAKER - 1))) is None
     assert to_hold(failures("configuration", "bug", "data_missing")) is None, "not alike"
     assert to_hold(failures(*["preempted"] * 9)) is None, "says nothing of the cell"
+    assert to_hold(failures(*["device_failure"] * 9)) is None, "says nothing of the cell"
 
 
 @pytest.mark.parametrize("finished_before", [False, True])

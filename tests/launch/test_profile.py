@@ -86,3 +86,16 @@ def test_processes_are_laid_out_over_nodes():
     with pytest.raises(UserError, match=r"compute\.processes_per_node: 8 processes a node, but .* 4 GPUs"):
         options.layout(16, nodes=2)
     assert Options(gpus_per_node=2, workers_per_gpu=3).workers == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "sharing"),
+    [
+        ({"gpus_per_node": 2, "workers_per_gpu": 3}, 3),
+        ({"gpus_per_node": 2, "workers_per_node": 5}, 3),
+        ({"gpus_per_node": 2}, 1),
+        ({"workers_per_node": 8}, 1),
+    ],
+)
+def test_workers_that_share_a_gpu_are_counted_however_the_profile_says_it(options, sharing):
+    assert Options(**options).sharing_gpu == sharing

@@ -133,6 +133,22 @@ def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_host_memory"),
         (RuntimeError("[gloo] Connection closed by peer"), "communication"),
         (ValueError("surprise"), "bug"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device_failure"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "device_failure"),
+        (
+            RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized"),
+            "device_failure",
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"), "device_failure"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_device_memory"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "out_of_device_memory",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out_of_device_memory"),
+        (RuntimeError("NCCL error: unhandled cuda error"), "communication"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "bug"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "bug"),
     ],
 )
 def test_causes(error, cause):
