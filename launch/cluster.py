@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -69,9 +69,7 @@ def launch_on_cluster(
             highlight=False,
             soft_wrap=True,
         )
-    warnings = site_warnings(profile, sets)
-    warnings += [note for options in sets.values() for note in environment_notes(options)]
-    for warning in dict.fromkeys(warnings):
+    for warning in [*site_warnings(profile, sets), *variable_notes(sets)]:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if manifest is None:
         console.print("A dry run: nothing was written or submitted.")
@@ -152,6 +150,15 @@ def site_warnings(profile: Profile, sets: dict[str, Options]) -> list[str]:
                 f"{where}: arrays are split at the site's {found.max_array_size}, not {options.max_array_size}"
             )
     return warnings
+
+
+def variable_notes(sets: Mapping[str, Options]) -> list[str]:
+    """A sentence for each of the caller's SBATCH_… variables and option set: whether it is used, and why not."""
+    return [
+        f"option set {name}: {note}" if len(sets) > 1 else note
+        for name, options in sets.items()
+        for note in environment_notes(options)
+    ]
 
 
 def _unknown(where: str, field: str, names: list[str], known: Collection[str] | None, enforced: bool) -> list[str]:

@@ -8,6 +8,7 @@ own; in a new job these are the options of its srun and the identity of its task
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ _VARIABLES = {
 # Options that exclude each other: whoever gives one of them means none of the others.
 _ALTERNATIVES = (
     ("mem", "mem-per-cpu", "mem-per-gpu"),
-    ("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "cpus-per-gpu"),
+    ("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"),
     ("cpus-per-task", "cpus-per-gpu"),
     ("requeue", "no-requeue"),
     ("exclusive", "oversubscribe"),
@@ -117,14 +118,16 @@ def _overrides(options: Options, caller: Mapping[str, str]) -> dict[str, str]:
         said = next((rival for rival in (option, *sorted(rivals)) if rival in asked), None)
         if said is not None:
             same = said == option and str(asked[said]) == caller[name]
-            found[name] = "" if same else f"jobs are submitted with {_shown(said, asked[said])}"
+            found[name] = "" if same else f"jobs are submitted {_shown(said, asked[said])}"
     return found
 
 
 def _shown(option: str, value: Any) -> str:
     if value is None:
-        return f"an --{option} of their own"
-    return f"--{option}" if value is True else f"--{option}={value}"
+        return f"with an --{option} of their own"
+    if value is False:
+        return f"without --{option}"
+    return f"with --{option}" if value is True else f"with --{option}={value}"
 
 
 def _asked(options: Options) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def _is_of_a_job(name: str, caller: Mapping[str, str]) -> bool:
         return False
     if name in _FOLDERS:
         job = caller.get("SLURM_JOB_ID")
-        return job is not None and job in caller[name]
+        return job is not None and re.search(rf"(?<!\d){re.escape(job)}(?!\d)", caller[name]) is not None
     if name.startswith(_BINDINGS):  # a user's wish outside of an allocation, and within one what that has
         return "SLURM_JOB_ID" in caller
     return name in _NAMES_OF_A_STEP or name.startswith((*_OF_AN_ALLOCATION, *_OF_A_STEP))

@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from launch import scheduler
-from launch.cluster import named, site_warnings, usable_folder
+from launch.cluster import named, site_warnings, usable_folder, variable_notes
 from launch.executor import executor, refusal
 from launch.profile import load_profile
-from launch.sbatch_environment import completed, environment_notes
+from launch.sbatch_environment import completed
 from launch.site_probe import probe
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
@@ -37,7 +37,7 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
     console, profile = terminal(), load_profile(profile_name)
     sets = profile.chosen([option_set] if option_set else None)
     name, options = next(iter(sets.items()))
-    for warning in [*site_warnings(profile, sets), *environment_notes(options)]:
+    for warning in [*site_warnings(profile, sets), *variable_notes(sets)]:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     limits = scheduler.limits()
     partitions = [limits.partitions[one] for one in named(completed(options).partition)] if limits else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
@@ -57,11 +57,6 @@ def _bool(text: str) -> bool:
 
 class _Constructor(SafeConstructor):
     """The values of YAML's core schema, and of no other tag."""
-
-    yaml_constructors: ClassVar[dict[Any, Any]] = {
-        f"{_TAG}{name}": SafeConstructor.yaml_constructors[f"{_TAG}{name}"] for name in ("null", "str", "seq", "map")
-    } | {None: SafeConstructor.construct_undefined}
-    yaml_multi_constructors: ClassVar[dict[Any, Any]] = {}
 
     def get_single_data(self) -> Any:
         node = self.composer.get_single_node()
@@ -116,6 +111,10 @@ def _scalar(read: Any) -> Any:
     return construct
 
 
+_Constructor.yaml_constructors = {
+    f"{_TAG}{name}": SafeConstructor.yaml_constructors[f"{_TAG}{name}"] for name in ("null", "str", "seq", "map")
+} | {None: SafeConstructor.construct_undefined}
+_Constructor.yaml_multi_constructors = {}
 for _name, _read in (("int", _integer), ("float", _float), ("bool", _bool)):
     _Constructor.add_constructor(f"{_TAG}{_name}", _scalar(_read))
 

@@ -25,7 +25,7 @@ SRUN_CPUS_PER_TASK=4 SBATCH_CPU_BIND=quiet SBATCH_MEM_BIND=none SUBMITIT_EXECUTO
 OMPI_COMM_WORLD_RANK=1 TORCHELASTIC_RUN_ID=x RANK=1 WORLD_SIZE=2 MASTER_ADDR=n1 CUDA_VISIBLE_DEVICES=3
 TMPDIR=/tmp/slurm.99
 """
-MEANT = "SLURM_CONF=/etc/here SLURM_CLUSTERS=here SLURM_JWT=x PMIX_MCA_psec=munge HF_HOME=/h TMP=/scratch/me"
+MEANT = "TEMP=/scratch/995 TMP=/scratch SLURM_CONF=/etc/x SLURM_CLUSTERS=x SLURM_JWT=x PMIX_MCA_psec=munge HF_HOME=/h"
 
 
 def variables(text):
@@ -122,6 +122,14 @@ def test_only_the_gpus_of_generic_resources_compete_with_the_profiles():
 def test_a_variable_that_says_the_same_is_not_worth_a_word():
     options = Options(account="a", time_minutes=30)
     assert environment_notes(options, {"SBATCH_ACCOUNT": "a", "SBATCH_TIMELIMIT": "30"}) == []
+
+
+def test_a_flag_that_the_profile_sets_to_false_is_off():
+    options = Options(sbatch={"exclusive": False})
+    assert submission_environment(options, {"SBATCH_EXCLUSIVE": "user"}) == {}
+    assert environment_notes(options, {"SBATCH_EXCLUSIVE": "user"}) == [
+        "SBATCH_EXCLUSIVE=user is not used: jobs are submitted without --exclusive"
+    ]
 
 
 def script(options, folder):
