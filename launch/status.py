@@ -18,6 +18,7 @@ from launch.failures import TRIED_AGAIN, decision_of
 from launch.jobs import Jobs, JobsStatus
 from launch.liveness import at_work
 from launch.policy import RULES
+from launch.run_labels import RunLabels
 from tensloradist.results.attempts import read_attempt, read_end
 from tensloradist.results.claims import JobAlive, highest_claim, owner_of, ownership
 from tensloradist.results.holds import held
@@ -32,7 +33,10 @@ OVER = ("finished", "diverged")
 
 @dataclass
 class RunStatus:
-    """One run: `state` is finished, diverged, running, claimed, failed, held, broken or planned."""
+    """One run: `state` is finished, diverged, running, claimed, failed, held, broken or planned.
+
+    `label` sets it apart from all runs of the sweep, `setting` from those of its cell and seed.
+    """
 
     run_id: str
     row: str
@@ -41,6 +45,8 @@ class RunStatus:
     condition: str
     seed: int
     state: str
+    label: str = ""
+    setting: str = ""
     processes: int = 1
     attempts: int = 0
     score: float | None = None
@@ -112,7 +118,12 @@ def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep 
     jobs = jobs or Jobs(name, root)
     said = jobs.look()
     alive = _alive_by(jobs.living, jobs.cluster)
-    runs = [_run_status(RunFolder(root, run.run_id), run, alive) for run in manifest.runs]
+    runs, labels = (
+        [_run_status(RunFolder(root, run.run_id), run, alive) for run in manifest.runs],
+        RunLabels(manifest.runs),
+    )
+    for run in runs:
+        run.label, run.setting = labels.label(run.run_id), labels.setting(run.run_id)
     warnings = [edited.note] if edited and edited.note else []
     if said is not None and not said.answers:
         warnings.append("Slurm does not answer: what follows is what the files say")
