@@ -6,6 +6,7 @@ A mistake of the user is one message and exit code 2; a bug keeps its traceback.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
@@ -22,6 +23,7 @@ def main() -> None:
         sys.exit("The commands need more than the adapters: pip install 'tensloradist[all]'")
     from tensloradist.errors import UserError
 
+    _say_all_letters()
     try:
         code = _application()(standalone_mode=False)
     except UserError as error:
@@ -49,6 +51,13 @@ def main() -> None:
             raise
         _fail(error.format_message())
     sys.exit(code or 0)
+
+
+def _say_all_letters() -> None:
+    """A letter that the terminal's encoding lacks, or a file name that is not UTF-8, is an escape and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str) -> None:
