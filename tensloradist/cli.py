@@ -56,7 +56,7 @@ def main() -> None:
 def _say_all_letters() -> None:
     """A letter that the terminal's encoding lacks, or a file name that is not UTF-8, is an escape and no traceback."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
 
 

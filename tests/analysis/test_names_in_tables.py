@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import shlex
 import warnings
 
 import pytest
@@ -12,7 +13,9 @@ from markdown_it import MarkdownIt
 from pylatexenc.latex2text import LatexNodes2Text
 from synthetic import Synthetic
 
+from analysis.address import parse
 from analysis.analyse import analyse
+from analysis.cells import addresses, story
 from analysis.figures.plan import plan_figures
 from analysis.load import load
 from analysis.render.export import tidy_csv, to_json
@@ -81,3 +84,11 @@ def test_a_name_with_a_line_end_is_one_line_everywhere(tmp_path):
     lines = [line for line in markdown(found).splitlines() if line.startswith("| method")]
     assert lines and all(r"a\\nb (accuracy)" in line for line in lines)
     assert r"a\nb" in tidy_csv(found)
+
+
+def test_the_command_that_reproduces_a_cell_means_that_cell_whatever_its_name_is(tmp_path):
+    found = analysed(tmp_path, *(tasks := ["A", "a", "a,b", 'a"$(b)', "a 'b'"]))
+    for address in addresses(found):
+        words = shlex.split(story(found, address).reproduce)
+        assert words[:2] == ["tensloradist", "reproduce"] and parse(words[2], addresses(found)) == address
+    assert {address.task for address in addresses(found)} == set(tasks)
