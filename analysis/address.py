@@ -18,6 +18,9 @@ def parse(text: str, known: Sequence[Address]) -> Address:
     Raises:
         UserError: a part that names nothing (with the nearest name), parts that no cell has together, or several cells.
     """
+    for address in known:
+        if str(address) == text:  # in full, as tables and commands print it: letter by letter
+            return address
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise UserError(

@@ -241,7 +241,11 @@ def _analysis(sweeps: list[str] | None, results: Path | None, margin: float = 0.
         from analysis.analyse import analyse
         from analysis.load import load_from
 
-        return analyse(load_from(sweeps or launched, root), margin / 100)
+        loaded = load_from(sweeps or launched, root)
+        found = analyse(loaded, margin / 100)
+    for line in loaded.warnings:
+        typer.echo(line, err=True)
+    return found
 
 
 def _json(data: Any) -> None:

@@ -91,7 +91,7 @@ def story(analysis: Analysis, address: Address) -> CellStory:
     runs = tuple(_run(analysis, run_id) for run_id in cell.run_ids.values())
     first = next(iter(cell.run_ids.values()), None)
     spec = {} if first is None else {key: value for key, value in analysis.specs[first].items() if key != "seed"}
-    again = "" if not runs else f'tensloradist reproduce "{address}" {_sweeps(analysis)}'.rstrip()
+    again = "" if not runs else f"tensloradist reproduce {shlex.quote(str(address))} {_sweeps(analysis)}".rstrip()
     return CellStory(address, block, row, cell, runs, spec, again)
 
 
@@ -112,7 +112,7 @@ def _run(analysis: Analysis, run_id: str) -> RunStory:
         run_id=run_id,
         seed=int(run["seed"]),
         folder=None if folder is None else str(folder.path),
-        command=f"tensloradist run {folder.spec} --results again" if folder is not None and stored else None,
+        command=f"tensloradist run {shlex.quote(str(folder.spec))} --results again" if folder and stored else None,
         attempts=() if folder is None else tuple(_attempt(folder, number) for number in folder.attempt_numbers()),
         **{name: run[name] for name in _SHOWN},
     )

@@ -85,6 +85,9 @@ def table(
     if form == "terminal" and out is not None:
         raise UserError("--out: a terminal's table is only printed; choose --format markdown, latex, csv or json")
     analysis = _analysis(sweeps, results, margin)
+    if form in ("csv", "latex"):  # the others have them
+        for line in analysis.loaded.warnings:
+            typer.echo(line, err=True)
     if form == "terminal":
         show(analysis, console())
     elif out is None:
@@ -122,7 +125,7 @@ def figures(
     analysis = _analysis(sweeps, results, margin)
     with progress("Drawing the figures") as told:
         drawn, absent = write_figures(analysis, out, kinds=kinds, progress=told)
-    for sentence in [*absent, *([] if drawn else ["There is nothing to draw yet."])]:
+    for sentence in [*analysis.loaded.warnings, *absent, *([] if drawn else ["There is nothing to draw yet."])]:
         typer.echo(sentence)
     typer.echo(f"Written: {len(drawn)} figures in {out}, each as SVG and PNG")
 

@@ -218,21 +218,21 @@ def _print_plan(checked: Plan) -> None:
         table.add_column(name)
     for name in ("parameters", "of budget", "runs"):
         table.add_column(name, justify="right")
-    tolerances = {c.name: c.tolerance for c in checked.sweep.conditions}
+    tolerances, marked = {c.name: c.tolerance for c in checked.sweep.conditions}, False
     for cell in cells(checked.sweep):
         ranks = set(cell.ranks.values())
         shown = f"all {ranks.pop()}" if len(ranks) == 1 else ", ".join(f"{m} {r}" for m, r in cell.ranks.items())
         tolerance = tolerances[cell.condition]
         beyond = tolerance is not None and abs(cell.residual) > tolerance
-        residual = f"{100 * cell.residual:+.1f} %" + (" !" if beyond else "")
+        residual, marked = f"{100 * cell.residual:+.1f} %" + (" !" if beyond else ""), marked or beyond
         table.add_row(
             cell.condition, cell.backbone, cell.task, cell.row, shown, f"{cell.parameters:,}", residual, str(cell.runs)
         )
     console.print(table)
     text = ", ".join(f"{number} {state}" for state, number in sorted(checked.counts().items()))
     console.print(f"{len(checked.sweep.runs)} runs: {text}. Counts checked on the meta device.", highlight=False)
-    if any(c.kind == "isoparameter" for c in checked.sweep.conditions):
-        console.print("! beyond the condition's tolerance: no integer ranks come nearer", highlight=False)
+    if marked:
+        console.print("! beyond the condition's tolerance: this is the closest match with integer ranks")
     for line in parts(checked.sweep):
         console.print(line, soft_wrap=True)
     for line in rank_notes(checked.sweep):

@@ -76,9 +76,7 @@ def _summarise(watcher: Watcher, console: Console) -> None:
         groups[ended.cause, ended.message].append(ended)
     for (cause, message), runs in groups.items():
         lines.append(f"  {len(runs)} × {cause}: {message}")
-        lines += [
-            f"      {ended.run.task}, {ended.run.row}, seed {ended.run.spec.seed}: {ended.log}" for ended in runs[:3]
-        ]
+        lines += [f"      {watcher.labels.label(ended.run.run_id)}: {ended.log}" for ended in runs[:3]]
     busy, unfinished = watcher.unfinished()
     if busy:
         lines.append(f"  {busy} runs are alive elsewhere and were left alone")

@@ -57,16 +57,7 @@ def submit(
     folder = new_launch_folder(root, name)
     code, sources = _snapshot(folder, plugins) if snapshot else None, job_hash(plugins)
     at_once = sum(min(array.tasks, array.parallel) * _workers(array, sets) for array in wanted)
-    done = Submitted(
-        profile,
-        username(),
-        socket.gethostname(),
-        time.time(),
-        commit(),
-        sources,
-        snapshot=str(code) if code else None,
-        cluster=scheduler.cluster(),
-    )
+    done = _nothing_yet(profile, sources, code)
     ids: list[str] = []
     if origin is not None:
         origin.write(folder)
@@ -93,6 +84,20 @@ def submit(
             print(f"The submission was cut short: {said}", file=sys.stderr, flush=True)
         raise
     return done, folder
+
+
+def _nothing_yet(profile: str, sources: str, code: Path | None) -> Submitted:
+    """The record of a submission that begins here and now."""
+    return Submitted(
+        profile,
+        username(),
+        socket.gethostname(),
+        time.time(),
+        commit(),
+        sources,
+        snapshot=str(code) if code else None,
+        cluster=scheduler.cluster(),
+    )
 
 
 def _withdrawn(accepted: list[str], folder: Path) -> str | None:

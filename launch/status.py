@@ -18,6 +18,7 @@ from launch.failures import TRIED_AGAIN
 from launch.jobs import Jobs, JobsStatus
 from launch.liveness import at_work
 from launch.policy import RULES
+from launch.run_labels import RunLabels
 from launch.spending import spending
 from launch.words import has_ended, is_at_work, read_words
 from tensloradist.results.attempts import attempt_files
@@ -37,6 +38,7 @@ OVER = ("finished", "diverged")
 class RunStatus:
     """One run: `state` is finished, diverged, running, claimed, failed, held, broken, newer or planned.
 
+    `label` sets it apart from all runs of the sweep, `setting` from those of its cell and seed.
     `problems`: what is wrong with its files; a run is broken by them where they are all that is known of its end.
     """
 
@@ -47,6 +49,8 @@ class RunStatus:
     condition: str
     seed: int
     state: str
+    label: str = ""
+    setting: str = ""
     processes: int = 1
     attempts: int = 0
     score: float | None = None
@@ -125,6 +129,9 @@ def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep 
     slurm = jobs.look()
     alive = _alive_by(jobs.living, jobs.cluster)
     runs = [_run_status(RunFolder(root, run.run_id), run, alive) for run in manifest.runs]
+    labels = RunLabels(manifest.runs)
+    for run in runs:
+        run.label, run.setting = labels.label(run.run_id), labels.setting(run.run_id)
     submitted, unreadable = read_launches(name, root)
     warnings = [edited.note] if edited and edited.note else []
     if slurm is not None and not slurm.answers:

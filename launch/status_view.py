@@ -52,18 +52,29 @@ def _cells(status: SweepStatus) -> Table:
     done = [key for key, runs in rows.items() if all(run.state == "finished" for run in runs)]
     hidden = set(done) if len(rows) > MOST_CELLS else set()
     table = Table(box=None, pad_edge=False)
-    for name in ("backbone", "task", "method", "condition", "seeds", "done"):
-        table.add_column(name, justify="right" if name == "done" else "left")
+    for name in ("backbone", "task", "method", "condition", "seeds", "runs"):
+        table.add_column(name, justify="right" if name == "runs" else "left")
     for key, runs in rows.items():
         if key in hidden:
             continue
-        marks = Text()
-        for run in sorted(runs, key=lambda run: run.seed):
-            marks.append(*SYMBOLS[run.state])
-        table.add_row(*key, marks, f"{sum(run.state in OVER for run in runs)}/{len(runs)}")
+        table.add_row(*key, _marks(runs), f"{sum(run.state in OVER for run in runs)}/{len(runs)}")
     if hidden:
         table.caption = f"{len(hidden)} cells are finished and not shown"
     return table
+
+
+def _marks(runs: list[RunStatus]) -> Text:
+    """A sign for each run; where a seed has several, such as learning rates, a blank between the seeds."""
+    seeds: dict[int, list[RunStatus]] = defaultdict(list)
+    for run in runs:
+        seeds[run.seed].append(run)
+    between = " " if any(len(own) > 1 for own in seeds.values()) else ""
+    marks = Text()
+    for place, (_, own) in enumerate(sorted(seeds.items())):
+        marks.append(between if place else "")
+        for run in own:
+            marks.append(*SYMBOLS[run.state])
+    return marks
 
 
 def _progress(status: SweepStatus) -> str:
@@ -78,7 +89,7 @@ def _progress(status: SweepStatus) -> str:
     for run in [*running, *(run for run in status.runs if run.state == "claimed")][:MOST_NAMED]:
         where = f"step {run.step} of {run.steps}" if run.steps else "loading"
         seen = "" if run.state == "running" else " (claimed there; only its heartbeats tell whether it lives)"
-        line += f"\n  {SYMBOLS[run.state][0]} {run.task}, {run.row}, seed {run.seed} on {run.host}: {where}{seen}"
+        line += f"\n  {SYMBOLS[run.state][0]} {run.label} on {run.host}: {where}{seen}"
     return line
 
 
@@ -108,7 +119,7 @@ def _failures(status: SweepStatus, hints: Hints) -> list[str]:
         lines.append(f"✗ {len(runs)} × {cause}: {message}")
         lines.append(f"    nodes: {', '.join(nodes[:6]) or 'unknown'}{' …' if len(nodes) > 6 else ''}")
         for run in runs[:EXAMPLES]:
-            lines.append(f"    {run.task}, {run.row}, seed {run.seed} ({run.run_id}): {run.log}")
+            lines.append(f"    {run.label} ({run.run_id}): {run.log}")
         if first := next((line for run in runs if (line := first_log_line(run.log))), None):
             lines.append(f"    log: {first}")
         lines.append(f"    to do: {RULES[cause].advice}")

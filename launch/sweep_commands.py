@@ -190,10 +190,13 @@ def logs(
 
         tensloradist logs 3fa1 --attempt 1
     """
+    from launch.run_labels import label_in
     from launch.story import attempts, log_of
     from tensloradist.results.layout import find_run, results_root
 
-    folder = find_run(run, results_root(results))
+    folder = find_run(run, root := results_root(results))
+    if label := label_in(root, folder.run_id):
+        typer.echo(f"{folder.run_id}: {label}")
     for line in attempts(folder):
         typer.echo(line)
     typer.echo(log_of(folder, attempt))

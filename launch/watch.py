@@ -18,6 +18,7 @@ from launch.display import SYMBOLS, duration
 from launch.failures import FailureBook
 from launch.local_workers import LocalLaunch
 from launch.plan import Plan
+from launch.run_labels import RunLabels
 from launch.sweep import PlannedRun
 from launch.words import read_words
 from tensloradist.results.claims import is_alive
@@ -44,7 +45,7 @@ class Watcher:
 
     def __init__(self, plan: Plan, root: Path, launch: LocalLaunch) -> None:
         self.plan, self.root, self.launch = plan, root, launch
-        self.states = dict(plan.states)
+        self.states, self.labels = dict(plan.states), RunLabels(plan.sweep.runs)
         self.ended: dict[str, Ended] = {}
         self.began = time.monotonic()
         self._failures = FailureBook(root, [], launch.baseline)
@@ -123,8 +124,7 @@ def follow(watcher: Watcher, console: Console) -> None:
 def _print_news(watcher: Watcher, console: Console) -> None:
     for ended in watcher.look():
         done, total = len(watcher.ended), len(watcher.launch.baseline)
-        run = ended.run
-        what = f"{run.task}, {run.row}, {run.conditions[0].condition}, seed {run.spec.seed}"
+        what = watcher.labels.label(ended.run.run_id)
         score = f" {100 * ended.score:.1f}" if ended.score is not None else ""
         text = f"[{done}/{total}] {what}: {ended.state}{score}" + (
             f" ({ended.cause or 'its result'}: {ended.message})" if ended.message else ""
@@ -143,7 +143,7 @@ def _live(watcher: Watcher) -> Group:
     bar.add_row(ProgressBar(total=max(total, 1), completed=done, width=60))
     parts: list[Any] = [line, bar]
     for worker in watcher.running():
-        text = f"{worker['task']}, {worker['row']}, seed {worker['seed']}: "
+        text = f"{watcher.labels.label(worker['run_id'])}: "
         if "steps" in worker:
             text += f"epoch {worker['epoch']}, step {worker['step']} of {worker['steps']}, loss {worker['loss']:.3f}"
         else:

@@ -6,6 +6,7 @@ A mistake of the user is one message and exit code 2; a bug keeps its traceback.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ def main() -> None:
     from tensloradist.errors import UserError
 
     warnings.filterwarnings("ignore", r"ranks: .* exceeds ")  # the commands say it in a line of their own
+    _say_all_letters()
     try:
         redirect_libraries()
         code = _application()(standalone_mode=False)
@@ -53,6 +55,13 @@ def main() -> None:
             raise
         _fail(error.format_message())
     sys.exit(code or 0)
+
+
+def _say_all_letters() -> None:
+    """A letter that the terminal's encoding lacks, or a file name that is not UTF-8, is an escape and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str) -> None:

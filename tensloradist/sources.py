@@ -43,7 +43,7 @@ def job_hash(plugins: Iterable[str]) -> str:
 
 def module_hash(name: str) -> str:
     """A hash of `module_code`'s source files; 'not found' where there are none."""
-    files = {}
+    files: dict[str, Path] = {}
     for relative, path in module_code(name).items():
         found = [file for file in path.rglob("*") if file.name.endswith(_SUFFIXES)] if path.is_dir() else [path]
         files |= {f"{relative}/{file.relative_to(path).as_posix()}": file for file in found if file.is_file()}
@@ -103,8 +103,8 @@ def _add_imports(code: dict[str, Path], folder: Path) -> None:
                 found = PathFinder.find_spec(name, [str(folder)])
                 if found is None or name in sys.stdlib_module_names or name in PACKAGES:
                     continue
-                for place in found.submodule_search_locations or [found.origin]:
-                    if place is not None and Path(place).name not in code:
+                for place in found.submodule_search_locations or [found.origin or ""]:
+                    if place and Path(place).name not in code:
                         code[Path(place).name] = Path(place)
                         waiting.append(Path(place))
 

@@ -2,6 +2,8 @@
 
 import os
 import string
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,13 @@ def test_data_in_a_folder_that_is_not_utf8_is_refused_with_a_remedy(tmp_path):
         pytest.skip("a file system that takes no such name")
     with pytest.raises(UserError, match=r"task\.data: .*caf\\udce9/photos: the path is not UTF-8; rename it"):
         expand_path("photos", folder, "task.data")
+
+
+def test_a_terminal_without_the_letters_shows_escapes():
+    shown = subprocess.run(
+        [sys.executable, "-m", "tensloradist.cli", "profiles"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 0 and r"\xd7" in shown.stdout, shown.stderr

@@ -50,10 +50,16 @@ def sweep_name(source: str, root: Path) -> str:
 
     name = source
     if (path := _file_of(source, root)) is not None:
-        name = str(read_sweep(path).get("name"))
+        named = read_sweep(path).get("name")
+        if not isinstance(named, str):
+            raise UserError(f"{path}: no `name:`, so it is not a sweep file")
+        name = named
     if not (sweep_folder(root, name) / "latest").exists():
         launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]
-        raise UserError(f"{unknown('launched sweep', name, launched)} Results folder: {root}")
+        raise UserError(
+            f"{unknown('launched sweep', name, launched)} It has not been launched with the results folder {root}; use "
+            "--results, or `tensloradist launch`"
+        )
     return name
 
 

@@ -208,7 +208,7 @@ def test_from_real_runs_to_the_numbers_behind_a_table(tmp_path):
     [
         (["explain", "lora"], "--sweep is needed"),
         (["compare", "att", "lora"], "--sweep is needed"),
-        (["reproduce", "lora", "--sweep", "nothing"], "Unknown sweep"),
+        (["reproduce", "lora", "--sweep", "nothing"], "Unknown launched sweep"),
         (["results", "demo", "--format", "xlsx"], "Unknown format 'xlsx'"),
         (["results", "demo", "--format", "parquet"], "give a file with --out"),
     ],

@@ -287,12 +287,6 @@ def test_unknown_sweeps_and_folders(folder, tmp_path):
         load(str(tmp_path / "x.yaml"), folder.root)
 
 
-def test_a_changed_sweep_file_is_said(folder, tmp_path):
-    folder.write()
-    (tmp_path / "x.yaml").write_text("name: s")
-    assert "has changed since it was launched" in load(str(tmp_path / "x.yaml"), folder.root).warnings[0]
-
-
 def test_the_analysis_imports_no_torch(folder):
     three_seeds(folder)
     folder.write()

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 import pytest
 from fake_slurm import FakeSlurm
 
+from launch import larger
 from launch.arrays import Array
+from launch.policy import Growth
 from launch.profile import Options
 from launch.slurm import submit
 from launch.submission import Submission
 from launch.worker import Worker
 from tensloradist import sources
+from tensloradist.errors import UserError
 from tensloradist.files import write_once
 from tensloradist.plugins import load_plugins, loaded_code
 from tensloradist.results.manifests import manifest_digest
@@ -153,3 +156,19 @@ def test_a_snapshot_holds_plugins_and_its_copies_are_found_first(beside, tmp_pat
     }
     assert code == done.sources, "a worker there does not take it for edited"
     assert set(module_code("own_plugin")) <= {path.name for path in (folder / "code").iterdir()}
+
+
+def test_larger_jobs_of_a_snapshot_have_a_snapshot_of_the_plugins_too(beside, tmp_path, monkeypatch):
+    FakeSlurm(tmp_path / "bin").install(monkeypatch)
+    _, folder = submitted(tmp_path / "results", snapshot=True)
+    asked = {}
+
+    def submit_nothing(*given, **more):
+        asked.update(more)
+        raise UserError("enough")
+
+    monkeypatch.setattr(larger, "submit", submit_nothing)
+    larger.submit_larger(
+        folder / "submission-0.json", Submission.read(folder / "submission-0.json"), {Growth(time=2): ["0" * 16]}
+    )
+    assert asked["snapshot"] is True and asked["plugins"] == ("own_plugin",)

@@ -1,0 +1,130 @@
+"""A sweep's file means what it says now, for every command that takes it; its name means what was launched."""
+
+import json
+
+import pytest
+from synthetic import Synthetic
+from typer.testing import CliRunner
+
+from launch.plan import manifest_of, planned_manifest, write_manifest
+from launch.run_labels import RunLabels, label_in
+from launch.status import collect
+from launch.sweep import load_sweep
+from tensloradist.cli import _application
+from tensloradist.errors import UserError
+from tensloradist.results import sweeps
+from tensloradist.results.layout import RunFolder
+
+SWEEP = """
+name: edited
+backbone: {source: digits_vit, name: digits_vit}
+task: {name: digits}
+methods: [lora, {tenslora: {grouping: qkv_depth}}]
+conditions: [{isorank: [2]}]
+seeds: 2
+optimizer: {epochs: 1, batch_size: 64, learning_rate: 1.0e-2}
+"""
+EDITED = SWEEP.replace("1.0e-2", "[1.0e-2, 3.0e-2]").replace("seeds: 2", "seeds: 1")
+
+
+@pytest.fixture
+def file(tmp_path):
+    """The sweep's file, launched and with all its results, and edited since: another learning rate, a seed less."""
+    path, root = tmp_path / "sweep.yaml", tmp_path / "results"
+    path.write_text(SWEEP)
+    sweep = load_sweep(str(path))
+    write_manifest(sweep, root)
+    for run in manifest_of(sweep).runs:
+        Synthetic()._write_run(root, run)
+    path.write_text(EDITED)
+    return path
+
+
+@pytest.fixture
+def cli(file):
+    app = _application()
+
+    def call(*words):
+        done = CliRunner().invoke(app, [*map(str, words), "--results", str(file.parent / "results")])
+        assert done.exception is None or isinstance(done.exception, SystemExit | UserError), done.exception
+        return str(done.exception) if isinstance(done.exception, UserError) else done.output
+
+    return call
+
+
+def test_every_command_shows_the_files_sweep_and_says_so(cli, file, monkeypatch):
+    monkeypatch.setattr("analysis.report.write.draw_all", lambda *given, **more: iter(()))  # figures cost seconds
+    note = "is not the sweep 'edited' as it was launched last: it has 2 other runs and lacks 2"
+    shown = cli("results", file, "--format", "json")
+    rows = json.loads(shown[shown.index("{\n") :])["runs"]
+    assert note in shown and sorted(row["state"] for row in rows) == ["finished", "finished", "missing", "missing"]
+    assert {row["learning_rate"] for row in rows} == {0.01, 0.03} and {row["seed"] for row in rows} == {0}
+    for words in (
+        ("table", file),
+        ("table", file, "--format", "csv"),
+        ("report", file, "--out", file.parent / "report"),
+        ("figures", file, "--kind", "pairs", "--out", file.parent / "figures"),
+        ("status", file),
+    ):
+        assert note.replace(" ", "") in cli(*words).replace("\n", "").replace(" ", ""), words
+    assert "tensloradist launch" in (file.parent / "report" / "report.html").read_text()
+    status = json.loads(cli("status", file, "--json"))
+    assert status["counts"] == {"finished": 2, "planned": 2}
+    told = cli("explain", "lora, digits, isorank 2", "--sweep", file)
+    assert note in told and "learning_rate 0.03" in told
+    assert note in cli("compare", "qkv_depth", "lora", "--sweep", file)
+
+
+def test_the_name_and_the_file_as_it_was_show_what_was_launched(cli, file):
+    for source in ("edited", file):
+        shown = cli("results", source, "--format", "json")
+        assert "is not the sweep" not in shown and shown.count('"finished"') >= 4
+        assert json.loads(cli("status", source, "--json"))["counts"] == {"finished": 4}
+        file.write_text(SWEEP)
+    file.write_text("# a comment\n" + SWEEP)
+    assert "is not the sweep" not in cli("status", file)
+
+
+def test_an_edited_file_that_cannot_be_planned_is_refused_with_the_way_to_what_was_launched(cli, file):
+    file.write_text(EDITED.replace("name: digits}", "name: digts}"))
+    said = cli("table", file)
+    assert "cannot be planned here (" in said and "Did you mean 'digits'" in said and "give its name: edited" in said
+
+
+def test_a_file_edited_back_to_an_earlier_launch_needs_no_planning(file, monkeypatch):
+    root = file.parent / "results"
+    write_manifest(load_sweep(str(file)), root)
+    file.write_text(SWEEP)
+    monkeypatch.setattr(sweeps, "_planners", [])
+    found = sweeps.find_sweep(str(file), root)
+    assert len(found.manifest.runs) == 4 and {run.spec["seed"] for run in found.manifest.runs} == {0, 1}
+    assert "has 2 other runs" in found.note
+
+
+def test_no_two_runs_are_called_the_same_and_seeds_are_seeds(cli, file):
+    root, manifest = file.parent / "results", planned_manifest(file)
+    write_manifest(load_sweep(str(file)), root)
+    labels = RunLabels(manifest.runs)
+    names = [labels.label(run.run_id) for run in manifest.runs]
+    assert len(set(names)) == len(names) == 4
+    assert "digits, lora, isorank r=2, seed 0, learning_rate 0.03" in names
+    assert names == [RunLabels(load_sweep(str(file)).runs).label(run.run_id) for run in manifest.runs]
+    assert {run.label for run in collect("edited", root).runs} == set(names)
+    (line,) = [line for line in cli("status", "edited").splitlines() if " lora " in line]
+    assert "✓·" in line and line.split()[-1] == "1/2", "one seed with two learning rates: two runs"
+    failed = next(run for run in manifest.runs if not RunFolder(root, run.run_id).result.exists())
+    assert label_in(root, failed.run_id) in names
+
+
+def test_the_mark_for_a_missed_budget_is_explained_where_there_is_one(cli, file):
+    file.write_text(SWEEP.replace("{isorank: [2]}", "{isoparameter: {lora_rank: [4], tolerance: 0.5}}"))
+    assert "!" not in cli("plan", file)
+    file.write_text(SWEEP.replace("{isorank: [2]}", "{isoparameter: {lora_rank: [4], tolerance: 0.0001}}"))
+    assert "! beyond the condition's tolerance" in cli("plan", file)
+
+
+def test_a_name_that_differs_by_capital_letters_alone_is_refused(file):
+    sweep = load_sweep(str(file))
+    sweep.name = "Edited"
+    with pytest.raises(UserError, match="'Edited' is the launched sweep 'edited' but for capital letters"):
+        write_manifest(sweep, file.parent / "results")
