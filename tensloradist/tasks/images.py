@@ -241,7 +241,8 @@ def _split(listing: _Listing, task: TaskSpec, protocol: str, pooled: bool) -> _S
         if protocol == "official":
             train, test = stratified_parts(labels, (0.8, 0.2), seed)
             return _Split(train, test, test, f"80/20 % of {whole}")
-        return _Split(*stratified_parts(labels, (0.6, 0.2, 0.2), seed), f"60/20/20 % of {whole}")
+        train, validation, test = stratified_parts(labels, (0.6, 0.2, 0.2), seed)
+        return _Split(train, validation, test, f"60/20/20 % of {whole}")
     own = {part: everything[np.asarray(listing.parts) == part] for part in PART_WORDS}
     train, validation, test = own["train"], own["validation"], own["test"]
     said = {part: source for part, source in listing.sources.items() if len(own[part])}

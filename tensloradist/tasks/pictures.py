@@ -64,7 +64,8 @@ def reading_changes(head: bytes, whole: Callable[[], str | bytes]) -> tuple[str,
     source = whole()
     try:
         with _opened(source) as image:
-            mapped = isinstance(source, str) and image.mode in _MAPPED and [tile[0] for tile in image.tile] == ["raw"]
+            coders = [tile[0] for tile in getattr(image, "tile", ())]
+            mapped = isinstance(source, str) and image.mode in _MAPPED and coders == ["raw"]
             turned = mapped and getattr(image, "tag_v2", {}).get(_ORIENTATION, 1) > 4
             return (*(["grey16"] if _deep(image.mode) else []), *(["turned"] if turned else []))
     except (*BROKEN, Pillow.DecompressionBombError):
