@@ -209,8 +209,6 @@ class _Images(SplitData):
             from tensloradist.tasks.augmentation import augmented
 
             pixels = augmented(pixels, chosen, augment, self._task.augmentation)
-        if self._how.scale != 1:
-            pixels.mul_(self._how.scale)
         if self._how.mean is not None and self._how.std is not None:
             mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self._how.mean, self._how.std))
             pixels.sub_(mean).div_(std)
@@ -277,7 +275,7 @@ def _official(how: ImagePreprocessing, official: Official) -> ImagePreprocessing
     if official.normalisation == "backbone":
         return how
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if official.normalisation == "imagenet" else (None, None)
-    return replace(how, mean=mean, std=std, scale=1.0, on_white=False)
+    return replace(how, mean=mean, std=std, on_white=False)
 
 
 def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages | None = None) -> LoadedTask:

@@ -258,7 +258,7 @@ print({{"torch", "transformers", "datasets"}} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     line = "images: 7 training, 2 validation, 2 test examples (60/20/20 % of data/)"
-    assert done.stdout.splitlines() == [f"{line} +grey16", "+rescale", "set()"]
+    assert done.stdout.splitlines() == [f"{line} +grey16", "+preprocessing", "set()"]
 
 
 def test_a_plan_has_a_line_for_each_folder_and_protocol(folder):
