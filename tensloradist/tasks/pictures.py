@@ -97,9 +97,21 @@ def rgb(source: str | bytes, *, on_white: bool = False, deep: bool = True) -> Im
         UnsupportedPicture: a mode that is refused, or a deep picture where none may occur.
         one of BROKEN, or Pillow's DecompressionBombError: the file is broken or too large.
     """
-    with _opened(source) as image:
+    with _opened(source) as image, _whole():
         image.load()
         return to_rgb(image, on_white=on_white, deep=deep)
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Truncated files are errors, even where other code in the process told Pillow to fill them with grey."""
+    from PIL import ImageFile
+
+    kept, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = kept
 
 
 def to_rgb(image: Image.Image, *, on_white: bool = False, deep: bool = True) -> Image.Image:
