@@ -52,7 +52,7 @@ def _copy_of(path: Path, target: Path) -> Path:
         try:
             (temporary).mkdir()
             if path.is_dir():
-                shutil.copytree(path, temporary / path.name)
+                _copy_folder(path, temporary / path.name)
             else:
                 shutil.copy2(path, temporary / path.name)
             if hash_path(temporary / path.name) != digest:
@@ -64,9 +64,44 @@ def _copy_of(path: Path, target: Path) -> Path:
     return copy
 
 
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy what links lead to, but a file with several names once: an image folder counts it once, too."""
+    copied: dict[tuple[int, int], str] = {}
+
+    def copy(file: str, new: str) -> str:
+        status = os.stat(file)
+        first = copied.setdefault((status.st_dev, status.st_ino), new)
+        if first != new:
+            os.link(first, new)
+            return new
+        return str(shutil.copy2(file, new))
+
+    shutil.copytree(source, target, copy_function=copy, ignore=_leading_nowhere)
+
+
+def _leading_nowhere(folder: str, names: list[str]) -> list[str]:
+    """Links to nothing, and to a folder that holds them."""
+    inside = os.path.realpath(folder) + os.sep
+    paths = {name: os.path.join(folder, name) for name in names}
+    return [
+        name
+        for name, path in paths.items()
+        if not os.path.exists(path) or inside.startswith(os.path.realpath(path) + os.sep)
+    ]
+
+
 def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    """What a copy takes at most: files with several names are copied once."""
+    if path.is_file():
+        return path.stat().st_size
+    sizes = {}
+    for folder, folders, names in os.walk(path, followlinks=True):
+        nowhere = _leading_nowhere(folder, folders + names)
+        folders[:] = [name for name in folders if name not in nowhere]
+        for name in set(names) - set(nowhere):
+            status = os.stat(os.path.join(folder, name))
+            sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def hash_path(path: str | os.PathLike[str], include: Callable[[str], bool] | Non
     """Hash of a file's content, or of a folder's relative file names and their contents.
 
     Hidden files and folders (a leading dot) do not count, nor does anything about the folder but names and contents.
-    Symbolic links are followed.
+    Symbolic links are followed, but for those that lead back to a folder that holds them.
 
     Args:
         path: a file or a folder.
@@ -111,8 +111,12 @@ def hash_files(files: Iterable[tuple[str, Path]]) -> str:
 
 
 def _walk(root: Path) -> Iterable[tuple[str, Path]]:
+    above = {str(root): frozenset([os.path.realpath(root)])}  # a folder -> itself and what holds it, without links
     for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        holding = above.pop(folder)
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders if not name.startswith(".")}
+        folders[:] = [name for name in real if real[name] not in holding]  # others lead back to where they are
+        above |= {os.path.join(folder, name): holding | {real[name]} for name in folders}
         for name in names:
             if not name.startswith("."):
                 found = Path(folder, name)

@@ -89,8 +89,7 @@ class ImageProcessor:
         resize: bring both sides ('squash') or the 'shorter' one to `resize_to`.
         size: then crop the centre of size × size; the same as `resize_to` without a crop.
         resample: Pillow's number of the interpolation.
-        rescale_factor: multiply with it.
-        mean, std: then subtract and divide, for each RGB channel; None: neither.
+        mean, std: of pixels in 0..1, then subtract and divide, for each RGB channel; None: neither.
         on_white: first lay transparent images on white.
     """
 
@@ -98,7 +97,6 @@ class ImageProcessor:
     resize_to: int
     size: int
     resample: int
-    rescale_factor: float
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     on_white: bool
@@ -132,8 +130,6 @@ def reading_changes(folder: Path) -> list[str]:
         steps = read_processor(folder)
     except UserError:
         return [*changes, "preprocessing"]  # was passed over, and is refused now
-    if not math.isclose(steps.rescale_factor, 1 / 255, rel_tol=1e-6):
-        changes.append("rescale")
     margin = steps.resize_to - steps.size
     if margin and (steps.resize == "shorter" or margin % 4 == 3):  # the crop was rounded to the nearest even pixel
         changes.append("crop")
@@ -203,6 +199,7 @@ class _Reader:
 
     def steps(self) -> ImageProcessor:
         self._refuse_unknown()
+        self._refuse_other_ranges()
         if not self._flag("do_resize"):
             self.refuse(
                 "do_resize",
@@ -226,7 +223,6 @@ class _Reader:
             resize_to=resize_to,
             size=size,
             resample=self._resample(),
-            rescale_factor=self._number("rescale_factor") if self._flag("do_rescale") else 1.0,
             mean=self._channels("image_mean") if normalises else None,
             std=self._channels("image_std") if normalises else None,
             on_white=self._flag("do_convert_rgb"),
@@ -251,11 +247,13 @@ class _Reader:
             self.refuse(field, value, "is neither true nor false")
         return bool(value)
 
-    def _number(self, field: str) -> float:
-        value = self.fields[field]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value == 0:
-            self.refuse(field, value, "is no number other than 0")
-        return float(value)
+    def _refuse_other_ranges(self) -> None:
+        why = "is not supported; only pixels in 0..1 are, do_rescale true and rescale_factor 1/255"
+        if not self._flag("do_rescale"):
+            self.refuse("do_rescale", self.fields["do_rescale"], why)
+        factor = self.fields["rescale_factor"]
+        if not isinstance(factor, int | float) or not math.isclose(factor, 1 / 255, rel_tol=1e-6):
+            self.refuse("rescale_factor", factor, why)
 
     def _channels(self, field: str) -> tuple[float, ...]:
         value = self.fields[field]

@@ -215,8 +215,6 @@ class _Images(SplitData):
             from tensloradist.tasks.augmentation import augmented
 
             pixels = augmented(pixels, chosen, augment, self._task.augmentation)
-        if self._how.scale != 1:
-            pixels.mul_(self._how.scale)
         if self._how.mean is not None and self._how.std is not None:
             mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self._how.mean, self._how.std))
             pixels.sub_(mean).div_(std)
@@ -247,7 +245,8 @@ def _split(listing: _Listing, task: TaskSpec, protocol: str, pooled: bool) -> _S
         if protocol == "official":
             train, test = stratified_parts(labels, (0.8, 0.2), seed)
             return _Split(train, test, test, f"80/20 % of {whole}")
-        return _Split(*stratified_parts(labels, (0.6, 0.2, 0.2), seed), f"60/20/20 % of {whole}")
+        train, validation, test = stratified_parts(labels, (0.6, 0.2, 0.2), seed)
+        return _Split(train, validation, test, f"60/20/20 % of {whole}")
     own = {part: everything[np.asarray(listing.parts) == part] for part in PART_WORDS}
     train, validation, test = own["train"], own["validation"], own["test"]
     said = {part: source for part, source in listing.sources.items() if len(own[part])}
@@ -282,7 +281,7 @@ def _official(how: ImagePreprocessing, official: Official) -> ImagePreprocessing
     if official.normalisation == "backbone":
         return how
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if official.normalisation == "imagenet" else (None, None)
-    return replace(how, mean=mean, std=std, scale=1.0, on_white=False)
+    return replace(how, mean=mean, std=std, on_white=False)
 
 
 def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages | None = None) -> LoadedTask:

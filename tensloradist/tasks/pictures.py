@@ -64,7 +64,8 @@ def reading_changes(head: bytes, whole: Callable[[], str | bytes]) -> tuple[str,
     source = whole()
     try:
         with _opened(source) as image:
-            mapped = isinstance(source, str) and image.mode in _MAPPED and [tile[0] for tile in image.tile] == ["raw"]
+            coders = [tile[0] for tile in getattr(image, "tile", ())]
+            mapped = isinstance(source, str) and image.mode in _MAPPED and coders == ["raw"]
             turned = mapped and getattr(image, "tag_v2", {}).get(_ORIENTATION, 1) > 4
             return (*(["grey16"] if _deep(image.mode) else []), *(["turned"] if turned else []))
     except (*BROKEN, Pillow.DecompressionBombError):
@@ -96,9 +97,21 @@ def rgb(source: str | bytes, *, on_white: bool = False, deep: bool = True) -> Im
         UnsupportedPicture: a mode that is refused, or a deep picture where none may occur.
         one of BROKEN, or Pillow's DecompressionBombError: the file is broken or too large.
     """
-    with _opened(source) as image:
+    with _opened(source) as image, _whole():
         image.load()
         return to_rgb(image, on_white=on_white, deep=deep)
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Truncated files are errors, even where other code in the process told Pillow to fill them with grey."""
+    from PIL import ImageFile
+
+    kept, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = kept
 
 
 def to_rgb(image: Image.Image, *, on_white: bool = False, deep: bool = True) -> Image.Image:

@@ -29,8 +29,7 @@ class ImagePreprocessing:
         crop: where an odd margin is cut: one pixel less at the left and top ('down', as transformers), or so that an
             even number is cut there ('nearest_even', as torchvision).
         on_white: whether transparent images are laid on white, or lose their alpha.
-        scale: what pixels in 0..1 are multiplied with before normalisation; 1 for nearly all backbones.
-        mean, std: of each RGB channel; None: no normalisation (the official protocol).
+        mean, std: of each RGB channel in 0..1; None: no normalisation (the official protocol).
     """
 
     size: int
@@ -41,11 +40,10 @@ class ImagePreprocessing:
     std: tuple[float, ...] | None
     crop: Literal["down", "nearest_even"] = "nearest_even"
     on_white: bool = False
-    scale: float = 1.0
 
     def geometry(self) -> dict[str, Any]:
         """What decides the resized pixels: the part of the cache's key."""
-        return {key: value for key, value in asdict(self).items() if key not in ("mean", "std", "scale")}
+        return {key: value for key, value in asdict(self).items() if key not in ("mean", "std")}
 
     def resized(self, image: Image.Image) -> Image.Image:
         """An RGB image, resized and centre-cropped to size × size."""
@@ -99,7 +97,6 @@ def _of_transformers(backbone: BackboneSpec) -> ImagePreprocessing:
 
     # The folder of the pinned commit, so that preprocessing and weights cannot come from two.
     asked = read_processor(weights_folder(backbone))
-    scale = 255 * asked.rescale_factor
     return ImagePreprocessing(
         asked.size,
         asked.resize,
@@ -109,7 +106,6 @@ def _of_transformers(backbone: BackboneSpec) -> ImagePreprocessing:
         asked.std,
         crop="down",
         on_white=asked.on_white,
-        scale=1.0 if math.isclose(scale, 1, rel_tol=1e-6) else scale,
     )
 
 

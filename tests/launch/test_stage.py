@@ -1,5 +1,6 @@
 """Node-local copies: one a node whoever asks, whole, and of the content that was asked for."""
 
+import os
 import subprocess
 import sys
 from collections import namedtuple
@@ -10,6 +11,7 @@ from launch.stage import stage
 from launch.staging import staged_spec
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_path
+from tensloradist.tasks.image_folders import read_folder
 
 
 @pytest.fixture
@@ -38,6 +40,23 @@ def test_an_edited_original_gets_a_copy_of_its_own(tmp_path, data):
     (data / "class0" / "0.bin").write_bytes(b"edited")
     second = stage({"a": data}, tmp_path / "node")["a"]
     assert first != second and (second / "class0" / "0.bin").read_bytes() == b"edited"
+
+
+def test_the_copy_of_a_folder_with_links_is_the_same_data(tmp_path):
+    data = tmp_path / "pictures"
+    for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(name.encode())
+    (data / "a" / "again.png").symlink_to("0.png")
+    os.link(data / "b" / "0.png", data / "b" / "again.png")
+    (data / "a" / "all").symlink_to(data)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "2.png").write_bytes(b"2")
+    (data / "c").symlink_to(tmp_path / "elsewhere")
+    copy = stage({"task.data": data}, tmp_path / "node")["task.data"]
+    found, original = read_folder(copy), read_folder(data)
+    assert (found.ids, found.fingerprint, found.notes) == (original.ids, original.fingerprint, original.notes)
+    assert len(found.ids) == 5
 
 
 def test_a_small_disk_is_said_before_anything_is_copied(tmp_path, data, monkeypatch):

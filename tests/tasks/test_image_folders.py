@@ -1,7 +1,10 @@
 """Which pictures of a folder count, in which class and part; what is refused, and what is said."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets.data_files import SPLIT_KEYWORDS
@@ -235,6 +238,42 @@ def test_fingerprints_of_real_folders_are_pinned(data_root):
     assert found == {"dtd10": "bdab5d1b0e762b85ac6fa25ca186b245", "rsscn7": "250e0bfc51cbb70938194d0b80cd378f"}
     backbone = BackboneSpec(name=str(data_root / "models" / "deit_tiny"))
     assert backbones.fingerprint(backbone) == "552375bbaa06b0a0bf5cce9ba9fdd928"
+
+
+def test_a_plan_reads_folders_and_configurations_without_torch(folder, tmp_path):
+    root = folder(*pictures("a", "b"))
+    Image.new("I;16", (4, 4), 9).save(root / "a" / "deep.tif")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "model" / "preprocessor_config.json").write_text('{"do_rescale": false}')
+    code = f"""
+import sys
+from tensloradist import backbones
+from tensloradist.spec import BackboneSpec, TaskSpec
+from tensloradist.tasks import task_named
+task = TaskSpec(name="images", data={str(root)!r})
+print(task_named("images").parts(task, "sound"), task_named("images").fingerprint(task)[32:])
+print(backbones.fingerprint(BackboneSpec(name={str(tmp_path / "model")!r}, random_init=True))[32:])
+print({{"torch", "transformers", "datasets"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    line = "images: 7 training, 2 validation, 2 test examples (60/20/20 % of data/)"
+    assert done.stdout.splitlines() == [f"{line} +grey16", "+preprocessing", "set()"]
+
+
+def test_a_plan_has_a_line_for_each_folder_and_protocol(folder):
+    from launch.plan import parts
+
+    tasks = [TaskSpec(name="images", data=str(folder(*pictures("a", "b")))), TaskSpec(name="digits")]
+    runs = [
+        SimpleNamespace(spec=SimpleNamespace(task=task, protocol=protocol))
+        for task in tasks
+        for protocol in ("sound", "sound", "official")
+    ]
+    assert parts(SimpleNamespace(runs=runs)) == [
+        "images: 6 training, 2 validation, 2 test examples (60/20/20 % of data/)",
+        "images: 8 training, 2 test examples, also for validation (80/20 % of data/)",
+    ]
 
 
 def test_folders_that_were_passed_over_make_new_data(folder):

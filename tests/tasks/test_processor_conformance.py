@@ -86,14 +86,11 @@ ACCEPTED = [
     {"size": SQUARE},  # the model's own processor
     *({**VIT, "size": SQUARE, "resample": number} for number in range(6)),
     {**DEIT, "size": SQUARE, "do_center_crop": None},  # null is no, and not the default
-    {**VIT, "size": SQUARE, "rescale_factor": 1 / 127.5},
     {**VIT, "size": SQUARE, "rescale_factor": 0.00392156862745098},
-    {**VIT, "size": SQUARE, "do_rescale": False},
-    {**VIT, "size": SQUARE, "do_rescale": False, "do_normalize": False},
     {**VIT, "size": SQUARE, "do_normalize": False},
     {**VIT, "size": SQUARE, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
     {**VIT, "size": SQUARE, "image_mean": 0.3, "image_std": 0.2},
-    {**VIT, "size": SQUARE, "do_normalize": None, "do_rescale": None, "image_mean": None, "rescale_factor": None},
+    {**VIT, "size": SQUARE, "do_normalize": None, "image_mean": None},
     {**VIT, "size": SQUARE, "crop_size": CROP},  # without do_center_crop it asks for nothing
     {**VIT, "size": SQUARE, "do_convert_rgb": True},
     {**VIT, "size": SQUARE, "do_convert_rgb": False, "data_format": "channels_first", "input_data_format": None},
@@ -146,13 +143,16 @@ REFUSED = [
     ({"do_center_crop": True, "crop_size": {"shortest_edge": 12}}, "crop_size: .* is not supported"),
     ({"resample": None}, "resample: null is not one of"),
     ({"image_mean": None}, "image_mean: null is neither a number nor three"),
-    ({"rescale_factor": None}, "rescale_factor: null is no number other than 0"),
+    ({"do_rescale": False}, "do_rescale: false is not supported; only pixels in 0..1"),
+    ({"do_rescale": None}, "do_rescale: null is not supported"),
+    ({"rescale_factor": None}, "rescale_factor: null is not supported"),
+    ({"rescale_factor": 1 / 127.5}, "rescale_factor: 0.0078.* is not supported; only pixels in 0..1"),
     ({"do_resize": None}, "do_resize: null leaves images of different sizes"),
     ({"size": None}, "size: null is not a size"),
     ({"resample": 6}, "resample: 6 is not one of Pillow's interpolations"),
     ({"resample": "bicubic"}, 'resample: "bicubic" is not one of'),
     ({"do_rescale": "yes"}, 'do_rescale: "yes" is neither true nor false'),
-    ({"rescale_factor": 0}, "rescale_factor: 0 is no number other than 0"),
+    ({"rescale_factor": 0}, "rescale_factor: 0 is not supported"),
     ({"image_mean": [0.5]}, r"image_mean: \[0.5\] is neither a number nor three"),
     ({"image_std": [0.5, 0, 0.5]}, "image_std: .* a deviation of 0"),
     ({"crop_pct": 0.9}, "crop_pct: 0.9 is not known"),
@@ -225,8 +225,6 @@ def test_the_nested_file_is_read_first_and_is_part_of_the_fingerprint(configured
         ({**VIT, "size": 224}, ""),
         ({**DEIT}, ""),  # 256 to 224: both roundings cut 16 pixels
         ({**VIT, "size": 16, "do_normalize": False, "image_mean": [0.1, 0.2, 0.3], "resample": 3}, ""),
-        ({**VIT, "size": 16, "do_rescale": False}, "+rescale"),
-        ({**VIT, "size": 16, "rescale_factor": 0.01}, "+rescale"),
         ({**VIT, "size": 16, "do_convert_rgb": True}, "+white"),
         ({**DEIT, "size": {"height": 19, "width": 19}, "crop_size": 16}, "+crop"),
         ({**DEIT, "size": {"shortest_edge": 20}, "crop_size": 16}, "+crop"),
@@ -238,13 +236,13 @@ def test_only_configurations_that_are_read_otherwise_make_a_new_backbone(configu
 
 
 def test_a_backbone_of_the_hub_is_read_at_its_commit(configured, tmp_path, monkeypatch):
-    configured({**VIT, "size": 16, "do_rescale": False})
+    configured({**VIT, "size": 16, "do_convert_rgb": True})
     commit = "a" * 40
     monkeypatch.setattr(backbones.hub, "commit_of", lambda name, revision: commit)
     monkeypatch.setattr(backbones.hub, "config_folder", lambda name, pinned: tmp_path / "model")
     monkeypatch.setattr(backbones.hub, "optional_file", lambda name, pinned, file: None)
     fingerprint = backbones.fingerprint(BackboneSpec(name="some/vit"))
-    assert fingerprint == f"some/vit@{commit}+rescale"
+    assert fingerprint == f"some/vit@{commit}+white"
     assert backbones.hub.split_fingerprint(fingerprint, "some/vit") == commit
 
 

@@ -203,33 +203,6 @@ def test_a_batch_of_text_is_the_tokenizer_s_own(text):
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
 
 
-def test_folders_that_are_odd_but_clear(tmp_path, images):
-    task, backbone = images
-    folder = Path(task.data)
-    (folder / "empty").mkdir()
-    (folder / "notes").mkdir()
-    (folder / "notes" / "readme.txt").write_text("not an image")
-    (folder / "class0" / ".hidden.png").write_bytes(b"no image")
-    (folder / "stray.png").write_bytes(b"no image")
-    (folder / "class2").rename(tmp_path / "elsewhere")
-    (folder / "class2").symlink_to(tmp_path / "elsewhere")
-    (folder / "class1").rename(folder / "train")  # a class of that name, such as a vehicle
-    loaded = load(task, backbone)
-    assert loaded.num_labels == task_named("images").num_labels(task) == 3
-    assert len(loaded.train) + len(loaded.validation) + len(loaded.test) == 30
-
-
-def test_a_class_without_training_images_is_refused(tmp_path, images):
-    task, backbone = images
-    image_folder(tmp_path / "a", classes=2)
-    image_folder(tmp_path / "b", classes=3)
-    (tmp_path / "own").mkdir()
-    (tmp_path / "a" / "images").rename(tmp_path / "own" / "train")
-    (tmp_path / "b" / "images").rename(tmp_path / "own" / "test")
-    with pytest.raises(UserError, match="no training images of the classes class2"):
-        load(task.model_copy(update={"data": str(tmp_path / "own")}), backbone)
-
-
 def test_kinds_must_fit(images, text):
     with pytest.raises(UserError, match="mrpc is a text task"):
         load(text[0], images[1])
