@@ -27,6 +27,8 @@ def test_a_task_keeps_its_promises(case, protocol):
     assert loaded.kind == entry.kind
     assert entry.num_labels(task) == loaded.num_labels == (1 if loaded.regression else loaded.num_labels)
     assert loaded.data_fingerprint == task.fingerprint
+    named = not loaded.regression and loaded.num_labels != LANGUAGE_MODEL
+    assert len(set(loaded.classes)) == len(loaded.classes) == (loaded.num_labels if named else 0)
     assert loaded.split_fingerprint == again.split_fingerprint
     parts = {"train": loaded.train, "validation": loaded.validation, "test": loaded.test}
     ids = {name: set(part.ids) for name, part in parts.items()}
