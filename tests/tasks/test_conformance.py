@@ -74,3 +74,15 @@ def test_the_fingerprint_is_of_content_not_of_place(case, tmp_path):
     victim = next(p for p in sorted(copy.rglob("*")) if p.is_file())
     victim.write_bytes(victim.read_bytes() + b" ")
     assert entry.fingerprint(task.model_copy(update={"data": str(copy)})) != task.fingerprint
+
+
+def test_a_hub_data_sets_own_names_of_its_labels_are_the_classes(tmp_path, monkeypatch):
+    from datasets import ClassLabel, Dataset
+
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "cache"))
+    task, backbone = TASKS["cifar10"].example(tmp_path)
+    names = [f"kind {number}" for number in range(10)]
+    for path in (tmp_path / "hub").rglob("*.parquet"):
+        data = Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "read"))
+        data.cast_column("label", ClassLabel(names=names)).to_parquet(str(path))
+    assert load(task, backbone).classes == tuple(names)
