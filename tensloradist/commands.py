@@ -13,6 +13,7 @@ from tensloradist.terminal import terminal
 
 if TYPE_CHECKING:
     from tensloradist.results.execute import Outcome
+    from tensloradist.results.layout import RunFolder
     from tensloradist.spec import RunSpec
 
 ResultsOption = Annotated[
@@ -80,6 +81,13 @@ def run(
     if surplus is not None:
         typer.echo(f"note: {surplus}")
     outcome = _train_here(resolved, root, _command(spec, overrides or [], results, parsed.compute.processes))
+    _say_outcome(outcome, folder)
+
+
+def _say_outcome(outcome: Outcome, folder: RunFolder) -> None:
+    """The scores, or the end of the command: by a UserError or an exit code."""
+    from tensloradist.errors import UserError
+
     if outcome.status == "busy":
         raise UserError(f"run {folder.run_id} is being trained by another process; its claim is in {folder.path}")
     if outcome.failure is not None:
@@ -126,7 +134,8 @@ def _train_here(resolved: RunSpec, root: Path, go_on: str) -> Outcome:
     try:
         with Interruption(control), Progress() as progress:
             outcome = execute(resolved, root, train, progress.show, started, control=control)
-        interrupted = outcome.failure is not None and outcome.failure.cause == "interrupted"
+        # Without a request, it was ended because another process has taken the run over.
+        interrupted = outcome.failure is not None and control.stop_reason is not None
     except KeyboardInterrupt:
         interrupted = True
     if interrupted:

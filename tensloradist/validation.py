@@ -19,7 +19,13 @@ Model = TypeVar("Model", bound=BaseModel)
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 
 
-class _Explained(type(BaseModel)):  # type: ignore[misc]  # pydantic's own metaclass, under whatever name
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # wherever pydantic keeps it
+
+
+class _Explained(ModelMetaclass):
     """Lets `AdapterSpec(…)` in Python explain a mistake as a command does. pydantic's own calls do not come here."""
 
     if not TYPE_CHECKING:  # the fields' types are the constructor's

@@ -99,8 +99,8 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
     folder = _folder_of_adapter(Path(folder))
     description = _read_description(folder / "adapter.json")
     tensors = read_tensors(folder / "adapter.safetensors")
-    head = family_of(model).head(model) if description.head is None else description.head
-    adapter = attach(model, description.adapter, description.seed, head)
+    paths = family_of(model).head(model) if description.head is None else description.head
+    adapter = attach(model, description.adapter, description.seed, paths)
     try:
         found = {field: getattr(adapter.shape, field) for field in AttentionShape.__dataclass_fields__}
         found["projections"] = list(found["projections"])

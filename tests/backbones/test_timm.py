@@ -98,11 +98,6 @@ def test_what_cannot_be_adapted_is_refused_with_the_reason(name, reason):
         backbones.shape_of(spec(name))
 
 
-def test_a_distilled_model_has_two_heads():
-    model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3)
-    assert backbones.family_of(model).head(model) == ("head", "head_dist")
-
-
 @pytest.mark.parametrize(
     ("weights", "message"),
     [("missing.safetensors", "no file"), ("some.pth", "not a safetensors file"), ("no.safetensors", "cannot be read")],

@@ -112,8 +112,9 @@ def test_a_bundle_is_read_like_the_original(cli, launched, tmp_path):
     cli("report", bundle, "--out", tmp_path / "bundled")
     for name in ("tables.md", "tables.csv"):
         assert (tmp_path / "original" / name).read_bytes() == (tmp_path / "bundled" / name).read_bytes()
-    again = tmp_path / "again.bundle.tar.gz"
-    cli("bundle", "fragile", "--out", again)
+    (tmp_path / "again").mkdir()
+    cli("bundle", "fragile", "--out", tmp_path / "again")
+    again = tmp_path / "again" / "fragile.bundle.tar.gz"
     assert bundle.read_bytes() == again.read_bytes()
     with tarfile.open(bundle) as tar:
         assert any(name.endswith("predictions.safetensors") for name in tar.getnames())

@@ -6,9 +6,10 @@ import time
 import pytest
 
 from launch.local_workers import LocalLaunch, default_workers
-from launch.plan import as_json, check, write_manifest
+from launch.plan import as_json, check, rank_notes, write_manifest
 from launch.submission import Submission
 from launch.sweep import load_sweep
+from tensloradist import trackers
 from tensloradist.errors import UserError
 from tensloradist.presets import PRESETS
 from tensloradist.results.schema import Manifest
@@ -166,6 +167,18 @@ def test_the_plan_as_json_has_the_promised_fields(sweep, tmp_path):
             assert abs(run["residual"]) <= 0.02
         else:
             assert set(run["ranks"].values()) == {4}
+
+
+def test_ranks_beyond_what_the_matrices_can_have_are_noted_once_a_kind(sweep):
+    assert rank_notes(load_sweep(sweep())) == []
+    notes = rank_notes(load_sweep(edited(sweep, "isorank: [4]", "isorank: [4, 500]")))
+    assert len(notes) == 1 and notes[0].startswith("lora, att tucker, qkv_depth tucker: ranks: 500 exceeds ")
+
+
+def test_a_tracker_that_is_not_installed_is_refused_by_the_plan(sweep, tmp_path, monkeypatch):
+    monkeypatch.setitem(trackers.MODULES, "wandb", ("no_such_module",))
+    with pytest.raises(UserError, match="compute.log_with: wandb is not installed here; pip install wandb"):
+        check(load_sweep(sweep(DIGITS + "compute: {log_with: [wandb]}\n")), tmp_path)
 
 
 def test_manifests_are_immutable_and_named_by_content(sweep, tmp_path):

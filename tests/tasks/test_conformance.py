@@ -27,6 +27,8 @@ def test_a_task_keeps_its_promises(case, protocol):
     assert loaded.kind == entry.kind
     assert entry.num_labels(task) == loaded.num_labels == (1 if loaded.regression else loaded.num_labels)
     assert loaded.data_fingerprint == task.fingerprint
+    named = not loaded.regression and loaded.num_labels != LANGUAGE_MODEL
+    assert len(set(loaded.classes)) == len(loaded.classes) == (loaded.num_labels if named else 0)
     assert loaded.split_fingerprint == again.split_fingerprint
     parts = {"train": loaded.train, "validation": loaded.validation, "test": loaded.test}
     ids = {name: set(part.ids) for name, part in parts.items()}
@@ -74,3 +76,15 @@ def test_the_fingerprint_is_of_content_not_of_place(case, tmp_path):
     victim = next(p for p in sorted(copy.rglob("*")) if p.is_file())
     victim.write_bytes(victim.read_bytes() + b" ")
     assert entry.fingerprint(task.model_copy(update={"data": str(copy)})) != task.fingerprint
+
+
+def test_a_hub_data_sets_own_names_of_its_labels_are_the_classes(tmp_path, monkeypatch):
+    from datasets import ClassLabel, Dataset
+
+    monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "cache"))
+    task, backbone = TASKS["cifar10"].example(tmp_path)
+    names = [f"kind {number}" for number in range(10)]
+    for path in (tmp_path / "hub").rglob("*.parquet"):
+        data = Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "read"))
+        data.cast_column("label", ClassLabel(names=names)).to_parquet(str(path))
+    assert load(task, backbone).classes == tuple(names)
