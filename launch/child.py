@@ -139,7 +139,7 @@ def main() -> int:
                 stood_still=request.get("stood_still", False),
                 heartbeat_seconds=request.get("heartbeat_seconds", HEARTBEAT_SECONDS),
                 control=control,
-                progress=lambda record: events.send("progress", **record),
+                progress=lambda record: events.send("data" if "parts" in record else "progress", **record),
                 started=lambda attempt, began=received: events.send(  # type: ignore[misc]
                     "started", attempt=str(attempt), after=time.perf_counter() - began
                 ),

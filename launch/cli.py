@@ -214,7 +214,7 @@ def _print_plan(checked: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from launch.plan import cells
+    from launch.plan import cells, parts
 
     console = Console()
     console = console if console.is_terminal else Console(width=160)
@@ -238,6 +238,8 @@ def _print_plan(checked: Plan) -> None:
     console.print(f"{len(checked.sweep.runs)} runs: {text}. Counts checked on the meta device.", highlight=False)
     if any(c.kind == "isoparameter" for c in checked.sweep.conditions):
         console.print("! beyond the condition's tolerance: no integer ranks come nearer", highlight=False)
+    for line in parts(checked.sweep):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in checked.missing:
         console.print(f"missing: {line}", markup=False, highlight=False)
 

@@ -156,6 +156,13 @@ def as_json(plan: Plan) -> str:
     return json.dumps({"name": plan.sweep.name, "runs": runs, "missing": plan.missing}, indent=1)
 
 
+def parts(sweep: Sweep) -> list[str]:
+    """A line on the parts of each distinct task and protocol, where they are known without loading the data."""
+    distinct = dict.fromkeys((run.spec.task, run.spec.protocol) for run in sweep.runs)
+    lines = (task_named(task.name).parts(task, protocol) for task, protocol in distinct)
+    return list(dict.fromkeys(line for line in lines if line is not None))
+
+
 @dataclass
 class Cell:
     """One row of the printed plan: the runs that differ only by seed and learning rate (and other optimiser axes)."""

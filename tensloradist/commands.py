@@ -86,7 +86,7 @@ def run(
 
 
 class _Progress:
-    """A bar on a terminal, a line an epoch elsewhere; on standard error."""
+    """What the parts are, on standard output; a bar on a terminal, a line an epoch elsewhere, on standard error."""
 
     def __enter__(self) -> _Progress:
         from rich.console import Console
@@ -99,7 +99,9 @@ class _Progress:
         return self
 
     def show(self, record: dict[str, Any]) -> None:
-        if "loss" in record:
+        if "parts" in record:
+            typer.echo(record["parts"])
+        elif "loss" in record:
             self.bar.update(
                 self.job,
                 completed=record["step"],

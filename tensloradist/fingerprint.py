@@ -73,6 +73,14 @@ def read_anew(fingerprint: str, changes: Iterable[str]) -> str:
     return f"{fingerprint}+{'+'.join(words)}" if words else fingerprint
 
 
+def why_changed(planned: str, found: str) -> str:
+    """Why a fingerprint is not the one that a run was planned with: the content, or how this version reads it."""
+    content, *words = found.split("+")
+    if content == planned.split("+")[0]:
+        return f"is read differently than by the version that planned the run ({', '.join(words) or 'as before'})"
+    return "has changed since the run was planned"
+
+
 def hash_path(path: str | os.PathLike[str], include: Callable[[str], bool] | None = None) -> str:
     """Hash of a file's content, or of a folder's relative file names and their contents.
 

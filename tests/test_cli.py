@@ -61,6 +61,8 @@ def test_a_run_and_again(run_file, tmp_path):
     first = cli("run", run_file, "--results", tmp_path / "r")
     assert first.returncode == 0, first.stderr
     assert "finished: test accuracy" in first.stdout
+    parts = "digits: 537 training, 180 validation, 179 test examples (60/20/20 % of the embedded digits)"
+    assert first.stdout.splitlines()[1] == parts
     again = cli("run", run_file, "--results", tmp_path / "r")
     assert again.returncode == 0 and "has a result already" in again.stdout
     other = cli("run", run_file, "seed=1", "adapter.ranks=3", "--results", tmp_path / "r")

@@ -32,7 +32,7 @@ from tensloradist.backbones.timm_ import TIMM, TIMM_FAMILY
 from tensloradist.backbones.transformers_ import TRANSFORMERS, TRANSFORMERS_FAMILIES
 from tensloradist.caching import cached_json
 from tensloradist.errors import UserError, unknown
-from tensloradist.fingerprint import hash_bytes
+from tensloradist.fingerprint import hash_bytes, why_changed
 from tensloradist.modes import AttentionShape
 from tensloradist.sources import sources_hash
 
@@ -84,11 +84,10 @@ def pinned(spec: BackboneSpec) -> BackboneSpec:
 
 def require_unchanged(spec: BackboneSpec) -> None:
     """Raises UserError where the backbone is not the one that the spec's fingerprint, if it has one, was taken of."""
-    found = fingerprint(spec) if spec.fingerprint is not None else None
-    if found != spec.fingerprint:
+    if spec.fingerprint is not None and (found := fingerprint(spec)) != spec.fingerprint:
         raise UserError(
-            f"backbone.name: {spec.name} has changed since the run was planned: its fingerprint is "
-            f"{found}, not {spec.fingerprint}"
+            f"backbone.name: {spec.name} {why_changed(spec.fingerprint, found)}: its fingerprint is {found}, not "
+            f"{spec.fingerprint}"
         )
 
 

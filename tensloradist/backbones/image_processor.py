@@ -44,7 +44,7 @@ _OF_CLIP = {
     "do_center_crop": True,
     "do_convert_rgb": True,
 }
-# The library's defaults for the fields that a file leaves out or sets to null.
+# The library's defaults for the fields that a file leaves out.
 PROCESSORS: dict[str, dict[str, Any]] = {
     "ViTImageProcessor": {**_COMMON, "resample": 2, "image_mean": _HALF, "image_std": _HALF, "size": _SQUARE},
     "DeiTImageProcessor": {
@@ -126,9 +126,9 @@ def reading_changes(folder: Path) -> list[str]:
     if not is_image_backbone(folder) or not any((folder / name).is_file() for name in (FILE, NESTED_FILE)):
         return []
     changes = []
-    if _nested(folder) is not None:  # this file is no part of the folder's hash
-        changes.append(f"{NESTED_FILE}.{hash_bytes((folder / NESTED_FILE).read_bytes())[:8]}")
     try:
+        if _nested(folder) is not None:  # this file is no part of the folder's hash
+            changes.append(f"{NESTED_FILE}.{hash_bytes((folder / NESTED_FILE).read_bytes())[:8]}")
         steps = read_processor(folder)
     except UserError:
         return [*changes, "preprocessing"]  # was passed over, and is refused now
@@ -193,7 +193,7 @@ class _Reader:
         self.path = path
         if name not in PROCESSORS:
             self.refuse("image_processor_type", name, f"is not known; supported: {', '.join(PROCESSORS)}")
-        self.fields = PROCESSORS[name] | {key: value for key, value in fields.items() if value is not None}
+        self.fields = PROCESSORS[name] | fields  # null stays null: of a do_… it means no
 
     def refuse(self, field: str, value: object, why: str) -> NoReturn:
         raise UserError(
@@ -204,7 +204,11 @@ class _Reader:
     def steps(self) -> ImageProcessor:
         self._refuse_unknown()
         if not self._flag("do_resize"):
-            self.refuse("do_resize", False, "leaves images of different sizes, which have no common batch; set true")
+            self.refuse(
+                "do_resize",
+                self.fields["do_resize"],
+                "leaves images of different sizes, which have no common batch; set true",
+            )
         resize, resize_to = self._size()
         size = self._crop() if self._flag("do_center_crop") else resize_to
         if resize == "shorter" and not self._flag("do_center_crop"):
@@ -230,7 +234,7 @@ class _Reader:
 
     def _refuse_unknown(self) -> None:
         for field, value in self.fields.items():
-            if field in _COMMON or field in ("size", "resample", "image_mean", "image_std") or field in _HARMLESS:
+            if value is None or field in PROCESSORS["ViTImageProcessor"] or field in _HARMLESS:
                 continue
             if field == "data_format":
                 if value not in ("channels_first", "first"):

@@ -215,7 +215,7 @@ def _model_name(spec: BackboneSpec, *, with_weights: bool) -> tuple[str, Path | 
 def _create(name: str, num_labels: int) -> nn.Module:
     try:
         model: nn.Module = _timm().create_model(name, pretrained=False, num_classes=num_labels)
-    except (RuntimeError, ValueError, KeyError, FileNotFoundError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise UserError(f"backbone.name: timm cannot build {name!r} ({str(error).splitlines()[0]})") from error
     return model.eval()
 

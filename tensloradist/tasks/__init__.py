@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tensloradist.errors import UserError, unknown
+from tensloradist.fingerprint import why_changed
 from tensloradist.tasks.base import TASKS, LoadedTask, SplitData, Task
 from tensloradist.tasks.digits import DIGITS
 from tensloradist.tasks.images import IMAGE_TASKS
@@ -32,10 +33,10 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str = "sound") -> Loa
             since its fingerprint was taken.
     """
     entry = task_named(task.name)
-    if task.fingerprint is not None and entry.fingerprint(task) != task.fingerprint:
+    if task.fingerprint is not None and (found := entry.fingerprint(task)) != task.fingerprint:
         raise UserError(
-            f"task.data: {task.data} has changed since the run was planned: its fingerprint is "
-            f"{entry.fingerprint(task)}, not {task.fingerprint}"
+            f"task.data: {task.data} {why_changed(task.fingerprint, found)}: its fingerprint is {found}, not "
+            f"{task.fingerprint}"
         )
     return entry.load(task, backbone, protocol)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import digest_of, hash_files, read_anew
-from tensloradist.tasks.pictures import is_deep_file
+from tensloradist.tasks.pictures import file_reading_changes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 PART_WORDS = {  # those of `datasets.data_files.SPLIT_KEYWORDS`
@@ -89,7 +89,7 @@ def read_folder(folder: Path) -> ImageFolder:
     if not hashed:
         raise UserError(f"{folder}: the folder has no files to hash")
     digests = {name: digest_of(folder / name) for name in used}
-    changes = ["grey16"] if any(_is_deep(str(folder / name), digest) for name, digest in digests.items()) else []
+    changes = [word for name, digest in digests.items() for word in _changes(str(folder / name), digest)]
     changes += ["parts"] if any(source.lower() in _NEW_WORDS for source in sources.values()) else []
     return ImageFolder(
         files=[str(folder / name) for name in used],
@@ -108,9 +108,9 @@ def read_folder(folder: Path) -> ImageFolder:
 
 
 @lru_cache(maxsize=1_000_000)
-def _is_deep(path: str, digest: str) -> bool:
-    """As `is_deep_file`, looked at once for each content."""
-    return is_deep_file(path)
+def _changes(path: str, digest: str) -> tuple[str, ...]:
+    """As `file_reading_changes`, looked at once for each content."""
+    return file_reading_changes(path)
 
 
 def _depth(name: str) -> int:
@@ -279,11 +279,13 @@ def _copies(digests: dict[str, str], place: dict[str, tuple[str, str]], sources:
     """How many pictures have the content of another, where that may put one picture into two parts."""
     if not sources:
         copies = len(digests) - len(set(digests.values()))
-        return [f"{_count(copies, 'picture')} repeat the content of others, perhaps in another part"] if copies else []
+        return [f"{_repeating(copies)} the content of others, perhaps in another part"] if copies else []
     trained = {digest for name, digest in digests.items() if place[name][0] == "train"}
     leaked = Counter(
         place[name][0] for name, digest in digests.items() if place[name][0] != "train" and digest in trained
     )
-    return [
-        f"{_count(number, 'picture')} of the {part} part repeat training pictures" for part, number in leaked.items()
-    ]
+    return [f"{_repeating(number)} training pictures in the {part} part" for part, number in leaked.items()]
+
+
+def _repeating(number: int) -> str:
+    return f"{_count(number, 'picture')} repeat{'s' if number == 1 else ''}"

@@ -9,7 +9,7 @@ the parts says how many there are.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,10 +33,10 @@ from tensloradist.tasks.base import (
     parts_line,
     stratified_parts,
 )
-from tensloradist.tasks.deep_data import holds_deep_pictures, is_read_deep
 from tensloradist.tasks.image_folders import PART_WORDS, SUFFIXES, ImageFolder, read_folder, shown
+from tensloradist.tasks.image_readings import data_reading_changes, is_read_deep
 from tensloradist.tasks.named_images import HUB_IMAGES, HubImages, Official
-from tensloradist.tasks.pictures import BROKEN, rgb
+from tensloradist.tasks.pictures import BROKEN, UnsupportedPicture, rgb
 from tensloradist.tasks.preprocessing import ImagePreprocessing, image_preprocessing, require_kind
 from tensloradist.tasks.progress import tracked
 
@@ -149,14 +149,21 @@ def _decoded(
         image = rgb(source, on_white=how.on_white, deep=deep)
         return np.asarray(how.resized(image), dtype=np.uint8).transpose(2, 0, 1)
     except (*BROKEN, Pillow.DecompressionBombError) as error:
-        raise UserError(
-            f"task.data: {task.data or task.name}: the image {shown(listing.ids[index])} cannot be read "
-            f"({type(error).__name__}: {str(error)[:200]}); repair or remove it"
-        ) from error
+        name = f"task.data: {task.data or task.name}: the image {shown(listing.ids[index])}"
+        if isinstance(error, UnsupportedPicture):
+            raise UserError(f"{name} is not supported: {error}") from error
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UserError(f"{name} cannot be read ({reason}); repair or remove it") from error
 
 
-def _pixels(listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fingerprint: str) -> Any:
-    """uint8 (n, 3, size, size), mapped from the cache, or None where that would exceed `CACHE_LIMIT`."""
+def _pixels(
+    listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fingerprint: str, now: Callable[[], str]
+) -> Any:
+    """uint8 (n, 3, size, size), mapped from the cache, or None where that would exceed `CACHE_LIMIT`.
+
+    Args:
+        now: the data's fingerprint after decoding: pixels of other files are never kept under this one.
+    """
     shape = (len(listing.ids), 3, how.size, how.size)
     if int(np.prod(shape)) > CACHE_LIMIT:
         return None
@@ -166,6 +173,8 @@ def _pixels(listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fin
         for index in tracked(list(range(shape[0])), f"decoding {task.data or task.name}"):
             pixels[index] = _decoded(listing, index, task, how, is_read_deep(data_fingerprint))
         pixels.flush()
+        if now() != data_fingerprint:
+            raise UserError(f"task.data: {task.data} has changed while it was read; start again when it is complete")
         (folder / "ids.json").write_text(json.dumps(listing.ids))
 
     import PIL
@@ -290,7 +299,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages
         if official.train_examples and task.train_examples is None:
             task = task.model_copy(update={"train_examples": official.train_examples})
     data_fingerprint = task.fingerprint or fingerprint(task, entry)
-    pixels = _pixels(listing, task, how, data_fingerprint)
+    pixels = _pixels(listing, task, how, data_fingerprint, lambda: fingerprint(task, entry))
     split, deep = _split(listing, task, protocol, official.pooled), is_read_deep(data_fingerprint)
     fitted, chosen, held_out = (
         _Images(listing, pixels, part, task, how, deep)
@@ -317,7 +326,7 @@ def fingerprint(task: TaskSpec, entry: HubImages | None = None) -> str:
     if entry is None:
         return read_folder(_folder(task)).fingerprint
     found, copy = hub.fingerprint(task, entry.hub), hub.local(task)
-    return found if copy is None else read_anew(found, ["grey16"] if holds_deep_pictures(copy, found) else [])
+    return found if copy is None else read_anew(found, data_reading_changes(copy, found))
 
 
 def num_labels(task: TaskSpec, entry: HubImages | None = None) -> int:

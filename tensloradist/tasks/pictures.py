@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -33,42 +34,55 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 # Beginnings of the other formats with grey of more than 8 bits: TIFF, PGM, JPEG 2000.
 _PERHAPS_DEEP = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P2", b"Pf", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)  # of Pillow
-_PHOTOMETRIC, _BITS = 262, 258  # tags of a TIFF file
+_PHOTOMETRIC, _BITS, _ORIENTATION = 262, 258, 274  # tags of a TIFF file
+_MAPPED = ("L", "P", "RGBX", "RGBA", "CMYK", "I;16", "I;16L", "I;16B")
 
 
 class UnsupportedPicture(ValueError):
     """A picture that has no conversion to 8-bit RGB."""
 
 
-def is_deep(head: bytes, whole: Callable[[], str | bytes]) -> bool:
-    """Whether a picture is grey of more than 8 bits (modes I, F, I;16…), by its header alone; False if it is broken.
+def reading_changes(head: bytes, whole: Callable[[], str | bytes]) -> tuple[str, ...]:
+    """What earlier versions read otherwise of a picture, by its header alone: words for `fingerprint.read_anew`.
+
+    "grey16" is grey of more than 8 bits (modes I, F, I;16…), which was cut off at 255; "turned" an uncompressed TIFF
+    of grey or a palette that lies on its side, whose rows Pillow confuses where it maps the file into memory.
 
     Args:
         head: its first `HEAD` bytes.
         whole: gives a file's path, or its bytes, where the head does not tell.
+
+    Returns:
+        no words for an ordinary picture, and for one that is broken.
     """
     from PIL import Image as Pillow
 
     if head.startswith(_PNG):
-        return len(head) > 25 and head[24] == 16 and head[25] == 0  # depth, and the colour type of grey
+        return ("grey16",) if len(head) > 25 and head[24] == 16 and head[25] == 0 else ()  # depth, colour type of grey
     if not head.startswith(_PERHAPS_DEEP):
-        return False
+        return ()
+    source = whole()
     try:
-        with _opened(whole()) as image:
-            return _deep(image.mode)
+        with _opened(source) as image:
+            mapped = isinstance(source, str) and image.mode in _MAPPED and [tile[0] for tile in image.tile] == ["raw"]
+            turned = mapped and getattr(image, "tag_v2", {}).get(_ORIENTATION, 1) > 4
+            return (*(["grey16"] if _deep(image.mode) else []), *(["turned"] if turned else []))
     except (*BROKEN, Pillow.DecompressionBombError):
-        return False  # whoever decodes it says what is wrong
+        return ()  # whoever decodes it says what is wrong
 
 
-def is_deep_file(path: str) -> bool:
+def file_reading_changes(path: str) -> tuple[str, ...]:
     with open(path, "rb") as stream:
-        return is_deep(stream.read(HEAD), lambda: path)
+        return reading_changes(stream.read(HEAD), lambda: path)
 
 
-def _opened(source: str | bytes) -> Image.Image:
+@contextmanager
+def _opened(source: str | bytes) -> Iterator[Image.Image]:
+    """The picture with its header read. A path is opened here, since Pillow would map the file of one."""
     from PIL import Image as Pillow
 
-    return Pillow.open(BytesIO(source) if isinstance(source, bytes) else source)
+    with BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream, Pillow.open(stream) as image:
+        yield image
 
 
 def _deep(mode: str) -> bool:
@@ -76,34 +90,40 @@ def _deep(mode: str) -> bool:
 
 
 def rgb(source: str | bytes, *, on_white: bool = False, deep: bool = True) -> Image.Image:
-    """The decoded picture.
-
-    Args:
-        source: a file's path, or its bytes.
-        on_white: lay transparent pictures on white; False: drop their alpha.
-        deep: whether grey of more than 8 bits may occur.
+    """The decoded picture of a file's path, or of its bytes; the rest is as in `to_rgb`.
 
     Raises:
         UnsupportedPicture: a mode that is refused, or a deep picture where none may occur.
         one of BROKEN, or Pillow's DecompressionBombError: the file is broken or too large.
     """
+    with _opened(source) as image:
+        image.load()
+        return to_rgb(image, on_white=on_white, deep=deep)
+
+
+def to_rgb(image: Image.Image, *, on_white: bool = False, deep: bool = True) -> Image.Image:
+    """A decoded picture as the table above says.
+
+    Args:
+        on_white: lay transparent pictures on white; False: drop their alpha.
+        deep: whether grey of more than 8 bits may occur.
+
+    Raises:
+        UnsupportedPicture: a mode that is refused, or a deep picture where none may occur.
+    """
     from PIL import Image as Pillow
     from PIL import ImageOps
 
-    with _opened(source) as image:
-        image.load()
-        kind, bits, inverted = image.format, _bits(image), _white_is_zero(image)
-        upright = image
-        if image.getexif().get(Pillow.ExifTags.Base.Orientation) is not None:
-            upright = ImageOps.exif_transpose(image)
-        if _deep(image.mode):
-            if not deep:
-                raise UnsupportedPicture(
-                    f"mode {image.mode}, grey of more than 8 bits, which this data set is not known to hold; save it "
-                    "with 8 bits"
-                )
-            return _grey(upright, kind, bits, inverted).convert("RGB")
-        return _opaque(upright, on_white)
+    kind, bits, inverted = image.format, _bits(image), _white_is_zero(image)
+    if image.getexif().get(Pillow.ExifTags.Base.Orientation) is not None:
+        image = ImageOps.exif_transpose(image)
+    if not _deep(image.mode):
+        return _opaque(image, on_white)
+    if not deep:
+        raise UnsupportedPicture(
+            f"mode {image.mode}, grey of more than 8 bits, which this data is not known to hold; save it with 8 bits"
+        )
+    return _grey(image, kind, bits, inverted).convert("RGB")
 
 
 def _bits(image: Image.Image) -> int:

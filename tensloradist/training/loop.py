@@ -35,6 +35,7 @@ from tensloradist.results.execute import cause_of
 from tensloradist.results.ranks import write_rank_failure
 from tensloradist.results.schema import Fingerprints, FrozenBackbone, Metrics, Result, Throughput, Times
 from tensloradist.spec import RunSpec
+from tensloradist.tasks.base import describe_parts
 from tensloradist.tasks.losses import example_losses
 from tensloradist.throughput import Communication, measure
 from tensloradist.training.accelerator import in_precision, make_accelerator, release
@@ -67,7 +68,8 @@ def train(
     Args:
         spec: resolved (with fingerprints).
         folder: the attempt's folder, `runs/<run_id>/attempts/NNNN`; None on a process but the first: the first one's.
-        progress: called with {'epoch', 'step', 'steps', 'loss'} about twice a second, on the first process.
+        progress: called on the first process: with {'parts'}, a line on the data, before the first step, and then with
+            {'epoch', 'step', 'steps', 'loss'} about twice a second.
         control: tells the run to stop at its next step boundary, with a checkpoint.
 
     Raises:
@@ -118,6 +120,9 @@ def _train(
             f"optimizer.batch_size: {spec.optimizer.batch_size} exceeds the {len(task.train)} training "
             f"examples of {task.name}; use at most {len(task.train)}"
         )
+    log.info("%s", describe_parts(task))
+    if progress is not None and accelerator.is_main_process:
+        progress({"parts": describe_parts(task)})
     strategy = strategy_for(spec, accelerator)
     if strategy.holds_weights:
         model = backbone_for(spec, task.num_labels)

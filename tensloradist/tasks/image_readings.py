@@ -1,7 +1,7 @@
-"""Whether a local copy of a named image set holds grey of more than 8 bits, which earlier versions read as white.
+"""What of a local copy of a named image set earlier versions read otherwise, as `pictures.reading_changes` says it.
 
 Its fingerprint says so, so that runs on the right pixels are new ones. Data of the Hub is known by its commit alone,
-without a look at its files: deep pictures in it are refused when they are decoded.
+without a look at its files: grey of more than 8 bits in it is refused when it is decoded.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from tensloradist.caching import cached_json
-from tensloradist.tasks.pictures import HEAD, is_deep, is_deep_file
+from tensloradist.tasks.pictures import HEAD, file_reading_changes, reading_changes
 
 
 def is_read_deep(fingerprint: str) -> bool:
-    """Whether a fingerprint says that its data holds deep pictures."""
+    """Whether a fingerprint says that its data holds grey of more than 8 bits."""
     return "grey16" in fingerprint.split("+")[1:]
 
 
-def holds_deep_pictures(data: Path, fingerprint: str) -> bool:
-    """Look into a folder or file of parquet or of pictures, once for each content."""
-    return bool(cached_json("deep-pictures", fingerprint, lambda: any(_deep_in(file) for file in _files(data))))
+def data_reading_changes(data: Path, fingerprint: str) -> list[str]:
+    """The words of all pictures in a folder or file of parquet or of pictures; looked at once for each content."""
+
+    def look() -> list[str]:
+        return sorted({word for file in _files(data) for word in _changes(file)})
+
+    return [str(word) for word in cached_json("picture-changes", fingerprint, look)]
 
 
 def _files(data: Path) -> Iterator[Path]:
@@ -30,15 +34,16 @@ def _files(data: Path) -> Iterator[Path]:
     yield from (file for file in sorted(data.rglob("*")) if file.is_file())
 
 
-def _deep_in(file: Path) -> bool:
-    return _deep_in_parquet(file) if file.suffix == ".parquet" else is_deep_file(str(file))
+def _changes(file: Path) -> set[str]:
+    return _changes_in_parquet(file) if file.suffix == ".parquet" else set(file_reading_changes(str(file)))
 
 
-def _deep_in_parquet(file: Path) -> bool:
+def _changes_in_parquet(file: Path) -> set[str]:
     import pyarrow
     import pyarrow.compute
     import pyarrow.parquet
 
+    found: set[str] = set()
     try:
         table = pyarrow.parquet.ParquetFile(file)
         columns = [field.name for field in table.schema_arrow if _holds_pictures(field.type)]
@@ -46,11 +51,11 @@ def _deep_in_parquet(file: Path) -> bool:
             for column in batch.columns:
                 pictures = column.field("bytes")
                 heads = pyarrow.compute.binary_slice(pictures, 0, HEAD).to_pylist()
-                if any(head and is_deep(head, pictures[at].as_py) for at, head in enumerate(heads)):
-                    return True
+                for at, head in enumerate(heads):
+                    found.update(reading_changes(head or b"", pictures[at].as_py))
     except pyarrow.ArrowException:
-        return False  # broken: loading says what is wrong
-    return False
+        return set()  # broken: loading says what is wrong
+    return found
 
 
 def _holds_pictures(kind: Any) -> bool:
