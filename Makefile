@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= results/demo-report
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-distributed test-slurm lint types evidence soak benchmark devcluster \
+.PHONY: help install demo test test-random test-elsewhere test-browser test-distributed test-slurm lint types evidence soak benchmark devcluster \
 	devcluster-down clean
 
 help:  ## What can be made
@@ -26,6 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@# torch by itself first, so that its exact version is settled before anything asks for a range of it.
 	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -E '^torch==' constraints.txt)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m tensloradist.fit_torchvision
 	@echo "$(CURDIR)" > $@
 
 install: $(INSTALLED)  ## The virtual environment .venv
@@ -34,10 +35,18 @@ demo: $(INSTALLED)  ## Train the demo sweep, print its tables and write its repo
 	$(BIN)/tensloradist launch demo
 	$(BIN)/tensloradist report demo --out $(OUT)
 
+SUITE := -q -n auto --dist loadfile --ignore tests/slurm --ignore tests/browser --ignore tests/distributed \
+	-m "not evidence and not slurm and not browser and not distributed"
+ANY_ORDER := --random-order --random-order-bucket global --hypothesis-profile random
+
 test: $(INSTALLED)  ## All tests but those of the other `make test-…` and of `make evidence`
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile \
-		--ignore tests/slurm --ignore tests/browser --ignore tests/distributed \
-		-m "not evidence and not slurm and not browser and not distributed"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SUITE)
+
+test-random: $(INSTALLED)  ## Those of `make test`, in a random order, on random examples
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SUITE) $(ANY_ORDER)
+
+test-elsewhere: $(INSTALLED)  ## Those of `make test` as an ordinary user without a home, in another locale and time zone (root)
+	tests/elsewhere.sh $(SUITE) $(ANY_ORDER)
 
 test-browser: $(INSTALLED)  ## The report's page in a headless Chromium (Debian's package chromium)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "browser and not evidence" tests/browser
@@ -65,7 +74,7 @@ types: $(INSTALLED)  ## mypy
 benchmark: $(INSTALLED)  ## Step time and memory against PEFT's LoRA (about 15 minutes on 2 cores)
 	$(BIN)/python tests/benchmarks/adapter_step.py --members tucker --bound 1.05
 
-evidence: $(INSTALLED)  ## Scale runs and long repeats, for closing notes
+evidence: test-random test-elsewhere  ## Scale runs and long repeats, for closing notes
 	$(BIN)/python -m pytest -q -s -m evidence
 	$(BIN)/python tests/benchmarks/adapter_step.py --members tucker --bound 1.05
 	$(BIN)/python tests/benchmarks/adapter_step.py --steps 12 --batch 4

@@ -15,15 +15,16 @@ import pandas as pd
 
 from analysis import columns
 from analysis.columns import MEASURED, Column
+from tensloradist import records
 from tensloradist.caching import entry_path
 from tensloradist.files import write_replacing
-from tensloradist.results import publish, schema
+from tensloradist.results import publish, schema, standing
 
 RUN = {"run_id": Column("str", "", "")}
 STAMP = ("mtime_ns", "ctime_ns", "size", "inode")
 Stamp = tuple[int, int, int, int]
 MAKERS = tuple(  # whoever changes how a row is made, or how a result is read and validated, invalidates it
-    Path(module.__file__ or "") for module in (columns, publish, schema)
+    Path(module.__file__ or "") for module in (columns, publish, records, schema, standing)
 ) + tuple(Path(__file__).with_name(name) for name in ("outcomes.py", "cache.py"))
 log = logging.getLogger("tensloradist")
 
@@ -32,7 +33,7 @@ def stamp_of(path: Path | str) -> Stamp | None:
     """What identifies a file's content without reading it; None without the file."""
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except OSError:  # absent, or not to be reached: whoever reads it finds out which
         return None
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 

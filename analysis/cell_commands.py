@@ -53,7 +53,7 @@ def results(
     if form == "parquet" and out is None:
         raise UserError("--format parquet: give a file with --out")
     loaded = _loaded(sweeps, results)
-    for line in (*loaded.warnings, *(f"Broken: {line}" for line in loaded.broken)):
+    for line in (*loaded.warnings, *(f"Left out: {line}" for line in loaded.broken)):
         typer.echo(line, err=True)
     if out is None:
         typer.echo(exported(loaded.frame, form), nl=False)

@@ -9,9 +9,8 @@ from typing import Any
 
 from analysis.analyse import Analysis
 from analysis.tables import Block, Cell, Row
-from tensloradist.results.attempts import read_attempt, read_end
+from tensloradist.results.attempts import attempt_files
 from tensloradist.results.layout import RunFolder, results_root
-from tensloradist.results.publish import read_failure_of
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class RunStory:
     hardware: str | None
     versions: str | None
     precision: str | None
+    environment: str | None
+    plugins: str | None
     commit: str | None
     host: str | None
     folder: str | None  # None where a bundle was read
@@ -125,15 +126,16 @@ _SHOWN = (
     "hardware",
     "versions",
     "precision",
+    "environment",
+    "plugins",
     "commit",
     "host",
 )
 
 
 def _attempt(folder: RunFolder, number: int) -> AttemptStory:
-    path = folder.attempt(number)
-    record, end = read_attempt(path), read_end(path)
-    parts = []
+    files = attempt_files(folder, number)
+    record, end, parts = files.record, files.end, []
     if record is not None:
         when = datetime.fromtimestamp(record.started, UTC).strftime("%Y-%m-%d %H:%M UTC")
         job = f", job {record.slurm.job_id}" if record.slurm else ""
@@ -143,8 +145,10 @@ def _attempt(folder: RunFolder, number: int) -> AttemptStory:
     if end is not None:
         took = f" after {end.ended - record.started:.0f} s" if record is not None else ""
         parts.append(f"{end.state}{took}" + (f" ({end.cause})" if end.cause else ""))
-    elif (failure := read_failure_of(folder, number)) is not None:
-        parts.append(f"failed ({failure.cause})")
-    else:
-        parts.append("has a result" if (path / "result.json").exists() else "has not said how it ended")
+    elif files.failure is not None:
+        parts.append(f"failed ({files.failure.cause})")
+    elif not files.unreadable:
+        has_result = (folder.attempt(number) / "result.json").exists()
+        parts.append("has a result" if has_result else "has not said how it ended")
+    parts += map(str, files.unreadable)
     return AttemptStory(number, "; ".join(parts))

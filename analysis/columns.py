@@ -58,7 +58,7 @@ PLANNED = {
     },
 }
 MEASURED = {
-    "state": Column("str", "", "finished, diverged, failed, missing or broken"),
+    "state": Column("str", "", "finished, diverged, failed, missing, broken or newer (made by a newer version)"),
     "cause": Column("str", "", "why a failed run failed"),
     "attempt": Column("Int64", "", "the attempt whose result this is"),
     "metric": Column("str", "", "name of the score's metric"),
@@ -76,6 +76,9 @@ MEASURED = {
     "hardware": Column("str", "", "model of the GPU, else of the CPU"),
     "versions": Column("str", "", "library versions"),
     "precision": Column("str", "", "fp32 or bf16"),
+    "threads": Column("Int64", "threads", "of the CPU, where it computes; they change times and last digits"),
+    "environment": Column("str", "", "environment variables that can change a number; missing: not on record"),
+    "plugins": Column("str", "", "plugins and the hashes of their code; missing: none, or not on record"),
     "commit": Column("str", "", "commit of the code that trained the run"),
     "host": Column("str", "", "the machine"),
     "workers_per_gpu": Column("Int64", "", "runs that shared the GPU; above 1 its times compare with nobody's"),

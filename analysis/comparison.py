@@ -19,7 +19,7 @@ from analysis.statistics.predictions import Array, McNemar, bootstrap_difference
 from analysis.tables import Block, Cell
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder, find_run
-from tensloradist.results.publish import read_result
+from tensloradist.results.publish import read_published
 from tensloradist.results.schema import Result
 
 CLASSIFICATION = ("accuracy", "f1", "matthews")
@@ -143,9 +143,10 @@ def compare_runs(root: Path, first: str, second: str) -> RunComparison:
 
 
 def _result(folder: RunFolder) -> Result:
-    if not folder.result.exists():
+    result = read_published(folder)
+    if result is None:
         raise UserError(f"run {folder.run_id} has no result yet")
-    return read_result(folder.result)
+    return result
 
 
 def _predictions(folder: RunFolder, result: Result) -> tuple[Array, Array, list[str]]:
@@ -161,7 +162,7 @@ def _predictions(folder: RunFolder, result: Result) -> tuple[Array, Array, list[
         with safe_open(path, framework="numpy") as file:
             ids = json.loads(file.metadata()["ids"])["test"]
             return file.get_tensor("test.logits"), file.get_tensor("test.labels"), ids
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as predictions ({error})") from error
 
 

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from analysis.columns import COLUMNS, typed
 from analysis.outcomes import outcomes
 from tensloradist.errors import UserError
+from tensloradist.names import printable
 from tensloradist.results.bundle import is_bundle, opened
-from tensloradist.results.layout import sweep_folder
-from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.schema import Condition, Manifest, ManifestRun
-from tensloradist.shipped import find_shipped
+from tensloradist.results.sweeps import find_sweep
 from tensloradist.spec import ADDED_LATER, OptimizerSpec
 
 
@@ -75,16 +72,17 @@ def load_from(sources: Sequence[str], root: Path) -> Loaded:
 
 
 def load(source: str, root: Path, use_cache: bool = True) -> Loaded:
-    """The results of one sweep, by its file or the name it was launched with.
+    """The results of one sweep, by its file, which means what it says now, or the name it was launched with.
 
     Raises:
-        UserError: the sweep was never launched with this results folder, or its manifest is not readable or was edited.
+        UserError: the sweep was never launched with this results folder, its manifest is not readable or was edited,
+            or an edited file cannot be planned.
     """
-    name, text_hash = _name_of(source, root)
-    manifest = latest_manifest(name, root)
+    found = find_sweep(source, root)
+    manifest = found.manifest
     loaded = Loaded((manifest,), pd.DataFrame(), root=root, sources=(source,))
-    if text_hash is not None and text_hash != manifest.sweep_sha256:
-        loaded.warnings.append(f"{source} has changed since it was launched; the tables show the sweep as launched")
+    if found.note is not None:
+        loaded.warnings.append(found.note)
     conditions = {condition.name: condition for condition in manifest.conditions}
     try:
         rows = [
@@ -93,7 +91,9 @@ def load(source: str, root: Path, use_cache: bool = True) -> Loaded:
             for membership in run.conditions
         ]
     except KeyError as error:
-        raise UserError(f"sweep {name!r}: its manifest has no {error}; launch it again with this version") from error
+        raise UserError(
+            f"sweep {manifest.name!r}: its manifest has no {error}; launch it again with this version"
+        ) from error
     measured = outcomes(root, list(dict.fromkeys(run.run_id for run in manifest.runs)), loaded.broken, use_cache)
     planned = typed(
         rows, {name: column for name, column in COLUMNS.items() if name not in measured.columns or name == "run_id"}
@@ -107,12 +107,12 @@ def _planned(run: ManifestRun, sweep: str) -> dict[str, Any]:
     return {
         "sweep": sweep,
         "run_id": run.run_id,
-        "row": run.row,
+        "row": printable(run.row),
         "method": adapter["method"],
         "grouping": adapter.get("grouping"),
         "factorization": adapter.get("factorization"),
-        "backbone": run.backbone,
-        "task": run.task,
+        "backbone": printable(run.backbone),
+        "task": printable(run.task),
         "data_set": task.get("fingerprint") or task["name"],
         "protocol": run.spec["protocol"],
         "seed": run.spec["seed"],
@@ -142,17 +142,3 @@ def _axes(optimizer: dict[str, Any]) -> dict[str, Any]:
             str(value) if isinstance(value, dict) else value
         )
     return fields
-
-
-def _name_of(source: str, root: Path) -> tuple[str, str | None]:
-    """The sweep's name, and the hash of its file's text if there is one."""
-    if (sweep_folder(root, source) / "latest").exists() and not Path(source).is_file():
-        return source, None
-    path = find_shipped("sweeps", source)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
-        raise UserError(f"{path}: no `name:`, so it is not a sweep file")
-    return data["name"], sha256(path.read_bytes()).hexdigest()

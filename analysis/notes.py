@@ -17,12 +17,16 @@ from analysis.tables import Block, Row, Runs
 from analysis.verdicts import Verdicts, kind_of_test, span, verdicts
 
 HARDWARE = {"hardware": "hardware", "precision": "precision", "versions": "library versions"}
+SETTINGS = {"threads": "numbers of CPU threads", "environment": "settings of the environment"}
 
 
 def with_notes(block: Block, runs: dict[tuple[str, str], Runs], blocks: list[Block]) -> Block:
     """The block with its notes, and with why its times must not be compared, if so."""
     ended = [run for own in runs.values() for run in own if run.state in ("finished", "diverged")]
     mixed = {what: sorted({str(getattr(run, column)) for run in ended}) for column, what in HARDWARE.items()}
+    for column, what in SETTINGS.items():  # results from before these were recorded say nothing
+        mixed[what] = sorted({str(value) for run in ended if not pd.isna(value := getattr(run, column))})
+    mixed["plugin code"] = _edited_plugins({run.plugins for run in ended if not pd.isna(run.plugins)})
     mixed = {what: found for what, found in mixed.items() if len(found) > 1}
     reasons = [f"runs of different {what} ({'; '.join(found)})" for what, found in mixed.items()]
     if any(not pd.isna(run.workers_per_gpu) and run.workers_per_gpu > 1 for run in ended):
@@ -34,6 +38,14 @@ def with_notes(block: Block, runs: dict[tuple[str, str], Runs], blocks: list[Blo
     ]
     notes += _of_rows(block) + _absent(block, blocks) + _failures(runs) + _choices(block.rows)
     return replace(block, notes=notes, no_times=", ".join(reasons) or None)
+
+
+def _edited_plugins(listed: set[str]) -> list[str]:
+    """The plugins, with the hashes of their code, that not all runs had the same code of."""
+    codes: dict[str, set[str]] = {}
+    for plugin in {plugin for plugins in listed for plugin in plugins.split(", ")}:
+        codes.setdefault(plugin.split(" ")[0], set()).add(plugin)
+    return sorted(plugin for found in codes.values() if len(found) > 1 for plugin in found)
 
 
 def _of_task(block: Block, task: str) -> list[str]:

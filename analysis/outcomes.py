@@ -12,9 +12,11 @@ import pandas as pd
 
 from analysis.cache import RUN, STAMP, Stamp, read_cache, stamp_of, write_cache
 from analysis.columns import FINGERPRINTS, MEASURED, typed
+from tensloradist.records import UnreadableRecord
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.publish import BrokenResult, read_failure, read_result
-from tensloradist.results.schema import Result
+from tensloradist.results.publish import read_failure_of
+from tensloradist.results.schema import Failure, Result
+from tensloradist.results.standing import standing
 
 _THREADS, _AT_ONCE = 8, 256  # a network file system answers many requests at once
 
@@ -29,9 +31,9 @@ def outcomes(root: Path, run_ids: list[str], broken: list[str], use_cache: bool 
         if run_id in fresh:
             continue
         stamp = stamps[run_id]
-        outcome = _without_result(root, run_id, broken) if stamp is None else _with_result(root, run_id, broken)
+        outcome = _outcome(root, run_id, broken)
         rows.append({"run_id": run_id, **outcome})
-        if stamp is not None and outcome["state"] != "broken":
+        if stamp is not None and outcome["state"] in ("finished", "diverged"):
             new_stamps[run_id] = stamp
     read = typed(rows, RUN | MEASURED).set_index("run_id", drop=False)
     if use_cache and new_stamps:
@@ -60,27 +62,26 @@ def _fresh(cached: pd.DataFrame, stamps: dict[str, Stamp | None]) -> set[str]:
     return {run_id for run_id, stamp in known if run_id in stamps and stamps[run_id] == stamp}
 
 
-def _with_result(root: Path, run_id: str, broken: list[str]) -> dict[str, Any]:
-    path = RunFolder(root, run_id).result
-    try:
-        result = read_result(path)
-        if result.run_id != run_id:
-            raise BrokenResult(f"{path}: a result of run {result.run_id}, which does not belong here")
-    except BrokenResult as error:
-        broken.append(str(error))
-        return {"state": "broken"}
-    return measured(result)
-
-
-def _without_result(root: Path, run_id: str, broken: list[str]) -> dict[str, Any]:
-    try:
-        failure = read_failure(RunFolder(root, run_id))
-    except BrokenResult as error:
-        broken.append(str(error))
-        return {"state": "broken"}
+def _outcome(root: Path, run_id: str, unread: list[str]) -> dict[str, Any]:
+    """The measured columns of a run; what is wrong with its files is added to `unread`."""
+    run = RunFolder(root, run_id)
+    found = standing(run)
+    if found.result is not None:
+        return measured(found.result)
+    unread.extend(found.problems[:1])
+    if found.state != "open":
+        return {"state": "newer" if found.state == "newer" else "broken"}
+    failure = next((f for number in reversed(run.attempt_numbers()) if (f := _failure(run, number))), None)
     if failure is None or failure.cause == "interrupted":
-        return {"state": "missing"}
+        return {"state": "broken" if found.problems else "missing"}
     return {"state": "failed", "cause": f"{failure.cause}: {failure.message}"}
+
+
+def _failure(run: RunFolder, number: int) -> Failure | None:
+    try:
+        return read_failure_of(run, number)
+    except UnreadableRecord:  # the standing has named it
+        return None
 
 
 def measured(result: Result) -> dict[str, Any]:
@@ -105,8 +106,18 @@ def measured(result: Result) -> dict[str, Any]:
         "hardware": str(hardware.get("gpu") or hardware.get("cpu")),
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         "precision": str(provenance.get("precision")),
+        "threads": None if hardware.get("gpu") else provenance.get("threads"),
+        "environment": _listed(provenance.get("environment"), "=", "none set"),
+        "plugins": _listed((provenance.get("code") or {}).get("plugins"), " ", None),
         "commit": (provenance.get("code") or {}).get("commit"),
         "host": provenance.get("host"),
         "workers_per_gpu": provenance.get("workers_per_gpu"),
         **{f"fingerprint_{name}": getattr(result.fingerprints, name) for name in FINGERPRINTS},
     }
+
+
+def _listed(values: dict[str, str] | None, between: str, empty: str | None) -> str | None:
+    """'A=1, B=2'; None where nothing is on record."""
+    if values is None:
+        return None
+    return ", ".join(f"{name}{between}{value}" for name, value in sorted(values.items())) or empty

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tensloradist.terminal import description, terminal
+
 PATIENCE, EVERY = 2.0, 10.0  # seconds: until anything is shown, and between lines where there is no terminal
 Progress = Callable[[int, int], None]
 
@@ -18,15 +20,14 @@ def progress(what: str) -> Iterator[Progress]:
 
     On a terminal a bar is shown, and gone afterwards. Elsewhere, a line now and then.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     if not console.is_terminal:
         yield from _lines(what)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (SpinnerColumn(), description(), BarColumn(), MofNCompleteColumn())
     bar = Bar(*columns, TimeElapsedColumn(), console=console, transient=True)
     task = bar.add_task(what, total=None)
     timer = threading.Timer(PATIENCE, bar.start)

@@ -140,7 +140,7 @@ def story_lines(story: CellStory) -> list[str]:
         cause = f" ({run.cause})" if run.cause else ""
         lines.append(f"    seed {run.seed}: {run.run_id}, {run.state}{cause}, score {score}")
         lines += [f"      attempt {attempt.number}: {attempt.line}" for attempt in run.attempts]
-    for what in ("hardware", "precision", "versions", "commit"):
+    for what in ("hardware", "precision", "versions", "environment", "plugins", "commit"):
         values = dict.fromkeys(value for run in story.runs if (value := getattr(run, what)))
         lines += [f"  {what}: {'; '.join(values)}"] if values else []
     lines.append(f"  specification: {json.dumps(story.spec, sort_keys=True)}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from pathlib import Path
 
 from launch import scheduler
 from launch.children import Crash
 from tensloradist.results.claims import Owner
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.ranks import culprit
+from tensloradist.results.ranks import culprit, silent
 from tensloradist.results.schema import Cause, ManifestRun
 
 CAUSES_BY_SLURM: dict[str, Cause] = {
@@ -18,6 +20,12 @@ CAUSES_BY_SLURM: dict[str, Cause] = {
     "OUT_OF_MEMORY": "out_of_host_memory",
     "CANCELLED": "cancelled",
 }
+
+
+LOG_END_BYTES = 65_536
+_WATCHDOG = re.compile(
+    rb"ProcessGroupNCCL[^\n]*(watchdog|Watchdog|timed? ?out)|Watchdog caught collective operation timeout"
+)
 
 
 def vanished(owner: Owner) -> tuple[Cause, str]:
@@ -47,7 +55,24 @@ def blamed(
         return other.cause, said, other.traceback
     who = f"process {crash.rank} of {processes}" if processes > 1 else "the process"
     how = f"{who} ended by signal {-code}" if code < 0 else f"{who} exited with {code}"
+    if processes > 1 and -code == signal.SIGABRT and was_nccl_watchdog(Path(crash.log)):
+        quiet = ", ".join(map(str, silent(folder.attempt(number), processes)))
+        hung = f"; no word came from process {quiet}" if quiet else ""
+        return (
+            "communication",
+            f"{who} was ended by NCCL's watchdog, after a collective timed out{hung}; see {crash.log}",
+            None,
+        )
     return cause_of_end(code, for_memory), f"{how}; see {crash.log}", None
+
+
+def was_nccl_watchdog(log: Path) -> bool:
+    """Whether the end of a process's log says that NCCL's watchdog aborted it: all that tells it from other aborts."""
+    if not log.is_file():
+        return False
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - LOG_END_BYTES))
+        return _WATCHDOG.search(stream.read()) is not None
 
 
 def cause_of_end(code: int, for_memory: bool) -> Cause:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from launch import STOP_SECONDS
-from launch.children import Child, Crash
+from launch.children import Child, ChildFactory, Crash
 from tensloradist.files import write_once, write_replacing
+from tensloradist.records import read_object
 
 POLL_SECONDS = 0.2
 LOWEST_PORT, PORTS = 20_000, 12_000  # below the ephemeral ports, which other programs' connections use
@@ -79,8 +80,7 @@ class Board:
         write_once(self.folder / f"{number:04d}.json", json.dumps(fields))
 
     def posted(self, number: int) -> dict[str, Any] | None:
-        path = self.folder / f"{number:04d}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_object(self.folder / f"{number:04d}.json", "the word on a run's processes")
 
     def finish(self, number: int) -> None:
         write_once(self.folder / f"{number:04d}.done", "")
@@ -93,7 +93,8 @@ class Board:
 
     def crash(self, number: int) -> Crash | None:
         for path in sorted(self.folder.glob(f"{number:04d}.crash.*")):
-            return Crash(**json.loads(path.read_text()), rank=int(path.suffix[1:]))
+            if (word := read_object(path, "the word on a crash")) is not None:
+                return Crash(int(word["code"]), str(word["log"]), rank=int(path.suffix[1:]))
         return None
 
     def end(self) -> None:
@@ -125,10 +126,11 @@ class NodeGroup:
         self.lead.stop(seconds)
 
 
-def follow(board: Board, place: Place, log: Path, told: Callable[[], str | None]) -> None:
+def follow(board: Board, place: Place, children: ChildFactory, told: Callable[[], str | None]) -> None:
     """A following task's work: a process for each run that the leading task posts, until it ends the board.
 
     Args:
+        children: starts this task's processes; the job gives each task its own processors.
         told: why this task was signalled to stop, if it was: its process is told, and the others agree with it.
     """
     number = 1
@@ -139,13 +141,13 @@ def follow(board: Board, place: Place, log: Path, told: Callable[[], str | None]
                 return
             time.sleep(POLL_SECONDS)
             continue
-        child = Child(log, place.environment(number))
+        child = children.child(**place.environment(number))
         child.request(spec=posted["spec"], follow=posted["attempt"])
         passed_on = False
         while True:
             event = child.next_event(POLL_SECONDS)
             if event is None and not board.is_finished(number):
-                board.say_crashed(number, place.rank, child.wait(), str(log))
+                board.say_crashed(number, place.rank, child.wait(), str(children.log))
             if event is None or event["event"] == "outcome" or board.is_finished(number):
                 break
             if not passed_on and (reason := told()):

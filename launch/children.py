@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +19,30 @@ from typing import Any
 from launch import STOP_SECONDS
 from launch.signals import ignored
 from launch.submission import Submission
+from tensloradist.environment import inherited
+from tensloradist.gpus import only
 from tensloradist.ports import free_port
 
 
 class Child:
-    """One child process and its events."""
+    """One child process and its events.
 
-    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+    Args:
+        log: where its standard error goes.
+        environment: variables on top of this process's.
+        command: what to run; None: `launch.child`.
+    """
+
+    def __init__(self, log: Path, environment: dict[str, str], command: Sequence[str] | None = None) -> None:
         # Slurm sends its warning signal to every process of a job; it is for supervisors, and would end a child. What
         # is ignored here stays so in the child.
         with log.open("ab") as stream, ignored(signal.SIGUSR2):
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "launch.child"],
+                command or [sys.executable, "-m", "launch.child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
-                env={**os.environ, **environment},
+                env={**inherited(os.environ), **environment},
                 text=True,
                 bufsize=1,
                 start_new_session=True,
@@ -72,13 +82,29 @@ class Child:
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End the child in an orderly way, or by force after so many seconds."""
+        stop_all([self], seconds)
+
+    def terminate(self) -> None:
+        """Ask the child to end."""
         if self._process.poll() is None:
             self._process.terminate()
-            try:
-                self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+
+    def kill_at(self, deadline: float) -> None:
+        """Wait for the child's end until `deadline` (time.monotonic), then kill it."""
+        try:
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def stop_all(children: Sequence[Child], seconds: float) -> None:
+    """End all children in an orderly way: every one is asked first, and those left after `seconds` are killed."""
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + seconds
+    for child in children:
+        child.kill_at(deadline)
 
 
 @dataclass(frozen=True)
@@ -115,8 +141,7 @@ class ChildGroup:
             child.request(stop=reason)
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        for child in (self.lead, *self._others):
-            child.stop(seconds)
+        stop_all([self.lead, *self._others], seconds)
 
 
 class ChildFactory:
@@ -128,7 +153,7 @@ class ChildFactory:
     """
 
     def __init__(self, submission: Submission, device: int, log: Path) -> None:
-        self._submission, self._device, self._log = submission, device, log
+        self._submission, self._device, self.log = submission, device, log
 
     def child(self, processes: int = 1, **more: str) -> Child:
         """A child that is one of so many processes on this machine.
@@ -140,9 +165,8 @@ class ChildFactory:
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **more}
         environment["TENSLORADIST_WORKERS_PER_GPU"] = str(self._submission.workers_per_gpu)
         if devices:
-            chosen = (devices[self._device % len(devices)],) if processes == 1 else devices
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
-        return Child(self._log, environment)
+            environment |= only((devices[self._device % len(devices)],) if processes == 1 else devices)
+        return Child(self.log, environment)
 
     def group(self, processes: int) -> ChildGroup:
         """The processes of one run, all on this machine."""
@@ -153,4 +177,4 @@ class ChildFactory:
             environment = {name: str(value) for name, value in names.items()}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             children.append(self.child(processes, **environment))
-        return ChildGroup(children, self._log)
+        return ChildGroup(children, self.log)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.spectra_command import spectra
+from tensloradist.terminal import terminal
 
 if TYPE_CHECKING:
     from launch.plan import Plan
@@ -53,8 +54,6 @@ def plan(
 
         tensloradist plan my_sweep.yaml --profile gpu_node
     """
-    from rich.console import Console
-
     from launch.origin import sweep_to_launch
     from launch.plan import as_json, check
     from launch.sweep import load_sweep
@@ -70,7 +69,7 @@ def plan(
         from tensloradist.errors import UserError
 
         raise UserError(f"--gpu {gpu}: only with --memory")
-    with Console(stderr=True).status("planning (loading libraries takes a few seconds)"):
+    with terminal(stderr=True).status("planning (loading libraries takes a few seconds)"):
         checked = check(load_sweep(sweep), results_root(results))
     if json:
         sys.stdout.write(as_json(checked) + "\n")
@@ -89,13 +88,12 @@ def profiles() -> None:
 
         tensloradist profiles
     """
-    from rich.console import Console
     from rich.table import Table
 
     from launch.profile import SHIPPED, shipped_profiles
     from tensloradist.shipped import shipped_folder
 
-    console = Console()
+    console = terminal()
     table = Table("profile", "option sets", "a task asks for", "what it is for")
     for found in shipped_profiles():
         first = next(iter(found.options.values()))
@@ -165,7 +163,6 @@ def launch_runs(
 ) -> None:
     """Check a sweep and launch it, on a cluster or here; again, but `only` some of its runs, by their ids."""
     import submitit  # noqa: F401 (before anything is written: it is in an extra)
-    from rich.console import Console
 
     from launch.origin import sweep_to_launch
     from launch.plan import check, recover
@@ -174,7 +171,7 @@ def launch_runs(
 
     root = results_root(results)
     sweep = sweep_to_launch(sweep, root, again=only is not None)
-    with Console(stderr=True).status("planning (loading libraries takes a few seconds)"):
+    with terminal(stderr=True).status("planning (loading libraries takes a few seconds)"):
         expanded = load_sweep(sweep)
         if not dry_run:
             recover(expanded, root)
@@ -211,13 +208,11 @@ def _refuse_mixture(profile: str | None, local: dict[str, object], cluster: dict
 
 
 def _print_plan(checked: Plan) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from launch.plan import cells, parts
+    from launch.plan import cells, parts, rank_notes
 
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = terminal(width=160)
     table = Table(title=f"{checked.sweep.name}: {len(checked.sweep.runs)} runs")
     for name in ("condition", "backbone", "task", "method", "ranks"):
         table.add_column(name)
@@ -239,9 +234,13 @@ def _print_plan(checked: Plan) -> None:
     if any(c.kind == "isoparameter" for c in checked.sweep.conditions):
         console.print("! beyond the condition's tolerance: no integer ranks come nearer", highlight=False)
     for line in parts(checked.sweep):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+    for line in rank_notes(checked.sweep):
+        console.print(f"note: {line}", soft_wrap=True)
     for line in checked.missing:
         console.print(f"missing: {line}", markup=False, highlight=False)
+    for line in checked.problems:
+        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

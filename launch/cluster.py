@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
@@ -9,14 +11,16 @@ from rich.console import Console
 from launch import scheduler
 from launch.arrays import Array, arrays
 from launch.origin import Hints, Origin
-from launch.plan import CLAIMED_ELSEWHERE, HELD, Plan, write_manifest
+from launch.plan import BROKEN, CLAIMED_ELSEWHERE, HELD, Plan, write_manifest
 from launch.policy import Growth
 from launch.profile import Options, Profile, load_profile
 from launch.pruning import prune
+from launch.sbatch_environment import completed, environment_notes
 from launch.signals import interrupt_on_termination
 from launch.slurm import submit
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
+from tensloradist.terminal import terminal
 
 
 def launch_on_cluster(
@@ -37,7 +41,8 @@ def launch_on_cluster(
     Raises:
         UserError: an unknown profile or option set, a site that refuses, a results folder that cannot be used.
     """
-    console, profile = Console(), load_profile(profile_name)
+    usable_folder(root)
+    console, profile = terminal(), load_profile(profile_name)
     sets = profile.chosen(option_sets)
     for run in plan.sweep.runs:
         for options in sets.values():
@@ -60,15 +65,20 @@ def launch_on_cluster(
         return
     for array in wanted:
         console.print(
-            _described(array, sets[array.options].grown(array.growth), profile), highlight=False, soft_wrap=True
+            _described(array, completed(sets[array.options].grown(array.growth)), profile),
+            highlight=False,
+            soft_wrap=True,
         )
-    for warning in site_warnings(profile, sets):
+    warnings = site_warnings(profile, sets)
+    warnings += [note for options in sets.values() for note in environment_notes(options)]
+    for warning in dict.fromkeys(warnings):
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if manifest is None:
         console.print("A dry run: nothing was written or submitted.")
         return
     interrupt_on_termination()
-    done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot, origin)
+    plugins = plan.sweep.runs[0].spec.plugins  # a sweep's: all runs have the same
+    done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot, origin, plugins)
     jobs = ", ".join(entry["job_id"] for entry in done.arrays)
     console.print(f"Submitted: jobs {jobs}; their files are in {folder}", highlight=False, soft_wrap=True)
     console.print(f"Follow with: {hints.status()}", markup=False, highlight=False, soft_wrap=True)
@@ -102,15 +112,18 @@ def _described(array: Array, options: Options, profile: Profile) -> str:
     if options.gpus_per_node:
         asked.append(f"{options.gpus_per_node} GPUs a node")
     parallel = f"at most {min(array.tasks, array.parallel)} at once"
-    partition = f"partition {options.partition}" if options.partition else "the default partition"
+    names = ", ".join(named(options.partition))
+    partition = f"partition{'s' * (',' in names)} {names}" if names else "the default partition"
     return f"{profile.name}/{array.options}: {what}, {parallel}, on {partition}; a task: {', '.join(asked)}"
 
 
 def _say_left_out(console: Console, plan: Plan, hints: Hints) -> None:
     states = plan.counts()
-    wanted = states.pop("planned", 0) + states.pop(CLAIMED_ELSEWHERE, 0)
+    wanted = sum(states.pop(state, 0) for state in ("planned", BROKEN, CLAIMED_ELSEWHERE))
     left = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none"
     console.print(f"{plan.sweep.name}: {wanted} runs to train; left out: {left}", highlight=False, soft_wrap=True)
+    for problem in plan.problems:
+        console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
     if states.get(HELD):
         console.print(f"  held runs go on after: {hints.release()}", markup=False, highlight=False, soft_wrap=True)
 
@@ -125,23 +138,15 @@ def site_warnings(profile: Profile, sets: dict[str, Options]) -> list[str]:
     if found is None:
         return [f"profile {profile.name} could not be checked: Slurm does not answer here"]
     accounts, qualities = scheduler.accounts(), scheduler.qualities()
-    for name, options in sets.items():
-        where = f"profile {profile.name}, option set {name}"
-        if options.account and accounts and options.account not in accounts:
-            raise UserError(f"{where}: account {options.account!r}; the site has {', '.join(sorted(accounts))}")
-        if options.qos and qualities and options.qos not in qualities:
-            raise UserError(f"{where}: qos {options.qos!r}; the site has {', '.join(sorted(qualities))}")
-        if options.partition is None:
-            continue
-        partition = found.partitions.get(options.partition)
-        if partition is None:
-            raise UserError(
-                f"{where}: partition {options.partition!r}; the site has {', '.join(sorted(found.partitions))}"
-            )
-        limit = partition.max_time_minutes
-        if limit is not None and options.time_minutes > limit:
-            raise UserError(f"{where}: time_minutes: {options.time_minutes} exceeds the partition's {limit:g}")
-        _check_node(where, options, partition)
+    for name, given in sets.items():
+        where, options = f"profile {profile.name}, option set {name}", completed(given)
+        for field, known, enforced in (
+            ("account", accounts, found.enforces_accounts),
+            ("qos", qualities, found.enforces_qualities),
+        ):
+            warnings += _unknown(where, field, named(getattr(options, field)), known, enforced)
+        lifted = any((qualities or {}).get(quality.lower(), False) for quality in named(options.qos))
+        warnings += _check_partitions(where, options, found, lifted)
         if found.max_array_size and options.max_array_size > found.max_array_size:
             warnings.append(
                 f"{where}: arrays are split at the site's {found.max_array_size}, not {options.max_array_size}"
@@ -149,8 +154,46 @@ def site_warnings(profile: Profile, sets: dict[str, Options]) -> list[str]:
     return warnings
 
 
-def _check_node(where: str, options: Options, partition: scheduler.Partition) -> None:
-    """Raises UserError where a node would have to give more than the partition's largest has."""
+def _unknown(where: str, field: str, names: list[str], known: Collection[str] | None, enforced: bool) -> list[str]:
+    """Warnings for names that accounting does not know, in whatever case; where it enforces them, a UserError."""
+    if known is None:
+        return []
+    texts = [
+        f"{where}: {field} {name!r}; the site has {', '.join(sorted(known))}"
+        for name in names
+        if name.lower() not in {one.lower() for one in known}
+    ]
+    if texts and enforced:
+        raise UserError(texts[0])
+    return texts
+
+
+def _check_partitions(where: str, options: Options, found: scheduler.SiteLimits, lifted: bool) -> list[str]:
+    """Warnings for those of several partitions that can give no job what it asks for.
+
+    Args:
+        lifted: whether the job's QOS lifts the partitions' time limits.
+
+    Raises:
+        UserError: a partition that the site does not have, or none of those named can give it.
+    """
+    names, reasons = named(options.partition), []
+    for name in names:
+        if name not in found.partitions:
+            raise UserError(f"{where}: partition {name!r}; the site has {', '.join(sorted(found.partitions))}")
+    for name in names:
+        if reason := _too_much(options, name, found.partitions[name], lifted):
+            reasons.append((name, reason))
+    if reasons and len(reasons) == len(names):
+        raise UserError(f"{where}: {reasons[0][1]}")
+    return [f"{where}: no job will start in partition {name}: {reason}" for name, reason in reasons]
+
+
+def _too_much(options: Options, name: str, partition: scheduler.Partition, lifted: bool) -> str | None:
+    """What a job asks for and the partition cannot give, a node having at most what its largest node has."""
+    limit = partition.max_time_minutes
+    if limit is not None and options.time_minutes > limit and not lifted:
+        return f"time_minutes: {options.time_minutes} exceeds the partition's {limit:g}"
     cpus = options.cpus_per_worker * options.workers
     memory = 1024 * options.memory_gb if options.memory_gb else 0
     for field, asked, has, unit in (
@@ -159,7 +202,19 @@ def _check_node(where: str, options: Options, partition: scheduler.Partition) ->
         ("gpus_per_node", options.gpus_per_node, partition.node_gpus, "GPUs"),
     ):
         if has is not None and asked > has:
-            raise UserError(
-                f"{where}: {field}: {asked:g} {unit} a node, but the largest node of partition {options.partition} has "
-                f"{has}; ask for less"
-            )
+            return f"{field}: {asked:g} {unit} a node, but the largest node of partition {name} has {has}; ask for less"
+    return None
+
+
+def named(text: str | None) -> list[str]:
+    """The names in a list as sbatch takes it: 'a,b'."""
+    return [name for name in (text or "").split(",") if name]
+
+
+def usable_folder(folder: Path) -> None:
+    """Raises UserError where Slurm would read the path of a job's output as something else than it is."""
+    for text in dict.fromkeys(re.findall(r"[%\\\x00-\x1f\x7f]", str(folder.absolute()))):
+        raise UserError(
+            f"results folder {str(folder.absolute())!r}: Slurm reads {text!r} in the paths of a job's output as a "
+            "pattern; choose a path without it with --results"
+        )

@@ -13,6 +13,9 @@ SYMBOLS = {
     "claimed": ("⇄", "cyan"),
     "held": ("‖", "yellow"),
     "broken": ("!", "red"),
+    "newer": ("!", "yellow"),
+    "made by a newer version": ("!", "yellow"),
+    "not readable": ("!", "red"),
     "not asked for": ("·", "dim"),
 }
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from launch import scheduler
 from launch.accepted import launches, of_cluster
+from launch.spending import spending
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import latest_manifest
-from tensloradist.results.publish import read_result
-from tensloradist.results.schema import Result
+from tensloradist.results.standing import standing
 
 MARGIN = 1.3  # of what was used, when less is suggested
 LITTLE = 0.5  # of what was asked for: below, less is suggested
@@ -38,7 +38,11 @@ class Efficiency:
 
 @dataclass
 class Spent:
-    """Where the finished runs' seconds went, and their share of the time that workers were given."""
+    """Where the finished runs' seconds went, and their share of the time that workers were given.
+
+    `kept_seconds`: of runs without a result yet, what their checkpoints keep. `unreadable`: runs left out, since their
+    results cannot be read.
+    """
 
     runs: int
     start_seconds: float
@@ -46,11 +50,14 @@ class Spent:
     evaluate_seconds: float
     worker_seconds: float
     device_bytes: int | None
+    kept_seconds: float = 0.0
+    unreadable: int = 0
 
     @property
     def busy_share(self) -> float | None:
-        """Training and evaluation over what workers were given."""
-        return (self.train_seconds + self.evaluate_seconds) / self.worker_seconds if self.worker_seconds else None
+        """Training and evaluation, of which checkpoints are kept too, over what workers were given."""
+        busy = self.train_seconds + self.evaluate_seconds + self.kept_seconds
+        return min(1.0, busy / self.worker_seconds) if self.worker_seconds else None
 
 
 def account(name: str, root: Path) -> tuple[list[Efficiency], Spent]:
@@ -75,7 +82,12 @@ def account(name: str, root: Path) -> tuple[list[Efficiency], Spent]:
     for profile, array in arrays:
         groups.setdefault((profile, array["options"]), []).append(array)
     jobs = {key: [use for use in used for array in group if _is_of(use, array)] for key, group in groups.items()}
-    results = _results(name, root)
+    folders = [
+        RunFolder(root, run_id) for run_id in dict.fromkeys(run.run_id for run in latest_manifest(name, root).runs)
+    ]
+    found = [(folder, standing(folder)) for folder in folders if folder.path.is_dir()]
+    results = [each.result for _, each in found if each.result is not None]
+    unfinished = [spending(folder) for folder, each in found if each.state == "open"]
     worker_seconds = sum(
         use.elapsed_seconds * array["workers_per_task"] for _, array in arrays for use in used if _is_of(use, array)
     )
@@ -86,18 +98,14 @@ def account(name: str, root: Path) -> tuple[list[Efficiency], Spent]:
         sum(result.times.evaluate_seconds for result in results),
         worker_seconds,
         max((result.peak_memory.device_bytes or 0 for result in results), default=0) or None,
+        sum(spent.seconds - spent.wasted_seconds for spent in unfinished),
+        sum(each.result is None and each.state != "open" for _, each in found),
     )
     return [_of_set(*key, group, jobs[key], spent) for key, group in groups.items()], spent
 
 
 def _is_of(use: scheduler.Usage, array: dict[str, Any]) -> bool:
     return scheduler.base_id(use.key) == array["job_id"]
-
-
-def _results(name: str, root: Path) -> list[Result]:
-    ids = dict.fromkeys(run.run_id for run in latest_manifest(name, root).runs)
-    paths = [RunFolder(root, run_id).result for run_id in ids]
-    return [read_result(path) for path in paths if path.exists()]
 
 
 def _of_set(

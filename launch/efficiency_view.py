@@ -34,6 +34,10 @@ def render(sets: list[Efficiency], spent: Spent) -> RenderableType:
         f"{duration(spent.worker_seconds)} that workers were given"
         + (f" ({100 * busy:.0f} % training and evaluation)" if busy is not None else "")
     ]
+    if spent.kept_seconds:
+        lines.append(f"Runs without a result yet: {duration(spent.kept_seconds)} of work that their checkpoints keep")
+    if spent.unreadable:
+        lines.append(f"{spent.unreadable} runs are left out, since their results cannot be read (`status` names them)")
     if spent.device_bytes:
         lines.append(f"Largest GPU memory of a run: {spent.device_bytes / 2**30:.1f} GB")
     for found in sets:

@@ -9,6 +9,7 @@ from typing import Any
 
 from launch import scheduler
 from launch.profile import Options
+from launch.sbatch_environment import left_open, submission_environment
 from launch.slurm_task import REQUEUE_CODE
 from tensloradist.errors import UserError
 
@@ -44,16 +45,20 @@ def executor(
     Raises:
         UserError: no Slurm on this machine.
     """
-    import submitit
-
     if not scheduler.available():
         raise UserError(
             f"profile {profile}: no Slurm on this machine (sbatch is not on the PATH); launch from a login node, "
             "or without --profile to train here"
         )
+    from launch.sbatch import Sbatch
+
     nodes, tasks = options.layout(*spread)
     python = shlex.quote(sys.executable)
-    made = submitit.SlurmExecutor(folder, python=f"{options.container} {python}" if options.container else python)
+    made = Sbatch(
+        folder,
+        python=f"{options.container} {python}" if options.container else python,
+        environment=submission_environment(options),
+    )
     asked: dict[str, Any] = {
         "job_name": name,
         "partition": options.partition,
@@ -70,9 +75,19 @@ def executor(
         "array_parallelism": options.max_parallel,
         "setup": _setup(options, code),
         "teardown": _AFTER.format(code=REQUEUE_CODE, restarts=options.max_restarts).splitlines(),
-        "srun_args": ["--kill-on-bad-exit=1", *options.srun],
-        "additional_parameters": {"requeue" if options.requeue else "no_requeue": True, **options.sbatch},
+        # srun obeys SLURM_EXPORT_ENV, which a site or `sbatch --export` may set: tasks would lack what submitit sets.
+        "srun_args": ["--kill-on-bad-exit=1", "--export=ALL", *options.srun],
+        # A profile's own comment stays: sites charge by it.
+        "comment": None if "comment" in options.sbatch else scheduler.comment_of(folder),
+        "additional_parameters": {
+            # What tasks handle, whatever SUBMITIT_PREEMPT_SIGNAL says.
+            "signal": f"USR2@{options.signal_lead_seconds}",
+            "requeue" if options.requeue else "no_requeue": True,
+            **{name: value for name, value in options.sbatch.items() if value is not False},
+        },
     }
+    if "signal_delay_s" in more:
+        asked["additional_parameters"]["signal"] = f"USR2@{more['signal_delay_s']}"
     asked |= more
     parameters = {name: value for name, value in asked.items() if value is not None}
     made.update_parameters(**{k: v for k, v in parameters.items() if k != "mem"})
@@ -89,8 +104,12 @@ def refusal(error: Exception) -> str:
 
 def _setup(options: Options, code: Path | None) -> list[str]:
     lines = list(options.setup)
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in options.environment.items()]
+    # What holds for these jobs holds for the larger ones that they submit, also where jobs begin without the caller's
+    # variables.
+    variables = {**left_open(options), **options.environment}
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     if code is not None:
-        lines.append(f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')  # plugins lie there
+        # Before what was copied, which the job's working directory may hold: Python would look there first.
+        lines.append(f'export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
     # Since Slurm 22.05 srun does not take --cpus-per-task over from sbatch.
     return [*lines, 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"']

@@ -10,6 +10,8 @@ from typing import Any
 
 from launch.policy import Decision, Growth, decide, to_hold
 from tensloradist.files import write_once
+from tensloradist.records import NewerRecord, UnreadableRecord
+from tensloradist.results.attempts import read_decision
 from tensloradist.results.holds import hold
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_failure_of
@@ -42,7 +44,7 @@ class FailureBook:
 
     def of_launch(self, folder: RunFolder) -> list[Failure]:
         """The failures of the run's attempts since the launch began, oldest first."""
-        return [f for n in folder.attempt_numbers() if (f := read_failure_of(folder, n)) and self._is_new(folder, n)]
+        return [f for n in folder.attempt_numbers() if self._is_new(folder, n) and (f := _failure(folder, n))]
 
     def _is_new(self, folder: RunFolder, number: int) -> bool:
         return number > self._baseline[folder.run_id]
@@ -102,6 +104,16 @@ class FailureBook:
         return any(RunFolder(self._root, other.run_id).result.exists() for other in (*cell, *whole))
 
 
+def _failure(folder: RunFolder, number: int) -> Failure | None:
+    """An attempt's failure; one whose record is damaged counts, so that the run is not tried for ever."""
+    try:
+        return read_failure_of(folder, number)
+    except NewerRecord:
+        raise
+    except UnreadableRecord as error:
+        return Failure(run_id=folder.run_id, attempt=number, cause="killed", message=str(error))
+
+
 def demand_of(folder: RunFolder) -> Growth:
     """What the newest decision that says so has found the run to need."""
     for number in reversed(folder.attempt_numbers()):
@@ -111,9 +123,18 @@ def demand_of(folder: RunFolder) -> Growth:
 
 
 def decision_of(folder: RunFolder, number: int) -> dict[str, Any] | None:
-    """What was decided on an attempt's failure, as `Decision.as_dict` says it; None without a record."""
-    path = folder.attempt(number) / "decision.json"
-    return dict(json.loads(path.read_text())) if path.exists() else None
+    """What was decided on an attempt's failure, as `Decision.as_dict` says it; None without a record that can be read.
+
+    Raises:
+        NewerRecord: a newer version has decided.
+    """
+    try:
+        decision = read_decision(folder.attempt(number))
+    except NewerRecord:
+        raise
+    except UnreadableRecord:  # as if it had not been written; `status` names it
+        return None
+    return decision.model_dump() if decision is not None else None
 
 
 def _cell(run: ManifestRun) -> tuple[str, ...]:

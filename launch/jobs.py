@@ -8,19 +8,40 @@ from pathlib import Path
 
 from launch import scheduler
 from launch.accepted import elements, jobs_elsewhere, launches
+from launch.adoption import adopt
+from launch.early_ends import described, early_ends
 from launch.scheduler import Job
 
 UNENDED = ("PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED")  # in a record of sacct that lags behind
+OVER = (
+    "boot_fail",
+    "cancelled",
+    "completed",
+    "completing",
+    "deadline",
+    "ended",
+    "failed",
+    "node_fail",
+    "out_of_memory",
+    "preempted",
+    "timeout",
+)
 MOST_ASKED = 10  # times for one job's record: an element that was cancelled before it began never has one
 
 
 @dataclass
 class JobsStatus:
-    """The sweep's Slurm jobs: counts by state, and those that were cancelled before they began."""
+    """The sweep's Slurm jobs: counts by state, those that were cancelled before they began, and early ends in words."""
 
     answers: bool
     counts: dict[str, int] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
+    early_ends: list[str] = field(default_factory=list)
+
+    @property
+    def are_left(self) -> bool:
+        """Whether a job waits, runs, or will run again."""
+        return any(number for state, number in self.counts.items() if state not in OVER)
 
 
 class Jobs:
@@ -40,11 +61,12 @@ class Jobs:
 
     def look(self) -> JobsStatus | None:
         """Ask squeue, and sacct about what is new; None where the sweep has never been submitted."""
-        if not any(True for _ in launches(self._name, self._root)):
+        unrecorded = adopt(self._name, self._root)
+        if not unrecorded and not any(True for _ in launches(self._name, self._root)):
             return None
         if scheduler.available():
             self.cluster = self.cluster or scheduler.cluster()
-        submitted = list(elements(self._name, self._root, self.cluster))
+        submitted = [*elements(self._name, self._root, self.cluster), *unrecorded]
         self.living = scheduler.living(key for _, key in submitted) if self.cluster else None
         if self.living is None:
             return JobsStatus(False)
@@ -55,18 +77,19 @@ class Jobs:
         gone = [(folder, key) for folder, key in submitted if key not in self.living]
         if not self._learn([key for _, key in gone]):
             return JobsStatus(True, dict(counts))
-        cancelled = []
+        early, cancelled = early_ends(gone, self._ended), []
+        unheard = {end.key for end in early}
         for folder, key in gone:
             record = self._ended.get(key)
             # A pending element that was cancelled leaves no record at all, nor has it a worker's file.
             unbegun = record is None and not any(folder.glob(f"worker-{key}.*.json"))
-            if unbegun or (record is not None and record.state.startswith("CANCELLED")):
+            if (unbegun and key not in unheard) or (record is not None and record.state.startswith("CANCELLED")):
                 cancelled.append(key)
-            elif record is not None:
-                counts[record.state.lower()] += 1
+            else:
+                counts[record.state.lower() if record is not None else "ended"] += 1
         if cancelled:
             counts["cancelled"] = len(cancelled)
-        return JobsStatus(True, dict(counts), cancelled)
+        return JobsStatus(True, dict(counts), cancelled, described(early))
 
     def elsewhere(self) -> dict[str, list[str]]:
         """The sweep's jobs on other clusters, which cannot be asked from here."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,25 +40,21 @@ def submit_larger(path: Path, known: Submission, needs: Mapping[Growth, list[str
 
 
 def _submit(known: Submission, growth: Growth, run_ids: list[str], origin: Origin | None) -> None:
-    import submitit
-
-    given, manifest = Options.model_validate(known.options), Path(known.manifest)
+    given, manifest = Options.model_validate(known.options), read_manifest(Path(known.manifest))
     each = math.ceil(len(run_ids) / given.max_parallel)
     arrays = array_of(known.option_set, given, (known.processes or 1, known.nodes), run_ids, each, growth)
     try:
-        # A job's own SLURM_… variables would be taken for the new job's options; where Slurm is configured is not one.
-        configured = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
-        with submitit.helpers.clean_env():
-            os.environ.update(configured)
-            done, folder = submit(
-                read_manifest(manifest).name,
-                manifest,
-                Path(known.root),
-                known.profile,
-                {known.option_set: given},
-                arrays,
-                origin=origin,
-            )
+        done, folder = submit(
+            manifest.name,
+            Path(known.manifest),
+            Path(known.root),
+            known.profile,
+            {known.option_set: given},
+            arrays,
+            snapshot=known.snapshot,
+            origin=origin,
+            plugins=manifest.plugins,
+        )
     except UserError as error:
         print(f"nothing larger was submitted: {error}", file=sys.stderr, flush=True)
         return

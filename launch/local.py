@@ -15,6 +15,7 @@ from launch.signals import interrupt_on_termination
 from launch.watch import Watcher, follow
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
+from tensloradist.terminal import terminal
 
 
 def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: float) -> None:
@@ -24,9 +25,11 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
         UserError: the results folder cannot be used, or runs ask for several machines.
         typer.Exit: with code 1, when some runs failed or have not ended.
     """
-    console = Console()
+    console = terminal()
     text = ", ".join(f"{number} {state}" for state, number in sorted(plan.counts().items()))
     console.print(f"{plan.sweep.name}: {len(plan.sweep.runs)} runs ({text}); results in {root}", highlight=False)
+    for problem in plan.problems:
+        console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
     for run in plan.sweep.runs:
         if (run.spec.compute.nodes or 1) > 1:
             raise UserError(
@@ -36,7 +39,9 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
     make_folder(root)
     if not plan.to_run() and not plan.to_watch():
         write_manifest(plan.sweep, root)
-        console.print("Nothing to train: every run has a result, is alive elsewhere, or is held.")
+        console.print(
+            "Nothing to train: every run has a result, is alive elsewhere, is held, or cannot be read by this version."
+        )
         return
     if plan.to_watch():
         console.print(

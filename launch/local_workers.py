@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
-import shutil
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,25 +15,16 @@ from launch.origin import Origin
 from launch.plan import Plan, write_manifest
 from launch.signals import ignored
 from launch.submission import Submission
+from launch.words import read_word
 from launch.worker import run_worker
 from tensloradist.files import write_once
+from tensloradist.gpus import visible_gpus
+from tensloradist.records import UnreadableRecord
 from tensloradist.results.claims import STILL_SECONDS, highest_claim
 from tensloradist.results.layout import RunFolder, new_launch_folder
 
 MOST_WORKERS = 8  # by default, where there is no GPU to count
 FOREVER_MINUTES = 60 * 24 * 365
-
-
-def visible_gpus() -> tuple[str, ...]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; asked of nvidia-smi, not of torch."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return tuple(device for device in given.split(",") if device not in ("", "-1"))
-    if shutil.which("nvidia-smi") is None:
-        return ()
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")] if listed.returncode == 0 else []
-    return tuple(str(index) for index in range(len(lines)))
 
 
 def default_workers(plan: Plan) -> int:
@@ -62,14 +51,16 @@ class LocalLaunch:
         wanted = plan.to_run() + plan.to_watch()
         self.baseline = {run.run_id: highest_claim(RunFolder(root, run.run_id)) for run in wanted}
         threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        devices = () if all(run.spec.compute.device == "cpu" for run in wanted) else visible_gpus()
         submission = Submission(
             str(manifest.absolute()),
             str(root.absolute()),
             threads,
-            visible_gpus(),
+            devices,
             self.baseline,
             still_seconds,
             launch_workers=workers,
+            workers_per_gpu=math.ceil(workers / len(devices)) if devices else 1,
         )
         self.submission = self.folder / "submission.json"
         write_once(self.submission, submission.to_json())
@@ -108,8 +99,7 @@ class LocalLaunch:
         while self.is_running() and time.monotonic() < deadline:
             time.sleep(0.1)
         for index, job in enumerate(self.jobs):
-            status = self.folder / f"worker-{index}.json"
             # submitit's own cancel() sends the signal that workers ignore. A killed worker's child ends by itself.
-            if not job.done() and status.exists():
-                with suppress(ProcessLookupError):  # it has ended meanwhile
-                    os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
+            with suppress(ProcessLookupError, UnreadableRecord):  # it has ended meanwhile
+                if not job.done() and (word := read_word(self.folder / f"worker-{index}.json")) is not None:
+                    os.kill(word["pid"], signal.SIGKILL)

@@ -10,6 +10,7 @@ from typing import Any
 from launch.sweep import PlannedRun, Sweep, load_sweep
 from tensloradist.errors import UserError
 from tensloradist.memory import STRATEGIES, Need, gpu_bytes, measure_step, needs, recommend
+from tensloradist.terminal import terminal
 
 GiB = 2**30
 
@@ -57,17 +58,15 @@ def memory_plans(sweep: Sweep, processes: list[int], gpu: int | None) -> list[Me
 
 def show(sweep: str, gpu: str | None, processes: str, json: bool) -> None:
     """Print the plans as tables, or as JSON. Raises UserError for an unknown GPU or numbers that are none."""
-    from rich.console import Console
 
     size = gpu_bytes(gpu) if gpu is not None else None
     worlds = _numbers(processes)
-    with Console(stderr=True).status("tracing a step of each model (the data is loaded)"):
+    with terminal(stderr=True).status("tracing a step of each model (the data is loaded)"):
         plans = memory_plans(load_sweep(sweep), worlds, size)
     if json:
         sys.stdout.write(json_.dumps([asdict(plan) for plan in plans], indent=1) + "\n")
         return
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = terminal(width=160)
     for plan in plans:
         _print(console, plan, gpu, size)
 

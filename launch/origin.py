@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tensloradist.errors import UserError
 from tensloradist.files import write_once
+from tensloradist.records import FORM, UnreadableRecord, read_record
 from tensloradist.results.layout import sweep_folder
 from tensloradist.shipped import shipped_folder, shipped_names
 
@@ -31,6 +33,7 @@ class Origin:
     results: str
     profile: str | None = None
     shipped: str | None = None
+    __pydantic_config__ = FORM
 
     @classmethod
     def of(cls, sweep: Path, root: Path, profile: str | None = None) -> Origin:
@@ -42,9 +45,12 @@ class Origin:
 
     @classmethod
     def read(cls, folder: Path) -> Origin | None:
-        """The origin of a launch; None for one from before it was recorded."""
-        path = folder / FILE
-        return cls(**json.loads(path.read_text())) if path.exists() else None
+        """The origin of a launch; None for one from before it was recorded.
+
+        Raises:
+            UnreadableRecord: damaged, made by a newer version, or not readable.
+        """
+        return read_record(folder / FILE, cls, "the record of a launch's origin")
 
     def write(self, folder: Path) -> None:
         write_once(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
@@ -56,9 +62,12 @@ class Origin:
 
 
 def last_origin(name: str, root: Path) -> Origin | None:
-    """The origin of a sweep's newest launch that says it."""
-    folders = sorted((sweep_folder(root, name) / "launches").glob("*"), reverse=True)
-    return next((origin for folder in folders if (origin := Origin.read(folder)) is not None), None)
+    """The origin of a sweep's newest launch that says it, and can be read."""
+    for folder in sorted((sweep_folder(root, name) / "launches").glob("*"), reverse=True):
+        with suppress(UnreadableRecord):
+            if (origin := Origin.read(folder)) is not None:
+                return origin
+    return None
 
 
 def sweep_to_launch(source: str, root: Path, again: bool = False) -> str:

@@ -11,45 +11,52 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from launch.sweep import PlannedRun, Sweep, dumped
+from launch.sweep import PlannedRun, Sweep, dumped, load_sweep
 from tensloradist import backbones
+from tensloradist.budget import surplus_ranks
 from tensloradist.caching import cached_json
-from tensloradist.files import write_once, write_replacing
+from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.modes import AttentionShape
 from tensloradist.results.claims import ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder
-from tensloradist.results.manifests import manifest_digest
+from tensloradist.results.manifests import put_manifest
 from tensloradist.results.publish import recover_broken
 from tensloradist.results.schema import Manifest, ManifestRun
+from tensloradist.results.standing import Standing, standing
 from tensloradist.sources import sources_hash
 from tensloradist.spec import REFERENCES
 from tensloradist.tasks import task_named
+from tensloradist.trackers import require_trackers
 
 CLAIMED_ELSEWHERE = "claimed on another machine"
 HELD = "held"
 NOT_ASKED_FOR = "not asked for"
+BROKEN = "broken"  # trained again: a launch sets a damaged result aside
+NEWER = "made by a newer version"
+UNREADABLE = "not readable"
 
 
 @dataclass
 class Plan:
-    """A checked sweep: the state of each run, and what would have to be fetched first."""
+    """A checked sweep: the state of each run, what would have to be fetched first, and what is wrong with files."""
 
     sweep: Sweep
     states: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def counts(self) -> Counter[str]:
         return Counter(self.states.values())
 
     def to_run(self) -> list[PlannedRun]:
-        return [run for run in self.sweep.runs if self.states[run.run_id] == "planned"]
+        return [run for run in self.sweep.runs if self.states[run.run_id] in ("planned", BROKEN)]
 
     def restrict(self, run_ids: set[str]) -> None:
         """Leave out all runs but these."""
         for run_id, state in self.states.items():
-            if run_id not in run_ids and state in ("planned", CLAIMED_ELSEWHERE):
+            if run_id not in run_ids and state in ("planned", BROKEN, CLAIMED_ELSEWHERE):
                 self.states[run_id] = NOT_ASKED_FOR
 
     def to_watch(self) -> list[PlannedRun]:
@@ -61,16 +68,23 @@ def check(sweep: Sweep, root: Path) -> Plan:
     """Build every distinct adapter on the meta device, compare its count, and look up what has a result.
 
     Raises:
-        UserError: an adapter that cannot be expressed on its backbone.
+        UserError: an adapter that cannot be expressed on its backbone, or a tracker that is not installed.
     """
     _check_adapters(sweep)
     _check_deepspeed(sweep)
-    states = {run.run_id: _state(RunFolder(root, run.run_id)) for run in sweep.runs}
+    require_trackers({name: None for run in sweep.runs for name in run.spec.compute.log_with})
+    states, problems = {}, []
+    for run in sweep.runs:
+        folder = RunFolder(root, run.run_id)
+        found = standing(folder)
+        states[run.run_id] = _state(folder, found)
+        if states[run.run_id] in (BROKEN, NEWER, UNREADABLE):
+            problems += found.problems
     backbone_specs = {run.spec.backbone for run in sweep.runs}
     task_specs = {run.spec.task for run in sweep.runs}
     missing = [line for spec in backbone_specs for line in backbones.missing(spec)]
     missing += [line for spec in task_specs for line in task_named(spec.name).missing(spec)]
-    return Plan(sweep, states, sorted(missing))
+    return Plan(sweep, states, sorted(missing), problems)
 
 
 def recover(sweep: Sweep, root: Path) -> None:
@@ -81,12 +95,18 @@ def recover(sweep: Sweep, root: Path) -> None:
             recover_broken(folder)
 
 
-def _state(run: RunFolder) -> str:
-    if run.result.exists():
+def _state(run: RunFolder, found: Standing) -> str:
+    if found.is_over:
         return "finished"
+    if found.is_left_alone:
+        return NEWER if found.state == "newer" else UNREADABLE
+    if found.state == "broken":
+        return BROKEN
     if held(run) is not None:
         return HELD
-    return {"free": "planned", "alive": "alive elsewhere", "unknown": CLAIMED_ELSEWHERE}[ownership(run)]
+    return {"free": BROKEN if found.problems else "planned", "alive": "alive elsewhere", "unknown": CLAIMED_ELSEWHERE}[
+        ownership(run)
+    ]
 
 
 def _check_adapters(sweep: Sweep) -> None:
@@ -191,8 +211,18 @@ def cells(sweep: Sweep) -> list[Cell]:
     return [cell for condition in sweep.conditions for cell in order[condition.name]]
 
 
-def write_manifest(sweep: Sweep, root: Path) -> Path:
-    """The sweep's immutable manifest, `results/sweeps/<name>/<digest>.json`; `latest` then names it."""
+def rank_notes(sweep: Sweep) -> list[str]:
+    """Rows whose ranks exceed what their matrices or modes can have, those of one sentence together."""
+    rows: dict[str, list[str]] = {}
+    for run in sweep.runs:
+        surplus = surplus_ranks(run.spec.adapter, run.shape)
+        if surplus is not None and run.row not in rows.setdefault(surplus, []):
+            rows[surplus].append(run.row)
+    return [f"{', '.join(names)}: {surplus}" for surplus, names in rows.items()]
+
+
+def manifest_of(sweep: Sweep) -> Manifest:
+    """What is recorded of a sweep when it is launched."""
     runs = tuple(
         ManifestRun(
             run_id=run.run_id,
@@ -206,12 +236,28 @@ def write_manifest(sweep: Sweep, root: Path) -> Path:
         )
         for run in sweep.runs
     )
-    manifest = Manifest(name=sweep.name, sweep_sha256=sweep.sha256, conditions=sweep.conditions, runs=runs)
-    text = manifest.model_dump_json(indent=1) + "\n"
-    digest = manifest_digest(text)
-    folder = sweep_folder(root, sweep.name)
-    path = folder / f"{digest}.json"
-    if not path.exists():
-        write_once(path, text)
-    write_replacing(folder / "latest", digest + "\n")
-    return path
+    return Manifest(name=sweep.name, sweep_sha256=sweep.sha256, conditions=sweep.conditions, runs=runs)
+
+
+def planned_manifest(path: Path) -> Manifest:
+    """The manifest that a sweep file would be launched with now."""
+    return manifest_of(load_sweep(str(path)))
+
+
+def write_manifest(sweep: Sweep, root: Path) -> Path:
+    """The sweep's immutable manifest, `results/sweeps/<name>/<digest>.json`; `latest` then names it.
+
+    Raises:
+        UserError: the name is another launched sweep's but for capital letters.
+    """
+    _refuse_twin(sweep.name, root)
+    return put_manifest(sweep_folder(root, sweep.name), manifest_of(sweep).model_dump_json(indent=1) + "\n")
+
+
+def _refuse_twin(name: str, root: Path) -> None:
+    known = [path.name for path in (root / "sweeps").glob("*") if path.name.casefold() == name.casefold()]
+    if known and name not in known:
+        raise UserError(
+            f"name: {name!r} is the launched sweep {known[0]!r} but for capital letters, which is one folder on some "
+            "file systems; choose another name"
+        )

@@ -42,6 +42,10 @@ RULES: dict[str, Rule] = {
     "killed": Rule(5, "look for the memory limit first: raise memory_gb in the profile"),
     "out_of_host_memory": Rule(1, "it goes on in a job with twice the memory; raise memory_gb in the profile"),
     "out_of_device_memory": Rule(8, "the micro-batch was halved each time; larger GPUs need not"),
+    "device_failure": Rule(
+        3,
+        "another worker tries it on another GPU; look at this one with nvidia-smi, and exclude its node in the profile",
+    ),
     "communication": Rule(3, "check the network interface (NCCL_SOCKET_IFNAME in the profile) and the nodes"),
     "disk_full": Rule(0, "free space or raise the quota, then launch again: it goes on from its checkpoint"),
     "bug": Rule(1, "read the log (tensloradist logs RUN) and mend the code; an exception would only come again"),
@@ -143,8 +147,8 @@ def _micro_batch(run_spec: Mapping[str, Any]) -> int:
 def to_hold(first_failures: Sequence[Failure]) -> str | None:
     """Why the rest of a cell without any result should be held, given its runs' first failures; None if it should not.
 
-    A cause that says nothing of the cell (a preemption, a lost node) never holds it.
+    A cause that says nothing of the cell (a preemption, a lost node, a broken GPU) never holds it.
     """
-    causes = Counter(failure.cause for failure in first_failures if not RULES[failure.cause].goes_on)
+    causes = Counter(f.cause for f in first_failures if not RULES[f.cause].goes_on and f.cause != "device_failure")
     cause, times = next(iter(causes.most_common(1)), (None, 0))
     return f"the first {times} runs of the cell failed: {cause}" if times >= BREAKER else None

@@ -6,33 +6,59 @@ among the shipped ones (`slurm/profiles/`).
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from launch.policy import Growth
-from tensloradist.config import read_yaml
+from launch.slurm_time import Minutes, MinutesOrPart, Seconds, SecondsOrPart
 from tensloradist.errors import UserError, unknown
 from tensloradist.shipped import find_shipped, shipped_names
 from tensloradist.validation import PositiveInt, SpecModel, validate
+from tensloradist.yaml_reader import read_yaml
 
 SHIPPED = "slurm/profiles"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
+# Options of sbatch that every submission sets, or that the profile has a field for. They are refused below `sbatch`,
+# because the checks against the site, the jobs' record and the larger jobs know the field alone.
+_FIELDS = {
+    "time": "time_minutes",
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "mem": "memory_gb",
+    "cpus-per-task": "cpus_per_worker",
+    "gpus-per-node": "gpus_per_node",
+    "signal": "signal_lead_seconds",
+    "requeue": "requeue",
+    "no-requeue": "requeue",
+    "nodes": "processes_per_node, and the sweep's compute.processes",
+    "ntasks-per-node": "processes_per_node",
+    "array": "max_parallel and max_array_size",
+}
+_OURS = ("job-name", "output", "error", "input", "open-mode", "wait", "test-only", "parsable", "quiet", "wrap")
+SAID_ELSEWHERE = {option: f"this is the profile's field {field}" for option, field in _FIELDS.items()} | dict.fromkeys(
+    _OURS, "every submission sets this itself; leave it out"
+)
+
+
 class Options(SpecModel):
     """What one job asks for, and how it works through the queue."""
 
-    partition: str | None = Field(None, description="null: the site's default")
+    partition: str | None = Field(None, description="one, or several as in 'a,b'; null: the site's default")
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     gpus_per_node: int = Field(0, ge=0, strict=True)
     cpus_per_worker: PositiveInt = Field(1, description="CPU cores a worker, or a process of a multi-process run")
     memory_gb: float | None = Field(None, gt=0, description="of a node; null: the site's default")
-    time_minutes: PositiveInt = Field(60, description="the job's time limit")
-    signal_lead_seconds: PositiveInt = Field(
+    time_minutes: Minutes = Field(60, description="the job's time limit; 12:00:00 is twelve hours, as to sbatch --time")
+    signal_lead_seconds: Seconds = Field(
         60, description="before the limit, Slurm signals the job: time for a checkpoint, and for requeueing"
     )
     max_array_size: PositiveInt = Field(1000, description="tasks an array; the site's own limit is asked, too")
@@ -49,7 +75,7 @@ class Options(SpecModel):
     runs_per_task: PositiveInt | None = Field(
         None, description="runs that a job trains; null: as many as fill target_minutes by recorded durations"
     )
-    target_minutes: float | None = Field(None, gt=0, description="null: half the time limit")
+    target_minutes: MinutesOrPart | None = Field(None, description="null: half the time limit")
     requeue: bool = Field(True, description="a job that was preempted, killed or out of time goes back to the queue")
     max_restarts: PositiveInt = Field(50, description="of one job, after which it stays down")
     setup: tuple[str, ...] = Field((), description="shell lines before the workers: module load, activate")
@@ -58,9 +84,8 @@ class Options(SpecModel):
     stage: str | None = Field(None, description="node-local folder for a copy of data and backbone; may use $TMPDIR")
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict, description="further sbatch options")
     srun: tuple[str, ...] = Field((), description="further srun arguments")
-    takeover_seconds: float = Field(
+    takeover_seconds: SecondsOrPart = Field(
         180.0,
-        gt=0,
         description="a claim whose heartbeat stands still for so long may be taken over; it beats six times as often",
     )
 
@@ -73,6 +98,10 @@ class Options(SpecModel):
             )
         if self.workers_per_gpu > 1 and not self.gpus_per_node:
             raise ValueError(f"workers_per_gpu: {self.workers_per_gpu}, but gpus_per_node is 0; use workers_per_node")
+        for name in self.sbatch:
+            option = name.replace("_", "-")
+            if option in SAID_ELSEWHERE:
+                raise ValueError(f"sbatch.{name}: {SAID_ELSEWHERE[option]}")
         for name in self.environment:
             if not re.fullmatch(r"[A-Za-z_]\w*", name):
                 raise ValueError(f"environment: {name!r} is not the name of a variable")
@@ -82,6 +111,11 @@ class Options(SpecModel):
     def workers(self) -> int:
         """Workers a job, for runs of one process."""
         return self.workers_per_node or max(1, self.gpus_per_node * self.workers_per_gpu)
+
+    @property
+    def sharing_gpu(self) -> int:
+        """Workers that share a GPU, however the profile says it; 1 without GPUs."""
+        return math.ceil(self.workers / self.gpus_per_node) if self.gpus_per_node else 1
 
     def grown(self, growth: Growth) -> Options:
         """The same with so many times the memory and the time limit."""

@@ -9,10 +9,15 @@ import os
 import re
 import shutil
 import subprocess
+import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from launch.sbatch_environment import question_environment
+from launch.slurm_time import seconds_of
+from tensloradist.results.claims import slurm_job
 from tensloradist.users import username
 
 TIMEOUT_SECONDS = 20.0
@@ -21,11 +26,15 @@ _MOST_JOBS = 400  # in one command line
 
 @dataclass(frozen=True)
 class Job:
-    """One job, or one element of an array, and how often it was put back into the queue."""
+    """One job, or one element of an array, and how often it was put back into the queue.
+
+    `code`: of one that has ended, Slurm's exit code and signal, '127:0'; None where it is not told.
+    """
 
     key: str
     state: str
     restart: int = 0
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,10 +50,15 @@ class Partition:
 
 @dataclass(frozen=True)
 class SiteLimits:
-    """What the controller says of its limits."""
+    """What the controller says of its limits.
+
+    `enforces_accounts`, `enforces_qualities`: whether it refuses accounts and QOS that accounting does not know.
+    """
 
     max_array_size: int | None
     partitions: dict[str, Partition] = field(default_factory=dict)
+    enforces_accounts: bool = True
+    enforces_qualities: bool = True
 
 
 def available() -> bool:
@@ -54,7 +68,9 @@ def available() -> bool:
 
 def _ask(*command: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=question_environment()
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -102,16 +118,62 @@ def living(job_ids: Iterable[str]) -> dict[str, Job] | None:
     return None if known is None else {key: job for key, job in known.items() if base_id(key) in wanted}
 
 
-def submitted_from(folder: Path) -> list[str] | None:
-    """The ids of jobs and arrays that squeue knows whose batch scripts lie in a folder; None if it does not answer.
+def comment_of(folder: Path) -> str:
+    """The comment that a job carries, by which it is known whatever became of its submission.
+
+    Args:
+        folder: submitit's, `launches/STAMP/submitit-N`.
+    """
+    return f"tensloradist:{folder.parent.name}/{folder.name}"
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where the jobs that squeue knows come from: (job or array id, comment, batch script) of each element."""
+
+    jobs: tuple[tuple[str, str, str], ...]
+
+    def of(self, folder: Path) -> dict[str, int]:
+        """Job or array id -> elements in the queue, of those submitted from `launches/STAMP/submitit-N`.
+
+        A site may replace comments, so the batch script's place counts, too.
+        """
+        mine = (j for j, mark, script in self.jobs if comment_of(folder) in mark.split() or _lies_in(script, folder))
+        return dict(Counter(mine))
+
+    def of_launch(self, folder: Path) -> list[str]:
+        """The ids of those submitted from a launch's folder."""
+        mark, jobs = f"tensloradist:{folder.name}/", self.jobs
+        found = (job for job, comment, script in jobs if mark in comment or _lies_in(script, folder))
+        return list(dict.fromkeys(found))
+
+
+def _lies_in(script: str, folder: Path) -> bool:
+    return script.startswith(f"{folder}{os.sep}")
+
+
+def origins() -> Origins | None:
+    """Where all jobs in the queue come from; None if squeue does not answer.
 
     This tells of a job that was accepted even where its submission was interrupted before the id came back.
     """
-    said = _ask("squeue", "-h", "-a", "-o", "%F|%o")
+    said = _ask("squeue", "-r", "-h", "-a", "-o", "%F|%k|%o")
     if said is None:
         return None
-    lines = (line.partition("|") for line in said.splitlines())
-    return list(dict.fromkeys(job for job, _, script in lines if script.startswith(f"{folder}{os.sep}")))
+    lines = (line.split("|", 2) for line in said.splitlines())
+    return Origins(tuple((line[0].strip(), line[1], line[2]) for line in lines if len(line) == 3))
+
+
+def seconds_left() -> float | None:
+    """Seconds until the time limit of the job that this process is in; None outside of a job, or if nobody tells.
+
+    What the job has is asked, not what a profile says: a site, or whoever submitted it, may have changed that.
+    """
+    end, (job, _) = os.environ.get("SLURM_JOB_END_TIME", ""), slurm_job()  # the former since Slurm 23.02
+    if end.isdecimal():
+        return max(float(end) - time.time(), 0.0)
+    said = _ask("squeue", "-h", "-j", job, "-o", "%L") if job else None
+    return seconds_of(said) if said else None
 
 
 def cluster() -> str | None:
@@ -127,12 +189,13 @@ def ended(job_ids: Iterable[str]) -> dict[str, Job] | None:
     ids = sorted({base_id(key) for key in job_ids})
     found: dict[str, Job] = {}
     for begin in range(0, len(ids), _MOST_JOBS):
-        said = _ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", "JobID,State")
+        fields = "JobID,State,ExitCode"
+        said = _ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids[begin : begin + _MOST_JOBS]), "-o", fields)
         if said is None:
             return None
         for line in said.splitlines():
-            key, state = line.split("|")
-            found[key] = Job(key, state.split()[0])
+            key, state, *code = line.split("|")
+            found[key] = Job(key, state.split()[0], code=code[0] if code and code[0] else None)
     return found
 
 
@@ -168,7 +231,9 @@ def cancel(keys: Iterable[str]) -> str | None:
     if not wanted:
         return None
     try:
-        done = subprocess.run(["scancel", *wanted], capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            ["scancel", *wanted], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=question_environment()
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
         return str(error)
     return None if done.returncode == 0 else done.stderr.strip()
@@ -176,7 +241,8 @@ def cancel(keys: Iterable[str]) -> str | None:
 
 def limits() -> SiteLimits | None:
     """The controller's limits; None if it does not answer."""
-    config, shown = _ask("scontrol", "show", "config"), _ask("scontrol", "show", "partition", "-o")
+    # -a: a partition that is hidden from this user's lists can still be named.
+    config, shown = _ask("scontrol", "show", "config"), _ask("scontrol", "-a", "show", "partition", "-o")
     if config is None or shown is None:
         return None
     size = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
@@ -185,10 +251,17 @@ def limits() -> SiteLimits | None:
     for line in shown.splitlines():
         fields = dict(re.findall(r"(\w+)=(\S*)", line))
         if name := fields.get("PartitionName"):
-            limit = _seconds(fields.get("MaxTime", ""))
+            limit = seconds_of(fields.get("MaxTime", ""))
             minutes = None if limit is None else limit / 60
             partitions[name] = Partition(minutes, _integer(fields.get("TotalNodes")), *largest.get(name, ()))
-    return SiteLimits(int(size.group(1)) if size else None, partitions)
+    told = re.search(r"AccountingStorageEnforce\s*=\s*(\S+)", config)
+    enforced = set(told.group(1).lower().split(",")) if told else {"all"}
+    return SiteLimits(
+        int(size.group(1)) if size else None,
+        partitions,
+        bool(enforced - {"none", "nojobs", "nosteps"}),
+        bool(enforced & {"all", "qos"}),
+    )
 
 
 def _largest_nodes() -> dict[str, tuple[int, int, int]]:
@@ -202,11 +275,11 @@ def _largest_nodes() -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def qualities() -> set[str] | None:
-    """The site's qualities of service; None where accounting does not tell."""
-    said = _ask("sacctmgr", "-n", "-P", "show", "qos", "format=name")
-    found = {line.strip() for line in (said or "").splitlines()} - {""}
-    return found or None
+def qualities() -> dict[str, bool] | None:
+    """The site's QOS, and whether each lifts its partitions' time limits; None where accounting does not tell."""
+    lines = (_ask("sacctmgr", "-n", "-P", "show", "qos", "format=name,flags") or "").splitlines()
+    parts = (line.strip().partition("|") for line in lines)
+    return {name: "PartitionTimeLimit" in flags.split(",") for name, _, flags in parts if name} or None
 
 
 def accounts() -> set[str] | None:
@@ -218,15 +291,6 @@ def accounts() -> set[str] | None:
 
 def _integer(text: str | None) -> int | None:
     return int(text) if text and text.isdigit() else None
-
-
-def _seconds(text: str) -> float | None:
-    """Seconds of Slurm's days-hours:minutes:seconds; None for UNLIMITED and what is not a time."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
-    if match is None:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 @dataclass(frozen=True)
@@ -280,5 +344,5 @@ def _bytes(text: str) -> float:
 def _cpu_seconds(text: str) -> float | None:
     """Seconds of sacct's TotalCPU, which has fractions: 01:02:03 or 02:03.456."""
     whole, _, fraction = text.partition(".")
-    seconds = _seconds(whole)
+    seconds = seconds_of(whole)
     return None if seconds is None else seconds + float(f"0.{fraction or 0}")

@@ -12,12 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from launch import scheduler
-from launch.cluster import site_warnings
+from launch.cluster import named, site_warnings, usable_folder
 from launch.executor import executor, refusal
 from launch.profile import load_profile
+from launch.sbatch_environment import completed, environment_notes
 from launch.site_probe import probe
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
+from tensloradist.terminal import terminal
 
 MOST_CLOCK_SECONDS = 1.0  # by which clocks may differ before it is worth a word
 PATIENCE_SECONDS = 600.0  # for the job to begin and to end
@@ -31,14 +33,15 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
     """
     import submitit
 
-    console, profile = Console(), load_profile(profile_name)
+    usable_folder(root)
+    console, profile = terminal(), load_profile(profile_name)
     sets = profile.chosen([option_set] if option_set else None)
     name, options = next(iter(sets.items()))
-    for warning in site_warnings(profile, sets):
+    for warning in [*site_warnings(profile, sets), *environment_notes(options)]:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     limits = scheduler.limits()
-    partition = limits.partitions.get(options.partition or "") if limits else None
-    nodes = min(2, partition.nodes or 2) if partition else 2
+    partitions = [limits.partitions[one] for one in named(completed(options).partition)] if limits else []
+    nodes = min(2, max((partition.nodes or 2 for partition in partitions), default=2))
     make_folder(root)
     folder = (root / f".doctor-{uuid.uuid4().hex[:8]}").absolute()
     folder.mkdir()
@@ -51,7 +54,7 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
         raise UserError(
             f"profile {profile.name}, option set {name}: Slurm refused the job ({refusal(error)})"
         ) from error
-    with Console(stderr=True).status(f"job {job.job_id} on {nodes} nodes of {profile.name}/{name}"):
+    with terminal(stderr=True).status(f"job {job.job_id} on {nodes} nodes of {profile.name}/{name}"):
         words = _wait(folder, job.job_id, nodes)
     held = _say(console, words, nodes)
     if held:

@@ -7,12 +7,13 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from launch import scheduler
-from launch.accepted import Submitted
+from launch.accepted import RETURNED, Submitted, accepted_array
 from launch.arrays import Array
 from launch.executor import executor, refusal
 from launch.origin import Origin
@@ -24,10 +25,8 @@ from tensloradist.errors import UserError
 from tensloradist.files import write_once
 from tensloradist.results.claims import highest_claim
 from tensloradist.results.layout import RunFolder, new_launch_folder
-from tensloradist.sources import commit, sources_hash
+from tensloradist.sources import PACKAGES, commit, job_hash, module_code
 from tensloradist.users import username
-
-PACKAGES = ("tensloradist", "launch", "analysis", "sweeps", "slurm")
 
 
 def submit(
@@ -39,6 +38,7 @@ def submit(
     wanted: list[Array],
     snapshot: bool = False,
     origin: Origin | None = None,
+    plugins: Sequence[str] = (),
 ) -> tuple[Submitted, Path]:
     """Submit the arrays, each recorded as soon as it is accepted; returns that, and the launch's folder.
 
@@ -46,6 +46,7 @@ def submit(
         name: the sweep's.
         sets: the profile's option sets as it gives them, by the names that arrays have.
         origin: what is recorded as the launch's.
+        plugins: the modules that the runs name.
 
     Raises:
         UserError: Slurm refuses an array. Whatever ends a submission before all are in, what was accepted is cancelled,
@@ -54,7 +55,7 @@ def submit(
     import submitit
 
     folder = new_launch_folder(root, name)
-    code = _snapshot(folder) if snapshot else None
+    code, sources = _snapshot(folder, plugins) if snapshot else None, job_hash(plugins)
     at_once = sum(min(array.tasks, array.parallel) * _workers(array, sets) for array in wanted)
     done = Submitted(
         profile,
@@ -62,7 +63,7 @@ def submit(
         socket.gethostname(),
         time.time(),
         commit(),
-        sources_hash(),
+        sources,
         snapshot=str(code) if code else None,
         cluster=scheduler.cluster(),
     )
@@ -73,13 +74,14 @@ def submit(
         for index, array in enumerate(wanted):
             options = sets[array.options].grown(array.growth)
             path = folder / f"submission-{index}.json"
-            write_once(path, _submission(manifest, root, profile, sets[array.options], array, at_once).to_json())
+            known = _submission(manifest, root, profile, sets[array.options], array, at_once)
+            write_once(path, replace(known, sources=sources, snapshot=snapshot).to_json())
             spread, parallel = (array.processes, array.nodes), {"array_parallelism": array.parallel}
             made = executor(profile, options, folder / f"submitit-{index}", name, spread, code, **parallel)
             with held_back():
                 jobs = made.map_array(run_task, [str(path)] * array.tasks)
                 ids.append(scheduler.base_id(jobs[0].job_id))
-                done = done.with_array(folder, _accepted(ids[-1], array, options))
+                done = done.with_array(folder, accepted_array(ids[-1], array.tasks, known))
         done.write(folder)
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(
@@ -99,15 +101,20 @@ def _withdrawn(accepted: list[str], folder: Path) -> str | None:
     Args:
         accepted: the job ids that came back. squeue tells of those that did not: their scripts lie in the folder.
     """
-    began = scheduler.submitted_from(folder)
-    ids = list(dict.fromkeys([*accepted, *(began or ())]))
+    began = scheduler.origins()
+    ids = list(dict.fromkeys([*accepted, *(began.of_launch(folder) if began else ())]))
     unsure = ""
     if began is None:
         unsure = "; squeue does not tell whether a job was accepted all the same: look for it with squeue --me"
-    if not ids:
-        return unsure.removeprefix("; ") or None
+    if not ids and began is None:
+        return unsure.removeprefix("; ")
     refused = scheduler.cancel(ids)
     if refused is None:
+        if began is not None:
+            with suppress(OSError, UserError):  # so that nobody looks for jobs of what was taken back
+                write_once(folder / RETURNED, "the submission was refused or taken back\n")
+        if not ids:
+            return None
         return f"jobs {', '.join(ids)}, which had been accepted, were cancelled{unsure}"
     left = f"jobs {', '.join(ids)} had been accepted and could not be cancelled ({refused})"
     return f"{left}; do it by hand: scancel {' '.join(ids)}{unsure}"
@@ -137,44 +144,27 @@ def _submission(manifest: Path, root: Path, profile: str, given: Options, array:
         lead_seconds=float(options.signal_lead_seconds),
         requeue=options.requeue,
         stage=options.stage,
-        workers_per_gpu=1 if several else options.workers_per_gpu,
-        sources=sources_hash(),
+        workers_per_gpu=1 if several else options.sharing_gpu,
         profile=profile,
         option_set=array.options,
         options=given.model_dump(mode="json"),
         growth=array.growth.of(given.memory_gb),
+        tasks=array.tasks,
     )
 
 
-def _accepted(job: str, array: Array, options: Options) -> dict[str, Any]:
-    workers = options.workers if array.processes == 1 else 1
-    return {
-        "job_id": job,
-        "tasks": array.tasks,
-        "options": array.options,
-        "processes": array.processes,
-        "runs": len(array.run_ids),
-        "runs_per_task": array.runs_per_task,
-        "workers_per_task": workers,
-        "time_limit_minutes": options.time_minutes,
-        "asked": {
-            "cpus": options.cpus_per_worker * workers,
-            "memory_gb": options.memory_gb,
-            "gpus_per_node": options.gpus_per_node,
-            "nodes": options.layout(array.processes, array.nodes)[0],
-        },
-    }
-
-
-def _snapshot(folder: Path) -> Path:
-    """A copy of this code, for jobs that must not see later edits."""
-    from importlib.util import find_spec
-
+def _snapshot(folder: Path, plugins: Sequence[str]) -> Path:
+    """A copy of this code and of the plugins', for jobs that must not see later edits."""
     code = folder / "code"
-    for package in PACKAGES:
-        spec = find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError(f"--snapshot: the package {package} is not installed")
-        source = next(iter(spec.submodule_search_locations))
-        shutil.copytree(source, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for module in (*PACKAGES, *plugins):
+        found = module_code(module)
+        if not found:
+            raise UserError(f"--snapshot: the module {module} is not found here")
+        for name, source in found.items():
+            target = code / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+            else:
+                shutil.copy2(source, target)
     return code

@@ -21,6 +21,7 @@ from launch.children import ChildFactory
 from launch.liveness import JobsAlive
 from launch.submission import Submission
 from launch.worker import Worker
+from tensloradist.gpus import only, visible_gpus
 from tensloradist.results.schema import Cause
 
 REQUEUE_CODE = 85  # the batch script puts the job back into the queue when a task ends with it, or by a signal
@@ -31,7 +32,7 @@ def run_task(submission: str) -> None:
     path = Path(submission)
     place, known = Place.here(), Submission.read(path)
     if place.tasks > 1:
-        wants_requeue = _one_rank(path, place)
+        wants_requeue = _one_rank(path, place, known)
     elif known.workers > 1:
         wants_requeue = _several_workers(path, place, known)
     else:
@@ -63,14 +64,14 @@ def _drained(worker: Worker, path: Path) -> bool:
 def _several_workers(path: Path, place: Place, known: Submission) -> bool:
     """A process for each worker of this job; signals are passed on to them."""
     names = [f"{place.job}.{place.restart}.{index}" for index in range(known.workers)]
-    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    gpus = visible_gpus()
     workers = []
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # inherited, so that a signal before a worker's own handler kills nobody
     for index, name in enumerate(names):
         environment = dict(os.environ)
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+            environment |= only((gpus[index % len(gpus)],))
         command = [sys.executable, "-m", "launch.slurm_task", str(path), name]
         workers.append(subprocess.Popen(command, env=environment, start_new_session=True))
 
@@ -87,19 +88,20 @@ def _several_workers(path: Path, place: Place, known: Submission) -> bool:
     return REQUEUE_CODE in codes or bool(bad)
 
 
-def _one_rank(path: Path, place: Place) -> bool:
+def _one_rank(path: Path, place: Place, known: Submission) -> bool:
     """The first task leads with a worker, the others follow."""
     board, name = Board(path.parent, place), f"{place.job}.{place.restart}.{place.rank}"
     if place.rank:
         told: list[str] = []
-        _on_signals(Submission.read(path), told.append)
-        follow(board, place, path.parent / f"worker-{name}.err", lambda: told[0] if told else None)
+        _on_signals(known, told.append)
+        children = ChildFactory(known, 0, path.parent / f"worker-{name}.err")
+        follow(board, place, children, lambda: told[0] if told else None)
         return False
     numbers = itertools.count(1)  # of this job's runs
 
     def next_group(children: ChildFactory) -> NodeGroup:
         number = next(numbers)
-        return NodeGroup(board, number, children.child(place.local_tasks, **place.environment(number)))
+        return NodeGroup(board, number, children.child(**place.environment(number)))
 
     worker = Worker(path, name, job_alive=_jobs_alive(path), make_group=next_group)
     _on_signals(worker.submission, lambda cause: setattr(worker, "told", worker.told or cause))
@@ -111,12 +113,11 @@ def _one_rank(path: Path, place: Place) -> bool:
 
 def _on_signals(submission: Submission, say: Callable[[Cause], None]) -> None:
     """Call `say` with the reason when Slurm signals this task."""
-    began = time.monotonic()
+    end = submission.job_end()
 
     def handle(number: int, frame: object) -> None:
-        limit = submission.job_seconds
         # Slurm rounds: the signal may come up to a minute early.
-        near = limit is not None and time.monotonic() - began > limit - submission.lead_seconds - 75
+        near = end is not None and time.monotonic() > end - submission.lead_seconds - 75
         say("time_limit" if near and number == signal.SIGUSR2 else "preempted")
 
     for number in (signal.SIGUSR2, signal.SIGTERM):

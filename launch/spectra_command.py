@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tensloradist.terminal import terminal
+
 if TYPE_CHECKING:
     from tensloradist.spec import RunSpec
     from tensloradist.spectra import Spectra
@@ -57,7 +59,6 @@ def spectra(
 
     if out is not None:
         import matplotlib  # noqa: F401 (it is in an extra: better known before the gradients than after)
-    from rich.console import Console
     from rich.table import Table
 
     from tensloradist.files import write_replacing
@@ -72,8 +73,7 @@ def spectra(
         data = [{"title": r.title, "energies": {s.rank_name: s.energies for s in r.spectra}} for r in found]
         sys.stdout.write(json_.dumps(data, indent=1) + "\n")
         return
-    console = Console()
-    console = console if console.is_terminal else Console(width=140)
+    console = terminal(width=140)
     for report in found:
         table = Table("mode", title=report.title)
         for name in ("size", "top-1 energy", "entropy", "rank for 50 %", "rank for 90 %"):
@@ -110,11 +110,12 @@ def _specs(source: str) -> list[tuple[RunSpec, tuple[str, str, str]]]:
     """Resolved specifications, one for each (method, backbone, task) of a sweep, with these; or the one of a run."""
     from launch.sweep import load_sweep
     from tensloradist import backbones
-    from tensloradist.config import load_run_spec, read_yaml
+    from tensloradist.config import load_run_spec
     from tensloradist.identity import resolve
     from tensloradist.plugins import load_plugins
     from tensloradist.shipped import find_shipped
     from tensloradist.tasks import task_named
+    from tensloradist.yaml_reader import read_yaml
 
     path = find_shipped("sweeps", source)
     if "methods" in read_yaml(path):

@@ -13,28 +13,32 @@ from pathlib import Path
 from typing import Any
 
 from launch import scheduler
-from launch.accepted import launches
-from launch.failures import TRIED_AGAIN, decision_of
+from launch.accepted import read_launches
+from launch.failures import TRIED_AGAIN
 from launch.jobs import Jobs, JobsStatus
 from launch.liveness import at_work
 from launch.policy import RULES
-from tensloradist.config import read_sweep
-from tensloradist.errors import UserError, unknown
-from tensloradist.results.attempts import read_attempt, read_end
+from launch.spending import spending
+from launch.words import has_ended, is_at_work, read_words
+from tensloradist.results.attempts import attempt_files
 from tensloradist.results.claims import JobAlive, highest_claim, owner_of, ownership
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder
 from tensloradist.results.manifests import latest_manifest
-from tensloradist.results.publish import read_failure_of
 from tensloradist.results.schema import ManifestRun
-from tensloradist.shipped import find_shipped, shipped_names
+from tensloradist.results.standing import standing
+from tensloradist.results.sweeps import FoundSweep
 
+MOST_PROBLEMS = 8  # files that are named
 OVER = ("finished", "diverged")
 
 
 @dataclass
 class RunStatus:
-    """One run: `state` is finished, diverged, running, claimed, failed, held, broken or planned."""
+    """One run: `state` is finished, diverged, running, claimed, failed, held, broken, newer or planned.
+
+    `problems`: what is wrong with its files; a run is broken by them where they are all that is known of its end.
+    """
 
     run_id: str
     row: str
@@ -58,17 +62,22 @@ class RunStatus:
     duplicates: int = 0
     duplicates_differ: int = 0
     wasted_by_cause: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass
 class SweepStatus:
-    """A sweep's state, as `status --json` prints it."""
+    """A sweep's state, as `status --json` prints it.
+
+    `waiting`: whether a job or a worker is left that could take a planned run; None: not known.
+    """
 
     name: str
     runs: list[RunStatus]
     jobs: JobsStatus | None
     gpus: bool = False
     warnings: list[str] = field(default_factory=list)
+    waiting: bool | None = None
 
     def counts(self) -> Counter[str]:
         return Counter(run.state for run in self.runs)
@@ -78,8 +87,7 @@ class SweepStatus:
         """Whether something is at work or waits for a job."""
         working = any(run.state in ("running", "claimed") for run in self.runs)
         waiting = any(run.state == "planned" for run in self.runs)
-        jobs = self.jobs is not None and any(self.jobs.counts.get(state) for state in ("pending", "running"))
-        return working or (waiting and jobs)
+        return working or (waiting and self.jobs is not None and self.jobs.are_left)
 
     def remaining_seconds(self) -> float | None:
         """At the durations recorded, with as many workers as are at work now; None where either is unknown."""
@@ -100,57 +108,62 @@ class SweepStatus:
         return json.dumps(data, indent=1)
 
 
-def sweep_name(source: str, root: Path) -> str:
-    """The name of a sweep that was launched here, given by its file or by its name.
-
-    Raises:
-        UserError: it was never launched into this results folder; lists those that were.
-    """
-    name = source
-    if not sweep_folder(root, source).is_dir():
-        path = Path(source)
-        if path.suffix in (".yaml", ".yml") or path.is_file() or source in shipped_names("sweeps"):
-            name = str(read_sweep(find_shipped("sweeps", source)).get("name"))
-    if not (sweep_folder(root, name) / "latest").is_file():
-        launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]
-        raise UserError(f"{unknown('launched sweep', name, launched)} Results folder: {root}")
-    return name
-
-
-def collect(name: str, root: Path, jobs: Jobs | None = None) -> SweepStatus:
+def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep | None = None) -> SweepStatus:
     """The state of every run of a sweep's newest manifest, and of its jobs.
 
     Args:
         jobs: what earlier looks have learned of them.
+        edited: the sweep of a file that was edited since, in place of the newest manifest.
+
+    A run whose files cannot be read is marked, and does not hide the others.
 
     Raises:
-        UserError: a manifest, claim or record that cannot be read.
+        UserError: the manifest cannot be read.
     """
-    manifest = latest_manifest(name, root)
+    manifest = edited.manifest if edited else latest_manifest(name, root)
     jobs = jobs or Jobs(name, root)
-    said = jobs.look()
+    slurm = jobs.look()
     alive = _alive_by(jobs.living, jobs.cluster)
     runs = [_run_status(RunFolder(root, run.run_id), run, alive) for run in manifest.runs]
-    warnings = []
-    if said is not None and not said.answers:
+    submitted, unreadable = read_launches(name, root)
+    warnings = [edited.note] if edited and edited.note else []
+    if slurm is not None and not slurm.answers:
         warnings.append("Slurm does not answer: what follows is what the files say")
+    elsewhere = jobs.elsewhere() if slurm else {}
     warnings += [
         f"{len(ids)} jobs are of the cluster {cluster}, which cannot be asked from here"
-        for cluster, ids in (jobs.elsewhere() if said else {}).items()
+        for cluster, ids in elsewhere.items()
     ]
-    broken = [run.run_id for run in runs if run.state == "broken"]
-    if broken:
-        warnings.append(f"{len(broken)} results are broken ({', '.join(broken[:3])}); launch again to train them anew")
-    differ = sum(run.duplicates_differ for run in runs)
+    warnings += _of_files(runs)
+    warnings += slurm.early_ends if slurm is not None else []
+    said, local_work = _said_by_workers(name, root)
+    warnings += [*said, *map(str, unreadable)]
+    gpus = any(array["asked"]["gpus_per_node"] for _, launch in submitted for array in launch["arrays"])
+    unknown_jobs = bool(elsewhere or unreadable or (slurm is not None and not slurm.answers))
+    waiting = None if unknown_jobs else local_work or (slurm is not None and slurm.are_left)
+    return SweepStatus(name, runs, slurm, gpus, warnings, waiting)
+
+
+def _of_files(runs: list[RunStatus]) -> list[str]:
+    """What is wrong with the files of runs, with one example of each kind."""
+    lines = []
+    remedies = {"broken": "launch again: these runs go on, or are trained anew", "newer": "update tensloradist"}
+    for state, remedy in remedies.items():
+        marked = [run for run in runs if run.state == state]
+        if marked:
+            ids = ", ".join(run.run_id for run in marked[:3])
+            lines.append(f"{len(marked)} {'runs' if len(marked) > 1 else 'run'} {state} ({ids}); {remedy}")
+    problems = list(dict.fromkeys(problem for run in runs for problem in run.problems))
+    lines += problems[:MOST_PROBLEMS]
+    if len(problems) > MOST_PROBLEMS:
+        lines.append(f"{len(problems) - MOST_PROBLEMS} more files that cannot be read (status --json lists all)")
     listed = [run.run_id for run in runs if run.duplicates]
     if listed:
         number = sum(run.duplicates for run in runs)
-        warnings.append(f"{number} duplicate results (the first published counts): {', '.join(listed[:3])}")
-    if differ:
-        warnings.append(f"{differ} duplicate results differ from the published ones")
-    warnings += _said_by_workers(name, root)
-    gpus = any(array["asked"]["gpus_per_node"] for _, launch in launches(name, root) for array in launch["arrays"])
-    return SweepStatus(name, runs, said, gpus, warnings)
+        lines.append(f"{number} duplicate results (the first published counts): {', '.join(listed[:3])}")
+    if differ := sum(run.duplicates_differ for run in runs):
+        lines.append(f"{differ} duplicate results differ from the published ones")
+    return lines
 
 
 def _alive_by(living: dict[str, scheduler.Job] | None, cluster: str | None) -> JobAlive:
@@ -162,124 +175,100 @@ def _run_status(folder: RunFolder, run: ManifestRun, alive: JobAlive) -> RunStat
     conditions = ", ".join(member.condition for member in run.conditions)
     status = RunStatus(run.run_id, run.row, run.backbone, run.task, conditions, int(run.spec["seed"]), "planned")
     status.processes = int(run.spec["compute"]["processes"])
-    if not folder.path.is_dir():
-        return status
+    try:
+        if folder.path.is_dir():
+            _look(folder, status, alive)
+    except OSError as error:  # a folder that may not be entered, for one
+        status.state = "broken"
+        status.problems.append(f"{error.filename or folder.path}: cannot be read ({error.strerror or error})")
+    return status
+
+
+def _look(folder: RunFolder, status: RunStatus, alive: JobAlive) -> None:
+    """What the files of a run that has some say of it."""
     numbers = folder.attempt_numbers()
     status.attempts = len(numbers)
-    _account(folder, numbers, status)
-    result = _quick_result(folder)
-    if result is not None:
-        status.state = str(result["state"])
-        status.score = result["metrics"]["score"]
-        status.step = status.steps = result["times"]["steps"]
-        return status
-    if folder.result.exists():
-        status.state = "broken"
-    elif held(folder) is not None:
-        status.state, status.message = "held", str((held(folder) or {}).get("reason"))
+    spent = spending(folder)
+    status.seconds, status.wasted_seconds, status.wasted_by_cause = spent.seconds, spent.wasted_seconds, {}
+    status.wasted_by_cause |= spent.wasted_by_cause
+    status.duplicates, status.duplicates_differ = spent.duplicates, spent.duplicates_differ
+    found = standing(folder)
+    status.problems = list(found.problems)
+    if found.result is not None:
+        status.state, status.score = found.state, found.result.metrics.score
+        status.step = status.steps = found.result.times.steps
+        status.problems += [str(error) for number in numbers for error in attempt_files(folder, number).unreadable]
+    elif found.is_left_alone or found.state == "broken":
+        status.state = "newer" if found.state == "newer" else "broken"
+    elif (hold := held(folder)) is not None:
+        status.state, status.message = "held", str(hold["reason"])
     elif (owner := ownership(folder, alive)) != "free":
         number = highest_claim(folder)
         status.state = "running" if owner == "alive" or _job_runs(folder, number, alive) else "claimed"
         status.host = owner_of(folder, number).host
         status.step, status.steps = _progress(folder.attempt(number))
-    elif numbers and (failure := read_failure_of(folder, numbers[-1])) is not None:
-        status.cause, status.message = failure.cause, failure.message
-        decision = decision_of(folder, numbers[-1])
-        goes_on = decision["action"] in TRIED_AGAIN if decision else RULES[failure.cause].goes_on
-        status.state = "planned" if goes_on or RULES[failure.cause].goes_on else "failed"
-        status.decision = decision["reason"] if decision else None
-        record = read_attempt(folder.attempt(numbers[-1]))
-        status.host = record.host if record else None
-        status.log = str(folder.attempt(numbers[-1]) / "log.txt")
-    return status
+    elif found.problems:
+        status.state = "broken"
+    elif numbers:
+        _look_at_failure(folder, numbers[-1], status)
+
+
+def _look_at_failure(folder: RunFolder, number: int, status: RunStatus) -> None:
+    """How the newest attempt failed, and what was decided."""
+    files = attempt_files(folder, number)
+    if files.failure is None:
+        return
+    status.cause, status.message = files.failure.cause, files.failure.message
+    rule, decision = RULES[files.failure.cause], files.decision
+    tried_again = decision.action in TRIED_AGAIN if decision else False
+    status.state = "planned" if tried_again or rule.goes_on else "failed"
+    status.decision = decision.reason if decision else None
+    status.host = files.record.host if files.record else None
+    status.log = str(folder.attempt(number) / "log.txt")
 
 
 def _job_runs(folder: RunFolder, number: int, alive: JobAlive) -> bool:
     return alive(owner_of(folder, number)) is True
 
 
-def _quick_result(folder: RunFolder) -> dict[str, Any] | None:
-    """A result that is whole and this run's; the schema was checked when it was written."""
-    try:
-        data = json.loads(folder.result.read_bytes())
-        sound = data["run_id"] == folder.run_id and data["state"] in OVER and "score" in data["metrics"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return data if sound else None
-
-
 def _progress(attempt: Path) -> tuple[int | None, int | None]:
     """(updates done, of how many) by the last whole line of metrics.jsonl that says it."""
-    path = attempt / "metrics.jsonl"
-    if not path.exists():
+    try:
+        lines = (attempt / "metrics.jsonl").read_bytes().splitlines()[-50:]
+    except OSError:
         return None, None
-    for line in reversed(path.read_bytes().splitlines()[-50:]):
+    for line in reversed(lines):
         try:
             record = json.loads(line)
-        except ValueError:  # torn, or being written
+            step, steps = record["step"], record["steps"]
+        except (ValueError, TypeError, KeyError, RecursionError):  # torn, being written, or without steps
             continue
-        if "steps" in record:
-            return record["step"], record["steps"]
+        if isinstance(step, int) and isinstance(steps, int):
+            return step, steps
     return None, None
 
 
-def _account(folder: RunFolder, numbers: list[int], status: RunStatus) -> None:
-    """Seconds that the run's attempts took, and what of it was lost: work that no later attempt went on from."""
-    for place, number in enumerate(numbers):
-        attempt = folder.attempt(number)
-        record, end = read_attempt(attempt), read_end(attempt)
-        if record is None:
-            continue
-        # One host's clock for both times; of a killed attempt the number of heartbeats is what is known.
-        seconds = end.ended - record.started if end else _seconds_beaten(folder, number)
-        status.seconds += seconds
-        if end is not None and end.state == "duplicate":
-            status.duplicates += 1
-            status.duplicates_differ += not _same_metrics(attempt / "result.json", folder.result)
-        if end is None or end.state == "failed":
-            following = read_attempt(folder.attempt(numbers[place + 1])) if place + 1 < len(numbers) else None
-            went_on = following is not None and following.resumed_from is not None
-            begun = record.resumed_from.step if record.resumed_from else 0
-            kept = following.resumed_from.step - begun if went_on and following and following.resumed_from else 0
-            done = end.steps - begun if end and end.steps else kept
-            lost = seconds * (1 - min(1.0, max(0, kept) / done) if done > 0 else 1.0)
-            failure = read_failure_of(folder, number)
-            if following is not None or failure is not None:
-                cause = failure.cause if failure else "killed"
-                status.wasted_seconds += lost
-                status.wasted_by_cause[cause] = status.wasted_by_cause.get(cause, 0.0) + lost
-
-
-def _seconds_beaten(folder: RunFolder, number: int) -> float:
-    path = folder.path / f"heartbeat.{number:04d}"
-    text = path.read_text() if path.exists() else ""
-    return max(0, int(text) - 1) * owner_of(folder, number).heartbeat_seconds if text.isdigit() else 0.0
-
-
-def _same_metrics(first: Path, second: Path) -> bool:
-    try:
-        return bool(json.loads(first.read_bytes())["metrics"] == json.loads(second.read_bytes())["metrics"])
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _said_by_workers(name: str, root: Path) -> list[str]:
-    """What went wrong with the workers themselves of the newest launch, and of others that are still at work."""
+def _said_by_workers(name: str, root: Path) -> tuple[list[str], bool]:
+    """What went wrong with workers of the newest launch and of those at work; whether one outside Slurm is at work."""
     folders = sorted((sweep_folder(root, name) / "launches").glob("*"))
-    errors: dict[str, list[str]] = defaultdict(list)
-    changed = 0
+    errors: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    changed, working, lines = 0, False, []
     for folder in folders:
-        said = [json.loads(path.read_bytes()) for path in folder.glob("worker-*.json")]
-        if folder != folders[-1] and all(word["state"] in ("ended", "crashed") for word in said):
+        words, unreadable = read_words(folder)
+        if not is_at_work(words, unreadable) and folder != folders[-1]:
             continue
-        for word in said:
+        lines += map(str, unreadable)
+        local = (folder / "submission.json").exists()
+        working = working or (local and is_at_work([word for word in words if not has_ended(word)]))
+        for word in words:
             changed += bool(word.get("code_changed"))
             if word["state"] == "crashed":
-                errors[word["error"]].append(word["host"])
-    lines = [
-        f"{len(hosts)} workers ended by an error of their own ({', '.join(sorted(set(hosts))[:4])}): {error}"
-        for error, hosts in errors.items()
-    ]
+                errors[str(word.get("error"))].append(word)
+    for error, words in errors.items():
+        hosts = ", ".join(sorted({word["host"] for word in words})[:4])
+        who = f"{len(words)} workers" if len(words) > 1 else "1 worker"
+        log = next((f"; see {word['log']}" for word in words if word.get("log")), "")
+        lines.append(f"{who} ended by an error of their own ({hosts}): {error}{log}")
     if changed:
         lines.append(f"{changed} workers run other code than was submitted: it was edited since (launch --snapshot)")
-    return lines
+    return lines, working

@@ -35,7 +35,7 @@ def render(status: SweepStatus, hints: Hints, live: bool = False) -> RenderableT
         parts.append(Text(f"Slurm jobs: {states or ('none left' if status.jobs.answers else 'no answer')}"))
     parts += [whole(line) for line in _hours(status)]
     parts += [whole(line) for line in _failures(status, hints)]
-    parts += [whole(line) for line in _tried_again(status)]
+    parts += [whole(line) for line in _tried_again(status, hints)]
     held: dict[str, int] = defaultdict(int)
     for run in status.runs:
         if run.state == "held":
@@ -116,15 +116,19 @@ def _failures(status: SweepStatus, hints: Hints) -> list[str]:
     return lines
 
 
-def _tried_again(status: SweepStatus) -> list[str]:
+def _tried_again(status: SweepStatus, hints: Hints) -> list[str]:
     """What was decided on failures whose runs go on, by decision."""
     decisions = Counter(run.decision for run in status.runs if run.state == "planned" and run.decision)
-    return [f"↻ {number} to be tried again: {reason}" for reason, number in decisions.most_common()]
+    lines = [f"↻ {number} to be tried again: {reason}" for reason, number in decisions.most_common()]
+    planned, at_work = status.counts()["planned"], any(run.state in ("running", "claimed") for run in status.runs)
+    if planned and status.waiting is False and not at_work:
+        lines.append(f"· {planned} planned, but no job or worker is left that would train them; type: {hints.launch()}")
+    return lines
 
 
 def first_log_line(log: str | None) -> str | None:
     """The first line of an attempt's log that is an error or a warning; None where there is none."""
-    if log is None or not Path(log).exists():
+    if log is None or not Path(log).is_file():
         return None
     lines = Path(log).read_text(errors="replace").splitlines()
     return next((line for line in lines if " ERROR " in line or " WARNING " in line), lines[0] if lines else None)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch import scheduler
-from launch.accepted import elements, jobs_elsewhere, launches
+from launch.accepted import elements, jobs_elsewhere, read_launches
+from launch.adoption import adopt
 from launch.status import collect
+from launch.words import is_at_work, read_words
 from tensloradist.errors import UserError, unknown
 from tensloradist.files import write_once
 from tensloradist.results.holds import hold, release_hold
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.schema import ManifestRun
+from tensloradist.results.standing import standing
 
 
 def chosen(
@@ -44,7 +46,7 @@ def chosen(
 def hold_runs(root: Path, runs: list[ManifestRun], reason: str) -> int:
     """Hold what has no result and is not held yet; returns how many."""
     folders = [RunFolder(root, run.run_id) for run in runs]
-    return sum(hold(folder, reason) for folder in folders if not folder.result.exists())
+    return sum(hold(folder, reason) for folder in folders if not standing(folder).is_over)
 
 
 def release_runs(root: Path, runs: list[ManifestRun]) -> int:
@@ -57,45 +59,57 @@ class Cancelled:
     """What was told to stop: Slurm jobs, and launches on some machine that look for a file.
 
     `elsewhere`: other clusters -> jobs there, whose workers look for such a file, too; those that wait do not.
+    `unwritten`: files that tell workers to stop, and could not be written. `unreadable`: records of jobs that cannot be
+    read, so that there may be jobs of which nothing is known.
     """
 
     jobs: list[str]
     local: int
     elsewhere: dict[str, list[str]] = field(default_factory=dict)
+    unwritten: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
 
 def cancel(name: str, root: Path) -> Cancelled:
     """Stop a sweep's workers everywhere: the runs in progress end with a checkpoint, pending jobs disappear.
 
+    Jobs are cancelled even where the results folder is full or read-only.
+
     Raises:
         UserError: Slurm does not answer, or refuses; the files that tell workers to stop are written by then.
     """
-    submitted = {folder for folder, _ in launches(name, root)}
+    unrecorded = adopt(name, root)
+    found, unreadable = read_launches(name, root)
+    submitted = {folder for folder, _ in (*found, *unrecorded)}
     cluster = scheduler.cluster() if submitted else None
-    ids, elsewhere = {key for _, key in elements(name, root, cluster)}, jobs_elsewhere(name, root, cluster)
-    local = 0
+    ids = {key for _, key in (*elements(name, root, cluster), *unrecorded)}
+    elsewhere = jobs_elsewhere(name, root, cluster)
+    local, unwritten = 0, []
+    # Before scancel, so that workers that Slurm signals know why.
     for folder in sorted((root / "sweeps" / name / "launches").glob("*")):
-        if folder in submitted or _is_at_work(folder):
-            local += write_once(folder / "stop", "") and folder not in submitted
+        if folder in submitted or is_at_work(*read_words(folder)):
+            try:
+                local += write_once(folder / "stop", "") and folder not in submitted
+            except (OSError, UserError) as error:
+                unwritten.append(f"{folder / 'stop'} ({getattr(error, 'strerror', None) or error})")
+    problems = [str(error) for error in unreadable]
     if not ids and not (elsewhere and cluster is None):
-        return Cancelled([], local, elsewhere)
+        return Cancelled([], local, elsewhere, unwritten, problems)
     living = scheduler.living(ids) if cluster else None
     if living is None:
-        raise UserError(
-            "Slurm does not answer: its jobs were not cancelled, but workers that run will stop by themselves"
-        )
+        raise UserError(f"Slurm does not answer: its jobs were not cancelled, {_told(unwritten)}")
     keys = sorted(living)
     said = scheduler.cancel(sorted({scheduler.base_id(key) for key in keys}))
     if said is not None:
-        raise UserError(f"Slurm refused to cancel: {said}; workers that run will stop by themselves")
-    return Cancelled(keys, local, elsewhere)
+        raise UserError(f"Slurm refused to cancel: {said}; {_told(unwritten)}")
+    return Cancelled(keys, local, elsewhere, unwritten, problems)
 
 
-def _is_at_work(folder: Path) -> bool:
-    """Whether one of a launch's workers has not said its last word."""
-    return any(
-        json.loads(path.read_text())["state"] not in ("ended", "crashed") for path in folder.glob("worker-*.json")
-    )
+def _told(unwritten: list[str]) -> str:
+    """What workers do by themselves where Slurm does not end them."""
+    if not unwritten:
+        return "but workers that run will stop by themselves"
+    return f"and workers do not stop by themselves, since this could not be written: {', '.join(unwritten)}"
 
 
 def failed_runs(name: str, root: Path, cause: str | None) -> set[str]:

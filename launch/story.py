@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 
 from launch.display import duration
 from tensloradist.errors import UserError
-from tensloradist.results.attempts import read_attempt, read_end
+from tensloradist.results.attempts import attempt_files
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.publish import read_failure_of
 
 
 def attempts(run: RunFolder) -> list[str]:
     """A line for each attempt, oldest first."""
     lines = []
     for number in run.attempt_numbers():
-        folder = run.attempt(number)
-        record, end, failure = read_attempt(folder), read_end(folder), read_failure_of(run, number)
+        folder, files = run.attempt(number), attempt_files(run, number)
+        record, end, failure = files.record, files.end, files.failure
         parts = [f"attempt {number}:"]
         if record is not None:
             when = datetime.fromtimestamp(record.started).astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -29,11 +27,11 @@ def attempts(run: RunFolder) -> list[str]:
             parts.append(end.state + (f" after {duration(end.ended - record.started)}" if record else ""))
         if failure is not None:
             parts.append(f"{failure.cause}: {failure.message}")
-        elif end is None:
+        elif end is None and not files.unreadable:
             parts.append("has a result" if (folder / "result.json").exists() else "has not said how it ended")
-        decision = folder / "decision.json"
-        if decision.exists():
-            parts.append(f"→ {json.loads(decision.read_text())['reason']}")
+        if files.decision is not None:
+            parts.append(f"→ {files.decision.reason}")
+        parts += (f"! {error}" for error in files.unreadable)
         lines.append(" ".join(parts))
     return lines
 
@@ -50,4 +48,4 @@ def log_of(run: RunFolder, attempt: int | None) -> str:
     if attempt is not None and attempt not in numbers:
         raise UserError(f"--attempt {attempt}: run {run.run_id} has {', '.join(map(str, numbers))}")
     path = run.attempt(attempt or numbers[-1]) / "log.txt"
-    return f"== {path}\n" + (path.read_text(errors="replace") if path.exists() else "(nothing was said)")
+    return f"== {path}\n" + (path.read_text(errors="replace") if path.is_file() else "(nothing was said)")

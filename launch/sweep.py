@@ -23,6 +23,7 @@ from tensloradist.config import expand_paths, read_sweep
 from tensloradist.errors import UserError, unknown
 from tensloradist.identity import resolve_all
 from tensloradist.modes import GROUPINGS, AttentionShape
+from tensloradist.names import MOST, printable
 from tensloradist.plugins import load_plugins
 from tensloradist.results.schema import Condition, Membership
 from tensloradist.shipped import find_shipped
@@ -63,7 +64,7 @@ class ConditionEntry(SpecModel):
 class SweepFile(SpecModel):
     """A sweep file as it is written. What is inside the sections is checked as run specifications."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=MOST)]
     description: str | None = None
     backbone: dict[str, Any] | list[dict[str, Any]]
     task: dict[str, Any] | list[dict[str, Any]]
@@ -207,7 +208,7 @@ def _row(method: str, chosen: Fields, varied: Sequence[str]) -> str:
     named = [key for key in dict.fromkeys(varied) if key not in ("grouping", "factorization")]
     # A head layout's value says what it is: 'att tucker official'.
     extra = [str(chosen[key]) if key == "head_layout" else f"{key}={_short(chosen[key])}" for key in named]
-    return " ".join([name, *extra])
+    return printable(" ".join([name, *extra]))
 
 
 def _short(value: Any) -> str:
@@ -234,7 +235,7 @@ def _labels(parts: Mapping[Part, Sequence[str]], short: Callable[[Part], str]) -
             shown = [field for field in parts[part] if field not in WHERE_FIELDS]
             shown += [f for f in differing if f not in shown and getattr(part, f) != fields[f].default]
             extra = ", ".join(f"{field}={_shown(field, part, group)}" for field in shown)
-            labels[part] = f"{name} [{extra}]" if extra else name
+            labels[part] = printable(f"{name} [{extra}]" if extra else name)
     return labels
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launch.cli import ProfileOption, ResultsOption
+from tensloradist.terminal import terminal
+
+if TYPE_CHECKING:
+    from tensloradist.results.schema import Manifest
 
 SweepArgument = Annotated[str, typer.Argument(help="A sweep file, or the name of a launched sweep.")]
 RunArgument = Annotated[str, typer.Argument(help="A run's id, or the beginning of one.")]
@@ -35,39 +39,38 @@ def status(
     """
     import time
 
-    from rich.console import Console
-
     from launch.jobs import Jobs
     from launch.origin import Hints, last_origin
-    from launch.status import collect, sweep_name
+    from launch.status import collect
     from launch.status_view import render
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import find_sweep
 
     root = results_root(results)
-    name = sweep_name(sweep, root)
+    found = find_sweep(sweep, root)
+    name, edited = found.manifest.name, found if found.note else None
     if json:
-        sys.stdout.write(collect(name, root).to_json() + "\n")
+        sys.stdout.write(collect(name, root, edited=edited).to_json() + "\n")
         return
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = terminal(width=160)
     jobs, hints = Jobs(name, root), Hints(name, last_origin(name, root), results)
     if not watch:
-        console.print(render(collect(name, root, jobs), hints), crop=False)
+        console.print(render(collect(name, root, jobs, edited), hints), crop=False)
         return
     if not console.is_terminal:
         while True:
-            found = collect(name, root, jobs)
-            console.print(render(found, hints), crop=False)
-            if not found.is_open:
+            now = collect(name, root, jobs, edited)
+            console.print(render(now, hints), crop=False)
+            if not now.is_open:
                 return
             time.sleep(every)
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            found = collect(name, root, jobs)
-            live.update(render(found, hints, live=True), refresh=True)
-            if not found.is_open:
+            now = collect(name, root, jobs, edited)
+            live.update(render(now, hints, live=True), refresh=True)
+            if not now.is_open:
                 return
             time.sleep(every)
 
@@ -80,8 +83,9 @@ def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
         tensloradist cancel my_sweep
     """
     from launch import steering
-    from launch.status import sweep_name
+    from tensloradist.errors import UserError
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     done = steering.cancel(sweep_name(sweep, root), root)
@@ -89,6 +93,13 @@ def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
     for cluster, ids in done.elsewhere.items():
         typer.echo(
             f"On the cluster {cluster}, workers will stop by themselves; what waits there: scancel {' '.join(ids)}"
+        )
+    for problem in done.unreadable:
+        typer.echo(f"warning: {problem}; there may be jobs of it: squeue --me")
+    if done.unwritten:
+        raise UserError(
+            f"not written: {', '.join(done.unwritten)}; workers that run outside of Slurm, or on another cluster, do "
+            "not stop by themselves: make room or get write access, and cancel again"
         )
 
 
@@ -110,8 +121,8 @@ def retry(
     """
     from launch import steering
     from launch.cli import launch_runs
-    from launch.status import sweep_name
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     only = steering.failed_runs(sweep_name(sweep, root), root, cause)
@@ -137,8 +148,8 @@ def hold(
         tensloradist hold my_sweep --run 3fa1
     """
     from launch import steering
-    from launch.status import sweep_name
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     runs = steering.chosen(sweep_name(sweep, root), root, run, method)
@@ -156,8 +167,8 @@ def release(
     """
     from launch import steering
     from launch.origin import Hints, last_origin
-    from launch.status import sweep_name
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     name = sweep_name(sweep, root)
@@ -195,15 +206,14 @@ def why(run: RunArgument, results: ResultsOption = None) -> None:
 
         tensloradist why 3fa1
     """
-    from rich.console import Console
     from rich.table import Table
 
     from launch.why import explain
     from tensloradist.results.layout import results_root
 
-    with Console(stderr=True).status("comparing"):
+    with terminal(stderr=True).status("comparing"):
         found = explain(run, results_root(results))
-    console = Console()
+    console = terminal()
     if found.trained:
         changes, sides = found.versions, ("its result", "now")
         head = f"{found.run_id} has a result" + (
@@ -220,11 +230,15 @@ def why(run: RunArgument, results: ResultsOption = None) -> None:
         for name, old, new in changes:
             table.add_row(name, f"- {old}", f"+ {new}")
         console.print(table)
+    for line in found.left_out:
+        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def bundle(
     sweep: SweepArgument,
-    out: Annotated[Path | None, typer.Option("--out", help="The archive [SWEEP.bundle.tar.gz].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The archive, or a folder for it [SWEEP.bundle.tar.gz].")
+    ] = None,
     weights: Annotated[bool, typer.Option("--weights", help="With the trained adapters and heads.")] = False,
     results: ResultsOption = None,
 ) -> None:
@@ -236,18 +250,17 @@ def bundle(
 
         tensloradist report my_sweep.bundle.tar.gz --out report
     """
-    from rich.console import Console
-
-    from launch.status import sweep_name
     from tensloradist.results.bundle import SUFFIX, write_bundle
-    from tensloradist.results.layout import results_root, sweep_folder
-    from tensloradist.results.manifests import latest_manifest
+    from tensloradist.results.layout import results_root
+    from tensloradist.results.manifests import latest_digest, latest_manifest
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     name = sweep_name(sweep, root)
-    digest = (sweep_folder(root, name) / "latest").read_text().strip()
-    target = out or Path(f"{name}{SUFFIX}")
-    with Console(stderr=True).status("bundling"):
+    digest = latest_digest(name, root)
+    archive = f"{name}{SUFFIX}"
+    target = out / archive if out is not None and out.is_dir() else out or Path(archive)
+    with terminal(stderr=True).status("bundling"):
         number = write_bundle(root, latest_manifest(name, root), digest, target, weights)
     typer.echo(f"{target}: {number} files, {target.stat().st_size / 2**20:.1f} MiB")
 
@@ -259,20 +272,26 @@ def efficiency(sweep: SweepArgument, results: ResultsOption = None) -> None:
 
         tensloradist efficiency my_sweep
     """
-    from rich.console import Console
-
     from launch.efficiency import account
     from launch.efficiency_view import render
-    from launch.status import sweep_name
     from tensloradist.results.layout import results_root
+    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = terminal(width=160)
     console.print(render(*account(sweep_name(sweep, root), root)))
 
 
+def _planned(path: Path) -> Manifest:
+    from launch.plan import planned_manifest
+
+    return planned_manifest(path)
+
+
 def register(app: typer.Typer) -> None:
-    """Add this package's commands on launched sweeps to the application."""
+    """Add this package's commands on launched sweeps to the application, and how an edited file is read."""
+    from tensloradist.results.sweeps import plan_with
+
+    plan_with(_planned)
     for command in (status, cancel, retry, hold, release, logs, why, bundle, efficiency):
         app.command()(command)

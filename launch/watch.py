@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from launch.failures import FailureBook
 from launch.local_workers import LocalLaunch
 from launch.plan import Plan
 from launch.sweep import PlannedRun
+from launch.words import read_words
 from tensloradist.results.claims import is_alive
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.publish import read_result
+from tensloradist.results.standing import standing
 
 MOST_ROWS = 30  # of the live table; larger sweeps show counts only
 
@@ -56,10 +56,13 @@ class Watcher:
         for run_id, run in list(self._open.items()):
             folder = RunFolder(self.root, run_id)
             if folder.result.exists():
-                result = read_result(folder.result)
-                news.append(Ended(run, result.state, result.metrics.score))
+                found = standing(folder)
+                if found.result is not None:
+                    news.append(Ended(run, found.state, found.result.metrics.score))
+                else:
+                    news.append(Ended(run, "broken", message=found.problems[0]))
             elif folder.path.is_dir():
-                if not self._failures.is_settled(folder):
+                if standing(folder).is_left_alone or not self._failures.is_settled(folder):
                     continue
                 failure = self._failures.of_launch(folder)[-1]
                 news.append(
@@ -79,10 +82,7 @@ class Watcher:
         return news
 
     def workers(self) -> list[dict[str, Any]]:
-        found = []
-        for path in sorted(self.launch.folder.glob("worker-*.json")):
-            found.append(json.loads(path.read_text()))
-        return found
+        return read_words(self.launch.folder)[0]
 
     def elapsed_seconds(self) -> float:
         return time.monotonic() - self.began
@@ -127,7 +127,7 @@ def _print_news(watcher: Watcher, console: Console) -> None:
         what = f"{run.task}, {run.row}, {run.conditions[0].condition}, seed {run.spec.seed}"
         score = f" {100 * ended.score:.1f}" if ended.score is not None else ""
         text = f"[{done}/{total}] {what}: {ended.state}{score}" + (
-            f" ({ended.cause}: {ended.message})" if ended.cause else ""
+            f" ({ended.cause or 'its result'}: {ended.message})" if ended.message else ""
         )
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 

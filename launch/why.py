@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from tensloradist.errors import UserError
+from tensloradist.errors import SpecError, UserError
+from tensloradist.records import UnreadableRecord
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import read_manifest
-from tensloradist.results.publish import read_result
+from tensloradist.results.publish import read_spec
+from tensloradist.results.standing import standing
+from tensloradist.sources import module_hash
 from tensloradist.spec import RunSpec
 
 Flat = dict[str, Any]
@@ -27,6 +28,7 @@ class Why:
     relative: str | None = None
     fields: list[tuple[str, Any, Any]] = field(default_factory=list)  # (name, the relative's, this run's)
     versions: list[tuple[str, Any, Any]] = field(default_factory=list)  # (name, at the result's time, now)
+    left_out: list[str] = field(default_factory=list)  # files that could not be read
 
 
 def explain(wanted: str, root: Path) -> Why:
@@ -38,25 +40,33 @@ def explain(wanted: str, root: Path) -> Why:
     Raises:
         UserError: no manifest or run folder knows the run, or several begin so.
     """
-    specs = known_specs(root)
+    specs, left_out = known_specs(root)
     found = [run_id for run_id in specs if run_id.startswith(wanted)] if wanted else []
     if len(found) != 1 and wanted not in found:
         what = f"{len(found)} ids begin so ({', '.join(sorted(found)[:4])}, …)" if found else "not known here"
+        unread = "".join(f"; not read: {line}" for line in left_out)
         raise UserError(
-            f"run {wanted!r}: {what}; `tensloradist plan SWEEP --json` lists ids, and a launch records them"
+            f"run {wanted!r}: {what}; `tensloradist plan SWEEP --json` lists ids, and a launch records them{unread}"
         )
     run_id = wanted if wanted in specs else found[0]
-    run = RunFolder(root, run_id)
-    why = Why(run_id, run.result.exists())
-    if why.trained:
-        why.versions = _differences(_code(read_result(run.result).provenance), _code(_now()))
+    found_there = standing(RunFolder(root, run_id))
+    why = Why(run_id, found_there.is_over, left_out=[*found_there.problems, *left_out])
+    if found_there.result is not None:
+        then = found_there.result.provenance
+        known = _code(then)  # an older result has no word on some of the code: then nothing can be said of it
+        now = {name: value for name, value in _code(_now(then)).items() if name in known or "." not in name}
+        why.versions = _differences(known, now)
         return why
     own = flat(specs[run_id])
     nearest: tuple[int, str, Flat] | None = None
     for other, spec in specs.items():
         if other == run_id or not RunFolder(root, other).result.exists():
             continue
-        theirs = flat(spec)
+        try:
+            theirs = flat(spec)
+        except UserError as error:
+            why.left_out.append(f"run {other}: {error}")
+            continue
         distance = len(_differences(theirs, own))
         if nearest is None or (distance, other) < nearest[:2]:
             nearest = (distance, other, theirs)
@@ -65,23 +75,32 @@ def explain(wanted: str, root: Path) -> Why:
     return why
 
 
-def known_specs(root: Path) -> dict[str, dict[str, Any]]:
-    """run_id -> spec, of all manifests of a results folder and of runs outside of sweeps."""
+def known_specs(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """run_id -> spec, of all manifests of a results folder and of runs outside of sweeps; and what cannot be read."""
     specs: dict[str, dict[str, Any]] = {}
+    left_out: list[str] = []
     for path in sorted((root / "sweeps").glob("*/*.json")):
-        specs |= {run.run_id: run.spec for run in read_manifest(path).runs}
+        try:
+            specs |= {run.run_id: run.spec for run in read_manifest(path).runs}
+        except UserError as error:
+            left_out.append(str(error))
     for path in sorted((root / "runs").glob("*/spec.json")):
-        if path.parent.name not in specs:
-            specs[path.parent.name] = json.loads(path.read_text())
-    return specs
+        if path.parent.name in specs:
+            continue
+        try:
+            if (spec := read_spec(path)) is not None:
+                specs[path.parent.name] = spec.model_dump(mode="json")
+        except UnreadableRecord as error:
+            left_out.append(str(error))
+    return specs, left_out
 
 
 def flat(spec: dict[str, Any]) -> Flat:
     """The fields that make a run's identity, by dotted name: content, never a path."""
     try:
         content = json.loads(RunSpec.model_validate(spec).canonical_json())
-    except ValidationError as error:
-        raise UserError(f"a specification of another version ({error.errors()[0]['msg']})") from error
+    except SpecError as error:
+        raise UserError(f"a specification of another version ({error})") from error
     return dict(_flattened(content))
 
 
@@ -97,10 +116,12 @@ def _differences(old: Flat, new: Flat) -> list[tuple[str, Any, Any]]:
 
 
 def _code(provenance: dict[str, Any]) -> Flat:
-    return dict(provenance.get("versions", {})) | {f"code.{k}": v for k, v in provenance.get("code", {}).items()}
+    return dict(provenance.get("versions", {})) | dict(_flattened({"code": provenance.get("code", {})}))
 
 
-def _now() -> dict[str, Any]:
+def _now(then: dict[str, Any]) -> dict[str, Any]:
+    """The provenance that a run would have now, with the plugins that one had then."""
     from tensloradist.training.provenance import provenance
 
-    return provenance()
+    found, plugins = provenance(), then.get("code", {}).get("plugins", {})
+    return {**found, "code": {**found["code"], "plugins": {name: module_hash(name) for name in plugins}}}

@@ -26,22 +26,41 @@ from launch.memory import memory_kills
 from launch.policy import Growth
 from launch.staging import staged_spec
 from launch.submission import Submission
+from launch.words import last_line
+from tensloradist.caching import redirect_libraries
+from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
+from tensloradist.records import DamagedRecord, UnreadableRecord
 from tensloradist.results.checkpoints import kept_step
-from tensloradist.results.claims import JobAlive, Watch, heartbeat_for, highest_claim, is_released, owner_of, ownership
+from tensloradist.results.claims import (
+    JobAlive,
+    Owner,
+    Watch,
+    heartbeat_for,
+    highest_claim,
+    is_released,
+    owner_or_damage,
+    ownership,
+)
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import read_manifest
 from tensloradist.results.publish import recover_broken, write_failure
 from tensloradist.results.schema import Cause, Failure, ManifestRun
-from tensloradist.sources import sources_hash
+from tensloradist.results.standing import standing
+from tensloradist.sources import job_hash
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between looks at the heartbeats of owners on other machines
 ORDERLY_SECONDS = 12.0  # for a checkpoint at the next step boundary, where the profile does not give more
 MOST_EARLY_ENDS = 3  # of children in a row that could not even claim a run
+LAST_CAUSES = ("disk_full", "device_failure")  # after these a worker ends: others may have another disk or GPU
 EXPECTED_CAUSES = ("configuration", "data_missing")  # after these a child is as good as before
 CODE_CHANGED = "this is not the code that was submitted: it was edited since (launch --snapshot runs a copy)"
+
+
+class EarlyEnd(RuntimeError):
+    """Training processes end before they can begin a run, again and again: nothing is wrong with the runs."""
 
 
 class Group(Protocol):
@@ -79,6 +98,7 @@ class Worker:
         self.root = Path(self.submission.root)
         manifest = read_manifest(Path(self.submission.manifest))
         mine = [run for run in manifest.runs if self._is_for_me(run)]
+        self._plugins = manifest.plugins
         self.runs = turned(mine, name) if self.submission.launch_workers > 1 else mine
         self._over: set[str] = set()  # ids of runs whose results this worker has read: they are there for ever
         self.children = ChildFactory(self.submission, device, self.log)
@@ -93,9 +113,9 @@ class Worker:
         )
         self._job_alive, self._make_group = job_alive, make_group
         self._watch = Watch(self.submission.still_seconds)
-        self._began = time.monotonic()
+        self._job_end = self.submission.job_end()
         self._trained = self._early_ends = 0
-        self._code_changed = self.submission.sources not in (None, sources_hash())
+        self._code_changed = False
 
     def _is_for_me(self, run: ManifestRun) -> bool:
         """Whether this launch wants the run trained by jobs of this submission."""
@@ -114,8 +134,7 @@ class Worker:
         Runs with owners elsewhere are watched meanwhile, and left alone as soon as a heartbeat moves. Returns whether
         it was stopped while there was work.
         """
-        if self._code_changed:
-            self._complain(CODE_CHANGED)
+        self._look_at_code()
         try:
             while True:
                 passed = [self._try(run) for run in self.runs if run.run_id not in self._over]
@@ -127,13 +146,14 @@ class Worker:
                     self._say("watching")
                     time.sleep(min(LOOK_SECONDS, self.submission.still_seconds / 4))
         except BaseException as error:
-            self._say("crashed", error=" ".join(f"{type(error).__name__}: {error}".split()))
+            what = "" if isinstance(error, EarlyEnd | UserError) else f"{type(error).__name__}: "
+            self._say("crashed", error=" ".join(f"{what}{error}".split()), log=str(self.log))
             raise
         finally:
             if self.child is not None:
                 self.child.stop()
         self._say("ended")
-        return self.told not in (None, "cancelled", "disk_full") and any(self._is_open(run) for run in self.runs)
+        return self.told not in (None, "cancelled", *LAST_CAUSES) and any(self._is_open(run) for run in self.runs)
 
     def needing_more(self) -> dict[Growth, list[str]]:
         """The ids of open runs that need larger jobs than this launch's, by what they need."""
@@ -149,8 +169,8 @@ class Worker:
         if self.told in (None, "preempted") and (self.folder / "stop").exists():
             # `cancel` writes the file before Slurm, ending the job, signals it.
             self.told = "interrupted" if self.submission.job_seconds is None else "cancelled"
-        limit = self.submission.job_seconds
-        if self.told is None and limit and time.monotonic() - self._began > limit - 0.8 * self.submission.lead_seconds:
+        end = self._job_end
+        if self.told is None and end is not None and time.monotonic() > end - 0.8 * self.submission.lead_seconds:
             self.told = "time_limit"  # the signal, which comes earlier, did not reach this process
         return self.told is not None
 
@@ -170,6 +190,18 @@ class Worker:
         if folder.result.exists() and recover_broken(folder) is None and folder.result.exists():
             self._over.add(run.run_id)
             return "passed"
+        try:
+            return self._try_open(run, folder)
+        except UnreadableRecord as error:  # made by a newer version, for one: it is left as it is
+            return self._leave_alone(run, str(error))
+
+    def _leave_alone(self, run: ManifestRun, why: str) -> Literal["passed"]:
+        self._over.add(run.run_id)
+        self._complain(f"run {run.run_id} is left alone: {why}")
+        return "passed"
+
+    def _try_open(self, run: ManifestRun, folder: RunFolder) -> Literal["trained", "undecided", "passed"]:
+        """`_try` for a run without a result."""
         known = highest_claim(folder)  # read first: whoever claims while this worker judges makes the run busy
         if not self._is_open(run):
             return "passed"
@@ -186,11 +218,14 @@ class Worker:
             self._failures.decide(run, folder)
             if not self._is_open(run):
                 return "passed"
+        if (found := standing(folder)).is_left_alone:
+            return self._leave_alone(run, found.problems[0])
         stood_still = seen == "still" or known > 0  # the owner has been judged, so its claim is no obstacle
         compute = run.spec["compute"]
         processes = int(compute["processes"])
         if processes > 1 or compute["strategy"].startswith("zero"):  # DeepSpeed leaves nothing warm
             self._replace_child()
+            self._look_at_code()
             group = self._make_group(self.children) if self._make_group else self.children.group(processes)
             try:
                 status = self._train(run, folder, group, known, stood_still)
@@ -198,6 +233,7 @@ class Worker:
                 group.stop()
         else:
             if self.child is None or self.child.has_ended:
+                self._look_at_code()
                 self.child = self.children.child()
             status = self._train(run, folder, ChildGroup([self.child], self.log), known, stood_still)
         if status in ("finished", "diverged", "present"):
@@ -207,11 +243,18 @@ class Worker:
         self._trained += status not in ("failed", "stopped")
         return "trained"
 
+    def _look_at_code(self) -> None:
+        """See whether a process that starts now runs the code that was submitted."""
+        if not self._code_changed and self.submission.sources not in (None, job_hash(self._plugins)):
+            self._code_changed = True
+            self._complain(CODE_CHANGED)
+
     def _bury(self, run: ManifestRun, folder: RunFolder, number: int) -> bool:
         """Record the end of an attempt whose owner vanished without a word; whether the run is settled by that."""
         attempt = folder.attempt(number)
         if attempt.is_dir() and not (attempt / "result.json").exists():
-            cause, message = vanished(owner_of(folder, number))
+            owner = owner_or_damage(folder, number)
+            cause, message = ("killed", str(owner)) if isinstance(owner, DamagedRecord) else vanished(owner)
             if folder.result.exists() or is_released(folder, number):  # it lived, and ended while Slurm was asked
                 return not self._is_open(run)
             self._record(run, folder, number, cause, message)
@@ -273,8 +316,8 @@ class Worker:
                         self._failures.decide(run, folder)
                     except OSError as error:  # the full disk again: what follows is the same
                         self._complain(f"no decision could be recorded: {error}")
-                    if event["cause"] == "disk_full":
-                        self.told = "disk_full"  # for every run: this worker would only fail them all
+                    if event["cause"] in LAST_CAUSES:
+                        self.told = event["cause"]  # this worker would only fail the other runs, too
                     if event["cause"] not in EXPECTED_CAUSES:
                         self._replace_child()
                 return str(event["status"])
@@ -289,15 +332,19 @@ class Worker:
         """Record the end of a process that did not say why, if its attempt has no record yet."""
         crash = crash or Crash(group.lead.wait(), str(self.log))
         number = highest_claim(folder)
-        claimed = number > before and owner_of(folder, number).pid == group.lead.pid
-        if claimed and folder.attempt(number).is_dir() and not folder.result.exists():
+        owner = owner_or_damage(folder, number) if number > before else None
+        begun = isinstance(owner, Owner) and owner.pid == group.lead.pid and folder.attempt(number).is_dir()
+        if begun and not folder.result.exists():
             self._record(run, folder, number, *blamed(run, folder, number, crash, memory_kills() > kills))
         group.stop()  # only now: being stopped, the others may record an interruption, and the first word stays
         self.child = None
-        if number == before:
+        if not begun:
             self._early_ends += 1
             if self._early_ends >= MOST_EARLY_ENDS:
-                raise RuntimeError(f"the child ended with {crash.code} before it could claim a run; see {self.log}")
+                raise EarlyEnd(
+                    f"the training process ended with {crash.code} before it could begin a run: "
+                    f"{last_line(self.log) or 'without a word'}"
+                )
         return "failed"
 
     def _say(self, state: str, run: ManifestRun | None = None, **more: Any) -> None:
@@ -331,4 +378,5 @@ def turned(runs: Sequence[ManifestRun], name: str) -> list[ManifestRun]:
 
 def run_worker(submission: str, index: int) -> None:
     """What submitit runs on this machine: tiny, importable, its arguments just a path and a number."""
+    redirect_libraries()
     Worker(Path(submission), str(index), index).drain()

@@ -6,6 +6,8 @@ Importing this package imports no torch: the names below are loaded when they ar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import tensloradist._torchvision  # noqa: F401 (stands by for torchvision's import)
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -15,7 +17,10 @@ _HOMES = {
     "load": "tensloradist.adapter",
     "from_peft": "tensloradist.export",
     "AdapterSpec": "tensloradist.spec",
+    "BackboneSpec": "tensloradist.spec",
+    "OptimizerSpec": "tensloradist.spec",
     "RunSpec": "tensloradist.spec",
+    "TaskSpec": "tensloradist.spec",
     "AttentionShape": "tensloradist.modes",
     "UserError": "tensloradist.errors",
 }
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from tensloradist.errors import UserError
     from tensloradist.export import from_peft
     from tensloradist.modes import AttentionShape
-    from tensloradist.spec import AdapterSpec, RunSpec
+    from tensloradist.spec import AdapterSpec, BackboneSpec, OptimizerSpec, RunSpec, TaskSpec
 
 
 def __getattr__(name: str) -> Any:
@@ -34,4 +39,21 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
-__all__ = ["Adapter", "AdapterSpec", "AttentionShape", "RunSpec", "UserError", "attach", "detach", "from_peft", "load"]
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
+__all__ = [
+    "Adapter",
+    "AdapterSpec",
+    "AttentionShape",
+    "BackboneSpec",
+    "OptimizerSpec",
+    "RunSpec",
+    "TaskSpec",
+    "UserError",
+    "attach",
+    "detach",
+    "from_peft",
+    "load",
+]

@@ -1,27 +1,54 @@
 """Makes `import torchvision` work where its own operator library does not load: a CUDA build beside a CPU torch.
 
 torchvision then fails at import because two operators were never declared. Declaring their schemas is enough for
-everything but those two operators. Does nothing where torchvision's library loads, or torchvision is absent.
+everything but those two operators. This is done when torchvision is imported, and only where its library does not
+load. `fit_torchvision` copies this module into the environment, for programs that import timm without tensloradist:
+it imports nothing but the standard library, and nothing of this package.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
 
-import torch
+TYPE_CHECKING = False  # as in typing, which every start of Python would wait for
+if TYPE_CHECKING:
+    from types import ModuleType
 
-_DECLARED: list[torch.library.Library] = []
+_DECLARED: list[object] = []
+
+
+class TorchvisionFinder:
+    """Finds torchvision where Python does, and has what its import needs declared first."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != "torchvision":
+            return None
+        spec = PathFinder.find_spec(name)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def declare_and_execute(module: ModuleType) -> None:
+            declare_missing_operators()
+            execute(module)
+
+        spec.loader.exec_module = declare_and_execute  # type: ignore[method-assign]
+        return spec
 
 
 def declare_missing_operators() -> None:
     """Declare torchvision::nms and torchvision::qnms where torchvision's own library cannot be loaded. Idempotent."""
-    spec = importlib.util.find_spec("torchvision")
-    if _DECLARED or spec is None or not spec.submodule_search_locations:
-        return
-    if hasattr(torch.ops.torchvision, "nms"):
+    spec = PathFinder.find_spec("torchvision")
+    if spec is None or not spec.submodule_search_locations:
         return
     from pathlib import Path
 
+    import torch
+
+    if hasattr(torch.ops.torchvision, "nms"):
+        return
     folder = Path(spec.submodule_search_locations[0])
     for built in [*folder.glob("_C.so"), *folder.glob("_C.pyd")]:
         try:
@@ -35,4 +62,5 @@ def declare_missing_operators() -> None:
     _DECLARED.append(library)
 
 
-declare_missing_operators()
+if not any(getattr(finder, "__name__", "") == TorchvisionFinder.__name__ for finder in sys.meta_path):
+    sys.meta_path.insert(0, TorchvisionFinder)  # type: ignore[arg-type]

@@ -111,6 +111,46 @@ def _total(adapter: AdapterSpec, arrangement: Arrangement) -> Callable[[Mapping[
     return total
 
 
+def surplus_ranks(adapter: AdapterSpec, shape: AttentionShape) -> str | None:
+    """A sentence on ranks that exceed what their matrices or modes can have; None where there are none.
+
+    One integer for all modes exceeds small modes by design (isorank), so it is held against the features alone.
+
+    Raises:
+        UserError: as `resolve_ranks`.
+    """
+    if adapter.method in REFERENCES:
+        return None
+    ranks, layouts = resolve_ranks(adapter, shape), _distinct(Arrangement.of(adapter, shape))
+    caps = _caps(adapter.factorization, layouts)
+    if isinstance(adapter.ranks, int) or _has_shared_rank(adapter.factorization):
+        rank = next(iter(ranks.values()))
+        largest = [_largest_rank(adapter.factorization, layout) for layout, _ in layouts]
+        if rank <= min(largest):
+            return None
+        which = "the" if rank > max(largest) else "some of the"
+        return (
+            f"ranks: {rank} exceeds {min(largest)}, the largest that can matter for {which} adapted matrices; what is "
+            "above it adds parameters alone"
+        )
+    surplus = {mode: caps[mode] for mode, rank in ranks.items() if rank > caps[mode]}
+    if not surplus:
+        return None
+    what = ", ".join(f"{ranks[mode]} of {mode} exceeds {most}" for mode, most in surplus.items())
+    return f"ranks: {what}, the largest that can matter; what is above it adds parameters alone"
+
+
+def _largest_rank(factorization: str | None, layout: TensorLayout) -> int:
+    """Of a tensor with one rank for all modes: of its slices, input × output features; of CP, of the whole tensor."""
+    sizes = dict(zip(layout.modes, layout.sizes, strict=True))
+    if factorization == "cp":
+        return math.prod(layout.sizes) // max(layout.sizes)
+    if factorization == "tt":
+        return max(_caps(factorization, [(layout, 1)]).values())
+    outputs = sizes["output"] if "output" in sizes else sizes["head_dim"] * sizes["heads"]
+    return min(sizes["input"], outputs)
+
+
 def lora_budget(shape: AttentionShape, rank: int) -> int:
     """Parameters of LoRA at that rank: Σ (d_in + d_out) r over projections and layers."""
     return rank * shape.layers * sum(sum(shape.widths(projection)) for projection in shape.projections)

@@ -6,22 +6,116 @@ name and renamed, so that several processes may make the same entry at once and 
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import shutil
+import stat
+import tempfile
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
+
+log = logging.getLogger(__name__)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
+# What libraries write below the home, by the variable that moves it. The Hub's models and data sets, which are only
+# read, stay where they are: a home is often read-only where jobs run.
+_LIBRARIES = {
+    "HF_DATASETS_CACHE": "datasets",
+    "TORCH_EXTENSIONS_DIR": "torch_extensions",
+    "TRITON_CACHE_DIR": "triton",
+    "MPLCONFIGDIR": "matplotlib",
+}
 
 
 def cache_root() -> Path:
-    """TENSLORADIST_CACHE, or ~/.cache/tensloradist."""
-    root = os.environ.get("TENSLORADIST_CACHE")
-    return Path(root) if root else Path.home() / ".cache" / "tensloradist"
+    """TENSLORADIST_CACHE; else ~/.cache/tensloradist; else, where that cannot be written, a private folder in TMPDIR.
+
+    Raises:
+        UserError: TENSLORADIST_CACHE is not set, and neither of the others can be written.
+    """
+    root = _root()
+    home = _home_cache()
+    if not os.environ.get("TENSLORADIST_CACHE") and root.parent != home:
+        _warn_once(f"{home or 'The home'} cannot be written: the cache is {root}; set TENSLORADIST_CACHE for another")
+    return root
+
+
+def redirect_libraries() -> None:
+    """Let other libraries' caches be ours where the user's ~/.cache cannot be written, unless the user placed them."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    if _can_be_written(Path(given) if given else _home_cache()):
+        return
+    for variable, folder in _LIBRARIES.items():
+        if variable != "HF_DATASETS_CACHE" or not os.environ.get("HF_HOME"):
+            os.environ.setdefault(variable, str(_root() / "libraries" / folder))
+
+
+def _home_cache() -> Path | None:
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor an entry for the user
+        return None
+
+
+def _root() -> Path:
+    given = os.environ.get("TENSLORADIST_CACHE")
+    if given:
+        return Path(given)
+    home = _home_cache()
+    if home is not None and _can_be_written(home / "tensloradist"):
+        return home / "tensloradist"
+    return _private_folder()
+
+
+@contextmanager
+def writing_cache() -> Iterator[None]:
+    """Raise UserError with the variable that moves the cache where it cannot be written. A full disk stays OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise UserError(
+            f"TENSLORADIST_CACHE: the cache {cache_root()} cannot be written ({error.strerror}); set it to a folder "
+            "that can be"
+        ) from error
+
+
+def _can_be_written(folder: Path | None) -> bool:
+    """Whether it is a folder that can be written, or could be made one. Makes nothing."""
+    if folder is None:
+        return False
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _private_folder() -> Path:
+    """The user's own folder for temporary files. Another user may have made one of its name, or a link: not trusted."""
+    remedy = "set TENSLORADIST_CACHE to a folder that can be written"
+    try:
+        folder = Path(tempfile.gettempdir()) / f"tensloradist-{os.getuid()}"
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError as error:
+        raise UserError(f"Neither the home nor a temporary folder can be written ({error}); {remedy}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise UserError(f"The home cannot be written, and {folder} is not this user's alone; {remedy}")
+    return folder
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 def entry_path(kind: str, key: str) -> Path:
@@ -29,13 +123,17 @@ def entry_path(kind: str, key: str) -> Path:
 
 
 def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder of the entry; `make(folder)` fills it if it is not there yet."""
+    """The folder of the entry; `make(folder)` fills it if it is not there yet.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
     final = entry_path(kind, key)
     if final.is_dir():
         return final
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
-    temporary.mkdir()
+    with writing_cache():
+        temporary.mkdir(parents=True)
     try:
         make(temporary)
         try:

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, entry_points, requires
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -20,9 +21,12 @@ def main() -> None:
         import typer
     except ModuleNotFoundError:
         sys.exit("The commands need more than the adapters: pip install 'tensloradist[all]'")
+    from tensloradist.caching import redirect_libraries
     from tensloradist.errors import UserError
 
+    warnings.filterwarnings("ignore", r"ranks: .* exceeds ")  # the commands say it in a line of their own
     try:
+        redirect_libraries()
         code = _application()(standalone_mode=False)
     except UserError as error:
         _fail(str(error))

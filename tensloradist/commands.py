@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json as json_
-import sys
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from tensloradist.terminal import terminal
+
+if TYPE_CHECKING:
+    from tensloradist.results.execute import Outcome
+    from tensloradist.spec import RunSpec
 
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")
@@ -31,40 +37,49 @@ def run(
 ) -> None:
     """Train one run and publish its result; a run that has a result already is left alone.
 
+    Ctrl-C stops it with a checkpoint, from which the same command goes on.
+
     Examples:
 
         tensloradist run run.yaml
 
         tensloradist run run.yaml adapter.grouping=qkv_depth optimizer.learning_rate=1e-3 seed=1
     """
-    import os
-
     from tensloradist import backbones
-    from tensloradist.budget import count
+    from tensloradist.budget import count, surplus_ranks
     from tensloradist.config import load_run_spec
+    from tensloradist.environment import process_index
     from tensloradist.errors import UserError
     from tensloradist.identity import resolve
     from tensloradist.plugins import load_plugins
-    from tensloradist.results.execute import execute
     from tensloradist.results.layout import RunFolder, results_root
+    from tensloradist.results.publish import recover_broken
+    from tensloradist.results.standing import standing
+    from tensloradist.trackers import require_trackers
 
     parsed = load_run_spec(spec, overrides or [])
     load_plugins(parsed.plugins)
     resolved, root = resolve(parsed), results_root(results)
     folder = RunFolder(root, resolved.run_id)
-    if folder.result.exists():
+    recover_broken(folder)
+    found = standing(folder)
+    if found.is_over:
         typer.echo(f"run {folder.run_id} has a result already: {folder.result}")
         return
+    if found.is_left_alone or found.state == "broken":
+        raise UserError(found.problems[0])
     # An adapter that cannot be is refused before anything is claimed.
-    count(resolved.adapter, backbones.shape_of(resolved.backbone, resolved.adapter.projections))
-    from tensloradist.training import train
-
-    if int(os.environ.get("RANK", "0")) > 0:  # only the first process claims and publishes
-        train(resolved, None)
+    shape = backbones.shape_of(resolved.backbone, resolved.adapter.projections)
+    count(resolved.adapter, shape)
+    require_trackers(resolved.compute.log_with)
+    if process_index() > 0:
+        _follow(resolved)
         return
     typer.echo(f"run {folder.run_id} in {folder.path}")
-    with _Progress() as progress:
-        outcome = execute(resolved, root, train, progress.show)
+    surplus = surplus_ranks(resolved.adapter, shape)
+    if surplus is not None:
+        typer.echo(f"note: {surplus}")
+    outcome = _train_here(resolved, root, _command(spec, overrides or [], results, parsed.compute.processes))
     if outcome.status == "busy":
         raise UserError(f"run {folder.run_id} is being trained by another process; its claim is in {folder.path}")
     if outcome.failure is not None:
@@ -85,35 +100,56 @@ def run(
     )
 
 
-class _Progress:
-    """What the parts are, on standard output; a bar on a terminal, a line an epoch elsewhere, on standard error."""
+def _command(spec: Path, overrides: list[str], results: Path | None, processes: int) -> str:
+    """What a user types to go on."""
+    start = [f"torchrun --nproc_per_node {processes} -m tensloradist"] if processes > 1 else ["tensloradist"]
+    place = ["--results", str(results)] if results is not None else []
+    return " ".join([*start, shlex.join(["run", str(spec), *overrides, *place])])
 
-    def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import Progress
 
-        self.console = Console(stderr=True)
-        self.bar = Progress(console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.bar.start()
-        self.job = self.bar.add_task("training", total=None)
-        return self
+def _train_here(resolved: RunSpec, root: Path, go_on: str) -> Outcome:
+    """Train in the foreground; an interrupted run says how to go on, and ends the command."""
+    from tensloradist.foreground import Interruption, Progress
+    from tensloradist.results.attempts import read_attempt
+    from tensloradist.results.checkpoints import kept_step
+    from tensloradist.results.control import RunControl
+    from tensloradist.results.execute import execute
+    from tensloradist.results.layout import RunFolder
+    from tensloradist.training import train
 
-    def show(self, record: dict[str, Any]) -> None:
-        if "parts" in record:
-            typer.echo(record["parts"])
-        elif "loss" in record:
-            self.bar.update(
-                self.job,
-                completed=record["step"],
-                total=record["steps"],
-                description=f"epoch {record['epoch']}, loss {record['loss']:.3f}",
-            )
-        else:
-            values = ", ".join(f"{k} {v:.4f}" for k, v in record["validation"].items() if v is not None)
-            self.console.print(f"epoch {record['epoch']}: validation {values}", highlight=False)
+    def started(attempt: Path) -> None:
+        record = read_attempt(attempt)
+        if record is not None and record.resumed_from is not None:
+            typer.echo(f"goes on after step {record.resumed_from.step}, from attempt {record.resumed_from.attempt}")
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    control = RunControl()
+    try:
+        with Interruption(control), Progress() as progress:
+            outcome = execute(resolved, root, train, progress.show, started, control=control)
+        interrupted = outcome.failure is not None and outcome.failure.cause == "interrupted"
+    except KeyboardInterrupt:
+        interrupted = True
+    if interrupted:
+        kept = kept_step(RunFolder(root, resolved.run_id))
+        of = f" of {progress.steps}" if progress.steps else ""
+        where = f"step {kept}{of} is kept, and it goes on from there" if kept else "nothing is kept, and it starts anew"
+        typer.echo(f"interrupted: {where} with\n  {go_on}", err=True)
+        raise typer.Exit(130)
+    return outcome
+
+
+def _follow(resolved: RunSpec) -> None:
+    """Take part as one of several processes but the first, which alone claims and publishes."""
+    from tensloradist.foreground import Interruption
+    from tensloradist.results.control import RunControl, Stopped
+    from tensloradist.training import train
+
+    control = RunControl()
+    try:
+        with Interruption(control, speaks=False):
+            train(resolved, None, control=control)
+    except (KeyboardInterrupt, Stopped):
+        raise typer.Exit(130) from None
 
 
 def evaluate(
@@ -144,7 +180,7 @@ def evaluate(
 
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, results/runs/ID.")],
-    target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; it must not exist.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; an empty one may be there.")],
     to: Annotated[str, typer.Option("--to", help="peft: a LoRA checkpoint; merged: a plain checkpoint.")] = "peft",
 ) -> None:
     """Export a finished run's adapter and head, without loss: as a LoRA of PEFT, or merged into its backbone.
@@ -158,12 +194,13 @@ def export(
 
         tensloradist export results/runs/0123456789abcdef --to merged my_model
     """
-    from rich.console import Console
 
-    with Console(stderr=True).status("loading the backbone and exporting"):
+    with terminal(stderr=True).status("loading the backbone and exporting"):
         from tensloradist.export import export_run
 
-        export_run(run_folder, to, target)
+        notes = export_run(run_folder, to, target)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     typer.echo(f"written: {target}")
 
 
@@ -241,7 +278,7 @@ def params(
 
         tensloradist params --shape vit_base --presets
     """
-    from tensloradist.budget import count, isoparameter, isorank, lora_budget, resolve_ranks
+    from tensloradist.budget import count, isoparameter, isorank, lora_budget, resolve_ranks, surplus_ranks
     from tensloradist.errors import UserError, unknown
     from tensloradist.modes import GROUPINGS, AttentionShape
     from tensloradist.presets import PRESETS
@@ -276,8 +313,10 @@ def params(
             for grouping in GROUPINGS
         }
     )
+    notes: dict[str | None, list[str]] = {surplus_ranks(AdapterSpec(method="lora", ranks=rank), sizes): ["lora"]}
     for name, adapter in members.items():
         try:
+            notes.setdefault(surplus_ranks(isorank(adapter, rank, sizes), sizes), []).append(name)
             solved = isoparameter(adapter, target, sizes, strategy)
         except UserError as error:
             rows.append({"method": name, "error": str(error)})
@@ -295,13 +334,15 @@ def params(
         typer.echo(json_.dumps({"budget": target, "rows": rows}, indent=1))
         return
     _print_params(rows, target, rank, strategy)
+    for note, names in notes.items():
+        if note is not None:
+            typer.echo(f"note: {', '.join(names)}: {note}")
 
 
 def _print_params(rows: list[dict[str, Any]], target: int, rank: int, strategy: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = terminal(width=120)
     table = Table(title=f"isorank r={rank}, and ranks for {target:,} parameters ({strategy})")
     for name, justify in (
         ("method", "left"),

@@ -1,4 +1,4 @@
-"""Reading specifications: YAML with line numbers in its errors, dotted overrides, and paths.
+"""Reading specifications: sweeps and runs in YAML, dotted overrides, and paths.
 
 `load_run_spec` reads one run; a sweep uses the same pieces. Nothing is looked up here but whether a path exists.
 """
@@ -12,65 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tensloradist.errors import UserError
+from tensloradist.names import encodable
 from tensloradist.spec import RunSpec
 from tensloradist.validation import validate
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-3 is a number (to YAML 1.1 it is a text), and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                problem = f"the key {key.value!r} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = copy.deepcopy(yaml.SafeLoader.yaml_implicit_resolvers)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text. Raises UserError with the line and column of a mistake."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        begins, context = error.context_mark, error.context
-        if context and begins and mark and begins.line != mark.line:
-            context += f" that begins in line {begins.line + 1}"
-        reason = ", ".join(part for part in (context, error.problem) if part)
-        raise UserError(f"{where}{place}: not valid YAML ({reason})") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{where}: not valid YAML ({error})") from error
-
-
-def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        UserError: the file is missing, unreadable, broken (with the line), empty, or no mapping.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"{path}: cannot be read ({reason})") from error
-    data = parse_yaml(text, str(path))
-    if data is None:
-        raise UserError(f"{path}: the file is empty; it should hold fields such as `backbone:` and `task:`")
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a {type(data).__name__} ({str(data)[:60]!r}) where a mapping of fields is expected")
-    return data
+from tensloradist.yaml_reader import parse_yaml, read_yaml
 
 
 def read_sweep(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -108,6 +54,10 @@ def expand_path(text: str, base: Path, where: str) -> str:
 
     expanded = os.path.expanduser(re.sub(r"\$(?:\{(\w+)\}|(\w+))", value_of, text))
     candidate = Path(os.path.normpath(base.absolute() / expanded))
+    if encodable(str(candidate)) != str(candidate):  # no record could hold it
+        raise UserError(
+            f"{where}: {encodable(str(candidate))}: the path is not UTF-8; rename it, or link to it by a name that is"
+        )
     if os.path.isabs(expanded) or expanded.startswith(("./", "../")) or expanded in (".", "..") or candidate.exists():
         return str(candidate)
     return expanded

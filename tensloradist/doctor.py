@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from tensloradist.environment import inherited
 from tensloradist.errors import UserError
 
 _ALL_REDUCE = """
@@ -29,6 +30,7 @@ def check_machine(root: Path) -> bool:
         ("devices", _devices),
         ("CPU threads", _threads),
         ("file system", lambda: check_file_system(root)),
+        ("imports without tensloradist", _plain_imports),
         ("all-reduce, 2 processes", _all_reduce),
     ]
     failed = 0
@@ -43,13 +45,21 @@ def check_machine(root: Path) -> bool:
 
 
 def _versions() -> str:
-    from tensloradist._torchvision import declare_missing_operators
     from tensloradist.training.provenance import provenance
 
-    declare_missing_operators()
-    import torchvision  # noqa: F401 (that it imports is the check)
-
     return ", ".join(f"{name} {version}" for name, version in provenance()["versions"].items())
+
+
+def _plain_imports() -> str:
+    """Import timm and a Trainer of transformers in a process that imports nothing of ours by itself."""
+    imports = "import timm; from transformers import Trainer"
+    done = subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise ImportError(
+            f"{imports}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}; where torchvision was built for "
+            f"another torch, `{sys.executable} -m tensloradist.fit_torchvision` makes the environment import it"
+        )
+    return "timm, and transformers with its image classes"
 
 
 def _devices() -> str:
@@ -104,7 +114,7 @@ def _all_reduce() -> str:
             stderr=subprocess.PIPE,
             text=True,
             env={
-                **os.environ,
+                **inherited(os.environ),
                 "RANK": str(rank),
                 "WORLD_SIZE": "2",
                 "MASTER_ADDR": "127.0.0.1",

@@ -14,6 +14,10 @@ class UserError(Exception):
     """A mistake in a specification, a file or a command line: reported as one message, exit code 2."""
 
 
+class SpecError(UserError, ValueError):
+    """A specification that cannot be: unknown fields, values that are not allowed, or that contradict each other."""
+
+
 class DataMissing(UserError):
     """A data set or a model is not where it should be: to be fetched, or its path to be corrected."""
 

@@ -9,15 +9,17 @@ import numpy as np
 
 from tensloradist import backbones, tasks
 from tensloradist.adapter import load
+from tensloradist.backbones.quantization import check_kernels
 from tensloradist.errors import UserError
 from tensloradist.plugins import load_plugins
 from tensloradist.recheck import require_same_labels
-from tensloradist.results.publish import read_run
-from tensloradist.training.accelerator import in_precision, make_accelerator, release
+from tensloradist.results.publish import trained_attempt
+from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
 from tensloradist.training.prediction import predict
 from tensloradist.training.records import defined
 
 
+@only_the_spec(1)
 def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     """Metrics of a finished run's adapter.
 
@@ -33,9 +35,7 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: no finished result there, a backbone that has changed, or data with other classes.
     """
-    spec, result = read_run(run_folder)
-    if result.state != "finished":
-        raise UserError(f"{run_folder}: the run is {result.state}; only a finished run has an adapter to evaluate")
+    spec, result, attempt = trained_attempt(run_folder)
     load_plugins(spec.plugins)
     task_spec = spec.task
     if data is not None:
@@ -46,7 +46,7 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     else:
         require_same_labels(run_folder, result, task)
     model = backbones.load(spec.backbone, task.num_labels)
-    load(model, run_folder / "attempts" / f"{result.attempt:04d}")
+    load(model, attempt)
     in_precision(model, spec.precision)
     accelerator = make_accelerator(
         spec.model_copy(
@@ -56,6 +56,8 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     )
     try:
         model = accelerator.prepare(model)
+        if spec.backbone.quantization is not None:
+            check_kernels(model, spec.backbone.quantization, spec.precision)
         family = backbones.family_of(accelerator.unwrap_model(model))
         # The parts of an official split may be one and the same: each example counts once.
         whole = [task.test] if data is None else [task.train, task.validation, task.test]
@@ -76,7 +78,8 @@ def _refuse_other_classes(task: tasks.LoadedTask, trained: tasks.LoadedTask, dat
     """Raises UserError unless the labels of the data mean what those of the run's own data do."""
     if task.num_labels != trained.num_labels:
         raise UserError(f"data: {data} has {task.num_labels} classes, the run was trained on {trained.num_labels}")
-    if task.classes != trained.classes:
+    nameless = tuple(str(number) for number in range(trained.num_labels))  # data that holds no names for its labels
+    if nameless not in (task.classes, trained.classes) and task.classes != trained.classes:
         number, (ours, theirs) = next(
             (i, pair) for i, pair in enumerate(zip(task.classes, trained.classes, strict=True)) if len(set(pair)) > 1
         )

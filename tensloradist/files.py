@@ -12,7 +12,9 @@ import uuid
 from pathlib import Path
 
 from tensloradist.errors import UserError
+from tensloradist.names import encodable
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -48,12 +50,36 @@ def write_synced(path: Path, content: str | bytes) -> None:
     """
     with path.open("xb") as file:
         try:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(encodable(content).encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         except OSError:
             path.unlink()
             raise
+
+
+def reserve(path: Path, size: int) -> None:
+    """Make a file of so many bytes whose place `write_reserved` can use when the disk is full."""
+    write_synced(path, b" " * size)
+
+
+def write_reserved(path: Path, text: str, reserved: Path) -> bool:
+    """Write text in the place of a reserved file and link it to `path`: needs neither blocks nor inodes of the disk.
+
+    What is left of the reserved size stays spaces. False if `path` exists already.
+
+    Raises:
+        ValueError: the text is longer than what was reserved.
+        OSError: the disk is read-only, for one.
+    """
+    content, size = text.encode(), reserved.stat().st_size
+    if len(content) > size:
+        raise ValueError(f"{len(content)} bytes do not fit into the {size} that were reserved")
+    with reserved.open("r+b") as file:
+        file.write(content.ljust(size))
+        file.flush()
+        os.fsync(file.fileno())
+    return link_once(reserved, path)
 
 
 def write_replacing(path: Path, content: str | bytes) -> None:

@@ -7,10 +7,12 @@ A plugin is an importable module that, on import, writes entries into the regist
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterable
 
 from tensloradist.errors import UserError
+from tensloradist.sources import module_hash, search_here
+
+_LOADED: dict[str, str] = {}  # plugin -> the hash of its code when this process imported it
 
 
 def load_plugins(names: Iterable[str]) -> None:
@@ -18,9 +20,9 @@ def load_plugins(names: Iterable[str]) -> None:
 
     The working directory is searched too, as for a script, so that a plugin beside a sweep needs no installation.
     """
-    if "" not in sys.path and names:
-        sys.path.insert(0, "")
     for name in names:
+        search_here()
+        _LOADED[name] = _LOADED.get(name) or module_hash(name)
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -29,3 +31,8 @@ def load_plugins(names: Iterable[str]) -> None:
             raise UserError(
                 f"plugins: module {name!r} is not importable ({error}); install it or run beside it"
             ) from error
+
+
+def loaded_code(names: Iterable[str]) -> dict[str, str]:
+    """plugin -> the hash of its code as this process runs it, whatever its files have become since."""
+    return {name: _LOADED.get(name) or module_hash(name) for name in names}

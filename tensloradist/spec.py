@@ -177,9 +177,10 @@ class AdapterSpec(SpecModel):
             self._check_preset(PRESETS[self.method])
         elif self.method == "lora":
             if self.grouping is not None or self.factorization != "lora":
+                name, value = ("grouping", self.grouping) if self.grouping else ("factorization", self.factorization)
                 raise ValueError(
-                    "lora adapts every projection of every layer on its own: it takes no grouping and no "
-                    "factorization (use method tenslora)"
+                    f"{name}: {value!r}: lora adapts every projection of every layer on its own: it takes no grouping "
+                    "and no factorization (use method tenslora)"
                 )
         elif self.grouping is None:
             raise ValueError(

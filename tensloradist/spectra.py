@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.budget import has_one_rank
-from tensloradist.caching import cache_root
+from tensloradist.caching import cache_root, writing_cache
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
 from tensloradist.fingerprint import hash_bytes
@@ -74,7 +74,8 @@ def spectra_of(spec: RunSpec) -> Spectra:
     path = cache_root() / "spectra" / f"{_key(spec)}.json"
     if not path.is_file():
         found = _compute(spec)
-        write_replacing(path, json.dumps({s.rank_name: s.energies for s in found}) + "\n")
+        with writing_cache():
+            write_replacing(path, json.dumps({s.rank_name: s.energies for s in found}) + "\n")
     try:
         stored = json.loads(path.read_text())
         return tuple(Spectrum(name, tuple(map(float, energies))) for name, energies in stored.items())

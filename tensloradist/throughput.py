@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import torch
 from tensloradist import backbones
 from tensloradist.caching import cached_json
 from tensloradist.fingerprint import hash_bytes
+from tensloradist.peaks import peak_rate
 from tensloradist.results.schema import Throughput
 from tensloradist.sources import sources_hash
 
@@ -31,36 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Shapes = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
 _PROFILED = 2  # the update (0-based, of this process) whose communication is measured: past the first ones' set-up
-
-# Words of the device's name -> dense peak in 1e12 operations a second, from the makers' data sheets: bfloat16 by the
-# tensor cores, float32 by the ordinary ones (torch's default: no TF32). The first that fits counts.
-PEAKS: tuple[tuple[str, dict[str, float]], ...] = (
-    ("B200", {"bf16": 2250, "fp32": 75}),
-    ("H200 NVL", {"bf16": 835, "fp32": 60}),
-    ("H200", {"bf16": 989, "fp32": 67}),
-    ("H100 PCIe", {"bf16": 756, "fp32": 51}),
-    ("H100 NVL", {"bf16": 835, "fp32": 60}),
-    ("H100", {"bf16": 989, "fp32": 67}),
-    ("A100", {"bf16": 312, "fp32": 19.5}),
-    ("L40S", {"bf16": 362, "fp32": 91.6}),
-    ("A10G", {"bf16": 70, "fp32": 35}),
-    ("A10", {"bf16": 125, "fp32": 31.2}),
-    ("L4", {"bf16": 121, "fp32": 30.3}),
-    ("RTX 4090", {"bf16": 165, "fp32": 82.6}),
-    ("RTX 3090", {"bf16": 71, "fp32": 35.6}),
-    ("V100", {"fp32": 15.7}),
-    ("T4", {"fp32": 8.1}),
-)
-
-
-def peak_rate(device_name: str | None, precision: str) -> float | None:
-    """The device's peak in operations a second; None for a CPU, unknown hardware, or float32 that uses TF32."""
-    if precision == "fp32" and torch.get_float32_matmul_precision() != "highest":
-        return None
-    for name, rates in PEAKS:
-        if device_name is not None and re.search(rf"\b{name}\b", device_name.replace("-", " ")):
-            return rates[precision] * 1e12 if precision in rates else None
-    return None
 
 
 def measure(
@@ -85,7 +55,8 @@ def measure(
     shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in sorted(inputs.items()))
     flops = _flops(spec.backbone, spec.adapter, task.num_labels, task.regression, shapes)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    peak = peak_rate(name, spec.precision)
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    peak = None if spec.precision == "fp32" and tf32 else peak_rate(name, spec.precision)
     rate = flops / step_seconds if flops is not None and step_seconds else None
     return Throughput(
         tokens_per_second=tokens / step_seconds if tokens is not None and step_seconds else None,

@@ -9,20 +9,55 @@ import difflib
 import re
 import types
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from tensloradist.errors import UserError
+from tensloradist.errors import SpecError
 
 Model = TypeVar("Model", bound=BaseModel)
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 
 
-class SpecModel(BaseModel):
-    """The base of all specifications: immutable, and closed to unknown keys."""
+class _Explained(type(BaseModel)):  # type: ignore[misc]  # pydantic's own metaclass, under whatever name
+    """Lets `AdapterSpec(…)` in Python explain a mistake as a command does. pydantic's own calls do not come here."""
+
+    if not TYPE_CHECKING:  # the fields' types are the constructor's
+
+        def __call__(cls, *args, **fields):
+            if args:
+                raise TypeError(
+                    f"{cls.__name__} takes its fields by name, as in {cls.__name__}({next(iter(cls.model_fields))}=…)"
+                )
+            try:
+                return super().__call__(**fields)
+            except ValidationError as error:
+                raise SpecError(f"{cls.__name__}: {_explanation(cls, error)}") from None
+
+
+class SpecModel(BaseModel, metaclass=_Explained):
+    """The base of all specifications: immutable, and closed to unknown keys.
+
+    Raises:
+        SpecError: one line for each mistake, `field: value: what is allowed`; a misspelt key suggests the nearest.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name, value):
+            raise SpecError(
+                f"{type(self).__name__}: {name}: a specification does not change; make another with {name}={value!r}"
+            )
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """As pydantic's. Raises SpecError."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise SpecError(f"{cls.__name__}: {_explanation(cls, error)}") from None
 
 
 def validate(model: type[Model], data: Any, where: str) -> Model:
@@ -32,15 +67,19 @@ def validate(model: type[Model], data: Any, where: str) -> Model:
         where: the file or command that the data comes from, for the message.
 
     Raises:
-        UserError: one line for each mistake, `field: value: what is allowed`; a misspelt key suggests the nearest.
+        SpecError: one line for each mistake, `field: value: what is allowed`; a misspelt key suggests the nearest.
     """
     try:
-        return model.model_validate(data)
+        return TypeAdapter(model).validate_python(data)
     except ValidationError as error:
-        problems = [_Problem(model, dict(details)) for details in error.errors(include_url=False)]
+        raise SpecError(f"{where}: {_explanation(model, error)}") from None
+
+
+def _explanation(model: type[BaseModel], error: ValidationError) -> str:
+    """All mistakes, a line each."""
+    problems = [_Problem(model, dict(details)) for details in error.errors(include_url=False)]
     lines = list(dict.fromkeys(problem.explained() for problem in _without_other_branches(problems)))
-    shown = lines[0] if len(lines) == 1 else f"{len(lines)} mistakes\n  " + "\n  ".join(lines)
-    raise UserError(f"{where}: {shown}")
+    return lines[0] if len(lines) == 1 else f"{len(lines)} mistakes\n  " + "\n  ".join(lines)
 
 
 _WANTED = {
@@ -49,6 +88,7 @@ _WANTED = {
     "mapping_type": "a mapping",
     "list_type": "a list",
     "tuple_type": "a list",
+    "too_short": "a list of at least one",
     "string_type": "a text",
     "int_type": "an integer",
     "float_type": "a number",
@@ -104,6 +144,8 @@ def _without_other_branches(problems: list[_Problem]) -> list[_Problem]:
     """
     kept = [problem for problem in problems if not problem.rejects_a_branch]
     answered = [problem.field for problem in kept]
+    # Elements that are wrong are missing, too, in pydantic's count.
+    kept = [p for p in kept if p.kind != "too_short" or not any(name.startswith(f"{p.field}.") for name in answered)]
     rejected: dict[str, _Problem] = {}
     for problem in problems:
         if not problem.rejects_a_branch or any(f"{other}.".startswith(f"{problem.field}.") for other in answered):
@@ -126,6 +168,7 @@ def _below(field: str, message: str) -> str:
 
 def _near(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = near or [other for other in known if name == "".join(word[0] for word in other.split("_") if word)]  # lr
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -1,11 +1,28 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and what makes them repeat: seeds, and the same examples of hypothesis in every run."""
 
 import os
+import random
 from pathlib import Path
 
+import hypothesis
+import numpy as np
 import pytest
+import torch
 
 import tensloradist._torchvision  # noqa: F401 (before a test imports transformers' image classes by itself)
+
+# No deadline: on a busy machine any example may take long. No database: what failed once in another run is no example.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("random", deadline=None, database=None, print_blob=True)
+hypothesis.settings.load_profile("fixed")  # `--hypothesis-profile random` replaces it
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Start every test, and the fixtures made for it, from the same random numbers, whatever ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensloradist.budget import STRATEGIES, count, isoparameter, isorank, lora_budget, resolve_ranks
+from tensloradist.budget import STRATEGIES, count, isoparameter, isorank, lora_budget, resolve_ranks, surplus_ranks
 from tensloradist.errors import UserError
 from tensloradist.modes import GROUPINGS, Arrangement, AttentionShape
 from tensloradist.presets import PRESETS
@@ -73,7 +73,7 @@ def test_every_grouping_meets_lora_r4_within_two_percent(backbone, grouping, str
         assert all(ranks[m] == sizes[m] for m in ("heads", "projection", "depth") if m in ranks)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     grouping=st.sampled_from(sorted(GROUPINGS)),
     heads=st.integers(1, 3),
@@ -204,3 +204,40 @@ def test_a_shared_rank_cannot_be_pinned_twice():
     assert set(resolve_ranks(isoparameter(cp, 5000, shape, pinned={"depth": 4}), shape).values()) == {4}
     with pytest.raises(UserError, match="all modes of cp share one rank; pin one of them"):
         isoparameter(cp, 5000, shape, pinned={"depth": 4, "input": 5})
+
+
+@pytest.mark.parametrize(
+    ("adapter", "says"),
+    [
+        ({"method": "lora", "ranks": 48}, None),
+        ({"method": "lora", "ranks": 49}, "49 exceeds 48, the largest that can matter for the adapted matrices"),
+        ({"grouping": "att_qkv_depth", "ranks": 48}, None),  # isorank: every mode gets the rank, small ones too
+        ({"grouping": "att_qkv_depth", "ranks": 49}, "49 exceeds 48, "),
+        ({"grouping": "depth", "ranks": {"input": 48, "output": 4, "depth": 3}}, None),
+        ({"grouping": "depth", "ranks": {"input": 49, "output": 4, "depth": 4}}, "49 of input exceeds 48, 4 of depth "),
+        ({"grouping": "qkv", "factorization": "cp", "ranks": 144}, None),  # a CP can have a rank beyond its modes
+        ({"grouping": "qkv", "factorization": "cp", "ranks": 145}, "145 exceeds 144, "),
+        (
+            {"grouping": "qkv", "factorization": "tt", "ranks": {"input": 4, "projection": 49}},
+            "49 of projection exceeds",
+        ),
+        ({"method": "full"}, None),
+        ({"method": "fact_tt", "ranks": 49}, "49 exceeds 48, "),
+    ],
+)
+def test_ranks_beyond_what_a_matrix_or_a_mode_can_have_are_said(adapter, says):
+    found = surplus_ranks(AdapterSpec.model_validate(adapter), AttentionShape(48, 48, 4, 3))
+    assert found is None if says is None else found is not None and found.startswith(f"ranks: {says}"), found
+
+
+def test_a_rank_beyond_the_keys_few_heads_is_said_of_some_matrices():
+    found = surplus_ranks(AdapterSpec(method="lora", ranks=20), AttentionShape(48, 48, 4, 3, kv_heads=1))
+    assert found is not None and "20 exceeds 12, the largest that can matter for some of the adapted" in found
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_solver_never_has_surplus_ranks(strategy):
+    shape = AttentionShape(48, 48, 4, 3)
+    for grouping in GROUPINGS:
+        solved = isoparameter(AdapterSpec(grouping=grouping), lora_budget(shape, 40), shape, strategy)
+        assert surplus_ranks(solved, shape) is None

@@ -1,12 +1,15 @@
 """Specifications: closed, frozen, checked across fields, identified by content."""
 
-import pytest
-from pydantic import ValidationError
+import subprocess
+import sys
 
+import pytest
+
+import tensloradist
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
 from tensloradist.presets import PRESETS
-from tensloradist.spec import AdapterSpec, OptimizerSpec, RunSpec
+from tensloradist.spec import AdapterSpec, BackboneSpec, OptimizerSpec, RunSpec, TaskSpec
 from tensloradist.validation import validate
 
 BASE = {
@@ -64,12 +67,12 @@ def run(**changes):
     ],
 )
 def test_what_is_refused_names_the_field(changes, field):
-    with pytest.raises(ValidationError, match=field):
+    with pytest.raises(UserError, match=field):
         run(**changes)
 
 
 def test_specs_are_frozen():
-    with pytest.raises(ValidationError):
+    with pytest.raises(UserError):
         run().seed = 3
 
 
@@ -149,7 +152,7 @@ def test_nodes_and_processes_a_node_say_how_many_processes(given):
     ],
 )
 def test_nodes_that_contradict_the_processes_are_refused(given):
-    with pytest.raises(ValidationError, match=r"is not nodes × processes_per_node"):
+    with pytest.raises(UserError, match=r"is not nodes × processes_per_node"):
         ComputeSpec(strategy="ddp", **given)
 
 
@@ -160,3 +163,54 @@ def test_a_path_that_is_not_utf_8_is_refused_by_field():
         data[section] = {**data[section], field: b"d\xe9ta".decode("utf-8", "surrogateescape")}
         with pytest.raises(UserError, match=rf"{section}\.{field}: not a name in UTF-8.*rename it"):
             validate(RunSpec, data, "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (
+            lambda: AdapterSpec(method="lroa"),
+            r"^AdapterSpec: method: Unknown method 'lroa'. Did you mean 'lora'\? Known: ",
+        ),
+        (
+            lambda: AdapterSpec(method="lora", rank=4),
+            r"^AdapterSpec: rank: unknown key. Did you mean 'ranks'\? Known: ",
+        ),
+        (lambda: AdapterSpec(method="lora", ranks=0), "^AdapterSpec: ranks: 0: must be greater than or equal to 1$"),
+        (lambda: AdapterSpec(method="lora", projections=["q"]), "^AdapterSpec: projections.0: 'q' is not allowed"),
+        (
+            lambda: AdapterSpec(method="lora", projections=[]),
+            r"^AdapterSpec: projections: \[\]: must be a list of at least",
+        ),
+        (
+            lambda: AdapterSpec(method="lora", grouping="att"),
+            "^AdapterSpec: grouping: 'att': lora adapts every projection",
+        ),
+        (lambda: TaskSpec(name="digits", dat="x"), r"^TaskSpec: dat: unknown key. Did you mean 'data'\?"),
+        (lambda: BackboneSpec(name="x", quantization="int4"), r"^BackboneSpec: quantization: 'int4' is not allowed"),
+        (lambda: OptimizerSpec(lr=1e-3), r"^OptimizerSpec: lr: unknown key. Did you mean 'learning_rate'\?"),
+        (lambda: RunSpec(**{**BASE, "adapter": {"method": "lroa"}}), "^RunSpec: adapter.method: Unknown method 'lroa'"),
+        (lambda: RunSpec.model_validate({**BASE, "seed": "x"}), "^RunSpec: seed: 'x': must be an integer$"),
+        (lambda: ComputeSpec(compile=True, strategy="zero3"), "^ComputeSpec: compile: true cannot be had"),
+    ],
+)
+def test_a_mistake_in_python_reads_as_that_of_a_file(make, says):
+    with pytest.raises(UserError, match=says) as caught:
+        make()
+    assert isinstance(caught.value, ValueError) and "pydantic" not in str(caught.value)
+    assert "\n" not in str(caught.value), "one mistake, one line"
+
+
+def test_a_specification_takes_its_fields_by_name_and_keeps_them():
+    with pytest.raises(TypeError, match=r"AdapterSpec takes its fields by name, as in AdapterSpec\(method=…\)"):
+        AdapterSpec("lora")
+    with pytest.raises(UserError, match=r"AdapterSpec: ranks: a specification does not change.*ranks=8$"):
+        AdapterSpec(method="lora").ranks = 8
+
+
+def test_dir_shows_the_api_without_importing_torch():
+    code = "import sys, tensloradist; print(*dir(tensloradist)); assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(tensloradist.__all__) <= set(shown)
+    assert {"attach", "load", "from_peft", "AdapterSpec", "RunSpec"} <= set(shown)
+    assert all(hasattr(tensloradist, name) for name in shown)

@@ -139,7 +139,7 @@ def test_quantised_weights_have_no_gradient():
         spectra._compute(spec)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes=st.lists(st.integers(1, 5), min_size=2, max_size=4), seed=st.integers(0, 1000))
 def test_energies_are_the_squared_singular_values_of_the_unfolding(sizes, seed):
     tensor = torch.randn(sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

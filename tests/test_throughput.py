@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from tensloradist import tasks, throughput
+from tensloradist.peaks import peak_rate
 from tensloradist.results.schema import Result, Times
 from tensloradist.spec import AdapterSpec, BackboneSpec, RunSpec
-from tensloradist.throughput import covered, is_communication, measure, peak_rate, step_flops
+from tensloradist.throughput import covered, is_communication, measure, step_flops
 
 DIGITS = BackboneSpec(source="digits_vit", name="digits_vit")
 RUN = {
@@ -67,15 +67,42 @@ def test_operations_are_counted_once_for_all_processes(monkeypatch, tmp_path):
     assert measured[0].flops_per_step == step_flops(DIGITS, spec.adapter, task.num_labels, False, pixels(8))
 
 
-def test_peaks_are_by_name_and_precision_and_null_where_unknown():
-    assert peak_rate("NVIDIA H100 80GB HBM3", "bf16") == 989e12
-    assert peak_rate("NVIDIA H100 PCIe", "bf16") == 756e12
-    assert peak_rate("NVIDIA A100-SXM4-80GB", "fp32") == 19.5e12
-    assert peak_rate("Tesla V100-SXM2-16GB", "bf16") is None
-    assert peak_rate("NVIDIA L40S", "bf16") == 362e12 and peak_rate("NVIDIA L4", "bf16") == 121e12
-    assert peak_rate("NVIDIA H200 NVL", "bf16") == 835e12 and peak_rate("NVIDIA L40", "bf16") is None
-    assert peak_rate("RTX A1000", "bf16") is None and peak_rate("NVIDIA T400", "fp32") is None
-    assert peak_rate("some other card", "bf16") is None and peak_rate(None, "fp32") is None
+@pytest.mark.parametrize(
+    ("name", "bf16", "fp32"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989, 67),
+        ("NVIDIA H100 PCIe", 756, 51),
+        ("NVIDIA H100 NVL", 835, 60),
+        ("NVIDIA H200", 989, 67),
+        ("NVIDIA H200 NVL", 835, 60),
+        ("NVIDIA GH200 480GB", 989, 67),
+        ("NVIDIA B200", 2250, 75),
+        ("NVIDIA GB200", 2500, 80),
+        ("NVIDIA A100-SXM4-80GB", 312, 19.5),
+        ("NVIDIA A100 80GB PCIe", 312, 19.5),
+        ("NVIDIA L40S", 362, 91.6),
+        ("NVIDIA L40", 181, 90.5),
+        ("NVIDIA L4", 121, 30.3),
+        ("NVIDIA A40", 149.7, 37.4),
+        ("NVIDIA RTX A6000", 154.8, 38.7),
+        ("NVIDIA GeForce RTX 5090", 209.5, 104.8),
+        ("NVIDIA GeForce RTX 4090", 165.2, 82.6),
+        ("NVIDIA GeForce RTX 3090", 71, 35.6),
+        ("AMD Instinct MI300X", 1307.4, 163.4),
+        ("AMD Instinct MI250X", 191.5, 47.9),
+        ("Tesla V100-SXM2-16GB", None, 15.7),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None, None),  # a part of the card
+        ("NVIDIA T400", None, None),
+        ("RTX A1000", None, None),
+        ("some other card", None, None),
+        (None, None, None),
+    ],
+)
+def test_peaks_are_by_name_and_precision_and_null_where_unknown(name, bf16, fp32):
+    for precision, peak in (("bf16", bf16), ("fp32", fp32)):
+        found = peak_rate(name, precision)
+        assert (found is None) == (peak is None)
+        assert found == pytest.approx(peak * 1e12) if peak else True
 
 
 def test_overlapping_communication_counts_once():
@@ -98,7 +125,7 @@ def test_results_say_their_throughput_and_several_processes_their_communication(
     for processes in (1, 2):
         compute = {**RUN["compute"], "processes": processes, "strategy": "ddp" if processes > 1 else "single"}
         file = tmp_path / f"{processes}.yaml"
-        file.write_text(yaml.safe_dump({**RUN, "compute": compute}))
+        file.write_text(json.dumps({**RUN, "compute": compute}))
         start = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if processes > 1 else []
         command = [sys.executable, *start, "-m", "tensloradist.cli", "run", str(file)]
         results = tmp_path / f"results{processes}"

@@ -63,6 +63,6 @@ def epochs_of(path: Path, metric: str) -> dict[int, float]:
         values = {
             int(r["epoch"]): r["validation"].get(metric) for r in records if isinstance(r.get("validation"), dict)
         }
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, AttributeError):
+        return {epoch: float(value) for epoch, value in values.items() if value is not None}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return {}
-    return {epoch: float(value) for epoch, value in values.items() if value is not None}

@@ -23,6 +23,7 @@ from analysis.figures.data import (
 from analysis.overall import Overall
 from analysis.render import text
 from analysis.tables import Block, Cell, Row
+from tensloradist.names import file_name
 
 
 @dataclass(frozen=True)
@@ -201,12 +202,19 @@ def _difference(cell: Cell) -> Estimate | None:
 
 def _drawing(kind: str, title: str, caption: str, data: Data, backbone: str, task: str, condition: str = "") -> Drawing:
     where = [part for part in (task, backbone, condition) if part]
-    return Drawing(kind, file_name(kind, *where), title, ", ".join(where), caption, backbone, task, data)
+    name = file_name([kind, *where], lambda name: _parts(kind, name, bool(task)))
+    return Drawing(kind, name, title, ", ".join(where), caption, backbone, task, data)
 
 
-def file_name(*parts: str) -> str:
-    """A name for a file or an anchor, of what people may have called things."""
-    return "_".join(re.sub(r"[^A-Za-z0-9.=-]+", "_", part).strip("_") for part in parts)
+def _parts(kind: str, name: str, has_task: bool) -> list[str] | None:
+    """The parts that a figure's name is taken to be of: a task without underscores, and a condition with blanks."""
+    found = re.fullmatch(
+        rf"{kind}_{'([^_]+)_' if has_task else '()'}(.+?)(?:_((?:isorank|isoparameter|r=\d).*))?", name
+    )
+    if found is None:
+        return None
+    task, backbone, condition = found.groups()
+    return [kind, *([task] if has_task else []), backbone, *([condition.replace("_", " ")] if condition else [])]
 
 
 def kinds_of(drawings: Iterable[Drawing]) -> list[str]:

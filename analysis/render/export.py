@@ -17,7 +17,10 @@ JSON_VERSION = 1
 
 
 def tidy_csv(analysis: Analysis) -> str:
-    """One line for each cell of the tables; an empty field is what is not known or not defined."""
+    """One line for each cell of the tables; an empty field is what is not known or not defined.
+
+    Names stand as they were given, for programs: a spreadsheet may take one that begins with = for a formula.
+    """
     out = io.StringIO()
     lines = [_line(block, row, task) for block in analysis.blocks for row in block.rows for task in block.tasks]
     writer = csv.DictWriter(out, fieldnames=list(CSV_COLUMNS), lineterminator="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from analysis.analyse import Analysis
@@ -11,22 +12,35 @@ from analysis.render import text
 def markdown(analysis: Analysis) -> str:
     """All tables with their notes, and the warnings above them."""
     parts = [f"# {analysis.name}", "", text.HEAD, ""]
-    parts += [f"> {warning}" for warning in analysis.warnings] + ([""] if analysis.warnings else [])
+    parts += [f"> {escape(warning)}" for warning in analysis.warnings] + ([""] if analysis.warnings else [])
     for block in analysis.blocks:
-        parts += [f"## {text.title(block)}", ""]
+        parts += [f"## {escape(text.title(block))}", ""]
         if text.is_empty(block):
             parts += [text.emptiness(block), ""]
         else:
             lines = text.wrapped(text.body(block), text.bold(block), "**", "**")
-            parts += [*grid([text.header(block), *lines]), ""]
-        parts += [f"- {note}" for note in block.notes] + [""]
+            parts += [*grid(_escaped(text.header(block), lines)), ""]
+        parts += [f"- {escape(note)}" for note in block.notes] + [""]
     for overall in analysis.overall:
-        parts += [f"## {text.title(overall)}", ""]
+        parts += [f"## {escape(text.title(overall))}", ""]
         if text.has_overall(overall):
-            header, lines = text.overall_table(overall)
-            parts += [*grid([header, *lines]), ""]
-        parts += [f"- {note}" for note in overall.notes] + [""]
+            parts += [*grid(_escaped(*text.overall_table(overall))), ""]
+        parts += [f"- {escape(note)}" for note in overall.notes] + [""]
     return "\n".join(parts)
+
+
+# What means more than itself: within a line of a table, of emphasis, code, HTML, a link, or an entity.
+_SPECIAL = re.compile(r"[\\|`*<]|(?<!\w)_|_(?!\w)|~(?=~)|(?<=\])\(|&(?=[A-Za-z#])")
+
+
+def escape(value: str) -> str:
+    """Text for markdown, in a table or outside of one."""
+    return _SPECIAL.sub(lambda found: "\\" + found[0], value)
+
+
+def _escaped(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """A table whose names stand for themselves; its numbers do so, and have marks of their own."""
+    return [[escape(name) for name in header], *([escape(line[0]), *line[1:]] for line in lines)]
 
 
 def grid(table: Sequence[Sequence[str]]) -> list[str]:

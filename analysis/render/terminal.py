@@ -8,6 +8,7 @@ from analysis.analyse import Analysis
 from analysis.overall import Overall
 from analysis.render import text
 from analysis.tables import Block
+from tensloradist.terminal import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,10 +19,7 @@ PIPE_WIDTH = 200
 
 def console() -> Console:
     """Standard output; wide where it is no terminal, so that no table is cut."""
-    from rich.console import Console
-
-    shown = Console()
-    return shown if shown.is_terminal else Console(width=PIPE_WIDTH)
+    return terminal(width=PIPE_WIDTH)
 
 
 def show(analysis: Analysis, to: Console) -> None:

@@ -1,29 +1,36 @@
 """Attaching an adapter to a model: freezing the backbone, wrapping its attention projections, merging, detaching.
 
-The wrapped projections need this forward pass's pairs before they run. Modules that contain all of them (the model,
-its encoder) compute the pairs on entry, the outermost one entered doing it, and hand each projection its own, so that
-`model(x)`, `model.vit(x)` and timm's `forward_features` all work, and a layer recomputed by activation checkpointing
-finds the pairs it had.
+What the wrapped projections compute with in a forward pass is in `passes`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from tensloradist.adapter.core import Adapter
+from tensloradist.adapter.passes import Passes
 from tensloradist.adapter.projection import AdaptedLinear
-from tensloradist.backbones import Family, Site, family_of
-from tensloradist.errors import UserError
+from tensloradist.backbones import FAMILIES, Family, Site, family_of
+from tensloradist.backbones.task_head import ADAPTER_NAME, head_of, head_parameters, head_tensors
+from tensloradist.budget import surplus_ranks
+from tensloradist.errors import UserError, unknown
 from tensloradist.spec import REFERENCES, AdapterSpec
 
-ADAPTER_NAME = "tensor_adapter"  # the name under which the adapter becomes a submodule of its model
+
+class RankWarning(UserWarning):
+    """Ranks exceed what the adapted matrices, or the modes of a tensor, can have."""
 
 
-def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> Adapter:
-    """Freeze the backbone, wrap its attention projections, and leave the classification head trainable.
+def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0, head: Iterable[str] | None = None) -> Adapter:
+    """Freeze the backbone, wrap its attention projections, and leave the task head trainable.
+
+    The head is all that the task adds to the pretrained base model (`…ForTokenClassification`, `…ForQuestionAnswering`
+    and so on), and a pooler that transformers has drawn because the checkpoint lacks it. What a head shares with the
+    backbone, such as a decoder tied to the input embeddings, stays frozen. A language model has no head.
 
     The adapter becomes the submodule `model.tensor_adapter`, in float32 whatever the backbone's precision (float64 for
     a float64 backbone), on the backbone's device. Outputs are unchanged until it is trained. The references have an
@@ -32,13 +39,19 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> Adapter:
     Args:
         model: a transformers or timm model of a registered family.
         seed: of the adapter's initial values; the head is left as it is.
+        head: names of the modules to leave trainable instead; empty for none.
+
+    Warns:
+        RankWarning: ranks that exceed what the matrices can have.
 
     Raises:
-        UserError: no registered family fits the model, it has an adapter already, or the adapter can't be expressed.
+        UserError: no registered family fits the model, it has an adapter already, the adapter can't be expressed, or
+            the head cannot be told from the backbone and is not given.
     """
     if attached_adapter(model) is not None:
         raise UserError("The model has an adapter already; detach it first")
     family = family_of(model)
+    paths = head_of(model, family, head)
     shape = family.shape(model, spec.projections)
     reference = spec.method in REFERENCES
     sites = [] if reference else family.adapted_sites(model, spec.projections)
@@ -49,7 +62,10 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> Adapter:
     with torch.device(weight.device if weight.is_meta else "cpu"):
         adapter = Adapter(spec, shape, seed, torch.float64 if weight.dtype == torch.float64 else torch.float32)
     adapter.to(weight.device)
-    adapter.attachment = Attachment(model, adapter, family, sites)
+    surplus = surplus_ranks(spec, shape)
+    if surplus is not None:
+        warnings.warn(surplus, RankWarning, stacklevel=2)
+    adapter.attachment = Attachment(model, adapter, family, sites, paths)
     return adapter
 
 
@@ -70,25 +86,27 @@ def detach(model: nn.Module) -> None:
 class Attachment:
     """What ties one adapter to one model. Not a module: it owns no parameters."""
 
-    def __init__(self, model: nn.Module, adapter: Adapter, family: Family, sites: list[Site]) -> None:
-        self.model, self.adapter, self.family = model, adapter, family
-        self.head_paths = family.head(model)
+    def __init__(
+        self, model: nn.Module, adapter: Adapter, family: Family, sites: list[Site], head: tuple[str, ...]
+    ) -> None:
+        self.model, self.adapter = model, adapter
+        self._family_name = family.name  # by name: its functions cannot be pickled
+        self.head_paths, self.has_other_head = head, head != family.head(model)
         self.was_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
         self._freeze()
         self.wrapped = {site.path: self._wrap(site) for site in sites}
         self._originals: dict[str, torch.Tensor] = {}
-        self._biases: dict[str, torch.Tensor] = {}
-        self._entered: list[nn.Module] = []  # containers whose forward pass is in progress, the outermost first
         model.add_module(ADAPTER_NAME, adapter)
-        self._hooks = self._hook_containers()
+        self.passes = Passes(adapter, list(self.wrapped.values()))
+        self._hooks = self.passes.hook(model)
 
     def _freeze(self) -> None:
         if self.adapter.spec.method == "full":
             self.model.requires_grad_(True)
             return
         self.model.requires_grad_(False)
-        for path in self.head_paths:
-            self.model.get_submodule(path).requires_grad_(True)
+        for parameter in head_parameters(self.model, self.head_paths).values():
+            parameter.requires_grad_(True)
 
     def _wrap(self, site: Site) -> AdaptedLinear:
         base = self.model.get_submodule(site.path)
@@ -105,29 +123,12 @@ class Attachment:
         _replace(self.model, site.path, wrapped)
         return wrapped
 
-    def _hook_containers(self) -> list[Any]:
-        hooks: list[Any] = []
-        if not self.wrapped:
-            return hooks
-        for path, module in self.model.named_modules():
-            prefix = f"{path}." if path else ""
-            if all(wrapped.startswith(prefix) for wrapped in self.wrapped):
-                hooks.append(module.register_forward_pre_hook(self._enter))
-                hooks.append(module.register_forward_hook(self._leave, always_call=True))
-        return hooks
-
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if module in self._entered:  # an interrupted pass (Ctrl-C) has left it without a word
-            self._entered.clear()
-        if not self._entered and not self.is_merged:
-            pairs = self.adapter.forward()  # not called as a module: ZeRO-3's hooks do not understand its result
-            for wrapped in self.wrapped.values():
-                wrapped.receive(pairs)
-        self._entered.append(module)
-
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if module in self._entered:
-            del self._entered[self._entered.index(module) :]
+    @property
+    def family(self) -> Family:
+        """The model's family: in another process one of the same name, which a plugin may have to register first."""
+        if self._family_name not in FAMILIES:
+            raise unknown("backbone family", self._family_name, FAMILIES)
+        return FAMILIES[self._family_name]
 
     @property
     def is_merged(self) -> bool:
@@ -137,16 +138,12 @@ class Attachment:
         """The backbone's own weights if the method trains them (`full`), by their names; the head is not among them."""
         if self.adapter.spec.method != "full":
             return {}
-        heads = tuple(f"{path}." for path in self.head_paths)
-        return {name: p for name, p in self.model.named_parameters() if not name.startswith(heads)}
+        head = {id(p) for p in head_parameters(self.model, self.head_paths).values()}
+        return {name: p for name, p in self.model.named_parameters() if id(p) not in head}
 
     def head_state(self) -> dict[str, torch.Tensor]:
-        """The classification head's parameters and buffers, by their full names in the model."""
-        state = {}
-        for path in self.head_paths:
-            for name, value in self.model.get_submodule(path).state_dict().items():
-                state[f"{path}.{name}"] = value
-        return state
+        """The task head's parameters and buffers, by their full names in the model."""
+        return head_tensors(self.model, self.head_paths)
 
     def refuse_quantized(self) -> None:
         """Raise UserError if the backbone's weights are in 8 or 4 bits, which cannot hold an update."""
@@ -158,6 +155,7 @@ class Attachment:
 
     @torch.no_grad()
     def merge(self) -> None:
+        """Add the update to the weights. Raises UserError, and leaves all weights as they were, where it cannot."""
         if self.is_merged:
             raise UserError("The adapter is merged already")
         if not self.wrapped:
@@ -166,29 +164,35 @@ class Attachment:
             )
         self.refuse_quantized()
         pairs = self.adapter()
-        for path, wrapped in self.wrapped.items():
-            weight = wrapped.base.weight
-            # Subtracting the update again would leave rounding errors: the original is kept, off the accelerator.
-            self._originals[path] = weight.detach().to("cpu", copy=True)
-            weight.copy_(weight.double() + wrapped.dense_update(pairs))
-            bias, update = wrapped.base.bias, wrapped.bias_update()
-            if update is not None:
-                if bias is None:
-                    raise UserError(f"{path}: the layer has no bias to merge the adapter's bias into")
-                self._biases[path] = bias.detach().to("cpu", copy=True)
-                bias.copy_(bias.double() + update.double())
-            wrapped.merged = True
+        try:
+            for path, wrapped in self.wrapped.items():
+                # Subtracting the update again would leave rounding errors: the original is kept.
+                _add(f"{path}.weight", wrapped.base.weight, wrapped.dense_update(pairs), self._originals)
+                bias, update = wrapped.base.bias, wrapped.bias_update()
+                if update is not None:
+                    if bias is None:
+                        raise UserError(f"{path}: the layer has no bias to merge the adapter's bias into")
+                    _add(f"{path}.bias", bias, update, self._originals)
+                wrapped.merged = True
+        except BaseException:
+            self._restore()
+            raise
+        self.passes.merged = True
 
     @torch.no_grad()
     def unmerge(self) -> None:
         if not self.is_merged:
             raise UserError("The adapter is not merged")
-        for path, original in self._originals.items():
-            self.wrapped[path].base.weight.copy_(original)
-            self.wrapped[path].merged = False
-        for path, original in self._biases.items():
-            self.wrapped[path].base.bias.copy_(original)
-        self._originals, self._biases = {}, {}
+        self._restore()
+
+    def _restore(self) -> None:
+        for path, wrapped in self.wrapped.items():
+            for name in ("weight", "bias"):
+                if f"{path}.{name}" in self._originals:
+                    getattr(wrapped.base, name).copy_(self._originals[f"{path}.{name}"])
+            wrapped.merged = False
+        self._originals = {}
+        self.passes.merged = False
 
     def detach(self) -> None:
         for hook in self._hooks:
@@ -197,8 +201,23 @@ class Attachment:
             _replace(self.model, path, wrapped.base)
         delattr(self.model, ADAPTER_NAME)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(self.was_trainable[name])
+            if name in self.was_trainable:  # another head than the one that was there is left as it is
+                parameter.requires_grad_(self.was_trainable[name])
         self.adapter.attachment = None
+
+
+def _add(name: str, target: torch.Tensor, update: torch.Tensor, originals: dict[str, torch.Tensor]) -> None:
+    """target += update, rounded once, after the target's copy is put, off the accelerator, into the originals."""
+    total = target.double() + update.double()
+    rounded = total.to(target.dtype)
+    if not rounded.isfinite().all():
+        raise UserError(
+            f"{name}: with the update it reaches {float(total.abs().max()):.4g}, and {target.dtype} ends at "
+            f"{torch.finfo(target.dtype).max:.4g}; nothing was merged. Hold the model in a wider type (model.float()), "
+            "or train at a lower learning rate if the update has diverged"
+        )
+    originals[name] = target.detach().to("cpu", copy=True)
+    target.copy_(rounded)
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:

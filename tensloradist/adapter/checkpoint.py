@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import nn
 
+from tensloradist.backbones import family_of
+from tensloradist.backbones.task_head import head_parameters
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
 from tensloradist.fingerprint import TensorHash
 from tensloradist.modes import AttentionShape
+from tensloradist.records import read_object
 from tensloradist.spec import AdapterSpec
 from tensloradist.validation import SpecModel, validate
 
@@ -33,6 +36,7 @@ class Description(SpecModel):
 
     Attributes:
         backbone: the hash of the frozen weights under it; None where it was saved alone, or method full trained them.
+        head: what stayed trainable beside it, where that is not the head that the model's family has.
     """
 
     format_version: Literal[1]
@@ -40,6 +44,7 @@ class Description(SpecModel):
     shape: dict[str, Any]
     seed: int
     backbone: str | None = None
+    head: tuple[str, ...] | None = None
 
     @property
     def has_head(self) -> bool:
@@ -73,11 +78,17 @@ def save(adapter: Adapter, folder: Path, backbone: str | None = None) -> None:
         else:
             description["backbone"] = backbone or backbone_hash(adapter)
         _write_tensors(folder / "head.safetensors", adapter.attachment.head_state())
+        if adapter.attachment.has_other_head:
+            description["head"] = adapter.attachment.head_paths
     write_replacing(folder / "adapter.json", json.dumps(description, indent=2) + "\n")
 
 
 def load(model: nn.Module, folder: str | Path) -> Adapter:
     """Attach the adapter saved in `folder` to `model`, with its head.
+
+    Args:
+        folder: that `Adapter.save` wrote, an attempt's folder, or a finished run's, `results/runs/<run_id>`: then the
+            adapter is that of its published attempt.
 
     Raises:
         UserError: a missing or broken file, tensors that are missing, extra or of another shape, or a backbone whose
@@ -85,10 +96,11 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
     """
     from tensloradist.adapter.attachment import attach
 
-    folder = Path(folder)
+    folder = _folder_of_adapter(Path(folder))
     description = _read_description(folder / "adapter.json")
     tensors = read_tensors(folder / "adapter.safetensors")
-    adapter = attach(model, description.adapter, seed=description.seed)
+    head = family_of(model).head(model) if description.head is None else description.head
+    adapter = attach(model, description.adapter, description.seed, head)
     try:
         found = {field: getattr(adapter.shape, field) for field in AttentionShape.__dataclass_fields__}
         found["projections"] = list(found["projections"])
@@ -117,6 +129,15 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
     return adapter
 
 
+def _folder_of_adapter(folder: Path) -> Path:
+    """The folder itself, or the published attempt's below a run's folder."""
+    if (folder / "adapter.json").exists() or not (folder / "attempts").is_dir():
+        return folder
+    from tensloradist.results.publish import trained_attempt
+
+    return trained_attempt(folder)[2]
+
+
 def backbone_hash(adapter: Adapter, rounded_to: torch.dtype | None = None) -> str:
     """A hash of the backbone under an attached adapter: of all its weights but the adapter's and the head's.
 
@@ -136,22 +157,14 @@ def frozen_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
 
 def _backbone_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
     attachment = adapter._attached()
-    names = {id(p) for p in adapter.parameters()}
-    for path in attachment.head_paths:
-        names |= {id(p) for p in attachment.model.get_submodule(path).parameters()}
+    names = {id(p) for p in (*adapter.parameters(), *head_parameters(attachment.model, attachment.head_paths).values())}
     return {name.replace(".base.", "."): p for name, p in attachment.model.named_parameters() if id(p) not in names}
 
 
 def _read_description(path: Path) -> Description:
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; expected a folder that Adapter.save wrote") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); expected what Adapter.save wrote") from error
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format_version: {version!r}; this version reads {FORMAT_VERSION}")
+    data = read_object(path, "the adapter's description", FORMAT_VERSION, "format_version")
+    if data is None:
+        raise UserError(f"{path}: there is no such file; expected a folder that Adapter.save wrote")
     return validate(Description, data, str(path))
 
 

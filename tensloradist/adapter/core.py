@@ -7,7 +7,7 @@ parameters, and computes every pair (A, B) in one pass. Attaching it to a model 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -217,10 +217,13 @@ class Adapter(nn.Module):
         """The parameters with those blocks alone that serve the projections, layer-major."""
         if tuple(projections) == layout.projections:
             return stacked
-        of_layers = zip(*(layout.blocks(projection) for projection in projections), strict=True)
-        rows = torch.tensor([row for blocks in of_layers for chunks in blocks for row in chunks])
-        block = stacked["block"]
-        return {**stacked, "block": block.index_select(-2, rows.to(block.device))}
+        # Projections have one order everywhere, so theirs are neighbours in every layer: a slice. An index would have
+        # to be copied to the device in every pass, for which the host waits.
+        rows = [row for projection in projections for row in layout.blocks(projection)[0]]
+        if rows != list(range(rows[0], rows[0] + len(rows))):
+            raise ValueError(f"the blocks of {projections} are not neighbours: {rows}")
+        by_layer = stacked["block"].unflatten(-2, (len(layout.layers), -1))
+        return {**stacked, "block": by_layer.narrow(-2, rows[0], len(rows)).flatten(-3, -2)}
 
     def _fit(self, projection: str, left: Tensor, right: Tensor) -> Pair:
         """The tensor's slice as this projection's update: averaged over shared heads, swapped for attention_output."""
@@ -297,11 +300,14 @@ class Adapter(nn.Module):
 
         export_peft(self, folder)
 
-    def export_merged(self, folder: str | Path) -> None:
-        """Write the model with its update as a plain checkpoint of its own library. See `export.merged`."""
+    def export_merged(self, folder: str | Path, classes: Sequence[str] = ()) -> None:
+        """Write the model with its update as a plain checkpoint of its own library, with the names of its classes.
+
+        See `export.merged`.
+        """
         from tensloradist.export import export_merged
 
-        export_merged(self, folder)
+        export_merged(self, folder, classes=classes)
 
     def _attached(self) -> Attachment:
         if self.attachment is None:

@@ -2,11 +2,13 @@
 
 One class serves separate and fused (concatenated q, k, v) layers. A wrapped projection holds the adapter as a plain
 reference, not as a submodule: the shared parameters belong to the adapter alone. What it computes with, its pairs, it
-is handed in every forward pass; it does not look them up by its layer, so that all layers compile to one graph.
+is handed for each forward pass (`passes`); it does not look them up by its layer, so that all layers compile to one
+graph.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,15 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from tensloradist.adapter.core import Adapter, Pair
+
+
+class _Handed(threading.local):
+    """What a projection computes with in this thread's forward pass: nothing outside one, and nothing in a copy."""
+
+    pairs: tuple[Pair | None, ...] = ()
+
+    def __reduce__(self) -> tuple[type[_Handed], tuple[()]]:
+        return _Handed, ()
 
 
 class AdaptedLinear(nn.Module):
@@ -45,18 +56,19 @@ class AdaptedLinear(nn.Module):
         self.projections, self.widths, self.layer = projections, widths, layer
         self.scale, self.dropout, self.dropout_on = adapter.scale, adapter.spec.dropout, adapter.spec.dropout_on
         self.merged = False
-        self._pairs: tuple[Pair | None, ...] = ()
-
-    def receive(self, pairs: Mapping[tuple[str, int], Pair]) -> None:
-        """Take this layer's (A, B) from a forward pass's pairs; they are kept until the next ones.
-
-        So activation checkpointing, which computes a layer again in the backward pass, finds them.
-        """
-        self._pairs = tuple(None if p is None else pairs[p, self.layer] for p in self.projections)
+        self._handed = _Handed()
+        self._compiled_with: tuple[Pair | None, ...] = ()  # the same for torch.compile, which knows no threads
 
     def __getstate__(self) -> dict[str, Any]:
         # Pairs are activations of one forward pass: they cannot be copied with the module.
-        return {**self.__dict__, "_pairs": ()}
+        return {**self.__dict__, "_compiled_with": ()}
+
+    def receive(self, pairs: Mapping[tuple[str, int], Pair] | None) -> None:
+        """Take this layer's (A, B) from all pairs of a forward pass, or drop them (None)."""
+        self._compiled_with = self._handed.pairs = () if pairs is None else self._own(pairs)
+
+    def _own(self, pairs: Mapping[tuple[str, int], Pair]) -> tuple[Pair | None, ...]:
+        return tuple(None if p is None else pairs[p, self.layer] for p in self.projections)
 
     @property
     def adapter(self) -> Adapter:
@@ -83,12 +95,14 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
             return self.base(x)  # type: ignore[no-any-return]
+        handed = self._compiled_with if torch.compiler.is_dynamo_compiling() else self._handed.pairs
+        pairs = handed or self._own(self.adapter.forward())  # none where `forward` is called itself, past the hooks
         y = self._base_with_bias(x)
         x = F.dropout(x, self.dropout, self.training) if self.dropout and self.dropout_on == "input" else x
         if len(self.projections) == 1:
-            return self._add(y, x, self._pairs[0])
+            return self._add(y, x, pairs[0])
         parts = y.split(self.widths, dim=-1)
-        return torch.cat([self._add(part, x, pair) for part, pair in zip(parts, self._pairs, strict=True)], dim=-1)
+        return torch.cat([self._add(part, x, pair) for part, pair in zip(parts, pairs, strict=True)], dim=-1)
 
     def _base_with_bias(self, x: Tensor) -> Tensor:
         """The frozen layer, with the adapter's trained bias where the preset has one for this projection (CaRA)."""

@@ -28,6 +28,7 @@ from tensloradist.backbones.decoders import DECODER_FAMILIES
 from tensloradist.backbones.digits_vit import DIGITS_VIT
 from tensloradist.backbones.folders import is_local
 from tensloradist.backbones.head import initialize_head
+from tensloradist.backbones.task_head import head_parameters
 from tensloradist.backbones.timm_ import TIMM, TIMM_FAMILY
 from tensloradist.backbones.transformers_ import TRANSFORMERS, TRANSFORMERS_FAMILIES
 from tensloradist.caching import cached_json
@@ -128,8 +129,8 @@ def _parameter_count(source: Source, spec: BackboneSpec) -> int:
 
     def look() -> int:
         model = _empty(source, spec, 2)
-        head = {id(p) for path in family_of(model).head(model) for p in model.get_submodule(path).parameters()}
-        return sum(p.numel() for p in model.parameters() if id(p) not in head)
+        head = head_parameters(model, family_of(model).head(model))
+        return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in head.values())
 
     return int(_remembered(spec, "parameter_count", look=look))
 

@@ -50,8 +50,9 @@ class Family:
         sites: every linear layer with projections, attention_output included, ordered by layer. Raises UserError
             where the model's attention cannot be adapted.
         heads: (query heads, key/value heads) of one attention layer.
-        head: paths of the modules that make up the classification head, which is trained with the adapter. A
-            pretrained pooler is not part of it. A language model has none: what predicts its tokens stays frozen.
+        head: paths of all that makes up the task head, which is trained with the adapter: modules, or parameters that
+            are in none. A pretrained pooler is not part of it. A language model has none: what predicts its tokens
+            stays frozen.
         logits: (n, num_labels) from the model, or a wrapper with the same forward, and a batch of inputs. Of a
             language model and a batch with `targets`: the answers' scores, (n, 3) (`decoders.answer_scores`).
         example: a tiny randomly initialised model and a batch of inputs, for the conformance tests.
@@ -243,7 +244,9 @@ def check_loaded(
     absent = sorted(name for name in missing if not name.startswith(heads))
     other = sorted(name for name in reshaped if not name.startswith(heads))
     # What the head replaces: the checkpoint's own classifier, be it of another structure.
-    roots = tuple(f"{path.split('.')[0]}." for path in family.head(model))
+    sites = [site.path for site in family.sites(model)]
+    first = {f"{path.split('.')[0]}." for path in family.head(model)}
+    roots = tuple(root for root in first if not any(path.startswith(root) for path in sites))
     surplus = sorted(
         name
         for name in unexpected

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones.base import Family, Site
+from tensloradist.backbones.task_head import transformers_head
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,10 +52,6 @@ def sites(model: nn.Module) -> list[Site]:
 def _heads(model: nn.Module) -> tuple[int, int]:
     config: Any = model.config
     return config.num_attention_heads, config.num_key_value_heads or config.num_attention_heads
-
-
-def _head(model: nn.Module) -> tuple[str, ...]:
-    return ("score",) if hasattr(model, "score") else ()
 
 
 def logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -111,7 +108,7 @@ def _family(name: str, model_types: tuple[str, ...], config_class: str, model_cl
         return _example(config_class, model_class)
 
     # A classifier leaves out the pretrained prediction of tokens.
-    return Family(name, matches, sites, _heads, _head, logits, example, unused_weights=(r"^lm_head\.",))
+    return Family(name, matches, sites, _heads, transformers_head, logits, example, unused_weights=(r"^lm_head\.",))
 
 
 DECODER_FAMILIES = tuple(_family(name, *about) for name, about in _FAMILIES.items())

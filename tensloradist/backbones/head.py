@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tensloradist.backbones.task_head import can_generate, head_parameters
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, hash_tensors
 
@@ -36,18 +37,15 @@ def initialize_head(model: nn.Module, family: Family, seed: int) -> str:
     import torch
 
     paths = family.head(model)
-    can_generate = getattr(model, "can_generate", None)
-    if not paths and not (can_generate is not None and can_generate()):
+    if not paths and not can_generate(model):
         raise UserError(f"{type(model).__name__} has no classification head: load it with a number of labels")
     generator = torch.Generator().manual_seed(int(hash_bytes("head", str(seed))[:15], 16))
-    parameters = {}
+    parameters = head_parameters(model, paths)
     with torch.no_grad():
-        for path in paths:
-            for name, parameter in model.get_submodule(path).named_parameters():
-                parameters[f"{path}.{name}"] = parameter
-                if parameter.ndim > 1:
-                    drawn = torch.randn(parameter.shape, generator=generator) * STANDARD_DEVIATION
-                    parameter.copy_(drawn)
-                elif name.rpartition(".")[2] == "bias":
-                    parameter.zero_()
+        for name, parameter in parameters.items():
+            if parameter.ndim > 1:
+                drawn = torch.randn(parameter.shape, generator=generator) * STANDARD_DEVIATION
+                parameter.copy_(drawn)
+            elif name.rpartition(".")[2] == "bias":
+                parameter.zero_()
     return hash_tensors(parameters)

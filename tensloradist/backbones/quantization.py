@@ -6,7 +6,10 @@ another backbone: the run's identity says so, and an update cannot be merged int
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.backbones.base import family_of
@@ -24,7 +27,7 @@ def quantize(model: nn.Module, quantization: str) -> nn.Module:
         quantization: int8 (LLM.int8, arXiv 2208.07339) or nf4 (the 4-bit normal float of QLoRA, blocks of 64).
 
     Raises:
-        UserError: bitsandbytes is not installed.
+        UserError: bitsandbytes is not installed, or cannot quantise a layer of this size here.
     """
     import torch
     from torch import nn
@@ -51,10 +54,65 @@ def quantize(model: nn.Module, quantization: str) -> nn.Module:
             new.weight = library.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
         else:
             new.weight = library.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4", module=new)
+            # On processors with AVX512-BF16 an evaluation would pack the weights for a kernel that computes in bfloat16
+            # and has no gradient: scores would depend on the processor, and the next epoch would train nothing below.
+            new.support_avx512bf16_for_cpu = False
         new.bias = layer.bias
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, new.to(layer.weight.device).train(layer.training))
+        with _refusing(path, sizes, quantization, layer.weight.device):
+            quantised = new.to(layer.weight.device).train(layer.training)
+        setattr(model.get_submodule(parent), name, quantised)
     return model
+
+
+def check_kernels(model: nn.Module, quantization: str, precision: str) -> None:
+    """Compute with one quantised layer of each size on the device where it is, with and without gradients.
+
+    Which sizes a kernel takes depends on the device, the processor and the release of bitsandbytes, so it is tried.
+
+    Args:
+        precision: fp32 or bf16, that of the frozen layers.
+
+    Raises:
+        UserError: the kernels of this machine do not take a layer of this size.
+    """
+    import torch
+
+    library = _library(quantization)
+    kind = library.nn.Linear8bitLt if quantization == "int8" else library.nn.Linear4bit
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    layers: dict[tuple[int, int, bool], tuple[str, Any]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, kind):
+            layers.setdefault((module.in_features, module.out_features, module.bias is not None), (path, module))
+    for (inputs, outputs, _), (path, layer) in layers.items():
+        tried = copy.deepcopy(layer)  # a first pass leaves its precision and layout in the layer
+        device = layer.weight.device
+        with _refusing(path, (inputs, outputs), quantization, device):
+            tried.eval()(torch.ones(2, inputs, device=device, dtype=dtype))
+            x = torch.ones(2, inputs, device=device, dtype=dtype, requires_grad=True)
+            (gradient,) = torch.autograd.grad(tried.train()(x).sum(), x)
+            if not gradient.isfinite().all():
+                raise ValueError("its gradient is not finite")
+
+
+@contextmanager
+def _refusing(path: str, sizes: tuple[int, int], quantization: str, device: Any) -> Iterator[None]:
+    """Raise UserError with the layer and its size where bitsandbytes does not take it."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
+        other = "int8" if quantization == "nf4" else "nf4"
+        raise UserError(
+            f"backbone.quantization: {quantization}: the kernels of bitsandbytes here ({device.type}) do not "
+            f"take {path.removesuffix('.base')}, a layer of {sizes[0]} inputs and {sizes[1]} outputs ({message}); use "
+            f"{other}, another compute.device, or leave quantization out"
+        ) from error
 
 
 def _library(quantization: str) -> Any:

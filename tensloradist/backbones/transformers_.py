@@ -21,6 +21,7 @@ from tensloradist.backbones.decoders import DECODER_TYPES
 from tensloradist.backbones.folders import determines_random_result, determines_result, is_local, local_folder
 from tensloradist.backbones.padding import check_padding, padding_changes
 from tensloradist.backbones.quiet import quiet
+from tensloradist.backbones.task_head import transformers_head
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_path, read_anew
 
@@ -37,12 +38,12 @@ class _Names:
     model_types: tuple[str, ...]
     attention: str  # pattern of an attention module's path, with the layer as its group
     projections: tuple[tuple[str, str], ...]
-    head: tuple[str, ...]
     config: str
     model: str
     sizes: tuple[tuple[str, int], ...]
     ffn: tuple[str, str]  # its feed-forward layer, below the layer that holds the attention
     unused_weights: tuple[str, ...]
+    draws_pooler: bool = False  # pretrained without one: a class that has a pooler draws it
 
 
 _BERT_PROJECTIONS = (
@@ -74,7 +75,6 @@ _ARCHITECTURES = {
         ("vit",),
         r"layers\.(\d+)\.attention",
         _VIT_PROJECTIONS,
-        ("classifier",),
         "ViTConfig",
         "ViTForImageClassification",
         _TINY_IMAGE,
@@ -85,7 +85,6 @@ _ARCHITECTURES = {
         ("deit",),
         r"layers\.(\d+)\.attention",
         _VIT_PROJECTIONS,
-        ("classifier", "cls_classifier", "distillation_classifier"),
         "DeiTConfig",
         "DeiTForImageClassificationWithTeacher",
         _TINY_IMAGE,
@@ -96,7 +95,6 @@ _ARCHITECTURES = {
         ("bert",),
         r"encoder\.layer\.(\d+)\.attention",
         _BERT_PROJECTIONS,
-        ("classifier",),
         "BertConfig",
         "BertForSequenceClassification",
         _TINY_TEXT,
@@ -107,18 +105,17 @@ _ARCHITECTURES = {
         ("roberta", "xlm-roberta", "camembert"),
         r"encoder\.layer\.(\d+)\.attention",
         _BERT_PROJECTIONS,
-        ("classifier.dense", "classifier.out_proj"),
         "RobertaConfig",
         "RobertaForSequenceClassification",
         _TINY_TEXT,
         ("intermediate.dense", "output.dense"),
         (r"^lm_head\.", r"(^|\.)pooler\.", r"position_ids$"),
+        draws_pooler=True,
     ),
     "distilbert": _Names(
         ("distilbert",),
         r"transformer\.layer\.(\d+)\.attention",
         (("query", "q_lin"), ("key", "k_lin"), ("value", "v_lin"), ("attention_output", "out_lin")),
-        ("pre_classifier", "classifier"),
         "DistilBertConfig",
         "DistilBertForSequenceClassification",
         (
@@ -162,8 +159,7 @@ def _family(name: str, names: _Names) -> Family:
         return config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
     def head(model: nn.Module) -> tuple[str, ...]:
-        present = {path for path, module in model.named_modules() if any(True for _ in module.parameters())}
-        return tuple(path for path in names.head if path in present)
+        return transformers_head(model, names.draws_pooler)
 
     def example() -> tuple[nn.Module, dict[str, Tensor]]:
         return _tiny(names)

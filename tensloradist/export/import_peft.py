@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tensloradist.backbones import family_of
+from tensloradist.backbones import Family, family_of
+from tensloradist.backbones.task_head import head_of, is_under
 from tensloradist.errors import UserError
 from tensloradist.export.peft import CONFIG, PREFIX, WEIGHTS
 from tensloradist.modes import PROJECTIONS
@@ -46,11 +47,12 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
-    """Attach a LoRA that PEFT trained (or that `export_peft` wrote) to the plain `model`, with its classification head.
+    """Attach a LoRA that PEFT trained (or that `export_peft` wrote) to the plain `model`, with its task head.
 
     alpha / r (alpha / √r with rsLoRA) becomes the spec's `scale`; layers of another scale (`alpha_pattern`) have the
     difference folded into their B; layers of a smaller rank (`rank_pattern`) and layers without a LoRA get columns of
-    zeros. A head that the checkpoint lacks stays the model's.
+    zeros. The head is what `attach` leaves trainable, and what PEFT's `modules_to_save` names beside it; one that the
+    checkpoint lacks stays the model's.
 
     Args:
         model: of a registered family, with the weights that the LoRA was trained on: PEFT's format has no fingerprint.
@@ -77,7 +79,8 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
             f"{folder}: no LoRA on this model's attention projections, such as {sites[0].path}; the checkpoint has "
             f"{_some(tensors)}"
         )
-    head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_prefixes(family.head(model)))}
+    paths = _head_paths(model, family, config, tensors)
+    head = {name: tensors.pop(name) for name in list(tensors) if any(is_under(name, path) for path in paths)}
     if tensors:
         raise UserError(
             f"{folder}: has tensors for other layers than this model's projections and head, which the "
@@ -91,11 +94,12 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
     rank = max(left.shape[0] for left, _, _ in found.values())
     dropout = float(config.get("lora_dropout") or 0.0)
     spec = AdapterSpec(method="lora", ranks=rank, scale=scale, projections=projections, dropout=dropout)  # type: ignore[arg-type]
-    adapter = attach(model, spec)
+    adapter = attach(model, spec, head=paths)
     try:
         _fill(adapter, found, folder)
         if head:
-            copy_into(adapter._attached().head_state(), head, folder / WEIGHTS)
+            _drop_shared(model, adapter._attached().head_state(), head, folder / WEIGHTS)
+            copy_into(_of_saved_modules(adapter, head), head, folder / WEIGHTS)
     except UserError:
         adapter.detach()
         raise
@@ -180,8 +184,39 @@ def _fill(adapter: Adapter, found: dict[str, tuple[Tensor, Tensor, float]], fold
                 factors["output"][:, :rank].copy_(part if scale == wrapped.scale else part * (scale / wrapped.scale))
 
 
-def _prefixes(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(f"{path}." for path in paths)
+def _head_paths(
+    model: nn.Module, family: Family, config: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[str, ...]:
+    """The model's own head, and the other modules that PEFT has saved whole: it compares the ends of names."""
+    paths = list(head_of(model, family))
+    ends = tuple(config.get("modules_to_save") or ())
+    for path, _ in model.named_modules() if ends else ():
+        is_saved = any(is_under(name, path) for name in tensors)
+        if path.endswith(ends) and is_saved and not any(is_under(path, other) for other in paths):
+            paths.append(path)
+    return tuple(paths)
+
+
+def _of_saved_modules(adapter: Adapter, head: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of those parts of the head that the checkpoint has anything of."""
+    attachment = adapter._attached()
+    saved = [path for path in attachment.head_paths if any(is_under(name, path) for name in head)]
+    state = attachment.head_state()
+    return {name: value for name, value in state.items() if any(is_under(name, path) for path in saved)}
+
+
+def _drop_shared(model: nn.Module, state: dict[str, Tensor], head: dict[str, Tensor], path: Path) -> None:
+    """Take copies of shared tensors (a decoder tied to the embeddings) out of the head: they must be equal to them."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    originals = {id(value): head[name] for name, value in state.items() if name in head}
+    for name in [name for name in head if name not in state and name in named]:
+        copied, shared = head.pop(name), named[name]
+        original = originals.get(id(shared), shared.detach())
+        if copied.shape != original.shape or not torch.equal(copied.to(original), original):
+            raise UserError(
+                f"{path}: {name} is shared with the backbone in this model, but differs from it in the checkpoint; let "
+                "PEFT merge the LoRA into the backbone instead"
+            )
 
 
 def _some(names: Iterable[str], most: int = 4) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,29 +25,41 @@ if TYPE_CHECKING:
     from tensloradist.adapter.core import Adapter
 
 
-def export_merged(adapter: Adapter, folder: str | Path, beside: Iterable[Path] = ()) -> None:
+def export_merged(
+    adapter: Adapter, folder: str | Path, beside: Iterable[Path] = (), classes: Sequence[str] = ()
+) -> None:
     """Write the model that the adapter is attached to as a plain checkpoint, update and classification head included.
 
     `from_pretrained(folder)` of transformers' auto classes, or `timm.create_model("local-dir:" + folder,
     pretrained=True)`, loads it.
 
     Args:
-        folder: is made; it must not exist.
+        folder: is made; an empty one may be there.
         beside: files to copy into it, such as a tokenizer's.
+        classes: names of the labels 0, 1, …, for the configuration: `id2label` and `label2id` of transformers,
+            `label_names` of timm [those that the model has].
 
     Raises:
-        UserError: the folder exists, the model is of neither library, or the backbone is quantised.
+        UserError: the folder is not empty, the model is of neither library, the backbone is quantised, or there are
+            more or fewer names than labels.
     """
     adapter._attached().refuse_quantized()
     model: Any = adapter._attached().model
     write = _writer_for(model)
+    _check_classes(model, classes)
     with new_folder(Path(folder)) as temporary:
         for path in beside:
             shutil.copyfile(path, temporary / path.name)
-        write(model, merged_state(adapter), temporary)
+        write(model, merged_state(adapter), temporary, tuple(classes))
 
 
-def _writer_for(model: nn.Module) -> Callable[[Any, dict[str, Tensor], Path], None]:
+def _check_classes(model: Any, classes: Sequence[str]) -> None:
+    labels = model.config.num_labels if hasattr(model, "config") else model.num_classes
+    if classes and len(classes) != labels:
+        raise UserError(f"classes: {len(classes)} names for a model with {labels} labels; give one name for each label")
+
+
+def _writer_for(model: nn.Module) -> Callable[[Any, dict[str, Tensor], Path, tuple[str, ...]], None]:
     if hasattr(model, "save_pretrained"):
         return _write_transformers
     if getattr(model, "pretrained_cfg", None) is not None:
@@ -90,9 +102,13 @@ def _unwrapped(name: str, wrapped: dict[str, Any]) -> str:
     return f"{path}.{leaf}" if path in wrapped else name
 
 
-def _write_transformers(model: Any, state: dict[str, Tensor], folder: Path) -> None:
+def _write_transformers(model: Any, state: dict[str, Tensor], folder: Path, classes: tuple[str, ...]) -> None:
+    config = copy.deepcopy(model.config)
+    if classes:
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {name: label for label, name in enumerate(classes)}
     with torch.device("meta"):
-        plain = type(model)(copy.deepcopy(model.config))
+        plain = type(model)(config)
     plain.to(next(iter(state.values())).dtype)
     plain.load_state_dict(state, assign=True)
     if getattr(model, "generation_config", None) is not None:
@@ -101,9 +117,9 @@ def _write_transformers(model: Any, state: dict[str, Tensor], folder: Path) -> N
         plain.save_pretrained(str(folder))
 
 
-def _write_timm(model: Any, state: dict[str, Tensor], folder: Path) -> None:
+def _write_timm(model: Any, state: dict[str, Tensor], folder: Path, classes: tuple[str, ...]) -> None:
     from timm.models._hub import save_config_for_hf
 
-    save_config_for_hf(model, str(folder / "config.json"))
+    save_config_for_hf(model, str(folder / "config.json"), {"label_names": list(classes)} if classes else None)
     content = serialized({name: value.cpu().contiguous() for name, value in state.items()}, {"format": "pt"})
     write_replacing(folder / "model.safetensors", content)

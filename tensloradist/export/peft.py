@@ -20,6 +20,7 @@ from tensloradist.export.folder import new_folder
 from tensloradist.files import write_replacing
 
 if TYPE_CHECKING:
+    from tensloradist.adapter.attachment import Attachment
     from tensloradist.adapter.core import Adapter
     from tensloradist.adapter.projection import AdaptedLinear
 
@@ -30,17 +31,18 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 def export_peft(
     adapter: Adapter, folder: str | Path, base_model: str | None = None, revision: str | None = None
 ) -> None:
-    """Write the attached adapter, with the classification head, as a LoRA that PEFT loads.
+    """Write the attached adapter, with the task head, as a LoRA that PEFT loads.
 
     `peft.PeftModel.from_pretrained(model, folder)` on the plain backbone then computes the same logits.
 
     Args:
-        folder: is made; it must not exist.
+        folder: is made; an empty one may be there.
         base_model: what the checkpoint names as its backbone [what the model says it was loaded from].
         revision: of the backbone on the Hub.
 
     Raises:
-        UserError: the folder exists, PEFT is not installed, or the adapter is no LoRA (no adapted layer).
+        UserError: the folder is not empty, PEFT is not installed, the adapter is no LoRA (no adapted layer), or the
+            head has parameters outside modules, which PEFT's format has no place for.
     """
     model = adapter._attached().model
     matrices = lora_matrices(adapter)
@@ -51,7 +53,7 @@ def export_peft(
             f"{adapter.spec.method} trains biases for {', '.join(adapter.biases)}, which a plain LoRA does not have; "
             "export it merged, or adapt query, key and value alone"
         )
-    head = _saved_with(model, adapter._attached().head_paths)
+    head = _saved_with(model, adapter._attached())
     with new_folder(Path(folder)) as temporary:
         _config(adapter, matrices, base_model or _name_of(model), revision).save_pretrained(str(temporary))
         state = {}
@@ -59,7 +61,7 @@ def export_peft(
             state[f"{PREFIX}{path}.lora_A.weight"], state[f"{PREFIX}{path}.lora_B.weight"] = left, right
         state |= {f"{PREFIX}{name}": value for name, value in head.items()}
         content = serialized(
-            {name: value.detach().cpu().contiguous() for name, value in state.items()}, {"format": "pt"}
+            {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}, {"format": "pt"}
         )
         write_replacing(temporary / WEIGHTS, content)
 
@@ -119,11 +121,21 @@ def _config(
     )
 
 
-def _saved_with(model: nn.Module, head_paths: tuple[str, ...]) -> dict[str, Tensor]:
-    """The state of every module that PEFT's `modules_to_save` takes for the head: it compares the ends of names."""
+def _saved_with(model: nn.Module, attachment: Attachment) -> dict[str, Tensor]:
+    """The state of every module that PEFT's `modules_to_save` takes for the head: it compares the ends of names.
+
+    What the head shares with the backbone is among it, since PEFT copies whole modules.
+    """
+    paths, modules = attachment.head_paths, dict(model.named_modules())
+    outside = [path for path in paths if path not in modules]
+    if outside:
+        raise UserError(
+            f"The head has parameters outside modules ({', '.join(outside)}), which PEFT's format has no place for; "
+            "export it merged"
+        )
     state: dict[str, Tensor] = {}
-    for path, module in model.named_modules():
-        if head_paths and path.endswith(head_paths):
+    for path, module in modules.items():
+        if paths and path.endswith(paths):
             state |= {f"{path}.{name}": value for name, value in module.state_dict().items()}
     return state
 

@@ -111,7 +111,7 @@ def measure_step(spec: RunSpec, micro_batch: int, activation_checkpointing: bool
         inputs = empty_like(batch)
         labels = torch.empty(labels.shape, dtype=labels.dtype)
         if activation_checkpointing:
-            recompute(blocks(model, backbones.family_of(model)))
+            recompute(blocks(model, backbones.family_of(model)), adapter)
         model.train()
         held = [*model.buffers(), *inputs.values(), labels]
         training = LiveBytes([*model.parameters(), *held])

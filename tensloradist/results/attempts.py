@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
-
-from tensloradist.errors import UserError
 from tensloradist.files import write_once
+from tensloradist.records import NewerRecord, UnreadableRecord, read_record
 from tensloradist.results.checkpoints import Checkpoint
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.schema import AttemptEnd, AttemptRecord, ResumedFrom, SlurmJob
+from tensloradist.results.publish import read_failure_of
+from tensloradist.results.schema import AttemptEnd, AttemptRecord, DecisionRecord, Failure, ResumedFrom, SlurmJob
 from tensloradist.spec import RunSpec
 from tensloradist.users import username
+
+T = TypeVar("T")
 
 
 def begin_attempt(run: RunFolder, number: int, spec: RunSpec, checkpoint: Checkpoint | None) -> AttemptRecord:
@@ -51,30 +55,63 @@ def read_attempt(attempt: Path) -> AttemptRecord | None:
     """An attempt's record; None for a folder without one.
 
     Raises:
-        UserError: it is not readable.
+        UnreadableRecord: damaged, made by a newer version, or not readable.
     """
-    path = attempt / "attempt.json"
-    if not path.exists():
-        return None
-    try:
-        return AttemptRecord.model_validate_json(path.read_text())
-    except (OSError, ValidationError) as error:
-        raise UserError(f"{path}: cannot be read as an attempt's record ({str(error).splitlines()[0]})") from error
+    return read_record(attempt / "attempt.json", AttemptRecord, "the attempt's record", 1)
 
 
 def read_end(attempt: Path) -> AttemptEnd | None:
     """How an attempt ended; None where it has not, or was killed.
 
     Raises:
-        UserError: it is not readable.
+        UnreadableRecord: damaged, made by a newer version, or not readable.
     """
-    path = attempt / "end.json"
-    if not path.exists():
-        return None
-    try:
-        return AttemptEnd.model_validate_json(path.read_text())
-    except (OSError, ValidationError) as error:
-        raise UserError(f"{path}: cannot be read as an attempt's end ({str(error).splitlines()[0]})") from error
+    return read_record(attempt / "end.json", AttemptEnd, "the record of the attempt's end", 1)
+
+
+def read_decision(attempt: Path) -> DecisionRecord | None:
+    """What was decided on an attempt's failure; None without a record.
+
+    Raises:
+        UnreadableRecord: damaged, made by a newer version, or not readable.
+    """
+    return read_record(attempt / "decision.json", DecisionRecord, "the decision's record")
+
+
+@dataclass(frozen=True)
+class AttemptFiles:
+    """All records of an attempt that can be read, and what is wrong with the others."""
+
+    record: AttemptRecord | None = None
+    end: AttemptEnd | None = None
+    failure: Failure | None = None
+    decision: DecisionRecord | None = None
+    unreadable: tuple[UnreadableRecord, ...] = ()
+
+    @property
+    def newer(self) -> NewerRecord | None:
+        """The first of the records that a newer version has made."""
+        return next((error for error in self.unreadable if isinstance(error, NewerRecord)), None)
+
+
+def attempt_files(run: RunFolder, number: int) -> AttemptFiles:
+    """Whatever can be read of an attempt: one damaged record does not hide the others."""
+    attempt, unreadable = run.attempt(number), []
+
+    def read(reader: Callable[[], T | None]) -> T | None:
+        try:
+            return reader()
+        except UnreadableRecord as error:
+            unreadable.append(error)
+            return None
+
+    return AttemptFiles(
+        read(lambda: read_attempt(attempt)),
+        read(lambda: read_end(attempt)),
+        read(lambda: read_failure_of(run, number)),
+        read(lambda: read_decision(attempt)),
+        tuple(unreadable),
+    )
 
 
 def resumed_from(attempt: Path) -> Path | None:

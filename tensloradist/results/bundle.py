@@ -14,13 +14,17 @@ import os
 import tarfile
 import tempfile
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import BaseModel, ConfigDict
+
 from tensloradist.errors import UserError
-from tensloradist.results.layout import RunFolder, sweep_folder
+from tensloradist.records import NewerRecord, read_record
+from tensloradist.results.layout import CLASSES, RunFolder, sweep_folder
 from tensloradist.results.schema import Manifest
 
 SUFFIX = ".bundle.tar.gz"
@@ -28,7 +32,16 @@ VERSION = 1
 OF_RUN = ("spec.json", "result.json", "held.json")
 OF_ATTEMPT = ("attempt.json", "end.json", "failure.json", "decision.json", "provenance.json", "metrics.jsonl")
 OF_PUBLISHED = ("result.json", "predictions.safetensors")
-WEIGHTS = ("adapter.json", "adapter.safetensors", "head.safetensors", "backbone.safetensors")
+WEIGHTS = ("adapter.json", "adapter.safetensors", "head.safetensors", "backbone.safetensors", CLASSES)
+
+
+class _Head(BaseModel):
+    """`bundle.json`: the sweep, and the SHA-256 of each file."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: int
+    sweep: str
+    files: dict[str, str]
 
 
 def write_bundle(root: Path, manifest: Manifest, digest: str, target: Path, weights: bool = False) -> int:
@@ -51,7 +64,7 @@ def write_bundle(root: Path, manifest: Manifest, digest: str, target: Path, weig
             with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
                 for path in files:
                     name = path.relative_to(root).as_posix()
-                    with path.open("rb") as content:
+                    with _opened(path) as content:
                         sums[name] = _add(tar, name, content, os.fstat(content.fileno()).st_size)
                 head = json.dumps({"version": VERSION, "sweep": manifest.name, "files": sums}, indent=1) + "\n"
                 _add(tar, "bundle.json", io.BytesIO(head.encode()), len(head.encode()))
@@ -76,6 +89,14 @@ def _files(root: Path, manifest: Manifest, digest: str, weights: bool) -> Iterat
             attempt = run.attempt(number)
             names = OF_ATTEMPT + (OF_PUBLISHED + WEIGHTS * weights if (attempt / "result.json").exists() else ())
             yield from _present(attempt, names)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file to bundle. Raises UserError, which names it, where it cannot be read."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}), so it cannot be bundled") from error
 
 
 def _present(folder: Path, names: Iterable[str]) -> Iterator[Path]:
@@ -125,16 +146,23 @@ def opened(path: Path) -> Iterator[tuple[str, Path]]:
         try:
             with tarfile.open(path, "r:gz") as tar:
                 tar.extractall(root, filter="data")
-            head = json.loads((root / "bundle.json").read_text())
-            version, name, sums = head["version"], head["sweep"], head["files"]
-        except (OSError, EOFError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
             raise UserError(
                 f"{path}: cannot be read as a bundle ({error}); `tensloradist bundle` writes them"
             ) from error
-        if version != VERSION:
-            raise UserError(f"{path}: a bundle of version {version!r}; this version reads {VERSION}")
+        try:
+            head = read_record(root / "bundle.json", _Head, "the bundle's head", VERSION, "version")
+        except NewerRecord as error:
+            raise UserError(f"{path}: {str(error).partition(': ')[2]}") from error
+        if head is None:
+            raise UserError(f"{path}: cannot be read as a bundle (it has no bundle.json)")
+        name, sums = head.sweep, head.files
         for file, expected in sums.items():
             member = root / file
-            if not member.is_file() or _sha256(member) != expected:
+            if (
+                not member.resolve().is_relative_to(root.resolve())
+                or not member.is_file()
+                or _sha256(member) != expected
+            ):
                 raise UserError(f"{path}: damaged: {file} is not as it was bundled")
         yield name, root

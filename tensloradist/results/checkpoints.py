@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tensloradist.files import sync_folder, write_synced
+from tensloradist.records import DamagedRecord, NewerRecord, UnreadableRecord, read_object
 from tensloradist.results.layout import RunFolder
 
 MARKER = "COMPLETE"
@@ -39,8 +40,7 @@ class Checkpoint:
 
     def state(self) -> dict[str, Any]:
         """Its state.json."""
-        state: dict[str, Any] = json.loads((self.folder / "state.json").read_text())
-        return state
+        return read_state(self.folder)
 
 
 def write_checkpoint(
@@ -97,7 +97,11 @@ def _remove_superseded(attempt: Path) -> None:
 
 
 def newest_valid(run: RunFolder) -> Checkpoint | None:
-    """The valid checkpoint of the most updates, of any attempt; damaged ones are reported in the log."""
+    """The valid checkpoint of the most updates, of any attempt; damaged ones are reported in the log.
+
+    Raises:
+        NewerRecord: a newer version has written it.
+    """
     for checkpoint in _candidates(run):
         try:
             verify(checkpoint.folder)
@@ -114,6 +118,32 @@ def kept_step(run: RunFolder) -> int:
     return next(whole, 0)
 
 
+def newer_checkpoint(run: RunFolder) -> NewerRecord | None:
+    """That the newest checkpoint was written by a newer version; None where it was not."""
+    for checkpoint in _candidates(run):
+        try:
+            _digests(checkpoint.folder)
+        except NewerRecord as error:
+            return error
+        except UnreadableRecord:
+            continue
+        return None
+    return None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state.json of a verified checkpoint.
+
+    Raises:
+        UnreadableRecord: damaged since, or not readable.
+    """
+    path = folder / "state.json"
+    state = read_object(path, "the checkpoint's state")
+    if state is None:
+        raise UnreadableRecord(path, "the checkpoint's state is missing")
+    return state
+
+
 def _candidates(run: RunFolder) -> Iterator[Checkpoint]:
     found = []
     for number in run.attempt_numbers():
@@ -125,16 +155,33 @@ def _candidates(run: RunFolder) -> Iterator[Checkpoint]:
 
 
 def verify(folder: Path) -> None:
-    """Raises DamagedCheckpoint unless the marker is there and every file is as it was written."""
+    """That the marker is there and every file is as it was written.
+
+    Raises:
+        DamagedCheckpoint: they are not.
+        NewerRecord: a newer version has written it.
+    """
     try:
-        digests = json.loads((folder / MARKER).read_text())
-        for name, digest in digests.items():
+        for name, digest in _digests(folder).items():
             if Path(name).name != name or _sha256(folder / name) != digest:
                 raise DamagedCheckpoint(f"{name} is not as it was written")
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{Path(str(error.filename)).name} is missing") from error
-    except (ValueError, AttributeError) as error:
+    except OSError as error:
+        raise DamagedCheckpoint(f"{Path(str(error.filename)).name} cannot be read: {error.strerror}") from error
+    except NewerRecord:
+        raise
+    except UnreadableRecord as error:
         raise DamagedCheckpoint(f"its marker is not readable: {error}") from error
+
+
+def _digests(folder: Path) -> dict[str, Any]:
+    """File name -> SHA-256, by the marker; a later format of checkpoints says so there, in `format_version`."""
+    path = folder / MARKER
+    digests = read_object(path, "the checkpoint's marker", key="format_version")
+    if digests is None:
+        raise DamagedRecord(path, "the checkpoint's marker", "it is missing")
+    return digests
 
 
 def remove_checkpoints(run: RunFolder) -> None:

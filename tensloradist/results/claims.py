@@ -22,8 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from tensloradist.errors import UserError
 from tensloradist.files import link_once, make_folder, write_replacing, write_synced
+from tensloradist.records import FORM, DamagedRecord, read_record
 from tensloradist.results.layout import RunFolder
 
 HEARTBEAT_SECONDS = 30.0
@@ -88,6 +88,7 @@ class Owner:
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     cluster: str | None = None
     """The Slurm cluster that the job is of; None: no job, or a claim from before it was recorded."""
+    __pydantic_config__ = FORM
 
     @classmethod
     def me(cls, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Owner:
@@ -141,19 +142,42 @@ def _claim_path(run: RunFolder, number: int) -> Path:
 
 
 def owner_of(run: RunFolder, number: int) -> Owner:
-    """Who made a claim. Raises UserError for a file that cannot be read."""
+    """Who made a claim.
+
+    Raises:
+        UnreadableRecord: damaged, made by a newer version, or not readable.
+    """
     path = _claim_path(run, number)
+    owner = read_record(path, Owner, "the claim")
+    if owner is None:
+        raise DamagedRecord(path, "the claim", "it has been removed")
+    return owner
+
+
+def owner_or_damage(run: RunFolder, number: int) -> Owner | DamagedRecord:
+    """Who made a claim, or that its record is damaged: then nobody can be asked, and only its heartbeat tells.
+
+    Raises:
+        UnreadableRecord: made by a newer version, or not readable.
+    """
     try:
-        return Owner(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a readable claim ({error}); remove the run's folder or restore the file"
-        ) from error
+        return owner_of(run, number)
+    except DamagedRecord as damage:
+        return damage
 
 
-def _counter(run: RunFolder, number: int) -> str:
-    path = run.path / f"heartbeat.{number:04d}"
-    return path.read_text() if path.exists() else ""
+def beat_seconds(run: RunFolder, number: int) -> float:
+    """Seconds between the heartbeats of a claim's owner; what is usual where its record is damaged."""
+    owner = owner_or_damage(run, number)
+    return HEARTBEAT_SECONDS if isinstance(owner, DamagedRecord) else owner.heartbeat_seconds
+
+
+def beats(run: RunFolder, number: int) -> str:
+    """What the heartbeat of a claim says; empty where there is none that can be read."""
+    try:
+        return (run.path / f"heartbeat.{number:04d}").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def is_released(run: RunFolder, number: int) -> bool:
@@ -177,7 +201,9 @@ def ownership(
     number = highest_claim(run)
     if number == 0 or is_released(run, number):
         return "free"
-    owner = owner_of(run, number)
+    owner = owner_or_damage(run, number)
+    if isinstance(owner, DamagedRecord):
+        return "unknown"
     if owner.is_dead_here():
         return "free"
     if owner.is_here and not owner.is_stopped_here:
@@ -215,13 +241,13 @@ class Watch:
         `moved`: its counter has changed, so it lived during this watch. `still`: it has not for long enough.
         """
         number, now = highest_claim(run), self.clock()
-        counter = _counter(run, number)
+        counter = beats(run, number)
         before = self._seen.get(run.run_id)
         if before is None or before[:2] != (number, counter):
             self._seen[run.run_id] = (number, counter, now)
             if before is not None:
                 self._moved.add((run.run_id, number))
-        elif now - before[2] >= max(self.still_seconds, STILL_BEATS * owner_of(run, number).heartbeat_seconds):
+        elif now - before[2] >= max(self.still_seconds, STILL_BEATS * beat_seconds(run, number)):
             return "still"
         return "moved" if (run.run_id, number) in self._moved else "undecided"
 
@@ -230,7 +256,7 @@ class Watch:
         if self.look(run) != "moved":
             return False
         number, _, when = self._seen[run.run_id]
-        return self.clock() - when < QUIET_BEATS * owner_of(run, number).heartbeat_seconds
+        return self.clock() - when < QUIET_BEATS * beat_seconds(run, number)
 
 
 class Claim:
@@ -250,7 +276,10 @@ class Claim:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        write_replacing(self.run.path / f"released.{self.number:04d}", "")
+        try:
+            write_replacing(self.run.path / f"released.{self.number:04d}", "")
+        except OSError as error:  # a full disk: others find out that this process is gone, or does not beat
+            log.warning("run %s could not be released: %s", self.run.run_id, error)
 
     def _beat(self) -> None:
         count = 0
@@ -283,7 +312,7 @@ def claim(
         stood_still: the caller has watched the owner of claim `expected` stand still (`Watch`), and takes over.
 
     Raises:
-        UserError: the folder cannot be written, or has no hard links.
+        UserError: the folder cannot be written or has no hard links, or the highest claim is of a newer version.
     """
     if stood_still and expected is None:
         raise ValueError("stood_still says something of the claim `expected`, which is not given")

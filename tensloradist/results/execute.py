@@ -5,7 +5,6 @@ No torch here: the training function is given, so that workers, `tensloradist ru
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -17,13 +16,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tensloradist.errors import DataMissing, UserError
+from tensloradist.files import FULL
+from tensloradist.records import UnreadableRecord
 from tensloradist.results.attempts import begin_attempt, end_attempt
 from tensloradist.results.checkpoints import kept_step, newest_valid, remove_checkpoints
 from tensloradist.results.claims import HEARTBEAT_SECONDS, claim
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.metrics import read_metrics
-from tensloradist.results.publish import publish, read_result, write_failure, write_spec
+from tensloradist.results.publish import (
+    give_back_reserved,
+    publish,
+    read_result,
+    reserve_failure,
+    write_failure,
+    write_spec,
+)
 from tensloradist.results.ranks import WAIT_SECONDS, culprit, silent
 from tensloradist.results.schema import AttemptEnd, Cause, Failure, Result
 from tensloradist.spec import RunSpec
@@ -34,6 +42,17 @@ log = logging.getLogger("tensloradist")
 # Words of torch's back ends; a path in a message may have 'gloo' within a longer name.
 _COMMUNICATION = re.compile(
     r"nccl|\bgloo\b|ProcessGroupGloo|c10d|connection reset|connection closed by peer", re.IGNORECASE
+)
+# What CUDA, HIP and their libraries say when the device has no memory left: OutOfMemoryError is not their only word.
+_NO_DEVICE_MEMORY = re.compile(r"(CUDA|HIP) error: out of memory|_STATUS_ALLOC_FAILED|(CUDA|HIP) out of memory")
+# Errors of a program and of an installation, which another card would only repeat.
+_NOT_THE_DEVICE = re.compile(
+    r"device-side assert|illegal memory access|misaligned address|invalid (device ordinal|configuration|argument)|"
+    r"no kernel image|invalid device function"
+)
+_DEVICE = re.compile(
+    r"\bECC error|(CUDA|HIP) error\b|CU(BLAS|DNN)_STATUS_(NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR)|"
+    r"Error 802|system not yet initialized|GPU is lost|fallen off the bus|device\(s\) is/are busy or unavailable"
 )
 
 
@@ -86,6 +105,7 @@ def execute(
         attempt.mkdir(parents=True)
         handler = _log_to(attempt / "log.txt")
         try:
+            reserve_failure(attempt)
             _say_torn_metrics(run, claimed.number)
             begin_attempt(run, claimed.number, spec, newest_valid(run))
             if started is not None:
@@ -117,6 +137,7 @@ def execute(
             _tidy(run, result, first)
             return Outcome(result.state, result, attempt=attempt)
         finally:
+            give_back_reserved(attempt)
             log.removeHandler(handler)
             handler.close()
 
@@ -136,10 +157,12 @@ def _tidy(run: RunFolder, result: Result, first: bool) -> None:
 def _say_torn_metrics(run: RunFolder, number: int) -> None:
     """A crash can tear the last line of an earlier attempt's metrics; its checkpoints have what counts."""
     path = run.attempt(number - 1) / "metrics.jsonl"
-    if path.exists():
-        _, torn = read_metrics(path)
-        if torn is not None:
-            log.warning("%s; this attempt goes on from a checkpoint", torn)
+    try:
+        torn = read_metrics(path)[1] if path.exists() else None
+    except UnreadableRecord as error:
+        torn = str(error)
+    if torn is not None:
+        log.warning("%s; this attempt goes on from a checkpoint", torn)
 
 
 def _end(
@@ -181,9 +204,10 @@ def cause_of(error: BaseException) -> Cause:
     """The class of a failure (schema.Failure.cause), from the exception alone."""
     if isinstance(error, KeyboardInterrupt | SystemExit | Stopped | Outnumbered):
         return "interrupted"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return "disk_full"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
+    # torch's, which this module does not import
+    if type(error).__name__ == "OutOfMemoryError" or _NO_DEVICE_MEMORY.search(str(error)):
         return "out_of_device_memory"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out_of_host_memory"
@@ -195,6 +219,8 @@ def cause_of(error: BaseException) -> Cause:
         return "communication"
     if _COMMUNICATION.search(str(error)):
         return "communication"
+    if _DEVICE.search(str(error)) and not _NOT_THE_DEVICE.search(str(error)):
+        return "device_failure"
     return "bug"
 
 
@@ -204,7 +230,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _log_to(path: Path) -> logging.Handler:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.setLevel(min(log.level or logging.INFO, logging.INFO))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Any
 
+from tensloradist.errors import UserError
 from tensloradist.files import write_once
+from tensloradist.records import UnreadableRecord, read_object
 from tensloradist.results.layout import RunFolder
 from tensloradist.users import username
 
@@ -18,21 +21,25 @@ def hold(run: RunFolder, reason: str) -> bool:
 
 
 def held(run: RunFolder) -> dict[str, Any] | None:
-    """Why, by whom and when (unix seconds) the run was held; None if it is not."""
+    """Why, by whom and when (unix seconds) the run was held; None if it is not. A damaged record holds it, too."""
     path = run.path / "held.json"
-    if not path.exists():
-        return None
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:  # released meanwhile
-        return None
-    return record
+        record = read_object(path, "the record of a hold")
+    except UnreadableRecord as error:
+        return {"reason": str(error)}
+    return None if record is None else {"reason": "no reason is on record", **record}
 
 
 def release_hold(run: RunFolder) -> bool:
-    """Let a held run go on; False if it was not held."""
+    """Let a held run go on; False if it was not held.
+
+    Raises:
+        UserError: something that is no file lies in the record's place.
+    """
     path = run.path / "held.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return False
+    if path.is_dir():
+        raise UserError(f"{path}: a folder lies in the place of this file; move it away to release the run")
     path.unlink(missing_ok=True)
     return True

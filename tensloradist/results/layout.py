@@ -10,6 +10,7 @@ from pathlib import Path
 from tensloradist.errors import UserError
 
 ATTEMPT_DIGITS = 4
+CLASSES = "classes.json"  # of an attempt: the names of the labels 0, 1, …, where the task knows them
 
 
 def results_root(given: str | os.PathLike[str] | None = None) -> Path:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tensloradist.errors import UserError
+from tensloradist.files import write_replacing
+from tensloradist.records import DamagedRecord, UnreadableRecord, read_record
 from tensloradist.results.layout import sweep_folder
-from tensloradist.results.schema import Manifest
+from tensloradist.results.schema import MANIFEST_SCHEMA_VERSION, Manifest
+
+_REMEDY = "launch the sweep's file again, which writes it anew"
 
 
 def manifest_digest(text: str) -> str:
@@ -17,35 +20,72 @@ def manifest_digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
+def put_manifest(folder: Path, text: str) -> Path:
+    """Write a manifest into its sweep's folder, and let `latest` name it.
+
+    Its name says what it contains, so one that is there already is compared, and replaced where it is damaged.
+
+    Raises:
+        UserError: a folder lies in the place of one of the two files.
+    """
+    digest = manifest_digest(text)
+    path = folder / f"{digest}.json"
+    for target in (path, folder / "latest"):
+        if target.is_dir():
+            raise UserError(f"{target}: a folder lies in the place of this file; move it away and launch again")
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_replacing(path, text)
+    write_replacing(folder / "latest", digest + "\n")
+    return path
+
+
 def read_manifest(path: Path) -> Manifest:
     """A manifest as it was written.
 
     Raises:
-        UserError: unreadable, of another version, or edited since (its name is the hash of its text).
+        UserError: absent, damaged, of a newer version, or edited since (its name is the hash of its text).
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        manifest = Manifest.model_validate_json(text)
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise UserError(f"{path}: cannot be read as a manifest ({str(error).splitlines()[0]})") from error
-    if manifest_digest(text) != path.stem:
+        manifest = read_record(path, Manifest, "the manifest", MANIFEST_SCHEMA_VERSION)
+    except DamagedRecord as error:
+        raise UserError(f"{error}; {_REMEDY}") from error
+    if manifest is None:
+        raise UserError(f"{path}: there is no such manifest; {_REMEDY}")
+    if sha256(path.read_bytes()).hexdigest()[:16] != path.stem:
         raise UserError(
             f"{path}: the manifest was edited after it was written; change the sweep file and launch again instead"
         )
     return manifest
 
 
-def latest_manifest(name: str, root: Path) -> Manifest:
-    """The newest manifest of a launched sweep.
+def latest_digest(name: str, root: Path) -> str:
+    """The digest of a sweep's newest manifest.
 
     Raises:
-        UserError: never launched with this results folder, or as `read_manifest`.
+        UserError: the sweep was never launched with this results folder, or `latest` is damaged or not readable.
     """
-    folder = sweep_folder(root, name)
-    if not (folder / "latest").is_file():
+    path = sweep_folder(root, name) / "latest"
+    try:
+        text = path.read_bytes().decode("ascii").strip()
+    except FileNotFoundError as error:
         known = sorted(path.parent.name for path in root.glob("sweeps/*/latest"))
         raise UserError(
             f"sweep {name!r} has not been launched with the results folder {root}; launched there: "
             f"{', '.join(known) or 'none'}. Use --results, or `tensloradist launch`"
-        )
-    return read_manifest(folder / f"{(folder / 'latest').read_text().strip()}.json")
+        ) from error
+    except (UnicodeDecodeError, IsADirectoryError):
+        text = ""
+    except OSError as error:
+        raise UnreadableRecord(path, f"cannot be read ({error.strerror or error})") from error
+    if not re.fullmatch(r"[0-9a-f]{16}", text):
+        raise UserError(f"{path}: does not name a manifest, so it is damaged; {_REMEDY}")
+    return text
+
+
+def latest_manifest(name: str, root: Path) -> Manifest:
+    """The newest manifest of a launched sweep.
+
+    Raises:
+        UserError: as `latest_digest` and `read_manifest`.
+    """
+    return read_manifest(sweep_folder(root, name) / f"{latest_digest(name, root)}.json")

@@ -6,16 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tensloradist.records import DamagedRecord, UnreadableRecord
+
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str | None]:
-    """The records of a metrics.jsonl, and what is wrong with its last line if a crash has torn it."""
-    lines = path.read_bytes().splitlines()
+    """The records of a metrics.jsonl, and what is wrong with its last line if a crash has torn it.
+
+    Raises:
+        UnreadableRecord: another line is no record, or the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UnreadableRecord(path, f"the metrics cannot be read ({error.strerror or error})") from error
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError(f"{type(record).__name__} in place of an object")
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return records, f"{path}: line {number} was torn by a crash and is left out ({error})"
-            raise ValueError(f"{path}: line {number} is no JSON: {error}") from error
+            raise DamagedRecord(path, "the metrics", f"line {number} is no JSON: {error}") from error
+        records.append(record)
     return records, None

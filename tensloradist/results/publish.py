@@ -6,42 +6,51 @@ import difflib
 import json
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tensloradist.errors import UserError
-from tensloradist.files import link_once, write_once
-from tensloradist.results.layout import RunFolder
+from tensloradist.files import FULL, link_once, reserve, write_once, write_reserved
+from tensloradist.records import DamagedRecord, UnreadableRecord, read_record
+from tensloradist.results.layout import ATTEMPT_DIGITS, RunFolder
 from tensloradist.results.schema import RESULT_SCHEMA_VERSION, Failure, Result
 from tensloradist.spec import RunSpec
 
+RESERVED, RESERVED_BYTES = ".reserved", 16 * 1024
 log = logging.getLogger("tensloradist")
-
-
-class BrokenResult(UserError):
-    """A result file that is not a result of this version."""
 
 
 def read_result(path: Path) -> Result:
     """The validated result in a file.
 
     Raises:
-        BrokenResult: unreadable, of another schema version, or not what the schema says.
+        UnreadableRecord: absent or not readable; DamagedRecord and NewerRecord by what is wrong with it.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BrokenResult(f"{path}: cannot be read as a result ({error})") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != RESULT_SCHEMA_VERSION:
-        raise BrokenResult(f"{path}: schema_version {version!r}; this version reads {RESULT_SCHEMA_VERSION}")
-    try:
-        return Result.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BrokenResult(f"{path}: not a valid result ({field}: {first['msg']})") from error
+    result = read_record(path, Result, "the result", RESULT_SCHEMA_VERSION)
+    if result is None:
+        raise UnreadableRecord(path, "there is no such result")
+    return result
+
+
+def read_published(run: RunFolder) -> Result | None:
+    """A run's result; None where it has none.
+
+    Raises:
+        UnreadableRecord: as `read_result`; a DamagedRecord, too, for a result of another run.
+    """
+    result = read_record(run.result, Result, "the result", RESULT_SCHEMA_VERSION)
+    if result is not None and result.run_id != run.run_id:
+        raise DamagedRecord(run.result, "the result", f"it is of run {result.run_id}, so it does not belong here")
+    return result
+
+
+def read_spec(path: Path) -> RunSpec | None:
+    """The stored specification of a run; None where there is none.
+
+    Raises:
+        UnreadableRecord: damaged, made by a newer version, or not readable.
+    """
+    return read_record(path, RunSpec, "the specification")
 
 
 def read_run(folder: Path) -> tuple[RunSpec, Result]:
@@ -50,13 +59,24 @@ def read_run(folder: Path) -> tuple[RunSpec, Result]:
     Raises:
         UserError: no such folder, no result in it, or files that this version cannot read.
     """
-    for name in ("spec.json", "result.json"):
-        if not (folder / name).is_file():
+    spec = read_spec(folder / "spec.json")
+    for name, missing in (("spec.json", spec is None), ("result.json", not (folder / "result.json").exists())):
+        if missing:
             raise UserError(f"{folder}: no {name}; expected the folder of a finished run, results/runs/<run_id>")
-    try:
-        return RunSpec.model_validate_json((folder / "spec.json").read_text()), read_result(folder / "result.json")
-    except ValidationError as error:
-        raise UserError(f"{folder}: not readable by this version: {error}") from error
+    assert spec is not None
+    return spec, read_result(folder / "result.json")
+
+
+def trained_attempt(folder: Path) -> tuple[RunSpec, Result, Path]:
+    """The specification and the result of a finished run, and the folder of the published attempt, with its adapter.
+
+    Raises:
+        UserError: as `read_run`, or the run has diverged.
+    """
+    spec, result = read_run(folder)
+    if result.state != "finished":
+        raise UserError(f"{folder}: the run is {result.state}; only a finished run has an adapter to use")
+    return spec, result, folder / "attempts" / f"{result.attempt:0{ATTEMPT_DIGITS}d}"
 
 
 def publish(run: RunFolder, result: Result) -> bool:
@@ -84,10 +104,9 @@ def write_spec(run: RunFolder, spec: RunSpec) -> None:
     text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
     if write_once(run.spec, text):
         return
-    try:
-        stored = RunSpec.model_validate_json(run.spec.read_text())
-    except ValidationError as error:
-        raise UserError(f"{run.spec}: not a specification of this version ({error.errors()[0]['msg']})") from error
+    stored = read_spec(run.spec)
+    if stored is None:
+        raise UserError(f"{run.spec}: was removed while the run began; try again")
     if stored.canonical_json() != spec.canonical_json():
         old, new = (json.dumps(json.loads(s.canonical_json()), indent=1, sort_keys=True) for s in (stored, spec))
         lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "stored", "new", lineterm="", n=0)
@@ -97,9 +116,28 @@ def write_spec(run: RunFolder, spec: RunSpec) -> None:
         )
 
 
+def reserve_failure(attempt: Path) -> None:
+    """Keep room for the record of a failure, so that it can be written when the disk is full."""
+    reserve(attempt / RESERVED, RESERVED_BYTES)
+
+
+def give_back_reserved(attempt: Path) -> None:
+    """Remove what `reserve_failure` has kept."""
+    with suppress(OSError):
+        (attempt / RESERVED).unlink(missing_ok=True)
+
+
 def write_failure(attempt: Path, failure: Failure) -> None:
-    """Record why an attempt ended without a result; the first word stays."""
-    write_once(attempt / "failure.json", failure.model_dump_json(indent=2) + "\n")
+    """Record why an attempt ended without a result; the first word stays. On a full disk, in the room kept for it."""
+    path = attempt / "failure.json"
+    try:
+        write_once(path, failure.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        if error.errno not in FULL or not (attempt / RESERVED).exists():
+            raise
+        # The end of a traceback says what happened; the rest of the record is short.
+        short = {"message": failure.message[:500], "traceback": failure.traceback and failure.traceback[-2000:]}
+        write_reserved(path, failure.model_copy(update=short).model_dump_json() + "\n", attempt / RESERVED)
 
 
 def read_failure(run: RunFolder) -> Failure | None:
@@ -108,39 +146,41 @@ def read_failure(run: RunFolder) -> Failure | None:
 
 
 def read_failure_of(run: RunFolder, number: int) -> Failure | None:
-    """One attempt's failure, if it ended with one. Raises BrokenResult for a file that is no failure record."""
-    path = run.attempt(number) / "failure.json"
-    if not path.exists():
-        return None
-    try:
-        return Failure.model_validate_json(path.read_text())
-    except ValidationError as error:
-        raise BrokenResult(f"{path}: not a valid failure record ({error.errors()[0]['msg']})") from error
+    """One attempt's failure, if it ended with one.
+
+    Raises:
+        UnreadableRecord: damaged, made by a newer version, or not readable.
+    """
+    return read_record(run.attempt(number) / "failure.json", Failure, "the failure's record", 1)
 
 
 def recover_broken(run: RunFolder) -> Path | None:
-    """Set a broken result aside, so that the run is trained again; returns where it went, None for a sound one.
+    """Set a damaged result aside, so that the run is trained again; returns where it went, None where nothing is wrong.
 
     A power cut or a full disk can leave one. It is renamed, never deleted, and another attempt's sound result takes
-    its place if there is one.
+    its place if there is one. A result of a newer version, or one that cannot be read, is left as it is.
     """
     try:
-        read_result(run.result)
+        read_published(run)
         return None
-    except BrokenResult as error:
-        if not run.result.exists():  # somebody else set it aside meanwhile
+    except DamagedRecord as error:
+        if not os.path.lexists(run.result):  # somebody else set it aside meanwhile
             return None
         log.warning("%s; it is set aside", error)
+    except UnreadableRecord as error:
+        log.warning("%s; it is left as it is", error)
+        return None
     number = 1 + sum(1 for _ in run.path.glob("result.json.broken-*"))
     aside = run.path / f"result.json.broken-{number}"
     os.rename(run.result, aside)
     for attempt in run.attempt_numbers():
         path = run.attempt(attempt) / "result.json"
         try:
-            read_result(path)
-        except BrokenResult:
+            sound = read_result(path).run_id == run.run_id
+        except UnreadableRecord:
             continue
-        link_once(path, run.result)
-        log.warning("%s: the sound result of attempt %d takes its place", run.result, attempt)
-        break
+        if sound:
+            link_once(path, run.result)
+            log.warning("%s: the sound result of attempt %d takes its place", run.result, attempt)
+            break
     return aside

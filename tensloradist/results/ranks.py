@@ -6,6 +6,7 @@ it, notice. No torch here.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -13,8 +14,10 @@ import traceback
 from pathlib import Path
 
 from tensloradist.files import write_once
+from tensloradist.records import UnreadableRecord, read_record
 from tensloradist.results.schema import Cause, RankFailure
 
+log = logging.getLogger("tensloradist")
 WAIT_SECONDS = 5.0  # for another process's word to cross a network file system, or a supervisor to notice its end
 
 
@@ -39,11 +42,20 @@ def culprit(attempt: Path, wait: float = 0.0) -> RankFailure | None:
     """
     deadline = time.monotonic() + wait
     while True:
-        said = [RankFailure.model_validate_json(path.read_text()) for path in sorted(attempt.glob("ranks/*.json"))]
+        said = [failure for path in sorted(attempt.glob("ranks/*.json")) if (failure := _read(path)) is not None]
         own = [failure for failure in said if failure.cause not in ("communication", "interrupted")]
         if own or time.monotonic() >= deadline:
             return min(own, key=lambda failure: failure.rank, default=None)
         time.sleep(0.1)
+
+
+def _read(path: Path) -> RankFailure | None:
+    """A process's word; None for one that cannot be read, which is as if it had left none."""
+    try:
+        return read_record(path, RankFailure, "the record of a process's failure", 1)
+    except UnreadableRecord as error:
+        log.warning("%s", error)
+        return None
 
 
 def silent(attempt: Path, processes: int) -> list[int]:

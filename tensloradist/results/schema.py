@@ -5,16 +5,37 @@ Files are validated when written and when read; a file of another `schema_versio
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
+
+from tensloradist.names import encodable
 
 RESULT_SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_SCHEMA_VERSION: Literal[1] = 1
 
 
+UnixSeconds = Annotated[float, Field(ge=0, lt=253402300800)]  # until the year 9999, what datetime can show
+
+
 class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def model_dump_json(self, **options: Any) -> str:
+        """As JSON; a path in some message that is not UTF-8 has escapes, since it must not cost the record."""
+        try:
+            return super().model_dump_json(**options)
+        except PydanticSerializationError:
+            return type(self).model_validate(_encodable(self.model_dump())).model_dump_json(**options)
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(part) for part in value]
+    return encodable(value) if isinstance(value, str) else value
 
 
 class Metrics(Record):
@@ -110,6 +131,7 @@ Cause = Literal[
     "configuration",
     "data_missing",
     "out_of_device_memory",
+    "device_failure",
     "out_of_host_memory",
     "killed",
     "interrupted",
@@ -149,7 +171,7 @@ class AttemptRecord(Record):
     schema_version: Literal[1] = 1
     run_id: str
     attempt: int
-    started: float
+    started: UnixSeconds
     host: str
     user: str
     pid: int
@@ -164,7 +186,7 @@ class AttemptEnd(Record):
     schema_version: Literal[1] = 1
     run_id: str
     attempt: int
-    ended: float
+    ended: UnixSeconds
     state: Literal["finished", "diverged", "duplicate", "failed"]
     cause: Cause | None = None
     steps: int | None = Field(None, description="updates done, where that is known")
@@ -180,6 +202,23 @@ class Failure(Record):
     message: str = Field(description="one line")
     traceback: str | None = None
     kept_step: int | None = Field(None, description="updates done that a checkpoint keeps; null: not looked up")
+
+
+class GrowthRecord(Record):
+    """How many times the profile's memory and time a run needs; memory null: the site's default, not multiplied."""
+
+    memory: int | None = 1
+    time: int = 1
+
+
+class DecisionRecord(Record):
+    """`attempts/NNNN/decision.json`: what follows from an attempt's failure, as the launch's policy decided."""
+
+    cause: str
+    action: Literal["retry", "retry_smaller", "retry_larger", "stop"]
+    reason: str
+    micro_batch: int | None = None
+    growth: GrowthRecord | None = None
 
 
 class RankFailure(Record):
@@ -234,3 +273,8 @@ class Manifest(Record):
     sweep_sha256: str = Field(description="of the sweep file's text")
     conditions: tuple[Condition, ...]
     runs: tuple[ManifestRun, ...]
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The modules that its runs name."""
+        return tuple(sorted({plugin for run in self.runs for plugin in run.spec.get("plugins") or ()}))

@@ -70,7 +70,7 @@ class LoadedTask:
     Attributes:
         num_labels: outputs of the head; 0 (LANGUAGE_MODEL) for a language model, whose outputs are answers' scores.
         lower_is_better: the metrics whose best value is the lowest; never the primary one.
-        classes: what the labels 0, 1, … stand for, where the data itself says it.
+        classes: what the labels 0, 1, … stand for, where the data or the task itself says it.
         origin: where the parts came from, such as "60/20/20 % of photographs/"; empty where there is nothing to say.
     """
 

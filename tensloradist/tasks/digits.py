@@ -101,6 +101,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
         metrics=accuracy,
         data_fingerprint=fingerprint(task),
         origin=f"{'80/20' if protocol == 'official' else '60/20/20'} % of the embedded digits",
+        classes=tuple(str(digit) for digit in CLASSES),
     )
 
 

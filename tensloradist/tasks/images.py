@@ -131,10 +131,16 @@ def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
                 f"0..{entry.classes - 1}"
             )
     values = np.asarray(labels, dtype=np.int64)
-    classes = [str(index) for index in range(entry.classes)]
+    classes = _names_of(data[entry.train].features[entry.label], entry.classes)
     named = {"train": entry.train, "validation": entry.validation, "test": entry.test}
     sources = {part: f"split {split}" for part, split in named.items() if split is not None}
     return _Listing(ids, values, classes, concatenate_datasets(pieces)["image"], parts, sources)
+
+
+def _names_of(feature: object, number: int) -> list[str]:
+    """The names that a data set on the Hub gives its labels, or the labels themselves as words."""
+    names = list(getattr(feature, "names", None) or ())
+    return names if len(names) == number else [str(index) for index in range(number)]
 
 
 def _decoded(

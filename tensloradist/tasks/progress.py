@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from tensloradist.terminal import description, terminal
+
 Item = TypeVar("Item")
 PATIENCE = 2.0  # seconds
 
@@ -28,16 +30,15 @@ def quiet_datasets() -> Iterator[None]:
 
 def tracked(items: Sequence[Item], what: str) -> Iterator[Item]:
     """The items, with a bar (a line each 10 s where stderr is no terminal) once they have taken two seconds."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     began = said = time.monotonic()
     bar = None
     for done, item in enumerate(items):
         now = time.monotonic()
         if console.is_terminal and bar is None and now - began > PATIENCE:
-            bar = Progress(console=console, transient=True)
+            bar = Progress(description(), *Progress.get_default_columns()[1:], console=console, transient=True)
             bar.start()
             job = bar.add_task(what, total=len(items))
         if bar is not None:

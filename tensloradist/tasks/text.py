@@ -36,14 +36,23 @@ OFFICIAL_LENGTH = 512  # tokens that the official script pads to
 VALIDATION_FRACTION = 0.1  # of the training set
 _VERSION = 3  # of the cache's layout, and of how files are read
 
+ENTAILMENT = ("entailment", "not_entailment")
 GLUE_TASKS = {
     entry.name: entry
     for entry in (
-        GlueTask("cola", ("sentence",), 2, ("matthews", "accuracy"), metrics.matthews),
-        GlueTask("mrpc", ("sentence1", "sentence2"), 2, ("accuracy", "f1"), metrics.accuracy_f1, True),
-        GlueTask("rte", ("sentence1", "sentence2"), 2, ("accuracy",), metrics.accuracy),
-        GlueTask("sst2", ("sentence",), 2, ("accuracy",), metrics.accuracy),
-        GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), metrics.accuracy, True),
+        GlueTask("cola", ("sentence",), 2, ("matthews", "accuracy"), metrics.matthews, ("unacceptable", "acceptable")),
+        GlueTask(
+            "mrpc",
+            ("sentence1", "sentence2"),
+            2,
+            ("accuracy", "f1"),
+            metrics.accuracy_f1,
+            ("not_equivalent", "equivalent"),
+            True,
+        ),
+        GlueTask("rte", ("sentence1", "sentence2"), 2, ("accuracy",), metrics.accuracy, ENTAILMENT),
+        GlueTask("sst2", ("sentence",), 2, ("accuracy",), metrics.accuracy, ("negative", "positive")),
+        GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), metrics.accuracy, ENTAILMENT, True),
         GlueTask("stsb", ("sentence1", "sentence2"), 1, ("spearman", "pearson"), metrics.correlations),
     )
 }
@@ -188,6 +197,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
         metrics=entry.metrics,
         data_fingerprint=data_fingerprint,
         origin=_origin(task, entry, official),
+        classes=entry.classes,
     )
 
 

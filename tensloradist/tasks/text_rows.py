@@ -35,6 +35,7 @@ class GlueTask:
     labels: int
     metric_names: tuple[str, ...]
     metrics: MetricFunction
+    classes: tuple[str, ...] = ()  # what the labels 0, 1 mean, in GLUE's own words
     joined_officially: bool = False  # the official script joins the two texts of MRPC and QNLI into one
 
     @property

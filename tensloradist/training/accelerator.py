@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,32 +14,53 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import nn
 
+from tensloradist import environment
 from tensloradist.errors import UserError
 from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
+from tensloradist.trackers import require_trackers
+from tensloradist.training.devices import choose_gpu, uses_cpu
+
+
+@contextmanager
+def only_the_spec(processes: int) -> Iterator[None]:
+    """While a run trains or is evaluated, its spec alone decides: no variable left over, and fp32 is no TF32.
+
+    Raises:
+        UserError: another number of processes was started than `compute.processes`.
+    """
+    if (world := environment.world_size()) != processes:
+        raise UserError(
+            f"compute.processes: {processes}, but {world} process(es) were started; start them with `torchrun "
+            f"--nproc_per_node {processes} -m tensloradist run …` or through `tensloradist launch`"
+        )
+    precision = torch.get_float32_matmul_precision()
+    with environment.of_the_run(processes):
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
 
 
 def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
     """An Accelerator with exactly the processes, device, strategy and precision that the spec asks for.
 
+    To be called within `only_the_spec`, since Accelerate reads much of what it does from the environment.
+
     Raises:
-        UserError: CUDA asked for but absent, another number of processes than `compute.processes`, or ZeRO without
-            DeepSpeed.
+        UserError: CUDA asked for or there, but not usable; ZeRO without DeepSpeed; a tracker that is not installed.
     """
     compute = spec.compute
-    if compute.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("compute.device: 'cuda', but torch sees no CUDA device here; use auto or cpu")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world != compute.processes:
-        raise UserError(
-            f"compute.processes: {compute.processes}, but {world} process(es) were started; start "
-            f"{compute.processes} with `torchrun --nproc-per-node` or through `tensloradist launch`"
-        )
-    on_cpu = compute.device == "cpu" or not torch.cuda.is_available()
+    require_trackers(compute.log_with)
+    on_cpu = uses_cpu(compute)
+    if not on_cpu:
+        choose_gpu(compute)
     common: dict[str, Any] = {
+        "dynamo_backend": "no",  # `compile` compiles block by block
         "log_with": list(compute.log_with) or None,
         "project_dir": str(folder) if compute.log_with and folder is not None else None,
     }
@@ -49,7 +72,8 @@ def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
         accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision="bf16" if spec.precision == "bf16" else "no",
-            kwargs_handlers=groups if world > 1 else None,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop itself weighs passes
+            kwargs_handlers=groups if compute.processes > 1 else None,
             **common,
         )
     if accelerator.num_processes != compute.processes:
@@ -76,7 +100,7 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     if on_cpu:
         os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
-    if spec.compute.processes == 1 and "MASTER_ADDR" not in os.environ:  # started by nobody in particular
+    if spec.compute.processes == 1:  # a group of its own, whoever started it
         place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         os.environ |= {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     from accelerate import DeepSpeedPlugin
@@ -92,7 +116,8 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
     accelerator = Accelerator(
         deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False),
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=timeout)],
-        gradient_accumulation_steps=config["gradient_accumulation_steps"],
+        mixed_precision="no",  # the configuration says it
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config["gradient_accumulation_steps"]),
         **common,
     )
     # DeepSpeed's own copy of the group of all processes, which it would make with torch's timeout and not the spec's.

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from tensloradist.adapter import Adapter
 from tensloradist.backbones import Family
 from tensloradist.errors import UserError
 
@@ -38,16 +39,21 @@ def blocks(model: nn.Module, family: Family) -> list[nn.Module]:
     return [model.get_submodule(path) for path in paths]
 
 
-def recompute(modules: list[nn.Module]) -> None:
-    """Keep of each block's forward pass no more than its input, and compute the rest again in the backward pass."""
+def recompute(modules: list[nn.Module], adapter: Adapter) -> None:
+    """Keep of each block's forward pass no more than its input, and compute the rest again in the backward pass.
+
+    Args:
+        adapter: the one on the model, whose pairs are not computed again.
+    """
+    context = adapter._attached().passes.recomputation
     for module in modules:
-        module.forward = functools.partial(_recomputed, module.forward)  # type: ignore[method-assign]
+        module.forward = functools.partial(_recomputed, module.forward, context)  # type: ignore[method-assign]
 
 
-def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:
+def _recomputed(forward: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=context, **kwargs)
 
 
 def compile_blocks(modules: list[nn.Module], device: torch.device) -> None:

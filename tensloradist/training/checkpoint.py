@@ -6,11 +6,11 @@ epoch, and what was measured so far. Tensors go to safetensors, the rest to JSON
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tensloradist.errors import UserError
 from tensloradist.files import write_synced
-from tensloradist.results.checkpoints import write_checkpoint
+from tensloradist.results.checkpoints import read_state, write_checkpoint
 from tensloradist.results.control import Outnumbered, RunControl, Stopped
 from tensloradist.results.schema import Fingerprints
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tensloradist")
 REASONS = ("interrupted", "preempted", "time_limit", "cancelled")
-_AGREE_STEPS = 10  # updates between the processes' agreements on an accelerator, where each waits for the device
+_RECENT = 20  # updates whose median time says how long an update takes
+_AGREE_SECONDS = 2.0  # between the processes' agreements on an accelerator, where each waits for the device
 
 
 class Boundary:
@@ -43,6 +44,7 @@ class Boundary:
         compute = run.spec.compute
         self._steps, self._seconds = compute.checkpoint_steps, compute.checkpoint_seconds
         self._last_time, self._last_step = time.monotonic(), run.step
+        self._agree_at = run.step  # the update after which the processes agree next, the same on all of them
 
     def reached(self, within_evaluation: bool = False) -> None:
         """Between two updates, or two batches of an evaluation whose weights are those of the last update.
@@ -83,14 +85,29 @@ class Boundary:
         first = accelerator.is_main_process
         if accelerator.num_processes == 1:
             return reason, due, (due or reason is not None) and not self.control.owned()
-        if accelerator.device.type != "cpu" and self.run.step % _AGREE_STEPS and not always:
+        if accelerator.device.type != "cpu" and self.run.step < self._agree_at and not always:
             return None, False, False
         lost = first and (due or reason is not None) and not self.control.owned()
         code = REASONS.index(reason) + 1 if reason in REASONS else int(reason is not None)
-        said = torch.tensor([code, int(first and due), int(lost)], device=accelerator.device)
-        torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MAX)
-        code, due_, lost_ = said.tolist()
+        wait = self._updates_to_wait() if first else 0
+        code, due_, lost_, wait = self._exchanged([code, int(first and due), int(lost), wait])
+        self._agree_at = self.run.step + wait
         return REASONS[code - 1] if code else None, bool(due_), bool(lost_)
+
+    def _updates_to_wait(self) -> int:
+        """How many updates may pass before the next agreement: some seconds of them, but none beyond a checkpoint."""
+        updates = 1
+        if recent := self.run.step_seconds[-_RECENT:]:
+            updates = max(1, int(_AGREE_SECONDS / max(median(recent), 1e-6)))
+        if self._steps is not None:
+            updates = min(updates, max(1, self._steps - (self.run.step - self._last_step)))
+        return updates
+
+    def _exchanged(self, values: list[int]) -> list[int]:
+        """The largest of all processes' values, one by one."""
+        shared = torch.tensor(values, device=self.run.accelerator.device)
+        torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+        return [int(value) for value in shared.tolist()]
 
 
 def save(run: Run, folder: Path) -> None:
@@ -165,7 +182,7 @@ class Saved:
     def read(cls, folder: Path) -> Saved:
         """A (verified) checkpoint."""
         files = (load_file(folder / f"{name}.safetensors") for name in ("weights", "optimizer", "progress"))
-        return cls(folder, json.loads((folder / "state.json").read_text()), *files)
+        return cls(folder, read_state(folder), *files)
 
     def check(self, run_id: str, fingerprints: Fingerprints) -> None:
         """Raises UserError: it is of another run, or of other data."""

@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +26,7 @@ from tensloradist import backbones, tasks
 from tensloradist.adapter import Adapter, attach
 from tensloradist.adapter.checkpoint import backbone_hash
 from tensloradist.backbones import family_of, initialize_head
+from tensloradist.environment import process_index
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
 from tensloradist.results.attempts import resumed_from
@@ -38,7 +38,7 @@ from tensloradist.spec import RunSpec
 from tensloradist.tasks.base import describe_parts
 from tensloradist.tasks.losses import example_losses
 from tensloradist.throughput import Communication, measure
-from tensloradist.training.accelerator import in_precision, make_accelerator, release
+from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
 from tensloradist.training.blocks import as_they_were, blocks, compile_blocks, recompute
 from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.optimization import make_optimizer, make_schedule
@@ -77,9 +77,18 @@ def train(
         Stopped: `control` said so; the checkpoint is written.
         Outnumbered: another worker has taken the run over.
     """
-    rank, threads = int(os.environ.get("RANK", "0")), torch.get_num_threads()
-    started = time.perf_counter()
-    accelerator: Accelerator | None = None
+    started, threads = time.perf_counter(), torch.get_num_threads()
+    try:
+        with only_the_spec(spec.compute.processes):
+            return _train_here(spec, folder, started, progress, control or RunControl())
+    finally:
+        torch.set_num_threads(threads)  # the next run in this process may not say how many
+
+
+def _train_here(
+    spec: RunSpec, folder: Path | None, started: float, progress: Progress | None, control: RunControl
+) -> Result:
+    rank, accelerator = process_index(), None
     try:
         accelerator = make_accelerator(spec, folder)
         if accelerator.num_processes > 1:
@@ -87,7 +96,7 @@ def train(
             torch.distributed.broadcast_object_list(said, src=0, device=accelerator.device)
             folder = Path(said[0])
         assert folder is not None
-        return _train(spec, folder, accelerator, started, progress, control or RunControl())
+        return _train(spec, folder, accelerator, started, progress, control)
     except BaseException as error:
         expected = isinstance(error, Stopped | Outnumbered) or not isinstance(error, Exception)
         if rank and folder is not None and not expected:
@@ -96,8 +105,6 @@ def train(
         if accelerator is not None and accelerator.num_processes == 1:
             release(accelerator)
         raise
-    finally:
-        torch.set_num_threads(threads)  # the next run in this process may not say how many
 
 
 def _train(
@@ -143,6 +150,7 @@ def _train(
         total = time.perf_counter() - started + earlier
         result = run.result(state, int(folder.name), loaded - started, total)
         run.writer.predictions(run.scores.predictions, task)
+        run.writer.classes(task.classes)
         with strategy.whole(list(strategy.parameters.values())):
             if accelerator.is_main_process:
                 run.adapter.save(folder, run.trained_on)
@@ -172,7 +180,7 @@ class Run:
         self.accelerator = accelerator = strategy.accelerator
         self.family = family_of(model)
         head_hash = initialize_head(model, self.family, spec.seed) if strategy.holds_weights else ""
-        self.adapter: Adapter = attach(model, spec.adapter, spec.seed)
+        self.adapter: Adapter = attach(model, spec.adapter, spec.seed, self.family.head(model))
         self.first_batches = self._batches(0)
         self.fingerprints: Fingerprints = strategy.agreed(
             Fingerprints(
@@ -197,7 +205,7 @@ class Run:
         if compute.compile:
             compile_blocks(self.blocks, accelerator.device)
         if compute.activation_checkpointing:
-            recompute(self.blocks)
+            recompute(self.blocks, self.adapter)
         strategy.shard(model)
         counted = {id(p) for group in self.adapter.parameter_groups().values() for p in group}
         head = [p for p in model.parameters() if p.requires_grad and id(p) not in counted]

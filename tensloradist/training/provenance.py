@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tensloradist.environment import numeric_settings
+from tensloradist.plugins import loaded_code
 from tensloradist.results.schema import PeakMemory
-from tensloradist.sources import commit, sources_hash
+from tensloradist.sources import commit, module_hash, sources_hash
 from tensloradist.users import username
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ PACKAGES = (
     "safetensors",
     "numpy",
 )
+_SOURCES, _LAUNCH = sources_hash(), module_hash("launch")  # as they are imported, and not as they may be edited later
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +56,7 @@ def _of_this_process() -> dict[str, Any]:
             "gpu_count": torch.cuda.device_count(),
             "gpu_uuids": [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())],
         },
-        "code": {"commit": commit(), "sources": sources_hash()},
+        "code": {"commit": commit(), "sources": _SOURCES, "launch": _LAUNCH},
         "host": socket.gethostname(),
         "user": username(),
         "command": sys.argv,
@@ -61,19 +64,22 @@ def _of_this_process() -> dict[str, Any]:
 
 
 def provenance(**more: Any) -> dict[str, Any]:
-    """Versions, hardware and code of this process, with what the caller adds (precision, device, …).
+    """Versions, hardware, settings and code of this process, with what the caller adds (precision, device, …).
 
-    `workers_per_gpu` above 1 says that other runs shared its GPU: its times compare with nobody's.
+    `workers_per_gpu` above 1 says that other runs shared its GPU: its times compare with nobody's. `environment` has
+    the variables that can change a number.
     """
     sharing = int(os.environ.get("TENSLORADIST_WORKERS_PER_GPU", "1"))
-    return {**_of_this_process(), "threads": torch.get_num_threads(), "workers_per_gpu": sharing, **more}
+    now = {"threads": torch.get_num_threads(), "workers_per_gpu": sharing, "environment": numeric_settings()}
+    return {**_of_this_process(), **now, **more}
 
 
 def provenance_of(spec: RunSpec, accelerator: Accelerator, **more: Any) -> dict[str, Any]:
     """`provenance` with how and where the run is trained."""
     how = {name: getattr(spec.compute, name) for name in ("strategy", "offload", "activation_checkpointing")}
     here = {"device": str(accelerator.device), "processes": accelerator.num_processes}
-    return provenance(precision=spec.precision, **here, **how, **more)
+    found = provenance(precision=spec.precision, **here, **how, **more)
+    return {**found, "code": {**found["code"], "plugins": loaded_code(spec.plugins)}}
 
 
 def _cpu_model() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from tensloradist.files import write_replacing
+from tensloradist.results.layout import CLASSES
 
 if TYPE_CHECKING:
     from tensloradist.tasks.base import LoadedTask
@@ -62,6 +63,11 @@ class AttemptWriter:
         self.history = list(history)
         for record in (*history, event):
             self.event(record)
+
+    def classes(self, names: Sequence[str]) -> None:
+        """classes.json: what the labels 0, 1, … stand for, for whoever uses the adapter without the data."""
+        if self.is_main and names:
+            write_replacing(self.folder / CLASSES, json.dumps(list(names), indent=1) + "\n")
 
     def predictions(self, logits: Mapping[str, np.ndarray], task: LoadedTask) -> None:
         """Logits, labels (safetensors) and ids (JSON in its metadata) of the scored state, split by split."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tensloradist.adapter import Adapter
 from tensloradist.adapter.checkpoint import frozen_parameters
+from tensloradist.backbones.quantization import check_kernels
 from tensloradist.fingerprint import TensorHash
 
 if TYPE_CHECKING:
@@ -88,10 +89,15 @@ class Strategy:
 
         Args:
             named: the trainable parameters by their names in the model.
+
+        Raises:
+            UserError: a quantised layer that the kernels of the device do not take.
         """
         self.parameters = dict(named)
         self._raw_optimizer = optimizer
         prepared, self._optimizer = self.accelerator.prepare(model, optimizer)
+        if self.spec.backbone.quantization is not None:
+            check_kernels(model, self.spec.backbone.quantization, self.spec.precision)
         self._model: nn.Module = prepared
         return prepared
 

@@ -2,12 +2,14 @@
 
 import copy
 import json
+import warnings
 
 import pytest
 import torch
 
 import tensloradist._torchvision  # noqa: F401 (before timm and transformers' image classes)
 from tensloradist.adapter import attach, attached_adapter, detach, load
+from tensloradist.adapter.attachment import RankWarning
 from tensloradist.backbones import FAMILIES, family_of
 from tensloradist.errors import UserError
 from tensloradist.modes import GROUPINGS
@@ -241,7 +243,7 @@ def test_a_merged_adapter_is_not_saved(tmp_path):
         ({"seed": "x"}, "seed: 'x': must be an integer"),
         ({"shape": None}, "shape: missing"),
         ({"shape": {"d_in": 3}}, "the adapter is for"),
-        ({"format_version": 9}, "format_version: 9; this version reads 1"),
+        ({"format_version": 9}, "format_version 9; this version reads 1"),
         ({"adapter": {"grouping": "qvk"}}, "Did you mean 'qkv'"),
         ({"more": 1}, "more: unknown key"),
     ],
@@ -257,3 +259,12 @@ def test_a_broken_description_is_told_and_leaves_the_model_alone(change, says, t
     with pytest.raises(UserError, match=says):
         load(model, tmp_path)
     assert attached_adapter(model) is None
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [(24, 0), (25, 1)])
+def test_ranks_beyond_what_the_matrices_can_have_are_warned_of(ranks, expected):
+    model, _ = FAMILIES["bert"].example()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        attach(model, AdapterSpec(method="lora", ranks=ranks))
+    assert [w.filename for w in found if w.category is RankWarning] == [__file__] * expected

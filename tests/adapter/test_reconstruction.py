@@ -56,7 +56,7 @@ MEMBERS = [
 
 @pytest.mark.parametrize("head_layout", ["aligned", "official"])
 @pytest.mark.parametrize(("factorization", "grouping", "fused"), MEMBERS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(case=cases(), seed=st.integers(0, 2**31))
 def test_pair_equals_tensorly(factorization, grouping, fused, head_layout, case, seed):
     shape, ranks = case
@@ -93,7 +93,7 @@ def test_pair_equals_tensorly(factorization, grouping, fused, head_layout, case,
 
 @pytest.mark.parametrize("method", PRESETS)
 @pytest.mark.parametrize("targets", ["original", ("query", "key", "value")])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     heads=st.integers(1, 4),
     head_dim=st.integers(1, 4),
@@ -115,7 +115,7 @@ def test_presets_equal_tensorly(method, targets, heads, head_dim, layers, rank, 
 
 
 @pytest.mark.parametrize("grouping", ["qkv_depth", "att_qkv_depth", "att"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data(), seed=st.integers(0, 2**31))
 def test_a_train_in_any_order_equals_tensorly(grouping, data, seed):
     shape = AttentionShape(5, 6, 3, 2)

@@ -46,6 +46,7 @@ class Folder:
         fingerprints=None,
         hardware="cpu",
         cause="bug",
+        provenance=None,
     ):
         run_id = f"{row}-{task}-{seed}-{rate}-{ranks}".replace(" ", "_")
         memberships = tuple(Membership(condition=c, budget=100, residual=residual) for c in conditions)
@@ -111,6 +112,7 @@ class Folder:
                     "hardware": {"cpu": hardware, "gpu": None},
                     "versions": {"torch": "1"},
                     "precision": "fp32",
+                    **(provenance or {}),
                 },
             ),
         )

@@ -223,6 +223,30 @@ def test_mixed_hardware_warns(folder):
     assert any("different hardware" in n and "another; one" in n for n in blocks_of(folder)[0].notes)
 
 
+@pytest.mark.parametrize(
+    ("what", "one", "other"),
+    [
+        ("settings of the environment", {"environment": {}}, {"environment": {"NVIDIA_TF32_OVERRIDE": "1"}}),
+        ("plugin code", {"code": {"plugins": {"own": "a1"}}}, {"code": {"plugins": {"own": "b2"}}}),
+        ("numbers of CPU threads", {"threads": 1}, {"threads": 8}),
+    ],
+)
+def test_mixed_settings_and_code_warn_where_they_are_on_record(folder, what, one, other):
+    folder.add("lora", 0, 0.5, provenance=one)
+    folder.add("att tucker", 0, 0.5)  # from before it was recorded
+    assert not any("Warning" in note for note in blocks_of(folder)[0].notes)
+    folder.add("qkv tucker", 0, 0.5, provenance=other)
+    (block,) = blocks_of(folder)
+    assert any(f"runs of different {what} are compared here" in note for note in block.notes), block.notes
+    assert f"different {what}" in block.no_times
+
+
+def test_sweeps_with_different_plugins_are_no_mixture(folder):
+    folder.add("lora", 0, 0.5, provenance={"code": {"plugins": {"own": "a1"}}})
+    folder.add("att tucker", 0, 0.5, provenance={"code": {"plugins": {"own": "a1", "another": "c3"}}})
+    assert not any("Warning" in note for note in blocks_of(folder)[0].notes)
+
+
 def test_broken_results_are_listed(folder):
     three_seeds(folder)
     run = folder.add("qkv_depth tucker", 0, state="missing")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tensloradist import backbones
 from tensloradist.adapter import attach, load
 from tensloradist.backbones import FAMILIES, LANGUAGE_MODEL
-from tensloradist.backbones.quantization import quantize
+from tensloradist.backbones.quantization import check_kernels, quantize
 from tensloradist.errors import UserError
 from tensloradist.identity import resolve
 from tensloradist.spec import AdapterSpec, RunSpec
@@ -18,13 +18,47 @@ from tensloradist.training import train
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 NAMES = ("llama", "bert", "timm_vit")
+WIDTH = 64  # every layer's sizes are multiples of it: whole blocks of nf4, which every kernel takes
+
+
+def wide(name):
+    """A small model of the family, and inputs for it."""
+    import transformers
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    if name == "timm_vit":
+        model = VisionTransformer(img_size=16, patch_size=8, num_classes=4, embed_dim=WIDTH, depth=2, num_heads=4)
+        return model.eval(), {"pixel_values": torch.randn(2, 3, 16, 16)}
+    config_class, model_class = {
+        "llama": (transformers.LlamaConfig, transformers.LlamaForSequenceClassification),
+        "bert": (transformers.BertConfig, transformers.BertForSequenceClassification),
+    }[name]
+    config = config_class(
+        num_labels=4,
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=50,
+        max_position_embeddings=40,
+        pad_token_id=0,
+    )
+    ids = torch.randint(5, 50, (2, 9))
+    return model_class(config).eval(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@pytest.fixture(params=[False, True], ids=["no AVX512-BF16", "AVX512-BF16"])
+def processor(request, monkeypatch):
+    """What bitsandbytes finds of the processor when it chooses how an evaluation computes."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: request.param)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("quantization", "tolerance"), [("int8", 0.1), ("nf4", 0.6)])
 def test_the_head_trains_on_a_backbone_in_fewer_bits(name, quantization, tolerance, tmp_path):
     family = FAMILIES[name]
-    model, inputs = family.example()
+    model, inputs = wide(name)
     exact = family.logits(model, inputs).detach()
     quantize(model, quantization)
     assert family_is_kept(family, model)
@@ -44,6 +78,47 @@ def test_the_head_trains_on_a_backbone_in_fewer_bits(name, quantization, toleran
         adapter.export_merged(tmp_path / "merged")
     adapter.export_peft(tmp_path / "lora")
     assert [path.name for path in tmp_path.iterdir()] == ["lora"]
+
+
+def test_an_evaluation_neither_rounds_to_bfloat16_nor_cuts_the_gradients_whatever_the_processor(processor):
+    model, inputs = wide("llama")
+    quantize(model, "nf4")
+    attach(model, AdapterSpec(grouping="qkv_depth", ranks=2))
+    for parameter in model.tensor_adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    family = FAMILIES["llama"]
+
+    def gradients():
+        model.train().zero_grad()
+        family.logits(model, inputs).square().sum().backward()
+        return [parameter.grad.clone() for parameter in model.tensor_adapter.parameters()]
+
+    before = gradients()
+    with torch.no_grad():
+        evaluated = family.logits(model.eval(), inputs)
+    assert all(value.norm() > 0 for value in before)
+    torch.testing.assert_close(gradients(), before, rtol=0, atol=0)
+    torch.testing.assert_close(evaluated, family.logits(model, inputs).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_that_the_kernels_do_not_take_is_refused_by_name_and_size(monkeypatch):
+    """The processor's kernels are stood in for by one that takes outputs in whole blocks of 32."""
+    forward = bitsandbytes.nn.Linear4bit.forward
+
+    def in_blocks(layer, x):
+        assert layer.out_features % 32 == 0, "N must be divisible by block_n"
+        return forward(layer, x)
+
+    model, _ = FAMILIES["llama"].example()
+    quantize(model, "nf4")
+    attach(model, AdapterSpec(grouping="qkv_depth", ranks=2))
+    check_kernels(model, "nf4", "bf16")
+    monkeypatch.setattr(bitsandbytes.nn.Linear4bit, "forward", in_blocks)
+    with pytest.raises(
+        UserError, match=r"nf4.*model.layers.0.self_attn.k_proj, a layer of 24 inputs and 16 outputs \(N must"
+    ):
+        check_kernels(model, "nf4", "bf16")
+    check_kernels(quantize(wide("llama")[0], "nf4"), "nf4", "fp32")
 
 
 def family_is_kept(family, model):

@@ -27,9 +27,10 @@ from tensloradist import backbones
 from tensloradist.adapter import attach
 from tensloradist.backbones import LANGUAGE_MODEL, family_of
 from tensloradist.modes import GROUPINGS
+from tensloradist.peaks import peak_rate
 from tensloradist.spec import AdapterSpec, BackboneSpec
 from tensloradist.tasks.examples import language_backbone
-from tensloradist.throughput import peak_rate, step_flops
+from tensloradist.throughput import step_flops
 from tensloradist.training.blocks import as_they_were, blocks, compile_blocks
 
 WIDE = {"num_attention_heads": 32, "num_key_value_heads": 8}

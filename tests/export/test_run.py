@@ -133,10 +133,104 @@ def test_what_cannot_be_exported_leaves_nothing(run, tmp_path, says, form):
 @pytest.mark.parametrize("form", ["peft", "merged"])
 def test_what_exists_is_not_replaced(run, tmp_path, form):
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    (tmp_path / "out" / "mine").write_text("")
+    with pytest.raises(UserError, match="is not empty"):
         export_run(run, form, tmp_path / "out")
+    with pytest.raises(UserError, match="exists already"):
+        export_run(run, form, tmp_path / "out" / "mine")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
     with pytest.raises(UserError, match="Unknown form of export 'pef'. Did you mean 'peft'"):
         export_run(run, "pef", tmp_path / "other")
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_an_empty_folder_is_filled_and_stays_the_folder_that_it_was(run, tmp_path, form):
+    """A mount, or a folder below one that the user cannot write into, cannot be replaced."""
+    parent = tmp_path / "parent"
+    (parent / "out").mkdir(parents=True, mode=0o750)
+    before = (parent / "out").stat()
+    (tmp_path / "link").symlink_to(parent / "out")
+    assert export_run(run, form, tmp_path / "link") == []
+    after = (parent / "out").stat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    export_run(run, form, tmp_path / "new")
+    names = [sorted(p.name for p in folder.iterdir()) for folder in (parent / "out", tmp_path / "new")]
+    assert names[0] == names[1] and len(names[0]) >= 2
+    assert [p.name for p in parent.iterdir()] == ["out"]
+
+
+def test_a_write_that_fails_leaves_an_empty_folder_empty(run, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr("tensloradist.export.peft.write_replacing", full)
+    with pytest.raises(UserError, match="No space left"):
+        export_run(run, "peft", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def _labels_of(folder):
+    config = json.loads((folder / "config.json").read_text())
+    return list(config["id2label"].values()), config["label2id"]
+
+
+def test_a_merged_checkpoint_names_the_runs_classes(run, tmp_path):
+    export_run(run, "merged", tmp_path / "merged")
+    assert _labels_of(tmp_path / "merged") == (list("56789"), {name: n for n, name in enumerate("56789")})
+
+
+def test_a_run_from_before_names_were_recorded_has_those_of_its_data_or_says_that_nobody_knows(
+    run, tmp_path, monkeypatch
+):
+    (run / "attempts/0001/classes.json").unlink()
+    assert export_run(run, "merged", tmp_path / "merged") == []
+    assert _labels_of(tmp_path / "merged")[0] == list("56789")
+
+    def gone(*_):
+        raise UserError("task.data: no folder photographs")
+
+    monkeypatch.setattr("tensloradist.tasks.load", gone)
+    notes = export_run(run, "merged", tmp_path / "unknown")
+    assert len(notes) == 1 and "no folder photographs" in notes[0] and "LABEL_0 to LABEL_4" in notes[0]
+    assert _labels_of(tmp_path / "unknown")[0] == [f"LABEL_{n}" for n in range(5)]
+
+
+@pytest.mark.parametrize("content", ["", "{}", '["a"]', "[1, 2, 3, 4, 5]", "\xff"])
+def test_a_broken_record_of_names_is_refused(run, tmp_path, content):
+    (run / "attempts/0001/classes.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=r"classes.json|names of classes"):
+        export_run(run, "merged", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_timms_merged_checkpoint_names_the_classes(tmp_path):
+    import timm
+
+    from tensloradist import AdapterSpec, attach
+
+    model = timm.create_model("test_vit", num_classes=3)
+    adapter = attach(model, AdapterSpec(method="lora"))
+    with pytest.raises(UserError, match="2 names for a model with 3 labels"):
+        adapter.export_merged(tmp_path / "out", classes=["cat", "dog"])
+    adapter.export_merged(tmp_path / "out", classes=["cat", "dog", "eel"])
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert list(again.pretrained_cfg["label_names"]) == ["cat", "dog", "eel"]
+
+
+def test_load_takes_a_finished_runs_folder_or_its_attempts(run):
+    spec = RunSpec.model_validate_json((run / "spec.json").read_text())
+    found = []
+    for folder in (run, run / "attempts" / "0001"):
+        model = backbones.load(spec.backbone, 5)
+        found.append(load(model, folder).state_dict())
+    assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
+    _edit_result(run, state="diverged")
+    with pytest.raises(UserError, match="the run is diverged; only a finished run has an adapter"):
+        load(backbones.load(spec.backbone, 5), run)
+    (run / "result.json").unlink()
+    with pytest.raises(UserError, match="no result.json"):
+        load(backbones.load(spec.backbone, 5), run)
 
 
 def test_without_peft_its_extra_is_named(run, tmp_path, monkeypatch):

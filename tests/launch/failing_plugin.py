@@ -21,6 +21,9 @@ def load(task, backbone, protocol):
         if how == "memory_once" and not mark.exists():
             mark.touch()
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if how == "device_once" and not mark.exists():
+            mark.touch()
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
         if how == "kill_once" and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)

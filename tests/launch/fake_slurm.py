@@ -18,12 +18,15 @@ exit 0
 # Accepts what it is asked as many times as a file says, then refuses; from the second time it waits while another file
 # is there. Job ids count from 101.
 SBATCH = """
+env -0 > {folder}/sbatch.environment
 number=$(grep -c '^sbatch' {folder}/calls)
 accepts=$(cat {folder}/sbatch.accepts 2> /dev/null || echo 1000)
 [ $number -gt $accepts ] && {{ echo 'sbatch: error: Job violates a limit' >&2; exit 1; }}
 while [ $number -gt 1 ] && [ -e {folder}/sbatch.waits ]; do sleep 0.1; done
 for script; do :; done
-echo "$((100 + number))|$script" >> {folder}/accepted
+[ -e {folder}/sbatch.hides ] || comment=$(sed -n 's/^#SBATCH --comment=//p' "$script")
+echo "$((100 + number))|$comment|$script" >> {folder}/accepted
+[ -e {folder}/sbatch.banner ] && cat {folder}/sbatch.banner
 echo "Submitted batch job $((100 + number))"
 """
 # Which jobs' scripts lie where: what sbatch was given.
@@ -48,7 +51,7 @@ class FakeSlurm:
     def install(self, monkeypatch):
         monkeypatch.setenv("PATH", f"{self.folder}{os.pathsep}{os.environ['PATH']}")
         for name in list(os.environ):
-            if name.startswith("SLURM_"):
+            if name.startswith(("SLURM_", "SBATCH_")):
                 monkeypatch.delenv(name)
         return self
 
@@ -73,6 +76,11 @@ class FakeSlurm:
         """How often each command was called."""
         path = self.folder / "calls"
         return Counter(line.split()[0] for line in path.read_text().splitlines()) if path.exists() else Counter()
+
+    def environment(self):
+        """The variables that sbatch had when it was called last."""
+        text = (self.folder / "sbatch.environment").read_text()
+        return dict(entry.split("=", 1) for entry in text.split("\0") if entry)
 
     def asked(self, command):
         """The arguments of each call of a command."""

@@ -141,7 +141,7 @@ def test_interruption_releases_the_runs_and_leaves_no_orphan(launch, number):
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 130, out
-    wait_for(lambda: not launch.children(), 10)
+    wait_for(lambda: not launch.children())
     assert launch.causes() == {"interrupted": 1}
     code, out = launch.run()
     assert (code, launch.finished()) == (0, 4), out
@@ -154,7 +154,7 @@ def test_a_killed_worker_leaves_no_orphan_and_the_next_launch_continues(launch):
     os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
     process.communicate(timeout=240)
     assert process.returncode == 1
-    wait_for(lambda: not launch.children(), 30)
+    wait_for(lambda: not launch.children())
     code, out = launch.run()
     assert (code, launch.finished()) == (0, 4), out
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from launch.memory_plan import _numbers, memory_plans
@@ -18,7 +17,7 @@ def sweep(tmp_path, monkeypatch):
     monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "sweep.yaml"
     path.write_text(
-        yaml.safe_dump(
+        json.dumps(
             {
                 "name": "memory",
                 "backbone": {"name": language_backbone(tmp_path).name, "random_init": True},

@@ -9,9 +9,9 @@ from fake_slurm import FakeSlurm
 from typer.testing import CliRunner
 
 from launch.origin import Hints, Origin, last_origin, sweep_to_launch
-from launch.status import sweep_name
 from tensloradist.cli import _application
 from tensloradist.errors import UserError
+from tensloradist.results.sweeps import sweep_name
 from tensloradist.shipped import shipped_folder
 
 SWEEP = """

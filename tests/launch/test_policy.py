@@ -100,7 +100,7 @@ def test_a_run_that_needs_more_is_settled_for_small_jobs_and_open_for_larger_one
     folder = RunFolder(tmp_path, "r")
     write_failure(folder.attempt(1), failures("out_of_host_memory")[0])
     decision = decide(failures("out_of_host_memory"), COMPUTE, Growth())
-    write_once(folder.attempt(1) / "decision.json", json.dumps(decision.as_dict()))
+    write_once(folder.attempt(1) / "decision.json", json.dumps({"cause": "out_of_host_memory", **decision.as_dict()}))
     assert demand_of(folder) == Growth(memory=2)
     same, larger, elsewhere = (FailureBook(tmp_path, [], {"r": 1}, given) for given in (Growth(), Growth(2), None))
     assert same.needs_more(folder) and same.is_settled(folder)
@@ -113,6 +113,7 @@ def test_the_circuit_breaker():
     assert to_hold(failures(*["configuration"] * (BREAKER - 1))) is None
     assert to_hold(failures("configuration", "bug", "data_missing")) is None, "not alike"
     assert to_hold(failures(*["preempted"] * 9)) is None, "says nothing of the cell"
+    assert to_hold(failures(*["device_failure"] * 9)) is None, "says nothing of the cell"
 
 
 @pytest.mark.parametrize("finished_before", [False, True])

@@ -1,12 +1,14 @@
 """Pruning: an ended launch's pickles go, what tells of it stays, and nothing goes while its jobs may live."""
 
 import getpass
-import json
 
 import pytest
 
 from launch import scheduler
+from launch.accepted import Submitted, accepted_array
+from launch.profile import Options
 from launch.pruning import prune
+from launch.submission import Submission
 from tensloradist.files import write_once
 
 STAYS = ("slurm.json", "submission-0.json", "worker-7_0.0.0.json", "worker-7_0.0.0.err", "submitit-0/7_0_0_log.err")
@@ -23,8 +25,10 @@ GOES = (
 def folder(tmp_path):
     folder = tmp_path / "sweeps" / "s" / "launches" / "20260101T000000-aaaaaa"
     for name in (*STAYS, *GOES):
-        said = {"user": getpass.getuser(), "arrays": [{"job_id": "7"}]} if name == "slurm.json" else "word"
-        write_once(folder / name, "" if name in GOES[-2:] else json.dumps(said))
+        write_once(folder / name, "" if name in GOES[-2:] else '"word"')
+    (folder / "slurm.json").unlink()
+    array = accepted_array("7", 2, Submission("m", "r", 1, options=Options().model_dump(mode="json")))
+    Submitted("site", getpass.getuser(), "host", 1.0, None, "", [array]).write(folder)
     return folder
 
 

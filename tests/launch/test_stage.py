@@ -28,7 +28,7 @@ def test_workers_that_stage_at_once_share_one_copy(tmp_path, data):
     )
     command = [sys.executable, "-c", code, str(data), str(tmp_path / "node")]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    said = {worker.communicate(timeout=60)[0].strip() for worker in workers}
+    said = {worker.communicate(timeout=240)[0].strip() for worker in workers}
     (copy,) = said
     assert hash_path(copy) == hash_path(data) and len(list((tmp_path / "node").iterdir())) == 2, "a copy and its lock"
 

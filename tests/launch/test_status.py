@@ -83,12 +83,15 @@ def test_why_names_the_fields_of_a_new_run_and_the_versions_of_a_stale_one(cli, 
     text = done.result.read_text()
     data = json.loads(text)
     data["provenance"]["versions"]["torch"] = "1.0"
+    (plugin,) = data["provenance"]["code"]["plugins"]
+    data["provenance"]["code"] |= {"plugins": {plugin: "edited since"}, "launch": "edited, too"}
     done.result.write_text(json.dumps(data))
     try:
         shown = cli("why", done.run_id)
     finally:
         done.result.write_text(text)
     assert "stale" in shown and "torch" in shown and "- 1.0" in shown
+    assert f"code.plugins.{plugin}" in shown and "- edited since" in shown and "- edited, too" in shown
 
 
 def test_held_runs_are_left_out_until_they_are_released(cli, launched):

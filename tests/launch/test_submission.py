@@ -126,7 +126,7 @@ def test_an_interruption_takes_a_submission_back(slurm, root, tmp_path, whom):
         start_new_session=True,
         preexec_fn=heard,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while slurm.calls()["sbatch"] < 2:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.1)
@@ -136,7 +136,7 @@ def test_an_interruption_takes_a_submission_back(slurm, root, tmp_path, whom):
         waits.unlink()
     else:
         os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     jobs = ["101", "102"] if whom == "the command alone" else ["101"]
     assert process.returncode == 130 and f"jobs {', '.join(jobs)}, which had been accepted, were cancelled" in out, out
     assert slurm.asked("scancel") == [" ".join(jobs)] and known(root) == jobs

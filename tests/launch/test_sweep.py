@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from launch.local_workers import default_workers
+from launch.local_workers import LocalLaunch, default_workers
 from launch.plan import as_json, check, write_manifest
+from launch.submission import Submission
 from launch.sweep import load_sweep
 from tensloradist.errors import UserError
 from tensloradist.presets import PRESETS
@@ -127,6 +128,13 @@ def test_workers_follow_the_cores_and_the_threads_that_runs_ask_for(sweep, tmp_p
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert default_workers(check(load_sweep(sweep()), tmp_path)) == 2
     assert default_workers(check(load_sweep(sweep(DIGITS + "compute: {device: cpu}\n")), tmp_path)) == 8
+
+
+@pytest.mark.parametrize(("compute", "sharing"), [("{}", 3), ("{device: cpu}", 1)])
+def test_workers_that_share_a_gpu_here_are_counted(sweep, tmp_path, monkeypatch, compute, sharing):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    plan = check(load_sweep(sweep(DIGITS + f"compute: {compute}\n")), tmp_path)
+    assert Submission.read(LocalLaunch(plan, tmp_path, workers=5).submission).workers_per_gpu == sharing
 
 
 def test_all_groupings(sweep):

@@ -7,10 +7,11 @@ import os
 import pytest
 
 from tensloradist.errors import DataMissing, UserError
+from tensloradist.records import UnreadableRecord
 from tensloradist.results.claims import is_alive
 from tensloradist.results.execute import cause_of, execute
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.publish import BrokenResult, publish, read_failure, read_result, write_spec
+from tensloradist.results.publish import publish, read_failure, read_result, write_spec
 from tensloradist.results.ranks import write_rank_failure
 
 
@@ -132,6 +133,22 @@ def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_host_memory"),
         (RuntimeError("[gloo] Connection closed by peer"), "communication"),
         (ValueError("surprise"), "bug"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device_failure"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "device_failure"),
+        (
+            RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized"),
+            "device_failure",
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"), "device_failure"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_device_memory"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "out_of_device_memory",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out_of_device_memory"),
+        (RuntimeError("NCCL error: unhandled cuda error"), "communication"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "bug"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "bug"),
     ],
 )
 def test_causes(error, cause):
@@ -147,7 +164,7 @@ def test_out_of_device_memory_is_known_by_torchs_own_exception():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda data: "{", "cannot be read"),
+        (lambda data: "{", "damaged"),
         (lambda data: json.dumps({**data, "schema_version": 2}), "schema_version 2"),
         (lambda data: json.dumps({**data, "attempt": "x"}), "attempt"),
         (lambda data: json.dumps({**data, "extra": 1}), "extra"),
@@ -156,7 +173,7 @@ def test_out_of_device_memory_is_known_by_torchs_own_exception():
 def test_broken_results_are_refused_by_name(tmp_path, make_result, change, says):
     path = tmp_path / "result.json"
     path.write_text(change(json.loads(make_result().model_dump_json())))
-    with pytest.raises(BrokenResult, match=says):
+    with pytest.raises(UnreadableRecord, match=says):
         read_result(path)
 
 

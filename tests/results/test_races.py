@@ -157,7 +157,7 @@ def test_workers_killed_at_random_moments_lose_no_run_and_publish_none_twice(tmp
     workers = [start(WORKER, tmp_path, next(seeds)) for _ in range(3)]
     runs = [RunFolder(tmp_path, f"run{i}") for i in range(40)]
     first: dict[str, tuple[int, bytes]] = {}
-    kills, deadline = 0, time.monotonic() + 120
+    kills, deadline = 0, time.monotonic() + 300
     while len(first) < len(runs):
         assert time.monotonic() < deadline, f"{len(first)} of {len(runs)} runs have a result"
         for run in runs:
@@ -173,7 +173,7 @@ def test_workers_killed_at_random_moments_lose_no_run_and_publish_none_twice(tmp
         time.sleep(rng.uniform(0, 0.1))
     assert kills >= 5
     for worker in workers:
-        assert worker.wait(30) == 0
+        assert worker.wait(240) == 0
     for run in runs:
         assert first[run.run_id] == (run.result.stat().st_ino, run.result.read_bytes())
         result = read_result(run.result)
@@ -266,5 +266,5 @@ class Machines(RuleBasedStateMachine):
         assert is_alive(self.run) == (number > 0 and number not in self.released)
 
 
-Machines.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Machines.TestCase.settings = settings(max_examples=25, stateful_step_count=25)
 TestMachines = Machines.TestCase

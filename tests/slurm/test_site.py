@@ -25,7 +25,6 @@ def test_what_a_site_refuses_is_said_in_its_words(cluster, tmp_path):
     sweep.profile.write_text(text.replace("partition: low", "partition: lo"))
     assert "partition 'lo'; the site has high, low" in refusal(sweep)
     for field, says in (
-        ("qos: urgent", "qos 'urgent'; the site has normal"),
         ("gpus_per_node: 3", "gpus_per_node: 3 GPUs a node, but the largest node of partition low has 2"),
         ("cpus_per_worker: 5", "5 CPUs a node, but the largest node of partition low has 4"),
     ):

@@ -43,7 +43,7 @@ def offline(tmp_path):
 
     def run(backbone, **task):
         command = [sys.executable, "-c", SCRIPT, json.dumps(task), backbone.name]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

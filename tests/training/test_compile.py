@@ -105,7 +105,7 @@ def test_every_family_compiles_to_whole_graphs_shared_by_its_layers(name, checkp
     counters.clear()
     compile_blocks(modules, torch.device("cpu"))
     if checkpointing:
-        recompute(modules)
+        recompute(modules, adapter)
     for _ in range(2):
         found, ours = gradients(family, model, inputs, adapter)
         torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-5)

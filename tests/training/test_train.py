@@ -180,13 +180,11 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
 
 @pytest.mark.distributed
 def test_two_processes_give_the_same_losses(tmp_path):
-    """DDP over gloo, started by torchrun through `tensloradist run`: same losses, one result, written by one rank."""
-    import yaml
-
+    """DDP over gloo, started by the README's torchrun command: same losses, one result, written by one rank."""
     single = train(spec(optimizer={"epochs": 2}), attempt(tmp_path / "single"))
     file = tmp_path / "run.yaml"
     file.write_text(
-        yaml.safe_dump(
+        json.dumps(
             {
                 "backbone": {"source": "digits_vit", "name": "digits_vit"},
                 "task": {"name": "digits"},
@@ -196,8 +194,10 @@ def test_two_processes_give_the_same_losses(tmp_path):
             }
         )
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tensloradist.cli"]
-    command += ["run", str(file), "--results", str(tmp_path / "results")]
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    literal = next(line for line in readme.splitlines() if line.startswith("torchrun ")).partition("#")[0]
+    command = literal.replace("torchrun", f"{sys.executable} -m torch.distributed.run").replace("run.yaml", str(file))
+    command = [*command.split(), "--results", str(tmp_path / "results")]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240)
     run = RunFolder(tmp_path / "results", single.run_id)
     result = read_result(run.result)

@@ -1,0 +1,243 @@
+"""Forward passes through a model with an adapter: which pairs its projections compute with.
+
+Every module that contains an adapted projection, and the projection itself, begins a pass when it is entered and none
+is under way in this thread: the adapter computes all pairs from the parameters as they are, in the gradient mode that
+holds, and each projection is handed its own until that module is left. Whichever module is called, the pairs are those
+of the moment, and they are computed once however many projections the module contains.
+
+Activation checkpointing (not reentrant) enters modules again in the backward pass. Gradients flow through the pairs of
+the forward pass; the recomputation, which gives no more than values, reads the parameters as they are when it runs, as
+torch does with those of any other module, and all recomputations of one backward pass share what they compute. Where
+the checkpoint is made with `Passes.recomputation`, as a run's are, it uses the values of the forward pass instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.utils.checkpoint
+from torch import nn
+
+from tensloradist.errors import UserError
+
+if TYPE_CHECKING:
+    from tensloradist.adapter.core import Adapter, Pair
+    from tensloradist.adapter.projection import AdaptedLinear
+
+Pairs = Mapping[tuple[str, int], "Pair"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """A pass that is under way, until `frame`, which runs it, ends.
+
+    The frame tells an interrupted pass from one under way: no hook runs when Ctrl-C ends a module's call.
+    """
+
+    frame: FrameType
+    pairs: Pairs
+    with_gradients: bool
+
+
+class _Open(threading.local):
+    """The passes under way in this thread, the outermost first. A copy has none."""
+
+    def __init__(self) -> None:
+        self.passes: list[_Pass] = []
+
+    def __reduce__(self) -> tuple[type[_Open], tuple[()]]:
+        return _Open, ()
+
+
+class Passes:
+    """The passes through one model: what its modules' hooks call.
+
+    Args:
+        adapter: what computes the pairs.
+        projections: what they are handed to.
+    """
+
+    def __init__(self, adapter: Adapter, projections: Sequence[AdaptedLinear]) -> None:
+        self.adapter, self.projections = adapter, list(projections)
+        self._open = _Open()
+        self._recomputed: tuple[Any, Pairs] | None = None  # by backward pass and autocast
+        self._traced: nn.Module | None = None  # whose pass torch.compile is tracing
+        self._handed_out = False  # torch.compile asks for it; it knows no threads
+        self.merged = False  # while the projections need no pairs
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_recomputed": None, "_handed_out": False, "_traced": None}
+
+    def hook(self, model: nn.Module) -> list[Any]:
+        """Let every module of the model that contains a projection begin a pass; returns the handles."""
+        handles: list[Any] = []
+        wanted = {id(projection) for projection in self.projections}
+        for module in model.modules():
+            below = sum(id(part) in wanted for part in module.modules())
+            if below:
+                enter = self.enter_all if below == len(wanted) else self.enter_part
+                handles.append(module.register_forward_pre_hook(enter))
+                # Not `always_call`: torch.compile would guard on the hook's number, and compile each block anew.
+                handles.append(module.register_forward_hook(self.leave))
+        return handles
+
+    def enter_all(self, module: nn.Module, inputs: Any) -> None:
+        """A module that contains all projections begins."""
+        if not torch.compiler.is_dynamo_compiling():
+            self._enter(module)
+        elif self._traced is None and not self.merged:
+            self._trace(module)
+
+    def enter_part(self, module: nn.Module, inputs: Any) -> None:
+        """A module that contains some of the projections begins, or one of them."""
+        if not torch.compiler.is_dynamo_compiling():
+            self._enter(module)
+        elif self._traced is None and not self.merged and not self._handed_out:
+            self._trace(module)
+
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """A module ends: if it began a pass, its pairs are dropped."""
+        if torch.compiler.is_dynamo_compiling():
+            if self._traced is module:
+                self._traced = None
+                self._hand_out(None)
+            return
+        passes = self._open.passes
+        if passes and passes[-1].frame is _calling_frame():
+            self._end(passes[-1])
+
+    def recomputation(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """torch's `context_fn` for a checkpoint made now: its recomputation uses the pairs of the present pass."""
+        passes = self._open.passes
+        again = _Again(self, passes[-1].pairs) if passes else contextlib.nullcontext()
+        return contextlib.nullcontext(), again
+
+    def _trace(self, module: nn.Module) -> None:
+        """Within a graph of torch.compile there are no frames and threads: the graph is the whole pass."""
+        self._traced = module
+        self._hand_out(self.adapter.forward())
+
+    def _enter(self, module: nn.Module) -> None:
+        if getattr(module, "_is_replica", False):
+            raise UserError(
+                "nn.DataParallel: its replicas have no adapter of their own; use DistributedDataParallel, one process "
+                "for each device"
+            )
+        if self.merged:
+            return
+        passes = self._under_way()
+        with_gradients = torch.is_grad_enabled()
+        if not with_gradients and (not passes or passes[-1].with_gradients):
+            _refuse_reentrant()
+        if not passes or (with_gradients and not passes[-1].with_gradients):
+            self._begin(_Pass(_calling_frame(), self._computed(), with_gradients))
+
+    def _under_way(self) -> list[_Pass]:
+        passes = self._open.passes
+        while passes and not _is_running(passes[-1].frame):
+            passes.pop()
+        return passes
+
+    def _begin(self, begun: _Pass) -> None:
+        self._open.passes.append(begun)
+        self._hand_out(begun.pairs)
+
+    def _end(self, begun: _Pass) -> None:
+        """End the pass, and those within it whose end no hook has seen (a recomputation stops by an exception)."""
+        passes = self._open.passes
+        del passes[passes.index(begun) :]
+        self._hand_out(passes[-1].pairs if passes else None)
+
+    def _hand_out(self, pairs: Pairs | None) -> None:
+        self._handed_out = pairs is not None
+        for projection in self.projections:
+            projection.receive(pairs)
+
+    def _computed(self) -> Pairs:
+        """All pairs, from the parameters as they are. Not called as a module: ZeRO-3's hooks expect another result."""
+        backward_pass = torch._C._current_graph_task_id()
+        if backward_pass == -1:
+            self._recomputed = None
+        if not torch.is_grad_enabled() or not _saved_tensors_are_hooked():
+            return self.adapter.forward()
+        # A checkpointed block: what is saved within it must be the same whether its pass began outside or inside it.
+        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _itself):
+            if backward_pass == -1:
+                return self.adapter.forward()
+            key = (backward_pass, *_autocast())
+            if self._recomputed is None or self._recomputed[0] != key:
+                self._recomputed = key, self.adapter.forward()
+            return self._recomputed[1]
+
+
+class _Again:
+    """A context in which a pass's pairs are handed out once more."""
+
+    def __init__(self, passes: Passes, pairs: Pairs) -> None:
+        self._passes, self._pairs = passes, pairs
+
+    def __enter__(self) -> None:
+        self._passes._under_way()
+        self._pass = _Pass(sys._getframe(1), self._pairs, with_gradients=True)
+        self._passes._begin(self._pass)
+
+    def __exit__(self, *error: object) -> None:
+        self._passes._end(self._pass)
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _saved_tensors_are_hooked() -> bool:
+    """Whether autograd hands what it saves to somebody else, such as a checkpoint, within which this is then called."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if top is not None:
+        return top(False) is not None
+    return _caller(lambda frame: frame.f_globals is torch.utils.checkpoint.__dict__) is not None  # before torch 2.8
+
+
+def _autocast() -> tuple[torch.dtype | None, ...]:
+    """What autocast rounds to on the CPU and on the accelerator; None where it is off."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return tuple(torch.get_autocast_dtype(d) if torch.is_autocast_enabled(d) else None for d in devices)
+
+
+def _caller(wanted: Callable[[FrameType], bool]) -> FrameType | None:
+    """The innermost frame that this thread is running and that is wanted."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not wanted(frame):
+        frame = frame.f_back
+    return frame
+
+
+def _is_running(sought: FrameType) -> bool:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame is not sought:  # at every module's entry: no calls here
+        frame = frame.f_back
+    return frame is not None
+
+
+def _calling_frame() -> FrameType:
+    """The frame of the module's call that runs this hook."""
+    frame = _caller(lambda frame: frame.f_globals is nn.modules.module.__dict__)
+    if frame is None:
+        raise RuntimeError("a hook of the adapter was called outside a module's call")
+    return frame
+
+
+def _refuse_reentrant() -> None:
+    """Raise UserError within a reentrant checkpoint, torch's own or DeepSpeed's: it computes without gradients."""
+    if _caller(lambda frame: frame.f_code.co_qualname == "CheckpointFunction.forward") is not None:
+        raise UserError(
+            "Reentrant activation checkpointing does not train an adapter that layers share; use use_reentrant=False "
+            "(transformers: gradient_checkpointing_enable({'use_reentrant': False}))"
+        )

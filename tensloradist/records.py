@@ -1,0 +1,127 @@
+"""Reading JSON records: one reader that tells apart what is valid, made by a newer version, damaged, or not readable.
+
+Every JSON file of a results folder is read through it, so that all commands agree on what a file is. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from tensloradist.errors import UserError
+
+T = TypeVar("T")
+FORM = ConfigDict(extra="forbid")
+"""The `__pydantic_config__` of a dataclass that is read as a record."""
+
+
+class UnreadableRecord(UserError):
+    """A record that this version cannot use. Of this class itself: the file system does not let it be read.
+
+    Attributes:
+        path: its file.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        super().__init__(f"{path}: {text}")
+        self.path = path
+
+
+class DamagedRecord(UnreadableRecord):
+    """A record that is cut off, garbled, or not of the form that it had when it was written."""
+
+    def __init__(self, path: Path, what: str, reason: str) -> None:
+        super().__init__(path, f"{what} is damaged ({reason})")
+
+
+class NewerRecord(UnreadableRecord):
+    """A record that a newer version has written. It is left as it is."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, f"made by a newer version of tensloradist ({reason}); update tensloradist")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The JSON value in a file; None where there is no file.
+
+    Args:
+        what: the kind of record, for messages: 'the result'.
+
+    Raises:
+        DamagedRecord: not JSON, or a folder lies in the file's place.
+        UnreadableRecord: the file system refuses.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise DamagedRecord(path, what, f"not a file: {error.strerror}") from error
+    except OSError as error:
+        raise UnreadableRecord(path, f"{what} cannot be read ({error.strerror or error})") from error
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        reason = f"not JSON: {error}" if content else "the file is empty"
+        raise DamagedRecord(path, what, reason) from error
+    if data is None:
+        raise DamagedRecord(path, what, "null")
+    return data
+
+
+def read_object(
+    path: Path, what: str, version: int | None = None, key: str = "schema_version"
+) -> dict[str, Any] | None:
+    """The JSON object in a file, of a version that this code knows; None where there is no file.
+
+    Args:
+        version: the one that this code writes; None: this kind has none, so that only a newer version has written one.
+        key: the field that says it.
+
+    Raises:
+        UnreadableRecord: as `read_json`; NewerRecord for a higher version.
+    """
+    data = read_json(path, what)
+    if data is None:
+        return None
+    if not isinstance(data, dict):
+        raise DamagedRecord(path, what, f"a JSON object is expected, not {type(data).__name__}")
+    found = data.get(key)
+    if isinstance(found, int) and not isinstance(found, bool) and found > (version or 1):
+        raise NewerRecord(path, f"{key} {found}; this version reads {version or 1}")
+    if version is not None and found != version:
+        raise DamagedRecord(path, what, f"{key} {found!r}; this version reads {version}")
+    return data
+
+
+def read_record(
+    path: Path, form: type[T], what: str, version: int | None = None, key: str = "schema_version"
+) -> T | None:
+    """The record in a file, validated; None where there is no file. The rest is as of `read_object`.
+
+    A record whose only fault is a field that this version does not have was made by a newer one.
+
+    Args:
+        form: the record's pydantic model or dataclass.
+    """
+    data = read_object(path, what, version, key)
+    if data is None:
+        return None
+    try:
+        return _adapter(form).validate_python(data)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        first = faults[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if all(fault["type"] in ("extra_forbidden", "unexpected_keyword_argument") for fault in faults):
+            raise NewerRecord(path, f"it has the field {field}, which this version does not know") from error
+        raise DamagedRecord(path, what, f"{field}: {first['msg']}") from error
+
+
+@cache
+def _adapter(form: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(form)

@@ -1,0 +1,185 @@
+"""What sbatch is called with: nothing of the caller's allocation, and the profile before SBATCH_… variables."""
+
+import os
+
+import pytest
+from fake_slurm import FakeSlurm
+
+from launch import scheduler, site_doctor
+from launch.arrays import Array
+from launch.executor import executor
+from launch.larger import submit_larger
+from launch.policy import Growth
+from launch.profile import Options
+from launch.sbatch_environment import environment_notes, left_open, submission_environment
+from launch.slurm import submit
+from launch.submission import Submission
+from tensloradist.errors import UserError
+
+TWO = [Array("default", 1, None, 2, ("r",), None)]
+# As salloc, srun, a batch script, and a terminal of OnDemand or Jupyter have them.
+ALLOCATION = """
+SLURM_JOB_ID=99 SLURM_JOBID=99 SLURM_MEM_PER_CPU=2000 SLURM_MEM_PER_NODE=4000 SLURM_CPU_BIND=quiet,mask_cpu:0x1
+SLURM_EXPORT_ENV=NONE SLURM_ARRAY_TASK_ID=7 SLURM_WORKING_CLUSTER=c:1:2:3 SLURMD_NODENAME=n1 SRUN_DEBUG=3
+SRUN_CPUS_PER_TASK=4 SBATCH_CPU_BIND=quiet SBATCH_MEM_BIND=none SUBMITIT_EXECUTOR=local PMI_RANK=1 PMIX_RANK=1
+OMPI_COMM_WORLD_RANK=1 TORCHELASTIC_RUN_ID=x RANK=1 WORLD_SIZE=2 MASTER_ADDR=n1 CUDA_VISIBLE_DEVICES=3
+TMPDIR=/tmp/slurm.99
+"""
+MEANT = "SLURM_CONF=/etc/here SLURM_CLUSTERS=here SLURM_JWT=x PMIX_MCA_psec=munge HF_HOME=/h TMP=/scratch/me"
+
+
+def variables(text):
+    return dict(entry.split("=", 1) for entry in text.split())
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    return FakeSlurm(tmp_path / "bin").install(monkeypatch)
+
+
+def in_allocation(monkeypatch):
+    for name, value in variables(f"{ALLOCATION} {MEANT}").items():
+        monkeypatch.setenv(name, value)
+
+
+def by_launch(root):
+    submit("s", root / "sweeps" / "s" / "m.json", root, "site", {"default": Options()}, TWO)
+
+
+def by_doctor(root):
+    with pytest.raises(UserError, match="ended without a word from every node"):  # nothing runs here
+        site_doctor.check_site("devcluster", None, root)
+
+
+def by_larger_jobs(root):
+    _, folder = submit("s", root / "sweeps" / "s" / "m.json", root, "site", {"default": Options()}, TWO)
+    path = next(folder.glob("submission-*.json"))
+    submit_larger(path, Submission.read(path), {Growth(time=2): ["r"]})
+
+
+@pytest.mark.parametrize("command", [by_launch, by_doctor, by_larger_jobs])
+def test_no_variable_of_the_callers_allocation_reaches_a_job(slurm, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(site_doctor.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("launch.larger.read_manifest", lambda path: type("Manifest", (), {"name": "s"}))
+    in_allocation(monkeypatch)
+    if command is by_doctor:
+        slurm.says("scontrol", "MaxArraySize = 1001\nPartitionName=low MaxTime=UNLIMITED TotalNodes=2\n")
+    command(tmp_path / "results")
+    found = slurm.environment()
+    assert not variables(ALLOCATION).keys() & found.keys()
+    assert variables(MEANT).items() <= found.items() and found["PATH"] == os.environ["PATH"]
+    assert slurm.calls()["sbatch"] == (2 if command is by_larger_jobs else 1)
+    assert os.environ["SLURM_JOB_ID"] == "99", "the caller's own variables are left alone"
+
+
+# Of each of sbatch's variables: with which option set it is not used.
+SAID = {
+    "ACCOUNT": Options(account="a"),
+    "PARTITION": Options(partition="p"),
+    "QOS": Options(qos="q"),
+    "CONSTRAINT": Options(constraint="c"),
+    "RESERVATION": Options(sbatch={"reservation": "r"}),
+    "EXCLUSIVE": Options(sbatch={"exclusive": True}),
+    "GRES": Options(sbatch={"gres": "disk:1"}),
+    "REQ_SWITCH": Options(sbatch={"switches": "1"}),
+    "THREADS_PER_CORE": Options(sbatch={"threads_per_core": 1}),
+    "MEM_PER_NODE": Options(memory_gb=4),
+    "MEM_PER_CPU": Options(memory_gb=4),
+    "MEM_PER_GPU": Options(memory_gb=4),
+    "GPUS": Options(gpus_per_node=1),
+    "GPUS_PER_NODE": Options(gpus_per_node=1),
+    "GPUS_PER_TASK": Options(gpus_per_node=1),
+}
+NEVER = (
+    *("TIMELIMIT", "ARRAY_INX", "REQUEUE", "NO_REQUEUE", "SIGNAL", "OUTPUT", "ERROR", "INPUT", "JOB_NAME", "OPEN_MODE"),
+    *("WAIT", "EXPORT", "GET_USER_ENV", "CLUSTERS", "CPUS_PER_GPU", "DEBUG", "TEST_ONLY"),
+)
+
+
+@pytest.mark.parametrize("option", SAID)
+def test_what_the_profile_says_wins_and_what_it_leaves_open_is_the_users(option):
+    name, says = f"SBATCH_{option}", SAID[option]
+    caller = {name: "7", "PATH": "/bin"}
+    assert submission_environment(says, caller) == {"PATH": "/bin"}
+    (note,) = environment_notes(says, caller)
+    assert note.startswith(f"{name}=7 is not used: jobs are submitted with --")
+    assert submission_environment(Options(), caller) == caller
+    assert environment_notes(Options(), caller) == [f"{name}=7 is left to sbatch, because the profile does not say it"]
+
+
+@pytest.mark.parametrize("name", [f"SBATCH_{name}" for name in NEVER])
+def test_variables_that_change_what_a_submission_is_are_never_used_and_named(name):
+    assert submission_environment(Options(), {name: "1"}) == {}
+    assert environment_notes(Options(), {name: "1"})[0].startswith(f"{name}=1 is not used: ")
+
+
+def test_only_the_gpus_of_generic_resources_compete_with_the_profiles():
+    options = Options(gpus_per_node=2)
+    assert left_open(options, {"SBATCH_GRES": "lscratch:100"}) == {"SBATCH_GRES": "lscratch:100"}
+    assert left_open(options, {"SBATCH_GRES": "gpu:a100:1"}) == {}
+
+
+def test_a_variable_that_says_the_same_is_not_worth_a_word():
+    options = Options(account="a", time_minutes=30)
+    assert environment_notes(options, {"SBATCH_ACCOUNT": "a", "SBATCH_TIMELIMIT": "30"}) == []
+
+
+def script(options, folder):
+    made = executor("site", options, folder, "name")
+    return made._make_submission_file_text("true", "0")
+
+
+def test_a_job_hands_on_what_the_profile_leaves_open_and_all_variables(slurm, tmp_path, monkeypatch):
+    """To larger jobs, and to srun's tasks, whatever sbatch --export or the site say."""
+    monkeypatch.setenv("SBATCH_RESERVATION", "a b")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
+    monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+    options = Options(account="theirs", sbatch={"export": "NONE", "exclusive": False, "time-min": "1:30:00"})
+    text = script(options, tmp_path)
+    assert "export SBATCH_RESERVATION='a b'\n" in text and "SBATCH_ACCOUNT" not in text
+    assert "--export=ALL" in next(line for line in text.splitlines() if line.startswith("srun "))
+    for line in ("#SBATCH --export=NONE", "#SBATCH --time-min=1:30:00", "#SBATCH --signal=USR2@60"):
+        assert f"{line}\n" in text
+    assert "exclusive" not in text
+
+
+def test_filters_of_the_callers_shell_do_not_change_what_slurm_is_asked(slurm, monkeypatch):
+    filters = "SQUEUE_STATES=PD SQUEUE_FORMAT=%i SCANCEL_STATE=PENDING SCANCEL_INTERACTIVE=1 SLURM_JOB_ID=9"
+    for name, value in variables(f"{filters} SLURM_CONF=/etc/here").items():
+        monkeypatch.setenv(name, value)
+    script = '#!/bin/sh\nenv | grep -E "^(SQUEUE|SCANCEL|SLURM)_" > {file}\n'
+    for command, ask in (("squeue", scheduler.queue), ("scancel", lambda: scheduler.cancel(["1"]))):
+        seen = slurm.folder / "seen"
+        (slurm.folder / command).write_text(script.format(file=seen))
+        ask()
+        assert seen.read_text() == "SLURM_CONF=/etc/here\n", command
+
+
+BANNER = "Welcome! Your last job 7 has ended.\nSubmitted batch job 8 times this week\njob 9\n"
+
+
+def test_a_banner_is_not_a_job_id(slurm, tmp_path):
+    (slurm.folder / "sbatch.banner").write_text(BANNER)
+    done, _ = submit("s", tmp_path / "m.json", tmp_path, "site", {"default": Options()}, TWO)
+    assert done.job_ids == ["101"]
+
+
+def test_an_answer_without_a_job_id_is_no_submission(slurm, tmp_path):
+    (slurm.folder / "sbatch").write_text("#!/bin/sh\necho 'job 7 was logged'\n")
+    with pytest.raises(UserError, match=r"sbatch did not answer 'Submitted batch job ID' but 'job 7 was logged'"):
+        submit("s", tmp_path / "m.json", tmp_path, "site", {"default": Options()}, TWO)
+
+
+def test_a_worker_takes_its_limit_from_its_job(slurm, monkeypatch):
+    known = Submission("m", "r", 1, job_seconds=1800.0)
+    assert scheduler.seconds_left() is None and Submission("m", "r", 1).job_end() is None
+    now = 1_000_000.0
+    monkeypatch.setattr("launch.scheduler.time.time", lambda: now)
+    monkeypatch.setattr("launch.submission.time.monotonic", lambda: 0.0)
+    assert known.job_end() == 1800, "nobody tells"
+    for name, value in {"SLURM_JOB_ID": "102", "SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    slurm.says("squeue", "1:30\n")  # a Slurm before 23.02
+    assert known.job_end() == 90 and "-j 101_0" in slurm.asked("squeue")[-1]
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 60))
+    assert known.job_end() == 60

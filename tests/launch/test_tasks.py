@@ -1,0 +1,46 @@
+"""Runs of several Slurm tasks: what each task's process is given."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from launch import children
+from launch.board import Board, Place, follow
+from launch.children import ChildFactory
+from launch.submission import Submission
+
+
+class Recorded:
+    """A child that is over at once, and keeps the environment it was given."""
+
+    environments: ClassVar[list] = []
+
+    def __init__(self, log, environment, command=None):
+        self.environments.append(environment)
+
+    def request(self, **fields):
+        pass
+
+    def next_event(self, seconds):
+        return {"event": "outcome"}
+
+    def stop(self):
+        pass
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_every_task_uses_all_of_its_own_processors(tmp_path, monkeypatch, rank):
+    """Slurm gives each task of a run `cpus_per_worker` processors: they are not shared out a second time."""
+    monkeypatch.setattr(children, "Child", Recorded)
+    Recorded.environments.clear()
+    place = Place(rank=rank, tasks=4, local_rank=rank, local_tasks=4, address="n1", job="7", restart=0)
+    factory, board = ChildFactory(Submission("m", "r", threads=12), 0, Path("log")), Board(tmp_path, place)
+    board.post(1, spec={}, attempt="a")
+    board.end()
+    if rank:
+        follow(board, place, factory, lambda: None)
+    else:
+        factory.child(**place.environment(1))
+    (environment,) = Recorded.environments
+    assert (environment["OMP_NUM_THREADS"], environment["RANK"]) == ("12", str(rank))
