@@ -133,12 +133,7 @@ def damages(path):
     """Name -> what a file of this kind may contain instead; None: a folder in its place, or no right to read it."""
     content = path.read_bytes()
     noise = random.Random(0).randbytes(200)
-    found = {
-        "empty": b"",
-        "truncated": content[: len(content) // 2],
-        "garbage": b"\xff\xfe" + noise,
-        "zeros": bytes(64),
-    }
+    found = {"empty": b"", "truncated": content[: len(content) // 2], "garbage": b"\xff\xfe" + noise, "zeros": bytes(64)}
     found |= {"null": b"null", "list": b"[1, 2]", "text": b'"x"', "nested": b"[" * 100_000}
     try:
         data = json.loads(content)
