@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError, unknown
@@ -56,12 +56,22 @@ NOT_IDENTITY = (
 )
 
 
+def _in_unicode(path: str) -> str:
+    """Specifications are stored as JSON in UTF-8, which has no letters for a name's bytes that are not UTF-8."""
+    if any("\ud800" <= letter <= "\udfff" for letter in path):
+        raise ValueError("not a name in UTF-8, which a stored specification needs; rename it, or make a link to it")
+    return path
+
+
+PathOrName = Annotated[str, AfterValidator(_in_unicode)]
+
+
 class BackboneSpec(SpecModel):
     """A pretrained, frozen model. `name` is a Hub name, a local folder, or for timm the architecture's name."""
 
     source: str = Field("transformers", description="transformers, timm, digits_vit, or a source from a plugin")
-    name: str = Field(description="Hub name or local folder (transformers); architecture or Hub name (timm)")
-    weights: str | None = Field(None, description="timm: a local safetensors file with the weights")
+    name: PathOrName = Field(description="Hub name or local folder (transformers); architecture or Hub name (timm)")
+    weights: PathOrName | None = Field(None, description="timm: a local safetensors file with the weights")
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch)")
     random_init: bool = Field(False, description="the architecture with random weights: its configuration is enough")
     quantization: Literal["int8", "nf4"] | None = Field(
@@ -82,7 +92,9 @@ class TaskSpec(SpecModel):
     name: str = Field(
         description="images, cola, mrpc, rte, sst2, qnli, stsb, causal_lm, digits, a named image task, or a plugin's"
     )
-    data: str | None = Field(None, description="a local folder or file; a Hub name; null: the task's own default")
+    data: PathOrName | None = Field(
+        None, description="a local folder or file; a Hub name; null: the task's own default"
+    )
     revision: str | None = Field(None, description="Hub revision of the data set")
     fingerprint: str | None = Field(None, description="hash of the data; filled in by resolve")
     split_seed: int = Field(0, ge=0, description="draws the split; the same for every training seed")

@@ -10,6 +10,7 @@ from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
 from tensloradist.presets import PRESETS
 from tensloradist.spec import AdapterSpec, BackboneSpec, OptimizerSpec, RunSpec, TaskSpec
+from tensloradist.validation import validate
 
 BASE = {
     "backbone": {"name": "models/deit", "fingerprint": "b1"},
@@ -153,6 +154,15 @@ def test_nodes_and_processes_a_node_say_how_many_processes(given):
 def test_nodes_that_contradict_the_processes_are_refused(given):
     with pytest.raises(UserError, match=r"is not nodes × processes_per_node"):
         ComputeSpec(strategy="ddp", **given)
+
+
+def test_a_path_that_is_not_utf_8_is_refused_by_field():
+    """Its bytes are surrogates, which the stored specification, JSON in UTF-8, cannot hold."""
+    for section, field in (("backbone", "name"), ("backbone", "weights"), ("task", "data")):
+        data = {"backbone": {"name": "b"}, "task": {"name": "sst2"}, "adapter": {"method": "lora"}}
+        data[section] = {**data[section], field: b"d\xe9ta".decode("utf-8", "surrogateescape")}
+        with pytest.raises(UserError, match=rf"{section}\.{field}: not a name in UTF-8.*rename it"):
+            validate(RunSpec, data, "run.yaml")
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,7 @@ def pinned(spec: BackboneSpec) -> BackboneSpec:
 
 def require_unchanged(spec: BackboneSpec) -> None:
     """Raises UserError where the backbone is not the one that the spec's fingerprint, if it has one, was taken of."""
-    found = fingerprint(spec) if spec.fingerprint is not None else None
-    if spec.fingerprint is not None and found is not None and found != spec.fingerprint:
+    if spec.fingerprint is not None and (found := fingerprint(spec)) != spec.fingerprint:
         raise UserError(
             f"backbone.name: {spec.name} {why_changed(spec.fingerprint, found)}: its fingerprint is {found}, not "
             f"{spec.fingerprint}"

@@ -142,7 +142,8 @@ def load(task: TaskSpec, data: HubData) -> Any:
     content = fingerprint(task, data)
 
     def make(folder: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as work:
+        # On NFS a file that is still mapped cannot go at once.
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as work:
             _read(task, data, work).save_to_disk(str(folder / "data"))
         if fingerprint(task, data) != content:
             raise UserError(f"task.data: {task.data} has changed while it was read; start again when it is complete")

@@ -9,7 +9,7 @@ the parts says how many there are.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -162,8 +162,14 @@ def _decoded(
         raise UserError(f"{name} cannot be read ({reason}); repair or remove it") from error
 
 
-def _pixels(listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fingerprint: str) -> Any:
-    """uint8 (n, 3, size, size), mapped from the cache, or None where that would exceed `CACHE_LIMIT`."""
+def _pixels(
+    listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fingerprint: str, now: Callable[[], str]
+) -> Any:
+    """uint8 (n, 3, size, size), mapped from the cache, or None where that would exceed `CACHE_LIMIT`.
+
+    Args:
+        now: the data's fingerprint after decoding: pixels of other files are never kept under this one.
+    """
     shape = (len(listing.ids), 3, how.size, how.size)
     if int(np.prod(shape)) > CACHE_LIMIT:
         return None
@@ -173,6 +179,8 @@ def _pixels(listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fin
         for index in tracked(list(range(shape[0])), f"decoding {task.data or task.name}"):
             pixels[index] = _decoded(listing, index, task, how, is_read_deep(data_fingerprint))
         pixels.flush()
+        if now() != data_fingerprint:
+            raise UserError(f"task.data: {task.data} has changed while it was read; start again when it is complete")
         (folder / "ids.json").write_text(json.dumps(listing.ids))
 
     import PIL
@@ -296,7 +304,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages
         if official.train_examples and task.train_examples is None:
             task = task.model_copy(update={"train_examples": official.train_examples})
     data_fingerprint = task.fingerprint or fingerprint(task, entry)
-    pixels = _pixels(listing, task, how, data_fingerprint)
+    pixels = _pixels(listing, task, how, data_fingerprint, lambda: fingerprint(task, entry))
     split, deep = _split(listing, task, protocol, official.pooled), is_read_deep(data_fingerprint)
     fitted, chosen, held_out = (
         _Images(listing, pixels, part, task, how, deep)
