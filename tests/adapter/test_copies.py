@@ -115,7 +115,7 @@ def test_a_copy_of_a_detached_model_takes_an_adapter():
 
 
 def test_a_copied_layer_computes_with_a_copied_adapter():
-    model, inputs, adapter = adapted("timm_vit")
+    model, _, adapter = adapted("timm_vit")
     x = torch.randn(1, 5, 24)
     before = model.blocks[0](x)
     block = copy.deepcopy(model.blocks[0])

@@ -342,7 +342,7 @@ def test_reentrant_checkpointing_is_refused(family):
 
 
 def test_replicas_of_dataparallel_are_refused():
-    model, inputs, _ = adapted("timm_vit")
+    model, _, _ = adapted("timm_vit")
     replica = model.blocks[0]._replicate_for_data_parallel()
     with pytest.raises(UserError, match="DistributedDataParallel"):
         replica(torch.ones(1, 5, 24, dtype=torch.float64))
