@@ -372,6 +372,23 @@ def test_a_users_compilation_takes_the_present_pairs(family, whole, computed):
     torch.compiler.reset()
 
 
+def test_nothing_of_a_pass_is_held_after_it():
+    """Neither after it ends by itself, nor after an exception in it."""
+    model, inputs, adapter = adapted("timm_vit")
+    adapter.attachment.passes.projections[-1].register_forward_hook(lambda *_: kept.append(held(adapter)))
+    kept = []
+    model(inputs["pixel_values"])
+    assert kept == [True] and not held(adapter)
+    with pytest.raises(AssertionError):
+        model(torch.ones(1, 3, 7, 7, dtype=torch.float64))
+    assert not held(adapter)
+
+
+def held(adapter):
+    passes = adapter.attachment.passes
+    return bool(passes._open.passes) or any(p._handed.pairs or p._compiled_with for p in passes.projections)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_rounds_as_the_merged_model_does(dtype):
     model, inputs, adapter = adapted("timm_vit")
