@@ -318,6 +318,13 @@ def test_recomputation_is_disturbed_by_no_pass_between_forward_and_backward(fami
     assert_same(found, expected)
 
 
+def test_a_recomputation_is_told_where_torch_has_no_word_for_its_hooks(computed, monkeypatch):
+    """Before torch 2.8."""
+    monkeypatch.delattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
+    test_recomputation_is_disturbed_by_no_pass_between_forward_and_backward("timm_vit", "the library's", computed)
+    test_every_way_in_gives_the_dense_updates_result_and_gradients(intermediates, True)
+
+
 def test_a_runs_recomputation_uses_the_values_of_its_forward_pass():
     _, logits, adapter = checkpointed("vit", "a run's")
     expected = torch.autograd.grad(logits().square().sum(), list(adapter.parameters()))
