@@ -42,6 +42,7 @@ class _Pass:
     The frame tells an interrupted pass from one under way: no hook runs when Ctrl-C ends a module's call.
     """
 
+    module: nn.Module | None
     frame: FrameType
     pairs: Pairs
     with_gradients: bool
@@ -81,26 +82,26 @@ class Passes:
         handles: list[Any] = []
         wanted = {id(projection) for projection in self.projections}
         for module in model.modules():
-            below = sum(id(part) in wanted for part in module.modules())
-            if below:
-                enter = self.enter_all if below == len(wanted) else self.enter_part
+            if wanted and any(id(part) in wanted for part in module.modules()):
+                enter = self.enter_model if module is model else self.enter_part
                 handles.append(module.register_forward_pre_hook(enter))
-                # Not `always_call`: torch.compile would guard on the hook's number, and compile each block anew.
-                handles.append(module.register_forward_hook(self.leave))
+                # Below the model not `always_call`: torch.compile would guard on the hook's number, and compile each
+                # block anew. A pass that an exception has ended is found ended when the next one begins.
+                handles.append(module.register_forward_hook(self.leave, always_call=module is model))
         return handles
 
-    def enter_all(self, module: nn.Module, inputs: Any) -> None:
-        """A module that contains all projections begins."""
+    def enter_model(self, module: nn.Module, inputs: Any) -> None:
+        """The model itself begins: always a pass of its own in a graph of torch.compile."""
         if not torch.compiler.is_dynamo_compiling():
             self._enter(module)
-        elif self._traced is None and not self.merged:
+        elif not self.merged:
             self._trace(module)
 
     def enter_part(self, module: nn.Module, inputs: Any) -> None:
-        """A module that contains some of the projections begins, or one of them."""
+        """A module within the model that contains projections begins, or a projection."""
         if not torch.compiler.is_dynamo_compiling():
             self._enter(module)
-        elif self._traced is None and not self.merged and not self._handed_out:
+        elif not self.merged and not self._handed_out:
             self._trace(module)
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -113,6 +114,8 @@ class Passes:
         passes = self._open.passes
         if passes and passes[-1].frame is _calling_frame():
             self._end(passes[-1])
+        elif passes and passes[0].module is module:  # an exception has ended it, and torch calls this hook afterwards
+            self._under_way()
 
     def recomputation(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """torch's `context_fn` for a checkpoint made now: its recomputation uses the pairs of the present pass."""
@@ -138,12 +141,12 @@ class Passes:
         if not with_gradients and (not passes or passes[-1].with_gradients):
             _refuse_reentrant()
         if not passes or (with_gradients and not passes[-1].with_gradients):
-            self._begin(_Pass(_calling_frame(), self._computed(), with_gradients))
+            self._begin(_Pass(module, _calling_frame(), self._computed(), with_gradients))
 
     def _under_way(self) -> list[_Pass]:
         passes = self._open.passes
         while passes and not _is_running(passes[-1].frame):
-            passes.pop()
+            self._end(passes[-1])
         return passes
 
     def _begin(self, begun: _Pass) -> None:
@@ -186,7 +189,7 @@ class _Again:
 
     def __enter__(self) -> None:
         self._passes._under_way()
-        self._pass = _Pass(sys._getframe(1), self._pairs, with_gradients=True)
+        self._pass = _Pass(None, sys._getframe(1), self._pairs, with_gradients=True)
         self._passes._begin(self._pass)
 
     def __exit__(self, *error: object) -> None:

@@ -65,7 +65,9 @@ class AdaptedLinear(nn.Module):
 
     def receive(self, pairs: Mapping[tuple[str, int], Pair] | None) -> None:
         """Take this layer's (A, B) from all pairs of a forward pass, or drop them (None)."""
-        self._compiled_with = self._handed.pairs = () if pairs is None else self._own(pairs)
+        self._compiled_with = () if pairs is None else self._own(pairs)
+        if not torch.compiler.is_dynamo_compiling():
+            self._handed.pairs = self._compiled_with
 
     def _own(self, pairs: Mapping[tuple[str, int], Pair]) -> tuple[Pair | None, ...]:
         return tuple(None if p is None else pairs[p, self.layer] for p in self.projections)
