@@ -41,6 +41,7 @@ seeds: 3
 optimizer: {epochs: 1, batch_size: 64, learning_rate: 1e-2}
 compute: {device: cpu, threads: 1}
 """
+PREEMPTED = 9  # updates that the claimed run's first attempt had done; a checkpoint keeps five of them
 STAMP = "20260101T000000-aaaaaa"
 
 
@@ -72,7 +73,7 @@ def result_of(spec, attempt, progress, control):
 
 
 def make(folder, train=result_of):
-    """A sweep of six runs: two finished, one failed, one claimed elsewhere, one held, one not begun. Returns the file."""
+    """A sweep of six runs: two finished, one failed, one claimed elsewhere, one held, one not begun; its file."""
     file, root = folder / "sweep.yaml", folder / "results"
     file.write_text(SWEEP)
     sweep = load_sweep(str(file))
@@ -133,7 +134,12 @@ def damages(path):
     """Name -> what a file of this kind may contain instead; None: a folder in its place, or no right to read it."""
     content = path.read_bytes()
     noise = random.Random(0).randbytes(200)
-    found = {"empty": b"", "truncated": content[: len(content) // 2], "garbage": b"\xff\xfe" + noise, "zeros": bytes(64)}
+    found = {
+        "empty": b"",
+        "truncated": content[: len(content) // 2],
+        "garbage": b"\xff\xfe" + noise,
+        "zeros": bytes(64),
+    }
     found |= {"null": b"null", "list": b"[1, 2]", "text": b'"x"', "nested": b"[" * 100_000}
     try:
         data = json.loads(content)

@@ -15,6 +15,7 @@ from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import recover_broken
 
+NAMED = ("claim.0002", "finished result.json", "attempt.json", "end.json", "failure.json", "decision.json")
 PROFILE = "options: {default: {}}\n"
 
 
@@ -94,8 +95,9 @@ def slurm(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def dented(original, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))  # without Slurm, which the files alone are enough for
+def dented(original, tmp_path, monkeypatch, request):
+    if "slurm" not in request.fixturenames:
+        monkeypatch.setenv("PATH", str(tmp_path))  # the files alone are enough
     return damage.Dented(original[1], tmp_path / "results")
 
 
@@ -125,10 +127,11 @@ def test_one_damaged_file_neither_stops_status_nor_hides_the_other_runs(original
             assert {other: after[other] for other in after if other != run} == {
                 other: before[other] for other in after if other != run
             }, kind
-        if kind in ("claim.0002", "finished result.json", "attempt.json", "end.json", "failure.json", "decision.json"):
-            assert "broken" in shown and str(path) in shown, (kind, shown)
-        for words in commands.quick(run or next(iter(before))):
-            commands(*words)
+        if kind in NAMED:
+            assert f"{path}: " in shown, (kind, shown)
+            assert after[run] == "broken" or (after[run] == before[run] == "claimed"), kind
+        commands("logs", run or next(iter(before)), "--results", dented.root)
+        commands("cancel", "dented", "--results", dented.root)
         dented.restore()
 
 
@@ -218,3 +221,12 @@ def test_a_bundle_that_is_newer_damaged_or_no_bundle_is_refused(original, comman
     for content in (b"", b"\x1f\x8b garbage", gzip.compress(b"no archive"), path.read_bytes()[:40]):
         path.write_bytes(content)
         assert "cannot be read as a bundle" in refused(path)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_runs_that_would_go_on_say_so_where_no_job_is_left(original, dented, slurm, commands, left):
+    slurm.queue(*[("7_1", "PENDING", 0)] * left)
+    next(dented.root.glob("runs/*/claim.0002")).unlink()
+    shown = commands("status", "dented", "--results", dented.root)
+    go_on = f"no job or worker is left that would train them; type: tensloradist launch {commands.file}"
+    assert "2 planned" in shown and (go_on in shown) != left
