@@ -41,7 +41,42 @@ seeds: 3
 optimizer: {epochs: 1, batch_size: 64, learning_rate: 1e-2}
 compute: {device: cpu, threads: 1}
 """
-PREEMPTED = 9  # updates that the claimed run's first attempt had done; a checkpoint keeps five of them
+KINDS = (
+    "held.json",
+    "finished adapter.json",
+    "finished adapter.safetensors",
+    "finished attempt.json",
+    "finished end.json",
+    "finished head.safetensors",
+    "finished log.txt",
+    "finished metrics.jsonl",
+    "finished predictions.safetensors",
+    "finished provenance.json",
+    "finished attempt's result.json",
+    "finished claim.0001",
+    "finished heartbeat.0001",
+    "finished released.0001",
+    "finished result.json",
+    "finished spec.json",
+    "attempt.json",
+    "COMPLETE",
+    "state.json",
+    "decision.json",
+    "end.json",
+    "failure.json",
+    "log.txt",
+    "metrics.jsonl",
+    "claim.0002",
+    "heartbeat.0002",
+    "spec.json",
+    "manifest",
+    "latest",
+    "accepted-0.json",
+    "launch.json",
+    "slurm.json",
+    "submission-0.json",
+    "worker-7_0.0.0.json",
+)
 STAMP = "20260101T000000-aaaaaa"
 
 

@@ -37,7 +37,7 @@ def test_a_truncated_checkpoint_and_torn_metrics_then_a_truncated_result(cluster
 
     truncate(sweep.run().result)
     shown = sweep.status()
-    assert "1 results are broken" in shown and "1 broken" in shown
+    assert "result.json: the result is damaged" in shown and "1 broken" in shown
     assert "is set aside" in sweep.launch()
     sweep.wait_finished()
     assert list(sweep.run().path.glob("result.json.broken-1"))
