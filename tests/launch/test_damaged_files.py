@@ -184,6 +184,15 @@ def test_a_newer_field_marks_a_newer_version_and_other_damage_does_not(original,
         dented.restore()
 
 
+def test_a_sweep_that_a_newer_version_has_launched_is_not_launched_over(original, dented, commands):
+    place = damage.kinds(original[1])["manifest"]
+    path = dented.damage(place, "newer", damage.damages(original[1] / place)["newer"])
+    says = f"{path}: made by a newer version of tensloradist (schema_version 2; this version reads 1); update"
+    assert says in commands("status", "dented", "--results", dented.root)
+    with pytest.raises(UserError, match="made by a newer version"):
+        damage.write_manifest(load_sweep(str(commands.file)), dented.root)
+
+
 def test_a_damaged_manifest_is_written_anew_by_launching_the_same_sweep(original, dented, commands):
     place = damage.kinds(original[1])["manifest"]
     content = (dented.root / place).read_bytes()
