@@ -69,7 +69,8 @@ def check(sweep: Sweep, root: Path) -> Plan:
     """
     _check_adapters(sweep)
     _check_deepspeed(sweep)
-    states, problems = {}, []
+    states: dict[str, str] = {}
+    problems: list[str] = []
     for run in sweep.runs:
         folder = RunFolder(root, run.run_id)
         found = standing(folder)

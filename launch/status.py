@@ -281,7 +281,8 @@ def _said_by_workers(name: str, root: Path) -> tuple[list[str], bool]:
     """What went wrong with workers of the newest launch and of those at work; whether one outside Slurm is at work."""
     folders = sorted((sweep_folder(root, name) / "launches").glob("*"))
     errors: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    changed, working, lines = 0, False, []
+    lines: list[str] = []
+    changed, working = 0, False
     for folder in folders:
         words, unreadable = read_words(folder)
         if not is_at_work(words, unreadable) and folder != folders[-1]:
