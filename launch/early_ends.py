@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from launch.scheduler import Job
 from launch.words import last_line
 
 WELL = ("COMPLETED", "PREEMPTED", "PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED")
+
+# What Slurm adds after the line that says why: that a task has ended, and what it does about it.
+ECHO = re.compile(
+    r"srun: (error: .*(Exited with|Killed|Terminated)|launch/|Job step aborted|Terminating|Force)|.*\*\*\* (JOB|STEP)"
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ def early_ends(gone: Iterable[tuple[Path, str]], ended: Mapping[str, Job]) -> li
         if any(folder.glob(f"worker-{key}.*.json")):
             continue
         logs = sorted(folder.glob(f"submitit-*/{key}_*_log.err"))
-        line = next((line for log in logs if (line := last_line(log))), None)
+        line = next((line for log in logs if (line := last_line(log, ECHO) or last_line(log))), None)
         record = ended.get(key)
         if record is None and line is None:  # cancelled before it began, or nothing is known of it
             continue
@@ -83,4 +89,6 @@ def _kind(alike: list[EarlyEnd]) -> str:
 def _code(code: str) -> str:
     """'exit code 127' or 'signal 9' of Slurm's '127:0' and '0:9'."""
     exit_code, _, signal = code.partition(":")
+    if signal == "53":
+        return "the node could not open the job's files"
     return f"signal {signal}" if signal not in ("", "0") else f"exit code {exit_code}"

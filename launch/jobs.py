@@ -75,9 +75,13 @@ class Jobs:
             self._ended.pop(key, None)
             self._asked.pop(key, None)
         gone = [(folder, key) for folder, key in submitted if key not in self.living]
-        if not self._learn([key for _, key in gone]):
-            return JobsStatus(True, dict(counts))
-        early, cancelled = early_ends(gone, self._ended), []
+        is_known = self._learn([key for _, key in gone])
+        # What an earlier launch met is history, once its jobs are gone.
+        at_work = {folder for folder, key in submitted if key in self.living}
+        recent = at_work | {max((folder for folder, _ in submitted), default=self._root)}
+        early, cancelled = early_ends(((folder, key) for folder, key in gone if folder in recent), self._ended), []
+        if not is_known:
+            return JobsStatus(True, dict(counts), [], described(early))
         unheard = {end.key for end in early}
         for folder, key in gone:
             record = self._ended.get(key)
@@ -85,8 +89,10 @@ class Jobs:
             unbegun = record is None and not any(folder.glob(f"worker-{key}.*.json"))
             if (unbegun and key not in unheard) or (record is not None and record.state.startswith("CANCELLED")):
                 cancelled.append(key)
-            else:
-                counts[record.state.lower() if record is not None else "ended"] += 1
+            elif record is not None:
+                counts[record.state.lower()] += 1
+            elif key in unheard:
+                counts["ended"] += 1
         if cancelled:
             counts["cancelled"] = len(cancelled)
         return JobsStatus(True, dict(counts), cancelled, described(early))

@@ -73,7 +73,8 @@ def check(sweep: Sweep, root: Path) -> Plan:
     _check_adapters(sweep)
     _check_deepspeed(sweep)
     require_trackers({name: None for run in sweep.runs for name in run.spec.compute.log_with})
-    states, problems = {}, []
+    states: dict[str, str] = {}
+    problems: list[str] = []
     for run in sweep.runs:
         folder = RunFolder(root, run.run_id)
         found = standing(folder)

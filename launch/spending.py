@@ -17,11 +17,13 @@ from tensloradist.results.publish import read_result
 class Spending:
     """Seconds of wall clock of all attempts, and those wasted, by the cause of the attempt's end.
 
-    `duplicates`: attempts whose results came second, and how many of these have other metrics than the first.
+    `unreadable`: records of attempts that cannot be read, each by its path. `duplicates`: attempts whose results came
+    second, and how many of these have other metrics than the first.
     """
 
     seconds: float = 0.0
     wasted_by_cause: dict[str, float] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
     duplicates: int = 0
     duplicates_differ: int = 0
 
@@ -37,6 +39,7 @@ def spending(folder: RunFolder) -> Spending:
     spent = Spending()
     for place, (number, attempt) in enumerate(zip(numbers, files, strict=True)):
         record, end, failure = attempt.record, attempt.end, attempt.failure
+        spent.unreadable += map(str, attempt.unreadable)
         if record is None:
             continue
         # One host's clock for both times; of a killed attempt the number of heartbeats is what is known.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from tensloradist.results.schema import ManifestRun
 from tensloradist.results.standing import standing
 from tensloradist.results.sweeps import FoundSweep
 
+STARTING_SECONDS = 60.0  # until a launch's workers have said their first word
 MOST_PROBLEMS = 8  # files that are named
 OVER = ("finished", "diverged")
 
@@ -196,15 +198,15 @@ def _look(folder: RunFolder, status: RunStatus, alive: JobAlive) -> None:
     numbers = folder.attempt_numbers()
     status.attempts = len(numbers)
     spent = spending(folder)
-    status.seconds, status.wasted_seconds, status.wasted_by_cause = spent.seconds, spent.wasted_seconds, {}
-    status.wasted_by_cause |= spent.wasted_by_cause
+    status.seconds, status.wasted_seconds = spent.seconds, spent.wasted_seconds
+    status.wasted_by_cause = spent.wasted_by_cause
     status.duplicates, status.duplicates_differ = spent.duplicates, spent.duplicates_differ
     found = standing(folder)
     status.problems = list(found.problems)
     if found.result is not None:
         status.state, status.score = found.state, found.result.metrics.score
         status.step = status.steps = found.result.times.steps
-        status.problems += [str(error) for number in numbers for error in attempt_files(folder, number).unreadable]
+        status.problems += spent.unreadable
     elif found.is_left_alone or found.state == "broken":
         status.state = "newer" if found.state == "newer" else "broken"
     elif (hold := held(folder)) is not None:
@@ -255,18 +257,27 @@ def _progress(attempt: Path) -> tuple[int | None, int | None]:
     return None, None
 
 
+def _works_here(folder: Path, words: list[dict[str, Any]]) -> bool:
+    """Whether a launch without Slurm has a worker at work, or has only just begun."""
+    submission = folder / "submission.json"
+    if not submission.exists():
+        return False
+    begins = not words and time.time() - submission.stat().st_mtime < STARTING_SECONDS
+    return begins or any(not has_ended(word) for word in words)
+
+
 def _said_by_workers(name: str, root: Path) -> tuple[list[str], bool]:
     """What went wrong with workers of the newest launch and of those at work; whether one outside Slurm is at work."""
     folders = sorted((sweep_folder(root, name) / "launches").glob("*"))
     errors: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    changed, working, lines = 0, False, []
+    lines: list[str] = []
+    changed, working = 0, False
     for folder in folders:
         words, unreadable = read_words(folder)
         if not is_at_work(words, unreadable) and folder != folders[-1]:
             continue
         lines += map(str, unreadable)
-        local = (folder / "submission.json").exists()
-        working = working or (local and is_at_work([word for word in words if not has_ended(word)]))
+        working = working or _works_here(folder, words)
         for word in words:
             changed += bool(word.get("code_changed"))
             if word["state"] == "crashed":

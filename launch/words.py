@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,12 +85,17 @@ def has_ended(word: dict[str, Any]) -> bool:
     return False
 
 
-def last_line(path: Path) -> str | None:
-    """The last line of a log that says something; None where there is none, or no log."""
+def last_line(path: Path, but: re.Pattern[str] | None = None) -> str | None:
+    """The last line of a log that says something; None where there is none, or no log.
+
+    Args:
+        but: lines that begin so are passed over.
+    """
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 16_384))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return None
-    return next((" ".join(line.split()) for line in reversed(lines) if line.strip()), None)
+    telling = (line for line in reversed(lines) if line.strip() and not (but and but.match(line)))
+    return next((" ".join(line.split()) for line in telling), None)

@@ -254,7 +254,8 @@ class Worker:
         attempt = folder.attempt(number)
         if attempt.is_dir() and not (attempt / "result.json").exists():
             owner = owner_or_damage(folder, number)
-            cause, message = ("killed", str(owner)) if isinstance(owner, DamagedRecord) else vanished(owner)
+            damaged: tuple[Cause, str] = ("killed", str(owner))
+            cause, message = damaged if isinstance(owner, DamagedRecord) else vanished(owner)
             if folder.result.exists() or is_released(folder, number):  # it lived, and ended while Slurm was asked
                 return not self._is_open(run)
             self._record(run, folder, number, cause, message)

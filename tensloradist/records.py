@@ -6,7 +6,6 @@ Every JSON file of a results folder is read through it, so that all commands agr
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from tensloradist.errors import UserError
 T = TypeVar("T")
 FORM = ConfigDict(extra="forbid")
 """The `__pydantic_config__` of a dataclass that is read as a record."""
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # each is made once: that takes longer than to read a record
 
 
 class UnreadableRecord(UserError):
@@ -112,7 +112,10 @@ def read_record(
     if data is None:
         return None
     try:
-        return _adapter(form).validate_python(data)
+        if form not in _ADAPTERS:
+            _ADAPTERS[form] = TypeAdapter(form)
+        valid: T = _ADAPTERS[form].validate_python(data)
+        return valid
     except ValidationError as error:
         faults = error.errors(include_url=False)
         first = faults[0]
@@ -120,8 +123,3 @@ def read_record(
         if all(fault["type"] in ("extra_forbidden", "unexpected_keyword_argument") for fault in faults):
             raise NewerRecord(path, f"it has the field {field}, which this version does not know") from error
         raise DamagedRecord(path, what, f"{field}: {first['msg']}") from error
-
-
-@cache
-def _adapter(form: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(form)

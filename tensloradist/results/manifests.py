@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
-from tensloradist.records import DamagedRecord, UnreadableRecord, read_record
+from tensloradist.records import DamagedRecord, NewerRecord, UnreadableRecord, read_object, read_record
 from tensloradist.results.layout import sweep_folder
 from tensloradist.results.schema import MANIFEST_SCHEMA_VERSION, Manifest
 
@@ -26,8 +26,10 @@ def put_manifest(folder: Path, text: str) -> Path:
     Its name says what it contains, so one that is there already is compared, and replaced where it is damaged.
 
     Raises:
+        NewerRecord: a newer version has launched the sweep.
         UserError: a folder lies in the place of one of the two files.
     """
+    _refuse_newer(folder)
     digest = manifest_digest(text)
     path = folder / f"{digest}.json"
     for target in (path, folder / "latest"):
@@ -37,6 +39,17 @@ def put_manifest(folder: Path, text: str) -> Path:
         write_replacing(path, text)
     write_replacing(folder / "latest", digest + "\n")
     return path
+
+
+def _refuse_newer(folder: Path) -> None:
+    """Raises NewerRecord where the sweep's newest manifest is of a newer version; a damaged one may be replaced."""
+    try:
+        newest = (folder / "latest").read_bytes().decode("ascii").strip()
+        read_object(folder / f"{newest}.json", "the manifest", MANIFEST_SCHEMA_VERSION)
+    except NewerRecord:
+        raise
+    except (OSError, ValueError, UserError):
+        return
 
 
 def read_manifest(path: Path) -> Manifest:

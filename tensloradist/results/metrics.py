@@ -19,7 +19,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str | None]:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise UnreadableRecord(path, f"the metrics cannot be read ({error.strerror or error})") from error
-    records = []
+    records: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)

@@ -46,6 +46,14 @@ class Standing:
 def standing(run: RunFolder) -> Standing:
     """A run's standing. Its attempts' records are looked at only while it has no result."""
     try:
+        return _standing(run)
+    except OSError as error:  # a folder that may not be entered, for one
+        text = f"{error.filename or run.path}: cannot be read ({error.strerror or error})"
+        return Standing("unreadable", problems=(text,))
+
+
+def _standing(run: RunFolder) -> Standing:
+    try:
         result = read_published(run)
     except UnreadableRecord as error:
         return Standing(_kind(error), problems=(str(error),))

@@ -41,6 +41,42 @@ seeds: 3
 optimizer: {epochs: 1, batch_size: 64, learning_rate: 1e-2}
 compute: {device: cpu, threads: 1}
 """
+KINDS = (
+    "held.json",
+    "finished adapter.json",
+    "finished adapter.safetensors",
+    "finished attempt.json",
+    "finished end.json",
+    "finished head.safetensors",
+    "finished log.txt",
+    "finished metrics.jsonl",
+    "finished predictions.safetensors",
+    "finished provenance.json",
+    "finished attempt's result.json",
+    "finished claim.0001",
+    "finished heartbeat.0001",
+    "finished released.0001",
+    "finished result.json",
+    "finished spec.json",
+    "attempt.json",
+    "COMPLETE",
+    "state.json",
+    "decision.json",
+    "end.json",
+    "failure.json",
+    "log.txt",
+    "metrics.jsonl",
+    "claim.0002",
+    "heartbeat.0002",
+    "spec.json",
+    "manifest",
+    "latest",
+    "accepted-0.json",
+    "launch.json",
+    "slurm.json",
+    "submission-0.json",
+    "worker-7_0.0.0.json",
+)
 STAMP = "20260101T000000-aaaaaa"
 
 
@@ -72,7 +108,7 @@ def result_of(spec, attempt, progress, control):
 
 
 def make(folder, train=result_of):
-    """A sweep of six runs: two finished, one failed, one claimed elsewhere, one held, one not begun. Returns the file."""
+    """A sweep of six runs: two finished, one failed, one claimed elsewhere, one held, one not begun; its file."""
     file, root = folder / "sweep.yaml", folder / "results"
     file.write_text(SWEEP)
     sweep = load_sweep(str(file))
@@ -133,7 +169,12 @@ def damages(path):
     """Name -> what a file of this kind may contain instead; None: a folder in its place, or no right to read it."""
     content = path.read_bytes()
     noise = random.Random(0).randbytes(200)
-    found = {"empty": b"", "truncated": content[: len(content) // 2], "garbage": b"\xff\xfe" + noise, "zeros": bytes(64)}
+    found = {
+        "empty": b"",
+        "truncated": content[: len(content) // 2],
+        "garbage": b"\xff\xfe" + noise,
+        "zeros": bytes(64),
+    }
     found |= {"null": b"null", "list": b"[1, 2]", "text": b'"x"', "nested": b"[" * 100_000}
     try:
         data = json.loads(content)

@@ -15,6 +15,7 @@ from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import recover_broken
 
+NAMED = ("claim.0002", "finished result.json", "attempt.json", "end.json", "failure.json", "decision.json")
 PROFILE = "options: {default: {}}\n"
 
 
@@ -49,9 +50,7 @@ class Commands:
         ]
 
     def heavy(self, run):
-        at, out = ("--results", self.root), self.scratch / "out"
-        cell = "att tucker, digits, isorank r=2"
-        folder = self.root / "runs" / run
+        at, cell = ("--results", self.root), "att tucker, digits, isorank r=2"
         return [
             ("why", run, *at),
             ("plan", self.file, *at),
@@ -64,6 +63,11 @@ class Commands:
             ("compare", run, run, *at),
             ("reproduce", cell, "--seed", "17", *at),
             ("bundle", "dented", "--out", self.scratch / "b.bundle.tar.gz", *at),
+        ]
+
+    def slow(self, run):
+        at, out, folder = ("--results", self.root), self.scratch / "out", self.root / "runs" / run
+        return [
             ("figures", "dented", "--out", out, *at),
             ("report", "dented", "--out", out, *at),
             ("evaluate", folder),
@@ -94,8 +98,9 @@ def slurm(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def dented(original, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))  # without Slurm, which the files alone are enough for
+def dented(original, tmp_path, monkeypatch, request):
+    if "slurm" not in request.fixturenames:
+        monkeypatch.setenv("PATH", str(tmp_path))  # the files alone are enough
     return damage.Dented(original[1], tmp_path / "results")
 
 
@@ -125,29 +130,36 @@ def test_one_damaged_file_neither_stops_status_nor_hides_the_other_runs(original
             assert {other: after[other] for other in after if other != run} == {
                 other: before[other] for other in after if other != run
             }, kind
-        if kind in ("claim.0002", "finished result.json", "attempt.json", "end.json", "failure.json", "decision.json"):
-            assert "broken" in shown and str(path) in shown, (kind, shown)
-        for words in commands.quick(run or next(iter(before))):
-            commands(*words)
+        if kind in NAMED:
+            assert f"{path}: " in shown, (kind, shown)
+            assert after[run] == "broken" or (after[run] == before[run] == "claimed"), kind
+        if kind in NAMED:
+            commands("logs", run, "--results", dented.root)
+        if "launches" in place.parts:
+            commands("cancel", "dented", "--results", dented.root)
         dented.restore()
 
 
 @pytest.mark.evidence
-def test_no_damage_of_any_file_gives_a_traceback_in_any_command(trained, slurm, tmp_path):
+@pytest.mark.parametrize("kind", damage.KINDS)
+def test_no_damage_of_any_file_gives_a_traceback_in_any_command(trained, slurm, tmp_path, kind):
     dented = damage.Dented(trained[1], tmp_path / "results")
     commands = Commands(trained[0], dented.root, tmp_path)
-    for kind, place in damage.kinds(trained[1]).items():
-        run = damage.folder_of(dented.root, place) or next(iter(states(trained[1])))
-        for how, content in damage.damages(trained[1] / place).items():
-            dented.damage(place, how, content)
-            for words in (*commands.quick(run), *commands.heavy(run)):
-                try:
-                    commands(*words)
-                except AssertionError as error:
-                    raise AssertionError(f"{kind}, {how}") from error
-                for left in ("b.bundle.tar.gz", "exported"):
-                    damage.remove(commands.scratch / left)
-            dented.restore()
+    places = damage.kinds(trained[1])
+    assert set(places) == set(damage.KINDS)
+    place = places[kind]
+    run = damage.folder_of(dented.root, place) or next(iter(states(trained[1])))
+    for how, content in damage.damages(trained[1] / place).items():
+        dented.damage(place, how, content)
+        slow = commands.slow(run) if how in ("truncated", "newer", "other types", "folder") else []
+        for words in (*commands.quick(run), *commands.heavy(run), *slow):
+            try:
+                commands(*words)
+            except AssertionError as error:
+                raise AssertionError(how) from error
+            for left in ("b.bundle.tar.gz", "exported"):
+                damage.remove(commands.scratch / left)
+        dented.restore()
 
 
 @pytest.mark.parametrize("kind", ["finished result.json", "attempt.json", "end.json", "failure.json", "claim.0002"])
@@ -172,6 +184,15 @@ def test_a_newer_field_marks_a_newer_version_and_other_damage_does_not(original,
         dented.damage(place, how, ways[how])
         assert states(dented.root)[run] == state
         dented.restore()
+
+
+def test_a_sweep_that_a_newer_version_has_launched_is_not_launched_over(original, dented, commands):
+    place = damage.kinds(original[1])["manifest"]
+    path = dented.damage(place, "newer", damage.damages(original[1] / place)["newer"])
+    says = f"{path}: made by a newer version of tensloradist (schema_version 2; this version reads 1); update"
+    assert says in commands("status", "dented", "--results", dented.root)
+    with pytest.raises(UserError, match="made by a newer version"):
+        damage.write_manifest(load_sweep(str(commands.file)), dented.root)
 
 
 def test_a_damaged_manifest_is_written_anew_by_launching_the_same_sweep(original, dented, commands):
@@ -218,3 +239,12 @@ def test_a_bundle_that_is_newer_damaged_or_no_bundle_is_refused(original, comman
     for content in (b"", b"\x1f\x8b garbage", gzip.compress(b"no archive"), path.read_bytes()[:40]):
         path.write_bytes(content)
         assert "cannot be read as a bundle" in refused(path)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_runs_that_would_go_on_say_so_where_no_job_is_left(original, dented, slurm, commands, left):
+    slurm.queue(*[("7_1", "PENDING", 0)] * left)
+    next(dented.root.glob("runs/*/claim.0002")).unlink()
+    shown = commands("status", "dented", "--results", dented.root)
+    go_on = f"no job or worker is left that would train them; type: tensloradist launch {commands.file}"
+    assert "2 planned" in shown and (go_on in shown) != left

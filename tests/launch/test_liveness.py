@@ -10,8 +10,9 @@ from fake_slurm import FakeSlurm
 from launch import liveness, scheduler
 from launch.liveness import ASK_SECONDS, LAUNCH_SECONDS, JobsAlive
 from launch.policy import Growth
+from launch.status import collect
 from launch.submission import Submission
-from launch.worker import Worker, turned
+from launch.worker import EarlyEnd, Worker, turned
 from tensloradist.files import write_once
 from tensloradist.results.claims import Owner, claim
 from tensloradist.results.layout import RunFolder
@@ -187,3 +188,53 @@ def test_a_run_whose_start_alone_takes_a_jobs_time_gets_a_longer_job(tmp_path, m
     assert not worker.drain()
     assert json.loads((folder.attempt(2) / "decision.json").read_text())["action"] == "retry_larger"
     assert worker.needing_more() == {Growth(time=2): [run.run_id]}
+
+
+def worker_of(root, path, run, name="7_0.0.0"):
+    submission = Submission(str(path), str(root), 1, baseline={run.run_id: 0}, growth=Growth())
+    write_once(root / "sweeps" / "s" / "launches" / "1" / "submission-0.json", submission.to_json())
+    return Worker(root / "sweeps" / "s" / "launches" / "1" / "submission-0.json", name, job_alive=lambda owner: None)
+
+
+@pytest.mark.parametrize("name", ["result.json", "claim.0001", "attempts/0001/attempt.json", "attempts/0001/end.json"])
+def test_a_worker_leaves_alone_what_a_newer_version_has_made(tmp_path, monkeypatch, slurm, name):
+    path, (run,) = manifest(tmp_path, cells=1, seeds=1)
+    newer = RunFolder(tmp_path, run.run_id).path / name
+    write_once(newer, '{"schema_version": 2}')
+    worker = worker_of(tmp_path, path, run)
+    monkeypatch.setattr(worker.children, "child", None)  # to train would be to fail
+    assert not worker.drain() and newer.read_text() == '{"schema_version": 2}'
+
+
+class DeadChild:
+    """A training process that ends before it can begin a run, and says why on standard error."""
+
+    pid, has_ended = 0, True
+
+    def __init__(self, log, name):
+        log.write_text(f"Traceback of {name}\nModuleNotFoundError: No module named 'site_metrics'\n")
+
+    def request(self, **fields):
+        pass
+
+    def next_event(self, seconds):
+        return None
+
+    def wait(self):
+        return 1
+
+    def stop(self, seconds=0):
+        pass
+
+
+def test_status_says_once_what_ends_all_workers_and_names_the_error(tmp_path, monkeypatch, slurm):
+    path, (run,) = manifest(tmp_path, cells=1, seeds=1)
+    for task in range(3):
+        worker = worker_of(tmp_path, path, run, f"7_{task}.0.0")
+        monkeypatch.setattr(worker.children, "child", lambda worker=worker: DeadChild(worker.log, worker.name))
+        with pytest.raises(EarlyEnd):
+            worker.drain()
+    write_once(tmp_path / "sweeps" / "s" / "latest", path.stem)
+    (warning,) = collect("s", tmp_path).warnings
+    assert warning.startswith("3 workers ended by an error of their own")
+    assert "could begin a run: ModuleNotFoundError: No module named 'site_metrics'; see " in warning

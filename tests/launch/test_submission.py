@@ -150,6 +150,87 @@ def test_what_cannot_be_cancelled_is_named(slurm, root, capfd):
     assert known(root) == ["101"]
 
 
+@pytest.mark.parametrize("known_by", ["its comment", "its script", "its log"])
+def test_jobs_of_a_launch_that_was_killed_before_their_record_are_adopted(slurm, root, monkeypatch, known_by):
+    """As kill -9 between sbatch's answer and the record leaves it: the job runs, and no file has its id."""
+    monkeypatch.setattr("launch.slurm.Submitted.with_array", lambda done, folder, array: done)
+    monkeypatch.setattr("launch.slurm.Submitted.write", lambda done, folder: None)
+    _, folder = submit_two(root)
+    monkeypatch.undo()
+    slurm.install(monkeypatch)
+    assert known(root) == []
+    lines = (slurm.folder / "accepted").read_text()
+    assert lines.count(f"tensloradist:{folder.name}/submitit-") == 2
+    if known_by == "its comment":
+        (slurm.folder / "accepted").write_text(lines.replace(str(folder), "/var/spool/slurm"))
+    elif known_by == "its script":
+        (slurm.folder / "accepted").write_text(lines.replace("tensloradist:", "replaced by the site: "))
+    else:
+        (slurm.folder / "accepted").unlink()
+        for name in ("submitit-0/101_2_0_log.err", "submitit-1/102_0_log.err"):
+            (folder / name).touch()
+    slurm.queue(*((key, "RUNNING", 0) for key in ("101_0", "101_1", "101_2", "102")))
+    assert Jobs("s", root).look().counts == {"running": 4}
+    assert known(root) == ["101", "102"], "they are on record now"
+    assert len(cancel("s", root).jobs) == 4 and slurm.asked("scancel") == ["101 102"]
+
+
+def test_nobody_asks_for_ever_about_a_submission_that_came_to_nothing(slurm, root, monkeypatch):
+    (slurm.folder / "sbatch.accepts").write_text("0")
+    with pytest.raises(UserError):
+        submit_two(root)
+    before = len(slurm.asked("squeue"))
+    assert Jobs("s", root).look() is None and len(slurm.asked("squeue")) == before
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_jobs_are_cancelled_where_nothing_can_be_written(slurm, root, monkeypatch, recorded):
+    _, folder = submit_two(root)
+    if not recorded:
+        for name in ("slurm.json", "accepted-0.json", "accepted-1.json"):
+            (folder / name).unlink()
+
+    def read_only(path, content):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("tensloradist.files.write_synced", read_only)
+    slurm.queue(("101_0", "RUNNING", 0), ("102", "PENDING", 0))
+    done = cancel("s", root)
+    assert done.jobs == ["101_0", "102"] and slurm.asked("scancel") == ["101 102"]
+    assert done.unwritten == [f"{folder / 'stop'} (Read-only file system)"]
+    slurm.fails("scancel", "scancel: error: Access denied\n")
+    with pytest.raises(UserError, match=r"refused to cancel: .*denied; and workers do not stop .*Read-only"):
+        cancel("s", root)
+
+
+def test_jobs_that_end_before_a_worker_can_write_are_explained_by_kind(slurm, root):
+    _, folder = submit_two(root)
+    slurm.queue()
+    slurm.says("sacct", "101_0|FAILED|127:0\n101_1|FAILED|127:0\n101_2|COMPLETED|0:0\n102|FAILED|0:53\n")
+    for task in (0, 1):
+        log = folder / "submitit-0" / f"101_{task}_0_log.err"
+        log.write_text(
+            f"Loading modules\n/scratch/101_{task}/run: line 9: python3.12: No such file or directory\n"
+            f"srun: error: n1: task 0: Exited with exit code 127\nsrun: launch/slurm: _step_signal: 101.{task}\n\n"
+        )
+    write_once(folder / "worker-101_2.0.0.json", "{}")
+    first, second = Jobs("s", root).look().early_ends
+    assert first.startswith("2 jobs ended before a worker could begin (FAILED, exit code 127): ")
+    assert "python3.12: No such file or directory; see " in first and "submitit-0/101_0_0_log.err" in first
+    assert second.startswith(
+        "1 job ended before a worker could begin (FAILED, the node could not open the job's files), without a word: "
+    )
+    assert "102_0_log.err is absent; is the results folder full, read-only" in second
+
+
+def test_a_job_that_was_cancelled_before_it_began_is_no_early_end(slurm, root):
+    submit_two(root)
+    slurm.queue()
+    slurm.says("sacct", "101_0|CANCELLED by 0|0:0\n")
+    said = Jobs("s", root).look()
+    assert said.early_ends == [] and said.counts == {"cancelled": 4} and not said.are_left
+
+
 def ended(*keys, state="COMPLETED"):
     return "".join(f"{key}|{state}\n" for key in keys)
 

@@ -161,6 +161,24 @@ def test_out_of_device_memory_is_known_by_torchs_own_exception():
     assert cause_of(torch.OutOfMemoryError("CUDA out of memory")) == "out_of_device_memory"
 
 
+def test_a_full_disk_is_the_cause_on_record(tmp_path, spec, monkeypatch):
+    """The record is written in the room that was kept for it, and says it for ever."""
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    def train(spec, attempt, progress, control):
+        monkeypatch.setattr("tensloradist.files.write_synced", full)
+        raise OSError(errno.ENOSPC, "No space left on device: " + "x" * 40_000)
+
+    outcome = execute(spec, tmp_path, train, heartbeat_seconds=0.01)
+    monkeypatch.undo()
+    run = RunFolder(tmp_path, spec.run_id)
+    assert outcome.failure.cause == read_failure(run).cause == "disk_full"
+    assert "No space left" in read_failure(run).message
+    assert sorted(path.name for path in run.attempt(1).iterdir()) == ["attempt.json", "failure.json", "log.txt"]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
