@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -31,11 +32,21 @@ class Cli:
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
-    """Two runs finished, and two failed by an exception."""
+    """Two runs finished, and two failed by an exception: a failure is recorded, and its siblings go on."""
     launch = Launch(tmp_path_factory.mktemp("launched"))
     code, out = launch.run(FAIL_HOW="raise", FAIL_SPLIT_SEED="1")
     assert (code, launch.finished()) == (1, 2), out
+    assert launch.causes() == {"bug": 2}
+    assert "2 × bug: RuntimeError: broken on request" in out and "log.txt" in out
     return launch
+
+
+@pytest.fixture
+def launched_anew(launched, tmp_path):
+    """A copy of it, for a test that changes what other tests look at."""
+    own = Launch(tmp_path)
+    shutil.copytree(launched.results, own.results)
+    return own
 
 
 @pytest.fixture
@@ -150,7 +161,8 @@ def test_without_a_cluster_efficiency_says_so(cli):
     assert "never launched with --profile" in cli("efficiency", "fragile")
 
 
-def test_retry_launches_the_failed_runs_alone(cli, launched, tmp_path, monkeypatch):
+def test_retry_launches_the_failed_runs_alone(launched_anew, tmp_path, monkeypatch):
+    launched, cli = launched_anew, Cli(launched_anew.results)
     assert "no run of fragile failed for it; causes there: bug" in cli("retry", launched.file, "--cause", "preempted")
     words = retry_hint(cli("status", "fragile"))
     assert words[-2:] == ["--results", str(launched.results)]
