@@ -141,7 +141,7 @@ def follow(board: Board, place: Place, children: ChildFactory, told: Callable[[]
                 return
             time.sleep(POLL_SECONDS)
             continue
-        child = children.child(**place.environment(number))
+        child = children.child(place=place.environment(number))
         child.request(spec=posted["spec"], follow=posted["attempt"])
         passed_on = False
         while True:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,14 +155,14 @@ class ChildFactory:
     def __init__(self, submission: Submission, device: int, log: Path) -> None:
         self._submission, self._device, self.log = submission, device, log
 
-    def child(self, processes: int = 1, **more: str) -> Child:
-        """A child that is one of so many processes on this machine.
+    def child(self, processes: int = 1, place: Mapping[str, str] | None = None) -> Child:
+        """A child that is one of so many processes that share this worker's processors and GPUs.
 
         Args:
-            more: variables of its environment.
+            place: the variables that say which of a run's processes it is.
         """
         threads, devices = str(max(1, self._submission.threads // processes)), self._submission.devices
-        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **more}
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **(place or {})}
         environment["TENSLORADIST_WORKERS_PER_GPU"] = str(self._submission.workers_per_gpu)
         if devices:
             environment |= only((devices[self._device % len(devices)],) if processes == 1 else devices)
@@ -176,5 +176,5 @@ class ChildFactory:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
             environment = {name: str(value) for name, value in names.items()}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            children.append(self.child(processes, **environment))
+            children.append(self.child(processes, environment))
         return ChildGroup(children, self.log)

@@ -101,7 +101,7 @@ def _one_rank(path: Path, place: Place, known: Submission) -> bool:
 
     def next_group(children: ChildFactory) -> NodeGroup:
         number = next(numbers)
-        return NodeGroup(board, number, children.child(**place.environment(number)))
+        return NodeGroup(board, number, children.child(place=place.environment(number)))
 
     worker = Worker(path, name, job_alive=_jobs_alive(path), make_group=next_group)
     _on_signals(worker.submission, lambda cause: setattr(worker, "told", worker.told or cause))

@@ -41,6 +41,6 @@ def test_every_task_uses_all_of_its_own_processors(tmp_path, monkeypatch, rank):
     if rank:
         follow(board, place, factory, lambda: None)
     else:
-        factory.child(**place.environment(1))
+        factory.child(place=place.environment(1))
     (environment,) = Recorded.environments
     assert (environment["OMP_NUM_THREADS"], environment["RANK"]) == ("12", str(rank))
