@@ -6,6 +6,7 @@ SHA-256 of each; a folder without a marker, or with a file that does not match, 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tensloradist.files import sync_folder, write_synced
-from tensloradist.records import DamagedRecord, NewerRecord, UnreadableRecord, read_object
+from tensloradist.records import NewerRecord, UnreadableRecord, read_object
 from tensloradist.results.layout import RunFolder
 
 MARKER = "COMPLETE"
@@ -125,7 +126,7 @@ def newer_checkpoint(run: RunFolder) -> NewerRecord | None:
             _digests(checkpoint.folder)
         except NewerRecord as error:
             return error
-        except UnreadableRecord:
+        except (FileNotFoundError, UnreadableRecord):
             continue
         return None
     return None
@@ -180,7 +181,7 @@ def _digests(folder: Path) -> dict[str, Any]:
     path = folder / MARKER
     digests = read_object(path, "the checkpoint's marker", key="format_version")
     if digests is None:
-        raise DamagedRecord(path, "the checkpoint's marker", "it is missing")
+        raise FileNotFoundError(errno.ENOENT, "missing", str(path))
     return digests
 
 

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tensloradist.identity import resolve
+from tensloradist.records import DamagedRecord
 from tensloradist.results.attempts import begin_attempt, read_attempt, read_end
 from tensloradist.results.checkpoints import newest_valid
 from tensloradist.results.control import RunControl
@@ -201,7 +202,7 @@ def test_a_torn_last_line_is_said_and_left_out(tmp_path):
     records, torn = read_metrics(path)
     assert records == [{"step": 1}] and "line 2 was torn" in torn
     path.write_text('{"st\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="line 1 is no JSON"):
+    with pytest.raises(DamagedRecord, match="line 1 is no JSON"):
         read_metrics(path)
 
 
