@@ -1,6 +1,5 @@
 """An adapter's life on a model: attach, train, save, load, merge, unmerge, detach; for every registered family."""
 
-import copy
 import json
 import warnings
 
@@ -108,18 +107,6 @@ def test_merged_model_works_after_detaching(example):
     assert not any("tensor_adapter" in name for name, _ in model.named_modules())
 
 
-def test_calls_below_the_root_use_current_parameters():
-    model, inputs = FAMILIES["vit"].example() if "vit" in FAMILIES else next(iter(FAMILIES.values())).example()
-    model.eval()
-    adapter = attach(model, SPECS["depth"])
-    with torch.no_grad():
-        first = model.base_model(**inputs)[0].clone()
-        randomize(adapter)
-        second = model.base_model(**inputs)[0]
-        assert not torch.allclose(first, second)
-        assert torch.equal(second, model.base_model(**inputs)[0])
-
-
 @pytest.mark.parametrize("again", ["the model", "its encoder"])
 def test_an_interrupted_pass_leaves_nothing_behind(again):
     """torch calls no hooks for a KeyboardInterrupt: the next pass must not be taken for a part of that one."""
@@ -149,35 +136,6 @@ def test_a_merge_computes_the_pairs_once(monkeypatch):
     monkeypatch.setattr(type(adapter), "forward", lambda self: calls.append(1) or forward(self))
     adapter.merge()
     assert len(adapter.attachment.wrapped) > 1 and len(calls) == 1
-
-
-def test_a_model_is_copied_while_its_backward_pass_is_pending(example):
-    model, inputs, family = example
-    adapter = attach(model, SPECS["qkv_depth"])
-    randomize(adapter)
-    logits = family.logits(model, inputs)
-    assert torch.equal(family.logits(copy.deepcopy(model), inputs), logits)
-
-
-def test_gradients_with_activation_checkpointing_are_the_same():
-    torch.manual_seed(0)
-    model, inputs = FAMILIES["bert"].example()
-    model.train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    adapter = attach(model, SPECS["qkv_depth"])
-    randomize(adapter)
-
-    def gradients():
-        adapter.zero_grad()
-        FAMILIES["bert"].logits(model, inputs).square().sum().backward()
-        return [p.grad.clone() for p in adapter.parameters()]
-
-    plain = gradients()
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    for a, b in zip(plain, gradients(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
 def test_dropout_acts_in_training_only():
