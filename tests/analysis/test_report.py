@@ -165,7 +165,7 @@ def test_broken_files_are_listed_and_their_curves_are_missed(tmp_path):
     planned = plan_figures(analysis)
     text = Page(page(analysis, [], planned.absent)).text
     assert "schema_version 99" in text and "lora: the learning curves of 1 of 3 runs can't be read" in text
-    assert "How this number came to be can't be told" in text and "attempt.json" in text
+    assert "attempt.json: the attempt's record is damaged" in text
 
 
 def test_names_are_text_and_never_markup(tmp_path):

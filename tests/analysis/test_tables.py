@@ -255,7 +255,7 @@ def test_broken_results_are_listed(folder):
     folder.write()
     loaded = load("s", folder.root)
     assert len(loaded.broken) == 1 and "schema_version 99" in loaded.broken[0]
-    assert score(cell_of(build(loaded), "qkv_depth tucker")) == "— (0/1 seeds, 1 broken)"
+    assert score(cell_of(build(loaded), "qkv_depth tucker")) == "— (0/1 seeds, 1 newer)"
 
 
 def test_two_tasks_are_two_columns(folder):

@@ -223,7 +223,10 @@ class DeadChild:
     def wait(self):
         return 1
 
-    def stop(self, seconds=0):
+    def terminate(self):
+        pass
+
+    def kill_at(self, deadline):
         pass
 
 

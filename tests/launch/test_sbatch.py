@@ -60,7 +60,7 @@ def by_larger_jobs(root):
 @pytest.mark.parametrize("command", [by_launch, by_doctor, by_larger_jobs])
 def test_no_variable_of_the_callers_allocation_reaches_a_job(slurm, tmp_path, monkeypatch, command):
     monkeypatch.setattr(site_doctor.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr("launch.larger.read_manifest", lambda path: type("Manifest", (), {"name": "s"}))
+    monkeypatch.setattr("launch.larger.read_manifest", lambda path: type("Manifest", (), {"name": "s", "plugins": ()}))
     in_allocation(monkeypatch)
     if command is by_doctor:
         slurm.says("scontrol", "MaxArraySize = 1001\nPartitionName=low MaxTime=UNLIMITED TotalNodes=2\n")
