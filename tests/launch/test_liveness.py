@@ -113,7 +113,7 @@ def test_a_whole_launch_asks_about_once_in_two_seconds(monkeypatch, clock):
 
 def manifest(root, cells=4, seeds=3):
     def run(cell, seed):
-        spec = {"seed": seed, "compute": {"processes": 1, "strategy": "single"}}
+        spec = {"seed": seed, "optimizer": {}, "compute": {"processes": 1, "strategy": "single"}}
         member = (Membership(condition="isorank r=2", budget=1, residual=0.0),)
         return ManifestRun(
             run_id=f"{cell}-{seed}", spec=spec, row=f"row {cell}", backbone="b", task="t", ranks={},
