@@ -165,7 +165,7 @@ def launch_runs(
     import submitit  # noqa: F401 (before anything is written: it is in an extra)
 
     from launch.origin import sweep_to_launch
-    from launch.plan import check, recover
+    from launch.plan import check, recover, take_back_stale
     from launch.sweep import load_sweep
     from tensloradist.results.layout import results_root
 
@@ -173,9 +173,13 @@ def launch_runs(
     sweep = sweep_to_launch(sweep, root, again=only is not None)
     with terminal(stderr=True).status("planning (loading libraries takes a few seconds)"):
         expanded = load_sweep(sweep)
+        stale: list[str] = []
         if not dry_run:
             recover(expanded, root)
+            stale = take_back_stale(expanded, root)
         checked = check(expanded, root)
+    for line in stale:
+        terminal(stderr=True).print(f"warning: {line}", soft_wrap=True)
     if only is not None:
         checked.restrict(only)
     _refuse_missing(checked.missing, sweep)

@@ -96,6 +96,25 @@ def recover(sweep: Sweep, root: Path) -> None:
             recover_broken(folder)
 
 
+def take_back_stale(sweep: Sweep, root: Path) -> list[str]:
+    """Retract finished runs that an earlier version trained on other labels than their data has; a line for each.
+
+    Only data sets of texts are looked at, and only where such results are: `doctor --labels` compares all.
+    """
+    from tensloradist.recheck import recheck
+    from tensloradist.results.retract import retract
+
+    found = recheck(root, {run.run_id: run.spec for run in sweep.runs})
+    lines = []
+    for run_id, difference in found.differing.items():
+        aside = retract(RunFolder(root, run_id))
+        lines.append(
+            f"run {run_id}: {difference}: it was trained on data that was replaced. Its result is now {aside}, and it "
+            "is trained again"
+        )
+    return lines
+
+
 def _state(run: RunFolder, found: Standing) -> str:
     if found.is_over:
         return "finished"

@@ -7,7 +7,7 @@ the file had been replaced, its time kept, has the new data's fingerprint and th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import numpy as np
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_run
+from tensloradist.results.standing import standing
 
 if TYPE_CHECKING:
     from tensloradist.results.schema import Result
@@ -42,11 +43,16 @@ class Recheck:
     unchecked: dict[str, str] = field(default_factory=dict)
 
 
-def recheck(root: Path) -> Recheck:
-    """Compare all finished runs of a results folder that were trained on data at a path. Each data set is read once."""
+def recheck(root: Path, texts: Mapping[str, RunSpec] | None = None) -> Recheck:
+    """Compare finished runs of a results folder that were trained on data at a path. Each data set is read once.
+
+    Args:
+        texts: compare these runs alone, by id, and of them those on texts that an earlier version trained: texts are
+            quickly read. None: all of the folder.
+    """
     found = Recheck()
     known: dict[tuple[object, ...], Labels | UserError] = {}
-    for run, spec, result in _finished(root, found):
+    for run, spec, result in _finished(root, found) if texts is None else _earlier(root, texts):
         key = (spec.task, spec.backbone, spec.protocol)
         if key not in known:
             known[key] = _labels_now(spec)
@@ -74,6 +80,19 @@ def _finished(root: Path, found: Recheck) -> Iterator[tuple[RunFolder, RunSpec, 
             found.unchecked[run.run_id] = str(error)
             continue
         if spec.task.data is not None and result.state == "finished":
+            yield run, spec, result
+
+
+def _earlier(root: Path, specs: Mapping[str, RunSpec]) -> Iterator[tuple[RunFolder, RunSpec, Result]]:
+    """Of these runs, those on local texts with a result from before results said which variables choose kernels."""
+    from tensloradist.tasks import TASKS
+
+    for run_id, spec in specs.items():
+        run = RunFolder(root, run_id)
+        if spec.task.data is None or TASKS[spec.task.name].kind != "text":
+            continue
+        result = standing(run).result
+        if result is not None and result.state == "finished" and "environment" not in result.provenance:
             yield run, spec, result
 
 

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 from typer.testing import CliRunner
 
+from launch.plan import take_back_stale
 from tensloradist.cli import _application
 from tensloradist.errors import UserError
 from tensloradist.evaluation import evaluate_run
@@ -80,3 +82,18 @@ def test_a_run_on_other_labels_than_its_data_is_found_taken_back_and_trained_aga
     assert recheck(root).agreed == [wrong.run_id] and not recheck(root).differing
     next(run.attempts.glob("0002/predictions.safetensors")).write_bytes(b"damaged")
     assert "cannot be read as predictions" in recheck(root).unchecked[wrong.run_id]
+
+
+def test_a_launch_takes_back_what_an_earlier_version_trained_on_replaced_texts_and_nothing_else(stale):
+    root, _, wrong = stale
+    run = RunFolder(root, wrong.run_id)
+    sweep = SimpleNamespace(runs=[SimpleNamespace(run_id=wrong.run_id, spec=wrong)])
+    assert take_back_stale(sweep, root) == [], "this version's own results are not compared"
+    for path in (run.result, *run.attempts.glob("*/result.json")):
+        result = json.loads(path.read_text())
+        del result["provenance"]["environment"]
+        path.unlink()
+        path.write_text(json.dumps(result))
+    (line,) = take_back_stale(sweep, root)
+    assert wrong.run_id in line and "it is trained again" in line and not run.result.exists()
+    assert take_back_stale(sweep, root) == []
