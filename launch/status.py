@@ -284,9 +284,9 @@ def _said_by_workers(name: str, root: Path) -> tuple[list[str], bool]:
                 errors[str(word.get("error"))].append(word)
     for error, words in errors.items():
         hosts = ", ".join(sorted({word["host"] for word in words})[:4])
-        who = f"{len(words)} workers" if len(words) > 1 else "1 worker"
+        who = f"{len(words)} workers ended by an error of their own" if words[1:] else "1 worker ended by its own error"
         log = next((f"; see {word['log']}" for word in words if word.get("log")), "")
-        lines.append(f"{who} ended by an error of their own ({hosts}): {error}{log}")
+        lines.append(f"{who} ({hosts}): {error}{log}")
     if changed:
         lines.append(f"{changed} workers run other code than was submitted: it was edited since (launch --snapshot)")
     return lines, working

@@ -114,11 +114,15 @@ def test_a_crash_in_the_middle_of_a_pack(cluster, tmp_path):
 @pytest.mark.xdist_group("another user")
 def test_two_launches_at_the_same_moment_one_by_another_user(cluster, another_user, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    sweep = Sweep(folder, methods="lora, {tenslora: {grouping: [att, qkv_depth]}}", epochs=5, task="digits")
+    sweep = Sweep(folder, methods="lora, {tenslora: {grouping: [att, qkv_depth]}}", epochs=14, task="digits")
     home = folder / "home"
     for path in (sweep.root, home):
         path.mkdir()
     cluster.share(folder)
+    # Their cache is empty: what a first plan makes must not take longer than all runs of the other launch.
+    plan = cluster.as_other_user([*cluster.tensloradist, "plan", str(sweep.file), "--results", str(sweep.root)], home)
+    plan.communicate(timeout=300)
+    assert plan.returncode == 0
     command = ["launch", str(sweep.file), "--profile", str(sweep.profile), "--results", str(sweep.root)]
     theirs = cluster.as_other_user([*cluster.tensloradist, *command], home)
     before = os.umask(0o002)

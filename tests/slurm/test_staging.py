@@ -27,5 +27,5 @@ def test_workers_that_cannot_begin_say_so_in_the_status(cluster, tmp_path):
     sweep = Sweep(tmp_path, epochs=2)
     sweep.profile.write_text(sweep.profile.read_text() + "stage: $NOWHERE/stage\n")
     sweep.launch()
-    wait_until(lambda: "workers ended by an error" in sweep.status(), 60, sweep.status)
+    wait_until(lambda: "ended by its own error" in sweep.status(), 60, sweep.status)
     assert "expected an absolute path" in sweep.status() and not sweep.results()
