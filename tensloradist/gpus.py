@@ -10,16 +10,25 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-# By falling precedence. torch for AMD GPUs reads all three; the first that is set decides what the others left.
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 _LISTED = re.compile(r"^GPU (\d+):")
 _INSTANCE = re.compile(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)")
+_CARD = re.compile(r"nvidia(\d+)")
+DEVICES = Path("/dev")
 
 
 def variable(environment: Mapping[str, str] = os.environ) -> str:
-    """The variable that names this process's GPUs; CUDA_VISIBLE_DEVICES where none is set."""
-    return next((name for name in VARIABLES if name in environment), VARIABLES[0])
+    """The variable that decides which GPUs this process uses; CUDA_VISIBLE_DEVICES where none is set.
+
+    torch for AMD GPUs obeys HIP_VISIBLE_DEVICES before ROCR_VISIBLE_DEVICES, and the CUDA variable where neither is
+    set. Schedulers set all of them on any machine, so where there is an nvidia-smi the AMD ones mean nothing.
+    """
+    cuda, *amd = VARIABLES
+    if shutil.which("nvidia-smi", path=environment.get("PATH", "")) is not None:
+        return cuda
+    return next((name for name in amd if name in environment), cuda)
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
@@ -47,11 +56,23 @@ def _named(value: str) -> tuple[str, ...]:
 
 
 def listed_gpus() -> tuple[str, ...]:
-    """The GPUs that nvidia-smi lists, by index, or by UUID for MIG instances; none where it is absent or fails."""
+    """The GPUs that nvidia-smi lists, by index, or by UUID for MIG instances; none where there is no nvidia-smi.
+
+    Where it fails, as with a driver of another version, the cards whose device files are there.
+    """
     if shutil.which("nvidia-smi") is None:
         return ()
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
-    return names_in(listed.stdout) if listed.returncode == 0 else ()
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return device_files()
+    return names_in(listed.stdout) if listed.returncode == 0 else device_files()
+
+
+def device_files() -> tuple[str, ...]:
+    """The indices of NVIDIA's cards that the kernel knows, whether or not they work."""
+    found = (_CARD.fullmatch(path.name) for path in DEVICES.glob("nvidia*"))
+    return tuple(sorted((match.group(1) for match in found if match), key=int))
 
 
 def names_in(listing: str) -> tuple[str, ...]:

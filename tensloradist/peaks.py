@@ -23,6 +23,9 @@ class Peak:
     source: str
 
 
+# Other models of the same name, and parts of a card: MIG instances, and virtual GPUs such as 'GRID A100-10C'.
+_OTHERS = re.compile(r"\b(MIG|GRID|Laptop|Mobile|Ti|SUPER|D|\d+[ABCQ])\b")
+
 # The first whose name fits counts, so a special model stands before its family.
 PEAKS = (
     Peak("GB200", 2500, 80, "NVIDIA GB200 NVL72 data sheet, a 72nd of the rack"),
@@ -44,6 +47,7 @@ PEAKS = (
     Peak("RTX 5090", 209.5, 104.8, "NVIDIA RTX Blackwell GPU architecture"),
     Peak("RTX 4090", 165.2, 82.6, "NVIDIA Ada GPU architecture"),
     Peak("RTX 3090", 71, 35.6, "NVIDIA Ampere GA102 GPU architecture"),
+    Peak("V100 PCIE", None, 14, "NVIDIA V100 data sheet, PCIe"),
     Peak("V100", None, 15.7, "NVIDIA V100 data sheet, SXM2"),
     Peak("T4", None, 8.1, "NVIDIA T4 data sheet"),
     Peak("MI300X", 1307.4, 163.4, "AMD Instinct MI300X data sheet"),
@@ -59,11 +63,11 @@ def peak_rate(device_name: str | None, precision: str) -> float | None:
         precision: bf16 or fp32.
 
     Returns:
-        None for a CPU, for an unknown device, and for an MIG instance, which has a part of its card's units.
+        None for a CPU, for an unknown device, and for a part of one.
     """
-    if device_name is None or re.search(r"\bMIG\b", device_name):
+    words = (device_name or "").replace("-", " ")
+    if _OTHERS.search(words):
         return None
-    words = device_name.replace("-", " ")
     for peak in PEAKS:
         if re.search(rf"\b{peak.name}\b", words):
             rate = peak.bf16 if precision == "bf16" else peak.fp32

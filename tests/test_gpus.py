@@ -30,11 +30,18 @@ INSTANCES = ("MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "MIG-a28ad590-3fda-56dd
         ({"CUDA_VISIBLE_DEVICES": f"GPU-5d5ba0d6,{INSTANCES[0]}"}, ("GPU-5d5ba0d6", INSTANCES[0])),
         ({"ROCR_VISIBLE_DEVICES": "4,5"}, ("4", "5")),
         ({"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": "0"}, ("0",)),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "HIP_VISIBLE_DEVICES": "2,3"}, ("2", "3")),
     ],
 )
 def test_variables_name_gpus_as_the_makers_read_them(environment, names):
     assert visible_gpus(environment) == names
     assert visible_gpus({**environment, **only(names[:1], environment)}) == names[:1]
+
+
+def test_on_an_nvidia_machine_the_variables_of_amd_mean_nothing(smi):
+    environment = {"CUDA_VISIBLE_DEVICES": "0,1", "ROCR_VISIBLE_DEVICES": "7", "PATH": os.environ["PATH"]}
+    assert visible_gpus(environment) == ("0", "1")
+    assert only(("1",), environment) == {"CUDA_VISIBLE_DEVICES": "1"}
 
 
 def test_mig_instances_count_and_not_their_card():
@@ -52,6 +59,32 @@ def smi(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
+@pytest.mark.parametrize("broken", ["exit 18", "not a program"])
+def test_where_nvidia_smi_fails_the_cards_are_those_with_device_files(smi, monkeypatch, tmp_path, broken):
+    path = tmp_path / "bin" / "nvidia-smi"
+    path.write_bytes(b"#!/bin/sh\necho '\xff'; exit 18\n" if broken == "exit 18" else b"#!/no/such/shell\n")
+    monkeypatch.setattr("tensloradist.gpus.DEVICES", tmp_path)
+    assert visible_gpus() == ()
+    for name in ("nvidia0", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus() == ("0", "2", "10")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"there are 3 GPUs, but torch .* cannot use them"):
+        uses_cpu(ComputeSpec())
+
+
+def test_a_variable_without_a_gpu_is_said_to_be_left_over(monkeypatch, tmp_path):
+    monkeypatch.setattr("tensloradist.gpus.DEVICES", tmp_path)
+    monkeypatch.setattr("tensloradist.training.devices._AMD", tmp_path / "kfd")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=0, but there is no GPU here; unset"):
+        uses_cpu(ComputeSpec())
+
+
 def test_without_a_variable_nvidia_smi_is_asked(smi):
     assert visible_gpus() == (*INSTANCES, "1")
 
@@ -61,7 +94,8 @@ def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu_in_silence
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if "=" in named_by:
         monkeypatch.setenv(*named_by.split("="))
-    with pytest.raises(UserError, match=rf"compute\.device: 'auto', and {named_by}.*compute\.device: cpu"):
+    said = named_by if "=" in named_by else "there are 3 GPUs"
+    with pytest.raises(UserError, match=rf"compute\.device: 'auto', and {said}.*compute\.device: cpu"):
         uses_cpu(ComputeSpec())
     assert uses_cpu(ComputeSpec(device="cpu"))
 

@@ -92,6 +92,12 @@ def test_operations_are_counted_once_for_all_processes(monkeypatch, tmp_path):
         ("AMD Instinct MI250X", 191.5, 47.9),
         ("Tesla V100-SXM2-16GB", None, 15.7),
         ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None, None),  # a part of the card
+        ("GRID A100-10C", None, None),
+        ("NVIDIA A10-24Q", None, None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None, None),
+        ("NVIDIA GeForce RTX 4090 D", None, None),
+        ("NVIDIA GeForce RTX 3090 Ti", None, None),
+        ("Tesla V100-PCIE-32GB", None, 14),
         ("NVIDIA T400", None, None),
         ("RTX A1000", None, None),
         ("some other card", None, None),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
-from tensloradist.gpus import VARIABLES, listed_gpus, visible_gpus
+from tensloradist.gpus import device_files, listed_gpus, variable, visible_gpus
+
+_AMD = Path("/dev/kfd")  # the driver of AMD's GPUs
 
 
 def uses_cpu(compute: ComputeSpec) -> bool:
@@ -24,11 +27,16 @@ def uses_cpu(compute: ComputeSpec) -> bool:
     if compute.device == "cuda":
         raise UserError("compute.device: 'cuda', but torch sees no CUDA device here; use auto or cpu")
     if visible_gpus():
-        named = next((f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ), None)
+        name = variable()
+        named = f"{name}={os.environ[name]}" if name in os.environ else f"there are {len(listed_gpus())} GPUs"
+        if name in os.environ and not listed_gpus() and not device_files() and not _AMD.exists():
+            raise UserError(
+                f"compute.device: 'auto', and {named}, but there is no GPU here; unset {name}, or set compute.device: "
+                "cpu"
+            )
         raise UserError(
-            f"compute.device: 'auto', and {named or f'nvidia-smi lists {len(listed_gpus())} GPU(s)'}, but torch "
-            f"{torch.__version__} cannot use it ({_reason()}). Install a torch that fits the driver, or set "
-            "compute.device: cpu to train on the CPU"
+            f"compute.device: 'auto', and {named}, but torch {torch.__version__} cannot use them ({_reason()}). "
+            "Install a torch that fits the driver, or set compute.device: cpu to train on the CPU"
         )
     return True
 
