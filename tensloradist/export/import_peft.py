@@ -99,8 +99,8 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
         _fill(adapter, found, folder)
         if head:
             _drop_shared(model, adapter._attached().head_state(), head, folder / WEIGHTS)
-            copy_into(_of_saved_modules(adapter, head), head, folder / WEIGHTS)
-    except UserError:
+            copy_into((_of_saved_modules(adapter, head), head, folder / WEIGHTS))
+    except BaseException:
         adapter.detach()
         raise
     return adapter
