@@ -108,7 +108,7 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a folder that PEFT saved") from error
     except ValueError as error:
