@@ -14,7 +14,7 @@ def memory_kills() -> int:
     """How many processes the kernel has killed for memory so far: in this control group, or else on this machine."""
     for path in [*_control_group_files(), Path("/proc/vmstat")]:
         try:
-            lines = path.read_text().splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines()
         except OSError:
             continue  # another version of control groups, or none
         for line in lines:
@@ -26,7 +26,7 @@ def memory_kills() -> int:
 
 def _control_group_files() -> list[Path]:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     files = []

@@ -46,7 +46,7 @@ class Sbatch(submitit.SlurmExecutor):  # type: ignore[misc]
     def _submit_command(self, command: str) -> Any:
         folder, name = utils.JobPaths.get_first_id_independent_folder(self.folder), uuid.uuid4().hex
         script = folder / f".submission_file_{name}.sh"
-        script.write_text(self._make_submission_file_text(command, name))
+        script.write_text(self._make_submission_file_text(command, name), encoding="utf-8")
         answer = utils.CommandFunction(["sbatch", str(script)], verbose=False, env=self._environment)()
         job = self.job_class(self.folder, job_id_in(answer), list(range(self._num_tasks())))
         job.paths.move_temporary_file(script, "submission_file", keep_as_symlink=True)

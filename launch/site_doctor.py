@@ -70,7 +70,7 @@ def _wait(folder: Path, job: str, tasks: int) -> list[dict[str, Any]]:
     while time.monotonic() < deadline:
         paths = sorted(folder.glob("probe-*.json"))
         if len(paths) == tasks:
-            return [json.loads(path.read_text()) for path in paths]
+            return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         living = scheduler.living([job])
         gone = gone + 1 if living is not None and not living else 0
         if gone > 3:  # its files had time to appear

@@ -141,5 +141,5 @@ def first_log_line(log: str | None) -> str | None:
     """The first line of an attempt's log that is an error or a warning; None where there is none."""
     if log is None or not Path(log).is_file():
         return None
-    lines = Path(log).read_text(errors="replace").splitlines()
+    lines = Path(log).read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line for line in lines if " ERROR " in line or " WARNING " in line), lines[0] if lines else None)

@@ -48,4 +48,6 @@ def log_of(run: RunFolder, attempt: int | None) -> str:
     if attempt is not None and attempt not in numbers:
         raise UserError(f"--attempt {attempt}: run {run.run_id} has {', '.join(map(str, numbers))}")
     path = run.attempt(attempt or numbers[-1]) / "log.txt"
-    return f"== {path}\n" + (path.read_text(errors="replace") if path.is_file() else "(nothing was said)")
+    return f"== {path}\n" + (
+        path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "(nothing was said)"
+    )

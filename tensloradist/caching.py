@@ -150,7 +150,7 @@ def cached_json(kind: str, key: str, make: Callable[[], Any]) -> Any:
     """The entry's value, which `make()` gives where there is none; made each time where no cache can be written."""
     path = entry_path(kind, key).with_suffix(".json")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not made yet, or damaged
         value = make()
     with suppress(OSError):

@@ -11,13 +11,22 @@ import os
 import re
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, entry_points, requires
+from typing import NoReturn
 
+# Nothing slow is imported up here: Ctrl-C during an import is `main`'s to catch.
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. Ctrl-C ends it without a traceback, even while it still imports what it needs."""
+    try:
+        code = _code_of_command()
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _code_of_command() -> int:
     try:
         import typer
     except ModuleNotFoundError:
@@ -29,17 +38,15 @@ def main() -> None:
     _say_all_letters()
     try:
         redirect_libraries()
-        code = _application()(standalone_mode=False)
+        return _application()(standalone_mode=False) or 0
     except UserError as error:
         _fail(str(error))
     except typer.Abort:
-        code = 130
-    except KeyboardInterrupt:
-        code = 130
+        return 130
     except BrokenPipeError:
         # The reader has gone, as with `| head`: nothing is left to say, and the interpreter must not try to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 1
+        return 1
     except ModuleNotFoundError as error:
         extra = _extra_with(error.name) if error.name else None
         if extra is None:
@@ -54,7 +61,6 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         _fail(error.format_message())
-    sys.exit(code or 0)
 
 
 def _say_all_letters() -> None:
@@ -64,7 +70,7 @@ def _say_all_letters() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
     sys.stderr.write(f"{red}error:{plain} {message}\n")
     sys.exit(2)
@@ -72,6 +78,8 @@ def _fail(message: str) -> None:
 
 def _extra_with(module: str) -> str | None:
     """The extra of this distribution that installs a module, or None where none does."""
+    from importlib.metadata import PackageNotFoundError, requires
+
     try:
         stated = requires("tensloradist") or []
     except PackageNotFoundError:  # used from a bare checkout
@@ -82,6 +90,8 @@ def _extra_with(module: str) -> str | None:
 
 
 def _application():  # type: ignore[no-untyped-def]  # typer is optional, so its types are not named here
+    from importlib.metadata import entry_points
+
     import typer
 
     from tensloradist.commands import evaluate, export, fetch, params, run

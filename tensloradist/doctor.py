@@ -88,12 +88,12 @@ def check_file_system(root: Path) -> str:
         write_replacing(other, "b")
         assert link_once(source, target), "a first link did not succeed"
         assert not link_once(other, target), "a second link to the same name succeeded"
-        assert target.read_text() == "a", "a link's content changed"
+        assert target.read_text(encoding="utf-8") == "a", "a link's content changed"
         began = time.perf_counter()
         for index in range(20):
             write_replacing(source, str(index))
         each = (time.perf_counter() - began) / 20
-        assert target.read_text() == "a", "rename over one link changed the other"
+        assert target.read_text(encoding="utf-8") == "a", "rename over one link changed the other"
     finally:
         for path in folder.iterdir():
             path.unlink()

@@ -18,6 +18,17 @@ from tensloradist.training.accelerator import in_precision, make_accelerator, on
 from tensloradist.training.prediction import predict
 from tensloradist.training.records import defined
 
+_ALONE: dict[str, Any] = {
+    "processes": 1,
+    "nodes": None,
+    "processes_per_node": None,
+    "strategy": "single",
+    "offload": "none",
+    "deepspeed_config": None,
+    "log_with": (),
+}
+"""Fields of `compute` for one process, whatever the run was trained with."""
+
 
 @only_the_spec(1)
 def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
@@ -48,12 +59,8 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
     model = backbones.load(spec.backbone, task.num_labels)
     load(model, attempt)
     in_precision(model, spec.precision)
-    accelerator = make_accelerator(
-        spec.model_copy(
-            update={"compute": spec.compute.model_copy(update={"processes": 1, "strategy": "single", "log_with": ()})}
-        ),
-        run_folder,
-    )
+    alone = spec.compute.model_copy(update=_ALONE)
+    accelerator = make_accelerator(spec.model_copy(update={"compute": alone}), run_folder)
     try:
         model = accelerator.prepare(model)
         if spec.backbone.quantization is not None:

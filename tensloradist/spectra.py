@@ -77,7 +77,7 @@ def spectra_of(spec: RunSpec) -> Spectra:
         with writing_cache():
             write_replacing(path, json.dumps({s.rank_name: s.energies for s in found}) + "\n")
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         return tuple(Spectrum(name, tuple(map(float, energies))) for name, energies in stored.items())
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not a file of spectra ({error}); delete it, and they are computed again") from error

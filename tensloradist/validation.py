@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -35,10 +36,8 @@ class _Explained(ModelMetaclass):
                 raise TypeError(
                     f"{cls.__name__} takes its fields by name, as in {cls.__name__}({next(iter(cls.model_fields))}=…)"
                 )
-            try:
+            with _explained(cls):
                 return super().__call__(**fields)
-            except ValidationError as error:
-                raise SpecError(f"{cls.__name__}: {_explanation(cls, error)}") from None
 
 
 class SpecModel(BaseModel, metaclass=_Explained):
@@ -57,13 +56,34 @@ class SpecModel(BaseModel, metaclass=_Explained):
                 f"{type(self).__name__}: {name}: a specification does not change; make another with {name}={value!r}"
             )
 
+        def __delattr__(self, name):
+            raise SpecError(f"{type(self).__name__}: {name}: a specification does not change; make another without it")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, but what `update` makes of it is checked like a new specification. Raises SpecError."""
+        copied = super().model_copy(deep=deep)
+        if not update:
+            return copied
+        given = {name: getattr(copied, name) for name in type(self).model_fields if name in self.model_fields_set}
+        return type(self).model_validate({**given, **update})
+
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
         """As pydantic's. Raises SpecError."""
-        try:
+        with _explained(cls):
             return super().model_validate(obj, **options)
-        except ValidationError as error:
-            raise SpecError(f"{cls.__name__}: {_explanation(cls, error)}") from None
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """As pydantic's. Raises SpecError."""
+        with _explained(cls):
+            return super().model_validate_json(json_data, **options)
+
+    @classmethod
+    def model_validate_strings(cls, obj: Any, **options: Any) -> Self:
+        """As pydantic's. Raises SpecError."""
+        with _explained(cls):
+            return super().model_validate_strings(obj, **options)
 
 
 def validate(model: type[Model], data: Any, where: str) -> Model:
@@ -75,10 +95,17 @@ def validate(model: type[Model], data: Any, where: str) -> Model:
     Raises:
         SpecError: one line for each mistake, `field: value: what is allowed`; a misspelt key suggests the nearest.
     """
-    try:
+    with _explained(model, where):
         return TypeAdapter(model).validate_python(data)
+
+
+@contextmanager
+def _explained(model: type[BaseModel], where: str | None = None) -> Iterator[None]:
+    """Raise pydantic's error as a SpecError that begins with where the data comes from [the model's name]."""
+    try:
+        yield
     except ValidationError as error:
-        raise SpecError(f"{where}: {_explanation(model, error)}") from None
+        raise SpecError(f"{where or model.__name__}: {_explanation(model, error)}") from None
 
 
 def _explanation(model: type[BaseModel], error: ValidationError) -> str:
@@ -102,6 +129,7 @@ _WANTED = {
     "int_parsing": "an integer",
     "float_parsing": "a number",
     "finite_number": "a finite number",
+    "json_type": "JSON text",
 }
 # How pydantic names a union's branch in an error's location: it is no field.
 _BRANCH = re.compile(r"^(constrained-|dict\[|list\[|tuple\[|int$|str$|float$|bool$|function-|literal\[|nullable)")
@@ -133,6 +161,8 @@ class _Problem:
         if self.kind == "missing":
             described = self.owner.model_fields[str(self.location[-1])].description if self.owner else None
             return f"{self.field}: missing; it is required" + (f" ({described})" if described else "")
+        if self.kind == "json_invalid":
+            return self.wanted.replace("Invalid JSON", "not valid JSON")
         if self.kind in ("value_error", "assertion_error"):
             return _below(self.field, self.wanted)
         if self.kind == "literal_error" and self.literals:

@@ -101,6 +101,26 @@ TASKS["waiting_digits"] = replace(TASKS["digits"], name="waiting_digits", load=l
 """
 
 
+@pytest.mark.parametrize("imported", ["importlib.metadata", "typer", "tensloradist.errors"])
+def test_ctrl_c_during_an_import_leaves_no_traceback(imported):
+    code = f"""
+import signal, sys
+
+class Interrupts:
+    def find_spec(name, path=None, target=None):
+        if name == {imported!r}:
+            signal.raise_signal(signal.SIGINT)
+
+sys.modules.pop({imported!r}, None)
+sys.meta_path.insert(0, Interrupts)
+sys.argv = ["tensloradist", "run"]
+from tensloradist.cli import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(run_file, tmp_path):
     """A real SIGINT in the second of two epochs, whose batches wait for the test."""
     (tmp_path / "waiting_plugin.py").write_text(WAITING_PLUGIN)

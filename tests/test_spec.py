@@ -9,9 +9,10 @@ import tensloradist
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
 from tensloradist.presets import PRESETS
-from tensloradist.spec import AdapterSpec, BackboneSpec, OptimizerSpec, RunSpec, TaskSpec
+from tensloradist.spec import METHODS, AdapterSpec, BackboneSpec, OptimizerSpec, RunSpec, TaskSpec
 from tensloradist.validation import validate
 
+LORA = AdapterSpec(method="lora", ranks=2)
 BASE = {
     "backbone": {"name": "models/deit", "fingerprint": "b1"},
     "task": {"name": "images", "data": "data/x", "fingerprint": "t1"},
@@ -192,6 +193,13 @@ def test_a_path_that_is_not_utf_8_is_refused_by_field():
         (lambda: RunSpec(**{**BASE, "adapter": {"method": "lroa"}}), "^RunSpec: adapter.method: Unknown method 'lroa'"),
         (lambda: RunSpec.model_validate({**BASE, "seed": "x"}), "^RunSpec: seed: 'x': must be an integer$"),
         (lambda: ComputeSpec(compile=True, strategy="zero3"), "^ComputeSpec: compile: true cannot be had"),
+        (lambda: AdapterSpec.model_validate_json('{"method": "lora", "rank": 2}'), "^AdapterSpec: rank: unknown key"),
+        (lambda: AdapterSpec.model_validate_json("{"), "^AdapterSpec: not valid JSON: "),
+        (lambda: AdapterSpec.model_validate_strings({"method": "lroa"}), "^AdapterSpec: method: Unknown method"),
+        (lambda: LORA.model_copy(update={"ranks": "x"}), "^AdapterSpec: ranks: 'x': must be an integer or a mapping$"),
+        (lambda: LORA.model_copy(update={"rank": 2}), "^AdapterSpec: rank: unknown key"),
+        (lambda: LORA.model_copy(update={"grouping": "att"}), "^AdapterSpec: grouping: 'att': lora adapts every"),
+        (lambda: delattr(LORA, "ranks"), "^AdapterSpec: ranks: a specification does not change"),
     ],
 )
 def test_a_mistake_in_python_reads_as_that_of_a_file(make, says):
@@ -206,6 +214,14 @@ def test_a_specification_takes_its_fields_by_name_and_keeps_them():
         AdapterSpec("lora")
     with pytest.raises(UserError, match=r"AdapterSpec: ranks: a specification does not change.*ranks=8$"):
         AdapterSpec(method="lora").ranks = 8
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "tenslora"])
+def test_a_copy_with_other_fields_is_the_specification_that_has_them(method):
+    run = RunSpec(**{**BASE, "adapter": {"method": method}})
+    assert run.model_copy(update={"seed": 3}) == RunSpec(**{**BASE, "adapter": {"method": method}, "seed": 3})
+    again = run.adapter.model_copy(update={"method": method})
+    assert again == run.adapter and again.model_fields_set == run.adapter.model_fields_set
 
 
 def test_dir_shows_the_api_without_importing_torch():

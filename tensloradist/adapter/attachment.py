@@ -14,6 +14,7 @@ from torch import nn
 from tensloradist.adapter.core import Adapter
 from tensloradist.adapter.passes import Passes
 from tensloradist.adapter.projection import AdaptedLinear
+from tensloradist.adapter.rounding import with_update
 from tensloradist.backbones import FAMILIES, Family, Site, family_of
 from tensloradist.backbones.task_head import ADAPTER_NAME, head_of, head_parameters, head_tensors
 from tensloradist.budget import surplus_ranks
@@ -166,13 +167,10 @@ class Attachment:
         pairs = self.adapter()
         try:
             for path, wrapped in self.wrapped.items():
-                # Subtracting the update again would leave rounding errors: the original is kept.
-                _add(f"{path}.weight", wrapped.base.weight, wrapped.dense_update(pairs), self._originals)
-                bias, update = wrapped.base.bias, wrapped.bias_update()
-                if update is not None:
-                    if bias is None:
-                        raise UserError(f"{path}: the layer has no bias to merge the adapter's bias into")
-                    _add(f"{path}.bias", bias, update, self._originals)
+                for name, tensor, merged in with_update(path, wrapped, pairs):
+                    # Subtracting the update again would leave rounding errors: the original is kept, off the device.
+                    self._originals[name] = tensor.detach().to("cpu", copy=True)
+                    tensor.copy_(merged)
                 wrapped.merged = True
         except BaseException:
             self._restore()
@@ -204,20 +202,6 @@ class Attachment:
             if name in self.was_trainable:  # another head than the one that was there is left as it is
                 parameter.requires_grad_(self.was_trainable[name])
         self.adapter.attachment = None
-
-
-def _add(name: str, target: torch.Tensor, update: torch.Tensor, originals: dict[str, torch.Tensor]) -> None:
-    """target += update, rounded once, after the target's copy is put, off the accelerator, into the originals."""
-    total = target.double() + update.double()
-    rounded = total.to(target.dtype)
-    if not rounded.isfinite().all():
-        raise UserError(
-            f"{name}: with the update it reaches {float(total.abs().max()):.4g}, and {target.dtype} ends at "
-            f"{torch.finfo(target.dtype).max:.4g}; nothing was merged. Hold the model in a wider type (model.float()), "
-            "or train at a lower learning rate if the update has diverged"
-        )
-    originals[name] = target.detach().to("cpu", copy=True)
-    target.copy_(rounded)
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:

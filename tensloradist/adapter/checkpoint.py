@@ -6,6 +6,7 @@ Where method `full` trained the backbone, its weights are in backbone.safetensor
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tensloradist.adapter.core import Adapter
 
 FORMAT_VERSION = 1
+Part = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Path]
+"""(tensors of a model, what they are to become, the file that it comes from)"""
 
 
 class Description(SpecModel):
@@ -60,6 +63,7 @@ def save(adapter: Adapter, folder: Path, backbone: str | None = None) -> None:
 
     Raises:
         UserError: the adapter is merged, so that the weights under it are not those that it was trained on.
+        OSError: the folder cannot be made or written, or the disk is full.
     """
     if adapter.attachment is not None and adapter.attachment.is_merged:
         raise UserError("The adapter is merged: the backbone's weights are not its own; unmerge before you save")
@@ -92,7 +96,7 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
 
     Raises:
         UserError: a missing or broken file, tensors that are missing, extra or of another shape, or a backbone whose
-            frozen weights are not those that the adapter was trained on. The model is left without an adapter then.
+            frozen weights are not those that the adapter was trained on. The model is left as it was then.
     """
     from tensloradist.adapter.attachment import attach
 
@@ -115,14 +119,15 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
                 f"{folder}: the adapter was trained on other backbone weights than this model's (their "
                 "hashes differ); load the backbone it was trained on"
             )
-        copy_into(adapter.state_dict(), tensors, folder / "adapter.safetensors")
+        parts: list[Part] = [(adapter.state_dict(), tensors, folder / "adapter.safetensors")]
         attachment = adapter._attached()
         if description.adapter.method == "full":
             backbone = folder / "backbone.safetensors"
-            copy_into(dict(attachment.trained_backbone()), read_tensors(backbone), backbone)
+            parts.append((dict(attachment.trained_backbone()), read_tensors(backbone), backbone))
         if description.has_head:
             head = folder / "head.safetensors"
-            copy_into(attachment.head_state(), read_tensors(head), head)
+            parts.append((attachment.head_state(), read_tensors(head), head))
+        copy_into(*parts)
     except BaseException:
         adapter.detach()
         raise
@@ -131,7 +136,7 @@ def load(model: nn.Module, folder: str | Path) -> Adapter:
 
 def _folder_of_adapter(folder: Path) -> Path:
     """The folder itself, or the published attempt's below a run's folder."""
-    if (folder / "adapter.json").exists() or not (folder / "attempts").is_dir():
+    if os.path.exists(folder / "adapter.json") or not os.path.isdir(folder / "attempts"):  # unreadable: said below
         return folder
     from tensloradist.results.publish import trained_attempt
 
@@ -182,13 +187,19 @@ def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 @torch.no_grad()
-def copy_into(target: dict[str, torch.Tensor], source: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy all values, or none: UserError (naming the file `path`) if names or shapes are not the same."""
+def copy_into(*parts: Part) -> None:
+    """Copy the values of all parts, or none: UserError, naming the file, if names or shapes are not the same."""
+    for part in parts:
+        _refuse_another_form(*part)
+    for target, source, _ in parts:
+        for name, value in target.items():
+            value.copy_(source[name])
+
+
+def _refuse_another_form(target: dict[str, torch.Tensor], source: dict[str, torch.Tensor], path: Path) -> None:
     missing, extra = sorted(target.keys() - source.keys()), sorted(source.keys() - target.keys())
     if missing or extra:
         raise UserError(f"{path}: missing tensors {missing[:5]}, extra tensors {extra[:5]}")
     for name, value in target.items():
         if value.shape != source[name].shape:
             raise UserError(f"{path}: {name} has shape {list(source[name].shape)}, expected {list(value.shape)}")
-    for name, value in target.items():
-        value.copy_(source[name])

@@ -289,10 +289,18 @@ class Adapter(nn.Module):
         self._attached().detach()
 
     def save(self, folder: str | Path, backbone: str | None = None) -> None:
-        """Write adapter.json and adapter.safetensors, and head.safetensors when attached. See `checkpoint`."""
+        """Write adapter.json and adapter.safetensors, and head.safetensors when attached. See `checkpoint`.
+
+        Raises:
+            UserError: the adapter is merged, or the folder cannot be written.
+        """
         from tensloradist.adapter.checkpoint import save
 
-        save(self, Path(folder), backbone)
+        try:
+            save(self, Path(folder), backbone)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{folder}: the adapter cannot be saved there ({reason}); choose another folder") from error
 
     def export_peft(self, folder: str | Path) -> None:
         """Write the attached adapter and the head as an ordinary LoRA checkpoint of PEFT. See `export.peft`."""

@@ -115,7 +115,7 @@ def description() -> dict[str, Any]:
     weights, about = _files()
     if not weights.is_file():
         _pretrain_into_cache()
-    found: dict[str, Any] = json.loads(about.read_text())
+    found: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
     return found
 
 

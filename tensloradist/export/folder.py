@@ -21,7 +21,7 @@ from tensloradist.files import sync_folder
 
 def refuse_existing(target: Path) -> None:
     """Raise UserError unless nothing or an empty folder is there: an export never replaces anything."""
-    if not (target.exists() or target.is_symlink()) or is_empty_folder(target):
+    if not os.path.lexists(target) or is_empty_folder(target):
         return
     what = "is not empty" if target.is_dir() else "exists already"
     raise UserError(f"{target}: {what}; choose another folder, nothing is replaced")
@@ -43,7 +43,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         UserError: the target is no empty folder, it or the folder above cannot be written, or the disk is full.
     """
     refuse_existing(target)
-    inside = target.is_dir()
+    inside = os.path.isdir(target)  # one that cannot even be asked for is told where it is made
     name = f".{target.name}.{uuid.uuid4().hex}"
     temporary = target / name if inside else target.with_name(name)
     try:

@@ -99,8 +99,8 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
         _fill(adapter, found, folder)
         if head:
             _drop_shared(model, adapter._attached().head_state(), head, folder / WEIGHTS)
-            copy_into(_of_saved_modules(adapter, head), head, folder / WEIGHTS)
-    except UserError:
+            copy_into((_of_saved_modules(adapter, head), head, folder / WEIGHTS))
+    except BaseException:
         adapter.detach()
         raise
     return adapter
@@ -108,7 +108,7 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a folder that PEFT saved") from error
     except ValueError as error:

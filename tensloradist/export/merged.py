@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
+from tensloradist.adapter.rounding import with_update
 from tensloradist.backbones.quiet import quiet
 from tensloradist.errors import UserError
 from tensloradist.export.folder import new_folder
@@ -40,8 +41,8 @@ def export_merged(
             `label_names` of timm [those that the model has].
 
     Raises:
-        UserError: the folder is not empty, the model is of neither library, the backbone is quantised, or there are
-            more or fewer names than labels.
+        UserError: the folder is not empty, the model is of neither library, the backbone is quantised, its
+            precision cannot hold the update, or there are more or fewer names than labels.
     """
     adapter._attached().refuse_quantized()
     model: Any = adapter._attached().model
@@ -72,7 +73,7 @@ def _writer_for(model: nn.Module) -> Callable[[Any, dict[str, Tensor], Path, tup
 
 @torch.no_grad()
 def merged_state(adapter: Adapter) -> dict[str, Tensor]:
-    """The state dict of the plain model, with the update in its weights."""
+    """The state dict of the plain model, with the update in its weights. Raises UserError as `merge` does."""
     attachment = adapter._attached()
     prefix = f"{_name_in(attachment.model, adapter)}."
     plain = {}
@@ -82,14 +83,7 @@ def merged_state(adapter: Adapter) -> dict[str, Tensor]:
     if not attachment.is_merged:
         pairs = adapter()
         for path, wrapped in attachment.wrapped.items():
-            weight = wrapped.base.weight
-            plain[f"{path}.weight"] = (weight.double() + wrapped.dense_update(pairs)).to(weight.dtype)
-            trained_bias = wrapped.bias_update()
-            if trained_bias is not None:
-                own = wrapped.base.bias
-                if own is None:
-                    raise UserError(f"{path}: has no bias to merge the trained one of {adapter.spec.method} into")
-                plain[f"{path}.bias"] = (own.double() + trained_bias.double()).to(own.dtype)
+            plain.update((name, merged) for name, _, merged in with_update(path, wrapped, pairs))
     return plain
 
 

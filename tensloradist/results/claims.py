@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 def _boot_id() -> str:
     path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def _pid_namespace() -> str:
@@ -55,7 +55,7 @@ def _start_time(pid: int) -> str | None:
     None where that is not known; "ended" for a process that has ended but was not yet waited for.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return "ended" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return None
@@ -109,7 +109,14 @@ class Owner:
     def is_stopped_here(self) -> bool:
         """Whether its process is stopped (SIGSTOP, a debugger): alive, but only its heartbeat can tell for how long."""
         try:
-            return self.is_here and Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+            return (
+                self.is_here
+                and Path(f"/proc/{self.pid}/stat")
+                .read_text(encoding="utf-8", errors="replace")
+                .rpartition(")")[2]
+                .split()[0]
+                in "Tt"
+            )
         except (OSError, IndexError):
             return False
 

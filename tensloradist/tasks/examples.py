@@ -70,7 +70,7 @@ def glue_folder(folder: Path, entry: GlueTask, train: int = 40, validation: int 
     path = folder / "glue"
     path.mkdir()
     for split, number in (("train", train), ("validation", validation)):
-        with (path / f"{split}.jsonl").open("w") as file:
+        with (path / f"{split}.jsonl").open("w", encoding="utf-8") as file:
             for index in range(number):
                 row: dict[str, Any] = {
                     field: " ".join(random.choice(WORDS, random.integers(2, 9))) for field in entry.fields
@@ -91,7 +91,7 @@ def text_backbone(folder: Path) -> BackboneSpec:
     path = folder / "bert"
     path.mkdir()
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (path / "vocab.txt").write_text("\n".join(vocabulary))
+    (path / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=12,
@@ -112,7 +112,7 @@ def language_folder(folder: Path, train: int = 40, test: int = 12) -> TaskSpec:
     path = folder / "language"
     path.mkdir()
     for split, number in (("train", train), ("test", test)):
-        with (path / f"{split}.jsonl").open("w") as file:
+        with (path / f"{split}.jsonl").open("w", encoding="utf-8") as file:
             for _ in range(number):
                 words = random.choice(WORDS, random.integers(1, 4))
                 file.write(json.dumps({"prompt": f"repeat {' '.join(words)}: ", "answer": " ".join(words)}) + "\n")

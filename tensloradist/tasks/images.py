@@ -181,7 +181,7 @@ def _pixels(
         pixels.flush()
         if now() != data_fingerprint:
             raise UserError(f"task.data: {task.data} has changed while it was read; start again when it is complete")
-        (folder / "ids.json").write_text(json.dumps(listing.ids))
+        (folder / "ids.json").write_text(json.dumps(listing.ids), encoding="utf-8")
 
     import PIL
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from tensloradist import backbones, tasks
 from tensloradist.adapter import Adapter, attach
-from tensloradist.adapter.checkpoint import backbone_hash
+from tensloradist.adapter.checkpoint import backbone_hash, save
 from tensloradist.backbones import family_of, initialize_head
 from tensloradist.environment import process_index
 from tensloradist.errors import UserError
@@ -153,7 +153,7 @@ def _train(
         run.writer.classes(task.classes)
         with strategy.whole(list(strategy.parameters.values())):
             if accelerator.is_main_process:
-                run.adapter.save(folder, run.trained_on)
+                save(run.adapter, folder, run.trained_on)  # its OSError tells a full disk from a mistake
     finally:
         control.at_boundary = False
     release(accelerator)

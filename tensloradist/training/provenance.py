@@ -84,7 +84,7 @@ def provenance_of(spec: RunSpec, accelerator: Accelerator, **more: Any) -> dict[
 
 def _cpu_model() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
@@ -99,10 +99,10 @@ def available_memory() -> int | None:
     """
     found = []
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 found.append(int(line.split()[1]) * 1024)
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, place = line.split(":", 2)
             if not controllers:
                 found += _left_by(Path("/sys/fs/cgroup"), place, "memory.max", "memory.current")
@@ -122,9 +122,9 @@ def _left_by(root: Path, place: str, limit: str, used: str) -> list[int]:
         if not folder.is_relative_to(root):
             break
         if (folder / limit).is_file():
-            most = (folder / limit).read_text().strip()
+            most = (folder / limit).read_text(encoding="utf-8").strip()
             if most != "max":
-                left.append(int(most) - int((folder / used).read_text()))
+                left.append(int(most) - int((folder / used).read_text(encoding="utf-8")))
     return left
 
 
@@ -134,7 +134,7 @@ def reset_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
     clear = Path("/proc/self/clear_refs")
     if clear.exists() and os.access(clear, os.W_OK):
-        clear.write_text("5")
+        clear.write_text("5", encoding="utf-8")
 
 
 def peak_memory() -> tuple[int | None, int | None]:
@@ -142,7 +142,7 @@ def peak_memory() -> tuple[int | None, int | None]:
     host = None
     status = Path("/proc/self/status")
     if status.exists():
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 host = int(line.split()[1]) * 1024
     return host, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

@@ -38,7 +38,7 @@ class AttemptWriter:
     def event(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""
         if self.is_main:
-            with (self.folder / "metrics.jsonl").open("a") as file:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
     def step(self, epoch: int, step: int, steps: int, loss: float) -> None:

@@ -174,15 +174,38 @@ def test_refusals(tmp_path):
         load(model, tmp_path)
 
 
-def test_a_head_that_was_saved_and_is_gone_is_missed(tmp_path):
+@pytest.mark.parametrize("spec", [SPECS["qkv_depth"], AdapterSpec(method="full")], ids=["qkv_depth", "full"])
+def test_a_head_that_was_saved_and_is_gone_is_missed_and_the_model_stays_as_it_was(spec, tmp_path):
     model, _ = FAMILIES["bert"].example()
-    adapter = attach(model, SPECS["qkv_depth"])
+    adapter = attach(model, spec)
     adapter.save(tmp_path)
     (tmp_path / "head.safetensors").unlink()
     adapter.detach()
+    if spec.method == "full":
+        model.get_parameter("bert.embeddings.word_embeddings.weight").data.add_(1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(UserError, match=r"head\.safetensors: not a readable"):
         load(model, tmp_path)
     assert attached_adapter(model) is None
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [("a file/x", "Not a directory"), ("a file", "File exists"), ("x" * 300, "File name too long")],
+)
+def test_a_folder_that_cannot_be_written_or_read_is_told(place, says, tmp_path):
+    model, _ = FAMILIES["bert"].example()
+    adapter = attach(model, SPECS["lora"])
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(UserError, match=f"{place}: the adapter cannot be saved there .{says}.; choose another folder"):
+        adapter.save(tmp_path / place)
+    for write in (adapter.export_merged, adapter.export_peft):
+        with pytest.raises(UserError, match=f"{place}: .*; choose another folder"):
+            write(tmp_path / place)
+    adapter.detach()
+    with pytest.raises(UserError, match=place):
+        load(model, tmp_path / place)
 
 
 def test_a_merged_adapter_is_not_saved(tmp_path):

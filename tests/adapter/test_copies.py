@@ -171,7 +171,7 @@ def test_a_state_goes_to_another_model_with_an_adapter():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("core", [1e5, 1e38, float("nan")])
-def test_a_merge_whose_result_is_not_finite_is_refused_and_changes_nothing(dtype, core):
+def test_a_merge_or_export_whose_result_is_not_finite_is_refused_and_changes_nothing(dtype, core, tmp_path):
     model, inputs, adapter = adapted()
     model.to(dtype)
     adapter.float()
@@ -184,10 +184,12 @@ def test_a_merge_whose_result_is_not_finite_is_refused_and_changes_nothing(dtype
         adapter.merge()
         adapter.unmerge()
     else:
-        with pytest.raises(
-            UserError, match=rf"{'layers.1' if core == 1e5 else ''}.*{dtype} ends at .*nothing was merged"
-        ):
+        says = rf"{'layers.1' if core == 1e5 else ''}.*{dtype} ends at .*nothing was merged"
+        with pytest.raises(UserError, match=says):
             adapter.merge()
+        with pytest.raises(UserError, match=says):
+            adapter.export_merged(tmp_path / "merged")
+        assert not list(tmp_path.iterdir())
     assert not adapter.attachment.is_merged and not any(w.merged for w in adapter.attachment.wrapped.values())
     for name, weight in model.state_dict().items():
         assert torch.equal(weight.nan_to_num(), before[name].nan_to_num()), name

@@ -9,7 +9,7 @@ from helpers_export import ENCODERS, logits_of, model_of, trained
 from safetensors.torch import load_file, save_file
 
 from tensloradist import from_peft
-from tensloradist.adapter import attached_adapter
+from tensloradist.adapter import attached_adapter, load
 from tensloradist.backbones import family_of
 from tensloradist.errors import UserError
 from tensloradist.spec import AdapterSpec
@@ -125,6 +125,24 @@ def test_what_is_no_plain_lora_of_this_model_is_refused(says, tmp_path):
         from_peft(plain, tmp_path)
     assert attached_adapter(plain) is None
     assert torch.equal(logits_of(plain, inputs), before)
+
+
+@pytest.mark.parametrize("reads", ["from_peft", "load"])
+def test_an_interrupted_import_leaves_the_model_without_an_adapter(reads, tmp_path, monkeypatch):
+    plain, _ = model_of("vit")
+    if reads == "from_peft":
+        saved_by_peft(plain, tmp_path)
+    else:
+        trained(plain, AdapterSpec(method="lora", ranks=2))[1].save(tmp_path)
+    before = {name: parameter.requires_grad for name, parameter in plain.named_parameters()}
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tensloradist.adapter.checkpoint.copy_into", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        (from_peft if reads == "from_peft" else load)(plain, tmp_path)
+    assert {name: parameter.requires_grad for name, parameter in plain.named_parameters()} == before
 
 
 def test_a_lora_of_another_model_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,15 @@ def test_the_saved_adapter_gives_the_published_scores_again(finished):
     root, run, result = finished
     again = evaluate_run(RunFolder(root, run.run_id).path)
     assert again["metrics"]["accuracy"] == result.metrics.score and again["examples"] == 179
+
+
+def test_a_run_of_several_sharded_processes_is_evaluated_by_one(finished, tmp_path):
+    root, run, result = finished
+    copy = shutil.copytree(RunFolder(root, run.run_id).path, tmp_path / run.run_id)
+    written = json.loads((copy / "spec.json").read_text())
+    compute = {"processes": 4, "nodes": 2, "strategy": "zero2", "offload": "optimizer", "device": "cpu"}
+    (copy / "spec.json").write_text(json.dumps({**written, "compute": compute}))
+    assert evaluate_run(copy)["metrics"]["accuracy"] == result.metrics.score
 
 
 def test_the_backbone_stays_frozen(finished):
