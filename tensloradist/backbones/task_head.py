@@ -25,8 +25,8 @@ _LOADED = "_is_hf_initialized"  # how transformers marks the parameters that it 
 def transformers_head(model: nn.Module, draws_pooler: bool = False) -> tuple[str, ...]:
     """Everything outside the pretrained base model, for any class of transformers, or a module around one.
 
-    The bare base model has no head. A language model has none either: what predicts its tokens is pretrained and stays
-    frozen. Within the base model, a mask token of image models belongs to the head.
+    The bare base model has no head. A language model has none either, but for what a user's class adds: what predicts
+    its tokens is pretrained and stays frozen. Within the base model, a mask token of image models belongs to the head.
 
     Args:
         draws_pooler: whether the family is pretrained without a pooler, so that a class which has one draws it.
@@ -34,8 +34,8 @@ def transformers_head(model: nn.Module, draws_pooler: bool = False) -> tuple[str
     Raises:
         UserError: no base model can be told from the rest.
     """
-    if can_generate(model):
-        return ()
+    if can_generate(model) and hasattr(model, "get_output_embeddings"):
+        return _added_to_language_model(model)
     base = _base_of(model)
     if base is None:
         return ()
@@ -49,6 +49,17 @@ def transformers_head(model: nn.Module, draws_pooler: bool = False) -> tuple[str
     ]
     own = [name for name, _ in model.named_parameters(recurse=False)]
     return tuple(dict.fromkeys((*drawn, *others, *own)))
+
+
+def _added_to_language_model(model: Any) -> tuple[str, ...]:
+    """What a user's class has beside the pretrained model and what predicts its tokens, such as a value head."""
+    predicts = model.get_output_embeddings()
+    known = (model.base_model_prefix, ADAPTER_NAME)
+    return tuple(
+        name
+        for name, child in model.named_children()
+        if name not in known and _has_parameters(child) and all(module is not predicts for module in child.modules())
+    )
 
 
 def can_generate(model: nn.Module) -> bool:

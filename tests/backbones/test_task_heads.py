@@ -271,6 +271,25 @@ def test_a_language_models_prediction_of_tokens_is_trained_where_the_checkpoint_
     assert trainable(model) == ({"lm_head.weight"} if lacks else set())
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_what_a_users_language_model_adds_is_trained_and_the_rest_frozen(loaded, tmp_path):
+    model, _ = model_and_inputs("LlamaForCausalLM")
+
+    class WithValueHead(transformers.LlamaForCausalLM):
+        def __init__(self, config):
+            super().__init__(config)
+            self.v_head = nn.Linear(config.hidden_size, 1)
+            self.post_init()
+
+    own = WithValueHead(model.config)
+    if loaded:
+        model.save_pretrained(tmp_path)
+        with quiet():
+            own = WithValueHead.from_pretrained(tmp_path)
+    attach(own, LORA)
+    assert trainable(own) == {"v_head.weight", "v_head.bias"}
+
+
 def test_head_names_what_stays_trainable():
     model, _ = model_and_inputs("BertForMultipleChoice")
     attach(model, LORA, head=["bert.pooler"]).detach()
