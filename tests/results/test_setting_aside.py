@@ -6,7 +6,10 @@ import threading
 
 import pytest
 
+from tensloradist import commands
 from tensloradist.commands import _foreseen
+from tensloradist.config import load_run_spec
+from tensloradist.identity import resolve
 from tensloradist.results import publish as publishing
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import publish, read_failure_of, read_result, recover_broken, write_failure
@@ -103,3 +106,22 @@ def test_the_first_word_on_a_failure_stays_on_a_full_disk_too(run, monkeypatch):
     for cause in ("killed", "interrupted"):
         write_failure(attempt, Failure(run_id=run.run_id, attempt=1, cause=cause, message="it ended", kept_step=0))
         assert read_failure_of(run, 1).cause == "killed"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_alone_sets_a_damaged_result_aside(tmp_path, monkeypatch, rank):
+    file, done = tmp_path / "run.yaml", []
+    file.write_text(
+        "backbone: {source: digits_vit, name: digits_vit}\ntask: {name: digits}\nadapter: {method: lora}\n"
+        "compute: {device: cpu, strategy: ddp, processes: 2}\n"
+    )
+    run = RunFolder(tmp_path, resolve(load_run_spec(file, [])).run_id)
+    run.path.mkdir(parents=True)
+    damage(run, '{"cut')
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("tensloradist.commands._follow", lambda spec: done.append("follows"))
+    monkeypatch.setattr("tensloradist.commands._train_here", lambda *of: done.append("leads"))
+    monkeypatch.setattr("tensloradist.commands._say_outcome", lambda *of: None)
+    commands.run(file, [], tmp_path)
+    assert done == [("leads", "follows")[rank]] and run.result.exists() == (rank == 1)
