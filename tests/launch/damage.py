@@ -48,6 +48,7 @@ KINDS = (
     "finished adapter.json",
     "finished adapter.safetensors",
     "finished attempt.json",
+    "finished classes.json",
     "finished end.json",
     "finished head.safetensors",
     "finished log.txt",
