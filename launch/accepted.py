@@ -18,7 +18,7 @@ from launch.profile import Options
 from launch.submission import Submission
 from tensloradist.files import write_once
 from tensloradist.records import FORM, UnreadableRecord, read_record
-from tensloradist.results.layout import sweep_folder
+from tensloradist.results.layout import sweep_folder, written_number
 
 RETURNED = "returned"  # in a launch's folder: what it submitted was refused or taken back, or never came to be
 
@@ -131,8 +131,8 @@ def launches(name: str, root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _number(path: Path) -> int:
-    digits = path.stem.removeprefix("accepted-")
-    return int(digits) if digits.isdigit() else -1
+    number = written_number(path.stem.removeprefix("accepted-"))
+    return -1 if number is None else number
 
 
 def is_recorded(folder: Path, index: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -89,19 +90,20 @@ class FailureBook:
     def _break_circuit(self, run: ManifestRun) -> None:
         """Hold what has not begun of a cell whose first runs all failed for one cause."""
         cell = self._cells[_cell(run)]
-        folders = [RunFolder(self._root, other.run_id) for other in cell]
+        # The circuit is broken for those that can be held: not for one in another user's folder.
+        folders = [folder for other in cell if (folder := RunFolder(self._root, other.run_id)).can_be_worked_in]
         first = {folder.run_id: failures[0] for folder in folders if (failures := self.of_launch(folder))}
         reason = to_hold(list(first.values()))
         if reason is None or self._has_finished_runs(run, cell):
             return
         for folder in folders:
-            if not folder.result.exists() and folder.run_id not in first:
+            if not os.path.exists(folder.result) and folder.run_id not in first:
                 hold(folder, f"{reason} ({run.row}, {run.task})")
 
     def _has_finished_runs(self, run: ManifestRun, cell: Sequence[ManifestRun]) -> bool:
         """Whether any run of the cell has a result, by this launch or another: then nothing is wrong with the cell."""
         whole = (other for other in self._manifest() if _cell(other) == _cell(run))
-        return any(RunFolder(self._root, other.run_id).result.exists() for other in (*cell, *whole))
+        return any(os.path.exists(RunFolder(self._root, other.run_id).result) for other in (*cell, *whole))
 
 
 def _failure(folder: RunFolder, number: int) -> Failure | None:

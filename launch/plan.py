@@ -91,9 +91,7 @@ def check(sweep: Sweep, root: Path) -> Plan:
 def recover(sweep: Sweep, root: Path) -> None:
     """Set broken results aside, with a warning, so that their runs are trained again."""
     for run in sweep.runs:
-        folder = RunFolder(root, run.run_id)
-        if folder.result.exists():
-            recover_broken(folder)
+        recover_broken(RunFolder(root, run.run_id))
 
 
 def take_back_stale(sweep: Sweep, root: Path) -> list[str]:

@@ -66,7 +66,8 @@ def submit(
             options = sets[array.options].grown(array.growth)
             path = folder / f"submission-{index}.json"
             known = _submission(manifest, root, profile, sets[array.options], array, at_once)
-            write_once(path, replace(known, sources=sources, snapshot=snapshot).to_json())
+            told = replace(known, sources=sources, snapshot=snapshot, cluster=done.cluster, user=done.user)
+            write_once(path, told.to_json())
             spread, parallel = (array.processes, array.nodes), {"array_parallelism": array.parallel}
             made = executor(profile, options, folder / f"submitit-{index}", name, spread, code, **parallel)
             with held_back():

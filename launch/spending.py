@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from launch.policy import RULES
 from tensloradist.records import UnreadableRecord
 from tensloradist.results.attempts import AttemptFiles, attempt_files
-from tensloradist.results.claims import beat_seconds, beats
+from tensloradist.results.claims import beat_count, beat_seconds
 from tensloradist.results.layout import RunFolder
+from tensloradist.results.metrics import last_progress
 from tensloradist.results.publish import read_result
 
 
@@ -51,12 +52,12 @@ def spending(folder: RunFolder) -> Spending:
         later = files[place + 1 :]
         if (end is None or end.state == "failed") and (later or failure is not None):
             cause = failure.cause if failure else "killed"
-            lost = seconds * (1 - _used_share(number, attempt, later))
+            lost = seconds * (1 - _used_share(folder, number, attempt, later))
             spent.wasted_by_cause[cause] = spent.wasted_by_cause.get(cause, 0.0) + lost
     return spent
 
 
-def _used_share(number: int, attempt: AttemptFiles, later: Sequence[AttemptFiles]) -> float:
+def _used_share(folder: RunFolder, number: int, attempt: AttemptFiles, later: Sequence[AttemptFiles]) -> float:
     """The share of an attempt's updates that its checkpoints hand on: to a later attempt, or to the next one."""
     begun = attempt.record.resumed_from.step if attempt.record and attempt.record.resumed_from else 0
     begins = [files.record.resumed_from for files in later if files.record and files.record.resumed_from]
@@ -64,14 +65,15 @@ def _used_share(number: int, attempt: AttemptFiles, later: Sequence[AttemptFiles
     if not later and attempt.failure is not None and RULES[attempt.failure.cause].goes_on:
         handed_on = attempt.failure.kept_step or 0
     kept = max(0, handed_on - begun)
-    done = attempt.end.steps - begun if attempt.end and attempt.end.steps else kept
-    return min(1.0, kept / done) if done > 0 else 0.0
+    ended = attempt.end.steps if attempt.end and attempt.end.steps else last_progress(folder.attempt(number))[0]
+    done = max((ended or 0) - begun, kept)  # the metrics of a killed attempt may end before its last checkpoint
+    return kept / done if done > 0 else 0.0
 
 
 def _seconds_beaten(folder: RunFolder, number: int) -> float:
-    count = beats(folder, number)
+    count = beat_count(folder, number)
     try:
-        return max(0, int(count) - 1) * beat_seconds(folder, number) if count.isdecimal() else 0.0
+        return max(0, count - 1) * beat_seconds(folder, number) if count is not None else 0.0
     except UnreadableRecord:
         return 0.0
 

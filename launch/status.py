@@ -27,6 +27,7 @@ from tensloradist.results.claims import JobAlive, highest_claim, owner_of, owner
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder, sweep_folder
 from tensloradist.results.manifests import latest_manifest
+from tensloradist.results.metrics import last_progress
 from tensloradist.results.schema import ManifestRun
 from tensloradist.results.standing import standing
 from tensloradist.results.sweeps import FoundSweep
@@ -215,7 +216,7 @@ def _look(folder: RunFolder, status: RunStatus, alive: JobAlive) -> None:
         number = highest_claim(folder)
         status.state = "running" if owner == "alive" or _job_runs(folder, number, alive) else "claimed"
         status.host = owner_of(folder, number).host
-        status.step, status.steps = _progress(folder.attempt(number))
+        status.step, status.steps = last_progress(folder.attempt(number))
     elif found.problems:
         status.state = "broken"
     elif numbers:
@@ -240,29 +241,13 @@ def _job_runs(folder: RunFolder, number: int, alive: JobAlive) -> bool:
     return alive(owner_of(folder, number)) is True
 
 
-def _progress(attempt: Path) -> tuple[int | None, int | None]:
-    """(updates done, of how many) by the last whole line of metrics.jsonl that says it."""
-    try:
-        lines = (attempt / "metrics.jsonl").read_bytes().splitlines()[-50:]
-    except OSError:
-        return None, None
-    for line in reversed(lines):
-        try:
-            record = json.loads(line)
-            step, steps = record["step"], record["steps"]
-        except (ValueError, TypeError, KeyError, RecursionError):  # torn, being written, or without steps
-            continue
-        if isinstance(step, int) and isinstance(steps, int):
-            return step, steps
-    return None, None
-
-
 def _works_here(folder: Path, words: list[dict[str, Any]]) -> bool:
     """Whether a launch without Slurm has a worker at work, or has only just begun."""
-    submission = folder / "submission.json"
-    if not submission.exists():
+    try:
+        begun = (folder / "submission.json").stat().st_mtime
+    except OSError:  # none, or a folder that may not be entered, which the launches' records tell
         return False
-    begins = not words and time.time() - submission.stat().st_mtime < STARTING_SECONDS
+    begins = not words and time.time() - begun < STARTING_SECONDS
     return begins or any(not has_ended(word) for word in words)
 
 

@@ -139,7 +139,12 @@ def _tried_again(status: SweepStatus, hints: Hints) -> list[str]:
 
 def first_log_line(log: str | None) -> str | None:
     """The first line of an attempt's log that is an error or a warning; None where there is none."""
-    if log is None or not Path(log).is_file():
+    if log is None:
         return None
-    lines = Path(log).read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = Path(log).read_text(encoding="utf-8", errors="replace").splitlines()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"{log} cannot be read ({error.strerror or error})"
     return next((line for line in lines if " ERROR " in line or " WARNING " in line), lines[0] if lines else None)

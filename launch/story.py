@@ -48,6 +48,10 @@ def log_of(run: RunFolder, attempt: int | None) -> str:
     if attempt is not None and attempt not in numbers:
         raise UserError(f"--attempt {attempt}: run {run.run_id} has {', '.join(map(str, numbers))}")
     path = run.attempt(attempt or numbers[-1]) / "log.txt"
-    return f"== {path}\n" + (
-        path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "(nothing was said)"
-    )
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        text = "(nothing was said)"
+    except OSError as error:
+        text = f"(it cannot be read: {error.strerror or error})"
+    return f"== {path}\n{text}"

@@ -38,6 +38,7 @@ class Submission:
         profile, option_set, options: the profile's name, and what it asks for, to ask for more of it.
         growth: how many times that memory and time the jobs of this submission have; None outside of jobs.
         tasks: of the array that is submitted; None: not on record, or outside of jobs.
+        cluster, user: where it is submitted, and by whom: they alone can tell that no job has come of it.
     """
 
     manifest: str
@@ -63,6 +64,8 @@ class Submission:
     options: dict[str, Any] | None = None
     growth: Growth | None = None
     tasks: int | None = None
+    cluster: str | None = None
+    user: str | None = None
     __pydantic_config__ = FORM
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Watcher:
         news = []
         for run_id, run in list(self._open.items()):
             folder = RunFolder(self.root, run_id)
-            if folder.result.exists():
+            if os.path.exists(folder.result):  # not where a folder may not be entered
                 found = standing(folder)
                 if found.result is not None:
                     news.append(Ended(run, found.state, found.result.metrics.score))

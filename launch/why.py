@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def explain(wanted: str, root: Path) -> Why:
     own = flat(specs[run_id])
     nearest: tuple[int, str, Flat] | None = None
     for other, spec in specs.items():
-        if other == run_id or not RunFolder(root, other).result.exists():
+        if other == run_id or not os.path.exists(RunFolder(root, other).result):
             continue
         try:
             theirs = flat(spec)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tensloradist.records import DamagedRecord, UnreadableRecord, read_object
+from tensloradist.records import DamagedRecord, ProcessNumber, UnreadableRecord, read_object
 
 LAST = ("ended", "crashed")  # states after which nothing more comes
 
@@ -22,7 +22,7 @@ class _Word(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
     state: str
     host: str
-    pid: int
+    pid: ProcessNumber
     code_changed: bool = False
     error: str | None = None
     log: str | None = None
@@ -80,7 +80,7 @@ def has_ended(word: dict[str, Any]) -> bool:
         os.kill(word["pid"], 0)
     except ProcessLookupError:
         return True
-    except (PermissionError, OverflowError):
+    except PermissionError:
         pass
     return False
 

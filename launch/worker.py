@@ -56,6 +56,7 @@ ORDERLY_SECONDS = 12.0  # for a checkpoint at the next step boundary, where the 
 MOST_EARLY_ENDS = 3  # of children in a row that could not even claim a run
 LAST_CAUSES = ("disk_full", "device_failure")  # after these a worker ends: others may have another disk or GPU
 EXPECTED_CAUSES = ("configuration", "data_missing")  # after these a child is as good as before
+Tried = Literal["trained", "undecided", "passed"]  # what became of a run in one pass
 CODE_CHANGED = "this is not the code that was submitted: it was edited since (launch --snapshot runs a copy)"
 
 
@@ -160,7 +161,9 @@ class Worker:
         found: dict[Growth, list[str]] = defaultdict(list)
         for run in self.runs:
             folder = RunFolder(self.root, run.run_id)
-            if self._failures.needs_more(folder) and not folder.result.exists() and held(folder) is None:
+            if run.run_id in self._over or not self._failures.needs_more(folder):
+                continue
+            if not folder.result.exists() and held(folder) is None:
                 found[demand_of(folder)].append(run.run_id)
         return found
 
@@ -180,28 +183,39 @@ class Worker:
 
     def _is_open(self, run: ManifestRun) -> bool:
         folder = RunFolder(self.root, run.run_id)
-        return not folder.result.exists() and held(folder) is None and not self._failures.is_settled(folder)
+        done = run.run_id in self._over or folder.result.exists()
+        return not done and held(folder) is None and not self._failures.is_settled(folder)
 
-    def _try(self, run: ManifestRun) -> Literal["trained", "undecided", "passed"]:
+    def _try(self, run: ManifestRun) -> Tried:
         """Train the run if it is free; undecided where only time can tell whether its owner lives."""
         folder = RunFolder(self.root, run.run_id)
         if self._must_stop() or self._has_done_its_share():
             return "passed"
-        if folder.result.exists() and recover_broken(folder) is None and folder.result.exists():
-            self._over.add(run.run_id)
-            return "passed"
         try:
-            return self._try_open(run, folder)
+            found = self._looked_at(run, folder)
+            return found if isinstance(found, str) else self._train_free(run, folder, *found)
         except UnreadableRecord as error:  # made by a newer version, for one: it is left as it is
             return self._leave_alone(run, str(error))
+
+    def _looked_at(self, run: ManifestRun, folder: RunFolder) -> Literal["undecided", "passed"] | tuple[int, bool]:
+        """What `_judged` says of a run that has no result."""
+        try:
+            if folder.result.exists() and recover_broken(folder) is None and folder.result.exists():
+                self._over.add(run.run_id)
+                return "passed"
+            if not folder.can_be_worked_in:
+                raise UnreadableRecord(folder.path, "this user may not read and write there")
+            return self._judged(run, folder)
+        except PermissionError as error:
+            raise UnreadableRecord(Path(error.filename or folder.path), f"cannot be used ({error.strerror})") from error
 
     def _leave_alone(self, run: ManifestRun, why: str) -> Literal["passed"]:
         self._over.add(run.run_id)
         self._complain(f"run {run.run_id} is left alone: {why}")
         return "passed"
 
-    def _try_open(self, run: ManifestRun, folder: RunFolder) -> Literal["trained", "undecided", "passed"]:
-        """`_try` for a run without a result."""
+    def _judged(self, run: ManifestRun, folder: RunFolder) -> Literal["undecided", "passed"] | tuple[int, bool]:
+        """Whether a run without a result is free: then its highest claim, and whether its owner was found dead."""
         known = highest_claim(folder)  # read first: whoever claims while this worker judges makes the run busy
         if not self._is_open(run):
             return "passed"
@@ -220,7 +234,10 @@ class Worker:
                 return "passed"
         if (found := standing(folder)).is_left_alone:
             return self._leave_alone(run, found.problems[0])
-        stood_still = seen == "still" or known > 0  # the owner has been judged, so its claim is no obstacle
+        return known, seen == "still" or known > 0  # the owner has been judged, so its claim is no obstacle
+
+    def _train_free(self, run: ManifestRun, folder: RunFolder, known: int, stood_still: bool) -> Tried:
+        """Train a run that was judged free, on as many processes as it asks for."""
         compute = run.spec["compute"]
         processes = int(compute["processes"])
         if processes > 1 or compute["strategy"].startswith("zero"):  # DeepSpeed leaves nothing warm

@@ -14,6 +14,7 @@ from tensloradist.terminal import terminal
 if TYPE_CHECKING:
     from tensloradist.results.execute import Outcome
     from tensloradist.results.layout import RunFolder
+    from tensloradist.results.standing import Standing
     from tensloradist.spec import RunSpec
 
 ResultsOption = Annotated[
@@ -62,8 +63,10 @@ def run(
     load_plugins(parsed.plugins)
     resolved, root = resolve(parsed), results_root(results)
     folder = RunFolder(root, resolved.run_id)
-    recover_broken(folder)
-    found = standing(folder)
+    is_first = process_index() == 0
+    if is_first:
+        recover_broken(folder)
+    found = standing(folder) if is_first else _foreseen(folder)
     if found.is_over:
         typer.echo(f"run {folder.run_id} has a result already: {folder.result}")
         return
@@ -73,7 +76,7 @@ def run(
     shape = backbones.shape_of(resolved.backbone, resolved.adapter.projections)
     count(resolved.adapter, shape)
     require_trackers(resolved.compute.log_with)
-    if process_index() > 0:
+    if not is_first:
         _follow(resolved)
         return
     typer.echo(f"run {folder.run_id} in {folder.path}")
@@ -82,6 +85,21 @@ def run(
         typer.echo(f"note: {surplus}")
     outcome = _train_here(resolved, root, _command(spec, overrides or [], results, parsed.compute.processes))
     _say_outcome(outcome, folder)
+
+
+def _foreseen(folder: RunFolder) -> Standing:
+    """What the first process of a run, which alone sets a damaged result aside, finds after that."""
+    from tensloradist.results.publish import read_result, sound_attempt
+    from tensloradist.results.standing import Standing, standing
+
+    found = standing(folder)
+    if found.state != "broken":
+        return found
+    if (attempt := sound_attempt(folder)) is not None:
+        result = read_result(folder.attempt(attempt) / "result.json")
+        return Standing(result.state, result)
+    # Without a result, it is set aside by now, or it is the claim that is damaged.
+    return Standing("open") if folder.result.exists() else standing(folder)
 
 
 def _say_outcome(outcome: Outcome, folder: RunFolder) -> None:

@@ -66,20 +66,30 @@ def reserve(path: Path, size: int) -> None:
 def write_reserved(path: Path, text: str, reserved: Path) -> bool:
     """Write text in the place of a reserved file and link it to `path`: needs neither blocks nor inodes of the disk.
 
-    What is left of the reserved size stays spaces. False if `path` exists already.
+    What is left of the reserved size stays spaces. One writer alone gets the reserved file, so that none can change
+    what another has written. False if `path` exists already, or another writer is at it.
 
     Raises:
         ValueError: the text is longer than what was reserved.
         OSError: the disk is read-only, for one.
     """
-    content, size = text.encode(), reserved.stat().st_size
-    if len(content) > size:
-        raise ValueError(f"{len(content)} bytes do not fit into the {size} that were reserved")
-    with reserved.open("r+b") as file:
-        file.write(content.ljust(size))
-        file.flush()
-        os.fsync(file.fileno())
-    return link_once(reserved, path)
+    content, own = text.encode(), reserved.with_name(f"{reserved.name}.{uuid.uuid4().hex}")
+    if os.path.lexists(path):
+        return False
+    try:
+        os.rename(reserved, own)
+    except FileNotFoundError:
+        return False
+    try:
+        if len(content) > (size := own.stat().st_size):
+            raise ValueError(f"{len(content)} bytes do not fit into the {size} that were reserved")
+        with own.open("r+b") as file:
+            file.write(content.ljust(size))
+            file.flush()
+            os.fsync(file.fileno())
+        return link_once(own, path)
+    finally:
+        own.unlink()
 
 
 def write_replacing(path: Path, content: str | bytes) -> None:
@@ -125,3 +135,59 @@ def link_once(source: Path, target: Path) -> bool:
     made = os.stat(source).st_nlink > before
     sync_folder(target.parent)
     return made
+
+
+def link_aside(path: Path, kind: str) -> Path:
+    """Give a file the further name `NAME.KIND-N` that no other has; where it has such a name already, that is it.
+
+    Args:
+        path: a folder in a file's place can have one name alone, and is moved.
+
+    Raises:
+        FileNotFoundError: the file is gone.
+    """
+    marked = f"{path.name}.{kind}-"
+    taken = [entry for entry in os.listdir(path.parent) if entry.startswith(marked)]
+    digits = (entry.removeprefix(marked) for entry in taken)
+    number = max((int(text) for text in digits if text.isascii() and text.isdecimal()), default=0) + 1
+    if path.is_dir():
+        aside = path.with_name(f"{marked}{number}")
+        os.rename(path, aside)
+        return aside
+    for aside in (path.with_name(entry) for entry in taken):
+        if os.path.samefile(path, aside):  # whoever named it so was interrupted, or is at it
+            return aside
+    while True:
+        aside = path.with_name(f"{marked}{number}")
+        if link_once(path, aside) or os.path.samefile(path, aside):
+            return aside
+        number += 1
+
+
+def take_away(path: Path, aside: Path, successor: Path | None = None) -> bool:
+    """Free the name of a file that has another, or give it to a successor; False if it is another file's by now.
+
+    Args:
+        aside: the file's other name, by `link_aside`.
+        successor: takes the name in one step, so that nobody finds it free meanwhile.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        if not os.path.samefile(path, aside):
+            return False
+        if successor is not None:
+            os.link(successor, temporary)
+            os.replace(temporary, path)
+            temporary.unlink(missing_ok=True)  # POSIX: between two names of one file, nothing is renamed
+            sync_folder(path.parent)
+            return True
+        os.rename(path, temporary)
+    except FileNotFoundError:
+        return False
+    ours = os.path.samefile(temporary, aside)
+    if not ours:  # the name was given to another file in this moment: that one gets it back
+        link_once(temporary, path)
+    if os.stat(temporary).st_nlink > 1:
+        temporary.unlink()
+    sync_folder(path.parent)
+    return ours

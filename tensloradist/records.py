@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tensloradist.errors import UserError
 
 T = TypeVar("T")
 FORM = ConfigDict(extra="forbid")
 """The `__pydantic_config__` of a dataclass that is read as a record."""
+ProcessNumber = Annotated[int, Field(gt=0, lt=2**31)]
+"""A process's number: to Unix, 0 and below it mean groups of processes."""
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # each is made once: that takes longer than to read a record
 
 

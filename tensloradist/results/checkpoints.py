@@ -20,7 +20,7 @@ from typing import Any
 
 from tensloradist.files import sync_folder, write_synced
 from tensloradist.records import NewerRecord, UnreadableRecord, read_object
-from tensloradist.results.layout import RunFolder
+from tensloradist.results.layout import RunFolder, written_number
 
 MARKER = "COMPLETE"
 KEPT = 2  # of an attempt: the newest, and the one before it in case the newest is damaged
@@ -88,7 +88,7 @@ def _remove_superseded(attempt: Path) -> None:
     Files are a quota on clusters, and a run that is often preempted has many attempts. Its `checkpoints` folders stay:
     the orphan of an earlier attempt may still write there, or be removing the same.
     """
-    own = sorted((attempt / "checkpoints").glob("step-*"))
+    own = sorted(path for path in (attempt / "checkpoints").glob("step-*") if _step(path) is not None)
     if len(own) < KEPT:
         return
     newest, earlier = own[-1].name, attempt.parent.glob("*/checkpoints/step-*")
@@ -149,10 +149,13 @@ def _candidates(run: RunFolder) -> Iterator[Checkpoint]:
     found = []
     for number in run.attempt_numbers():
         for folder in (run.attempt(number) / "checkpoints").glob("step-*"):
-            digits = folder.name.removeprefix("step-")
-            if digits.isdigit():
-                found.append(Checkpoint(folder, number, int(digits)))
+            if (step := _step(folder)) is not None:
+                found.append(Checkpoint(folder, number, step))
     yield from sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.attempt), reverse=True)
+
+
+def _step(folder: Path) -> int | None:
+    return written_number(folder.name.removeprefix("step-"))
 
 
 def verify(folder: Path) -> None:

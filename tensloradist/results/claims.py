@@ -20,11 +20,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from tensloradist.files import link_once, make_folder, write_replacing, write_synced
-from tensloradist.records import FORM, DamagedRecord, read_record
-from tensloradist.results.layout import RunFolder
+from tensloradist.records import FORM, DamagedRecord, ProcessNumber, read_record
+from tensloradist.results.layout import RunFolder, written_number
 
 HEARTBEAT_SECONDS = 30.0
 STILL_SECONDS = 180.0  # how long a counter must stand still before its owner is taken for dead
@@ -79,13 +81,13 @@ class Owner:
 
     host: str
     boot: str
-    pid: int
+    pid: ProcessNumber
     start: str | None
     namespace: str = ""
     job: str | None = None
     """Its Slurm job, '1234' or '1234_5', and how often that had been restarted."""
     restart: int = 0
-    heartbeat_seconds: float = HEARTBEAT_SECONDS
+    heartbeat_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = HEARTBEAT_SECONDS
     cluster: str | None = None
     """The Slurm cluster that the job is of; None: no job, or a claim from before it was recorded."""
     __pydantic_config__ = FORM
@@ -140,8 +142,8 @@ def highest_claim(run: RunFolder) -> int:
     """The number of the owning claim; 0 if the run has never been claimed."""
     if not run.path.is_dir():
         return 0
-    numbers = [int(name[6:]) for name in os.listdir(run.path) if name.startswith("claim.") and name[6:].isdigit()]
-    return max(numbers, default=0)
+    found = (written_number(name[6:]) for name in os.listdir(run.path) if name.startswith("claim."))
+    return max((number for number in found if number is not None), default=0)
 
 
 def _claim_path(run: RunFolder, number: int) -> Path:
@@ -185,6 +187,11 @@ def beats(run: RunFolder, number: int) -> str:
         return (run.path / f"heartbeat.{number:04d}").read_bytes().decode(errors="replace")
     except OSError:
         return ""
+
+
+def beat_count(run: RunFolder, number: int) -> int | None:
+    """How often the owner of a claim has beaten; None where its heartbeat is none, or damaged."""
+    return written_number(beats(run, number))
 
 
 def is_released(run: RunFolder, number: int) -> bool:

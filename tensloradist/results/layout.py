@@ -10,7 +10,13 @@ from pathlib import Path
 from tensloradist.errors import UserError
 
 ATTEMPT_DIGITS = 4
+MOST_DIGITS = 12  # of any number in a name: updates are counted in eight
 CLASSES = "classes.json"  # of an attempt: the names of the labels 0, 1, …, where the task knows them
+
+
+def written_number(text: str) -> int | None:
+    """The number that a part of a file's name is, as this code writes numbers; None for what others have put there."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def results_root(given: str | os.PathLike[str] | None = None) -> Path:
@@ -28,13 +34,25 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.attempts = self.path / "attempts"
 
+    @property
+    def can_be_worked_in(self) -> bool:
+        """Whether this user may read and write in it, or it is not there yet; not in one that another user closed."""
+        try:
+            self.path.lstat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return os.access(self.path, os.R_OK | os.W_OK | os.X_OK)
+
     def attempt(self, number: int) -> Path:
         return self.attempts / f"{number:0{ATTEMPT_DIGITS}d}"
 
     def attempt_numbers(self) -> list[int]:
         if not self.attempts.is_dir():
             return []
-        return sorted(int(path.name) for path in self.attempts.iterdir() if path.name.isdigit())
+        numbers = (written_number(path.name) for path in self.attempts.iterdir())
+        return sorted(number for number in numbers if number is not None)
 
 
 def find_run(wanted: str, root: Path) -> RunFolder:

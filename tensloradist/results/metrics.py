@@ -7,6 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from tensloradist.records import DamagedRecord, UnreadableRecord
+from tensloradist.results.layout import MOST_DIGITS
+
+
+def last_progress(attempt: Path) -> tuple[int | None, int | None]:
+    """(updates done, of how many) by the last whole line of an attempt's metrics.jsonl that says it."""
+    try:
+        lines = (attempt / "metrics.jsonl").read_bytes().splitlines()[-50:]
+    except OSError:
+        return None, None
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+            step, steps = record["step"], record["steps"]
+        except (ValueError, TypeError, KeyError, RecursionError):  # torn, being written, or without steps
+            continue
+        if isinstance(step, int) and isinstance(steps, int) and 0 <= step <= steps < 10**MOST_DIGITS:
+            return step, steps
+    return None, None
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str | None]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from tensloradist.errors import UserError
-from tensloradist.files import FULL, link_once, reserve, write_once, write_reserved
+from tensloradist.files import FULL, link_aside, link_once, reserve, take_away, write_once, write_reserved
 from tensloradist.records import DamagedRecord, UnreadableRecord, read_record
 from tensloradist.results.layout import ATTEMPT_DIGITS, RunFolder
 from tensloradist.results.schema import RESULT_SCHEMA_VERSION, Failure, Result
@@ -32,15 +31,19 @@ def read_result(path: Path) -> Result:
     return result
 
 
-def read_published(run: RunFolder) -> Result | None:
+def read_published(run: RunFolder, path: Path | None = None) -> Result | None:
     """A run's result; None where it has none.
+
+    Args:
+        path: where it lies, if it is set aside.
 
     Raises:
         UnreadableRecord: as `read_result`; a DamagedRecord, too, for a result of another run.
     """
-    result = read_record(run.result, Result, "the result", RESULT_SCHEMA_VERSION)
+    path = path or run.result
+    result = read_record(path, Result, "the result", RESULT_SCHEMA_VERSION)
     if result is not None and result.run_id != run.run_id:
-        raise DamagedRecord(run.result, "the result", f"it is of run {result.run_id}, so it does not belong here")
+        raise DamagedRecord(path, "the result", f"it is of run {result.run_id}, so it does not belong here")
     return result
 
 
@@ -133,6 +136,8 @@ def write_failure(attempt: Path, failure: Failure) -> None:
     try:
         write_once(path, failure.model_dump_json(indent=2) + "\n")
     except OSError as error:
+        if error.errno in FULL and path.exists():
+            return
         if error.errno not in FULL or not (attempt / RESERVED).exists():
             raise
         # The end of a traceback says what happened; the rest of the record is short.
@@ -154,33 +159,64 @@ def read_failure_of(run: RunFolder, number: int) -> Failure | None:
     return read_record(run.attempt(number) / "failure.json", Failure, "the failure's record", 1)
 
 
+def sound_attempt(run: RunFolder) -> int | None:
+    """The first attempt that has a sound result of the run; None where none has."""
+    for attempt in run.attempt_numbers():
+        try:
+            if read_result(run.attempt(attempt) / "result.json").run_id == run.run_id:
+                return attempt
+        except UnreadableRecord:
+            continue
+    return None
+
+
 def recover_broken(run: RunFolder) -> Path | None:
     """Set a damaged result aside, so that the run is trained again; returns where it went, None where nothing is wrong.
 
     A power cut or a full disk can leave one. It is renamed, never deleted, and another attempt's sound result takes
-    its place if there is one. A result of a newer version, or one that cannot be read, is left as it is.
+    its place if there is one. A result of a newer version, or one that cannot be read, is left as it is. Several
+    processes may do this at once.
     """
     try:
         read_published(run)
         return None
     except DamagedRecord as error:
-        if not os.path.lexists(run.result):  # somebody else set it aside meanwhile
-            return None
-        log.warning("%s; it is set aside", error)
+        problem = error
     except UnreadableRecord as error:
         log.warning("%s; it is left as it is", error)
         return None
-    number = 1 + sum(1 for _ in run.path.glob("result.json.broken-*"))
-    aside = run.path / f"result.json.broken-{number}"
-    os.rename(run.result, aside)
-    for attempt in run.attempt_numbers():
-        path = run.attempt(attempt) / "result.json"
-        try:
-            sound = read_result(path).run_id == run.run_id
-        except UnreadableRecord:
-            continue
-        if sound:
-            link_once(path, run.result)
-            log.warning("%s: the sound result of attempt %d takes its place", run.result, attempt)
-            break
+    try:
+        return _set_aside(run, problem)
+    except FileNotFoundError:  # somebody else set it aside meanwhile
+        return None
+    except OSError as error:  # another user's folder, for one
+        log.warning("%s; it cannot be set aside (%s)", problem, error.strerror or error)
+        return None
+
+
+def _set_aside(run: RunFolder, problem: DamagedRecord) -> Path | None:
+    aside = link_aside(run.result, "broken")
+    if not _is_damaged(run, aside):  # what was damaged has been replaced meanwhile: this is another file
+        aside.unlink(missing_ok=True)
+        return None
+    attempt = sound_attempt(run)
+    sound = None if attempt is None else run.attempt(attempt) / "result.json"
+    if aside.is_dir():
+        if sound is not None:
+            link_once(sound, run.result)
+    elif not take_away(run.result, aside, sound):
+        return None
+    log.warning("%s; it is set aside", problem)
+    if attempt is not None:
+        log.warning("%s: the sound result of attempt %d takes its place", run.result, attempt)
     return aside
+
+
+def _is_damaged(run: RunFolder, path: Path) -> bool:
+    try:
+        read_published(run, path)
+    except DamagedRecord:
+        return True
+    except UnreadableRecord:
+        pass
+    return False

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
-from tensloradist.files import sync_folder
+from tensloradist.files import link_aside, take_away
 from tensloradist.results.checkpoints import remove_checkpoints
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_result
@@ -14,6 +13,8 @@ from tensloradist.results.publish import read_result
 
 def retract(run: RunFolder) -> Path:
     """Rename the run's result and its attempt's, and remove checkpoints, which training would go on from.
+
+    They take no other file's place.
 
     Returns:
         where the result is now, `result.json.retracted-N`.
@@ -24,9 +25,11 @@ def retract(run: RunFolder) -> Path:
     attempt = run.attempt(read_result(run.result).attempt)
     remove_checkpoints(run)
     with suppress(FileNotFoundError):  # of a retraction that was interrupted after this step
-        os.rename(attempt / "result.json", attempt / "result.json.retracted")
-    number = 1 + sum(1 for _ in run.path.glob("result.json.retracted-*"))
-    aside = run.path / f"result.json.retracted-{number}"
-    os.rename(run.result, aside)
-    sync_folder(run.path)
+        _set_aside(attempt / "result.json")
+    return _set_aside(run.result)
+
+
+def _set_aside(path: Path) -> Path:
+    aside = link_aside(path, "retracted")
+    take_away(path, aside)
     return aside

@@ -7,9 +7,11 @@ import pytest
 from fake_slurm import FakeSlurm
 from typer.testing import CliRunner
 
-from launch.plan import check
+from launch.plan import check, recover
 from launch.status import collect
+from launch.submission import Submission
 from launch.sweep import load_sweep
+from launch.worker import Worker
 from tensloradist.cli import _OF_THE_DISK, _application
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
@@ -248,3 +250,56 @@ def test_runs_that_would_go_on_say_so_where_no_job_is_left(original, dented, slu
     shown = commands("status", "dented", "--results", dented.root)
     go_on = f"no job or worker is left that would train them; type: tensloradist launch {commands.file}"
     assert "2 planned" in shown and (go_on in shown) != left
+
+
+def test_names_and_numbers_that_nobody_writes_stop_no_command(original, dented, commands):
+    run = damage.folder_of(dented.root, damage.kinds(original[1])["claim.0002"])
+    folder = dented.root / "runs" / run
+    claim = json.loads((folder / "claim.0002").read_text())
+    for field, value in (("pid", 2**70), ("pid", 0), ("pid", -1), ("heartbeat_seconds", -5)):
+        (folder / "claim.0002").unlink()
+        (folder / "claim.0002").write_text(json.dumps({**claim, field: value}))
+        assert f"claim.0002: the claim is damaged ({field}: " in commands("status", "dented", "--results", dented.root)
+    dented.restore()
+    (folder / "attempts" / "0001" / "end.json").unlink()
+    before = states(dented.root)
+    for digits in (400, 5000):
+        (folder / "heartbeat.0001").write_text("9" * digits)
+        assert states(dented.root) == before
+    for name in ("attempts/²", "claim.²", "attempts/0001/checkpoints/step-²", "attempts/" + "9" * 200):
+        (folder / name).mkdir()
+    assert states(dented.root) == before and planned(commands.file, dented.root)[run] == "claimed on another machine"
+
+
+def test_one_run_in_a_colleagues_closed_folder_keeps_no_other_from_being_launched(original, dented, commands):
+    """Made with umask 077, in a results folder that several users share."""
+    sweep = load_sweep(str(commands.file))
+    ids = [run.run_id for run in sweep.runs]
+    manifest = next((dented.root / "sweeps" / "dented").glob("*.json"))
+    submission = dented.root / "submission-0.json"
+    for number in (0, 2):  # one with a result, one that has failed
+        with damage.forbidden(dented.root / "runs" / ids[number]) as folder:
+            recover(sweep, dented.root)
+            assert check(sweep, dented.root).states[ids[number]] == "not readable"
+            shown = commands(
+                "launch", commands.file, "--dry-run", "--profile", commands.profile, "--results", dented.root
+            )
+            assert f"{folder}" in shown and "1 not readable" in shown
+            known = Submission(str(manifest), str(dented.root), 1, baseline={ids[1]: 9, ids[number]: 9})
+            submission.write_text(known.to_json())
+            worker = Worker(submission, "x")
+            assert not worker.drain() and worker.needing_more() == {}
+            assert json.loads((dented.root / "worker-x.json").read_text())["state"] == "ended"
+
+
+def test_a_launch_or_log_that_may_not_be_read_is_named_and_hides_nothing(original, dented, slurm, commands):
+    slurm.queue(("7_0", "RUNNING", 0))
+    at = ("--results", dented.root)
+    for log in sorted(dented.root.glob("runs/*/attempts/0001/log.txt")):
+        with damage.forbidden(log):
+            commands("status", "dented", *at)
+            assert "it cannot be read: Permission denied" in commands("logs", log.parents[2].name, *at)
+    (launch := next(dented.root.glob("sweeps/dented/launches/*"))).with_name("20260102T000000-bbbbbb").mkdir()
+    with damage.forbidden(launch.with_name("20260102T000000-bbbbbb")) as closed:
+        shown = commands("status", "dented", *at)
+        assert f"{closed}/slurm.json: " in shown and ", 1 running" in shown

@@ -1,8 +1,11 @@
 """Pruning: an ended launch's pickles go, what tells of it stays, and nothing goes while its jobs may live."""
 
 import getpass
+import json
+import os
 
 import pytest
+from fake_slurm import FakeSlurm
 
 from launch import scheduler
 from launch.accepted import Submitted, accepted_array
@@ -22,13 +25,14 @@ GOES = (
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "cluster", lambda: "here")
     folder = tmp_path / "sweeps" / "s" / "launches" / "20260101T000000-aaaaaa"
     for name in (*STAYS, *GOES):
         write_once(folder / name, "" if name in GOES[-2:] else '"word"')
     (folder / "slurm.json").unlink()
     array = accepted_array("7", 2, Submission("m", "r", 1, options=Options().model_dump(mode="json")))
-    Submitted("site", getpass.getuser(), "host", 1.0, None, "", [array]).write(folder)
+    Submitted("site", getpass.getuser(), "host", 1.0, None, "", [array], cluster="here").write(folder)
     return folder
 
 
@@ -57,3 +61,40 @@ def test_another_users_launch_is_left_alone(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("getpass.getuser", lambda: "somebody")
     assert prune("s", tmp_path) == 0
     assert files(folder) == {*STAYS, *GOES}
+
+
+@pytest.mark.parametrize("queued", ["here", "not visible", "no answer"])
+def test_a_launch_whose_jobs_are_not_all_on_record_is_left_as_it_is(folder, tmp_path, monkeypatch, queued):
+    """Killed between the second array's sbatch and its record; the first array's job has ended."""
+    slurm = FakeSlurm(tmp_path / "bin").install(monkeypatch)
+    (folder / "slurm.json").rename(folder / "accepted-0.json")
+    write_once(folder / "submission-1.json", Submission("m", "r", 1, options=Options().model_dump()).to_json())
+    write_once(folder / "submitit-1" / "102_submitted.pkl", '"word"')
+    slurm.queue(*[("102", "PENDING", 0)] * (queued == "here"))
+    if queued == "here":
+        mark = scheduler.comment_of(folder / "submitit-1")
+        (slurm.folder / "accepted").write_text(f"102|{mark}|/x\n")
+    elif queued == "no answer":
+        slurm.fails("squeue")
+    before = files(folder)
+    for path in folder.glob("submission-*.json"):
+        os.utime(path, (1, 1))
+    assert prune("s", tmp_path) == 0 and files(folder) - {"accepted-1.json"} == before
+    assert ("accepted-1.json" in files(folder)) == (queued == "here")
+
+
+def test_a_launch_of_a_cluster_that_is_not_known_to_be_this_one_is_left_as_it_is(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "living", lambda ids: {})
+    for cluster in (None, "there"):
+        word = json.loads((folder / "slurm.json").read_text())
+        (folder / "slurm.json").unlink()
+        write_once(folder / "slurm.json", json.dumps({**word, "cluster": cluster}))
+        assert prune("s", tmp_path) == 0 and files(folder) == {*STAYS, *GOES}
+
+
+def test_a_launch_that_may_still_submit_is_left_as_it_is(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "living", lambda ids: {})
+    (folder / "slurm.json").rename(folder / "accepted-0.json")
+    assert prune("s", tmp_path) == 0
+    os.utime(folder / "submission-0.json", (1, 1))
+    assert prune("s", tmp_path) == len(GOES)

@@ -1,5 +1,7 @@
 """What attempts have cost, and what of it was wasted: no work that a checkpoint hands on."""
 
+import json
+
 import pytest
 
 from launch.spending import spending
@@ -37,6 +39,20 @@ def attempt(tmp_path):
         return run
 
     return write
+
+
+@pytest.mark.parametrize("ending", ["killed", "a bug"])
+def test_an_attempt_that_said_no_steps_has_done_what_its_metrics_say(tmp_path, attempt, ending):
+    """Killed, it writes no end; after a bug, its end has no steps. A later attempt goes on from step 10 of 1000."""
+    run = attempt(1, 0, None, 10, "killed" if ending == "killed" else "bug")
+    attempt(2, 10, 20, 20)
+    if ending == "killed":
+        (run.attempt(1) / "end.json").unlink()
+        (run.path / "heartbeat.0001").write_text("101")
+        owner = {"host": "h", "boot": "b", "pid": 1, "start": "1", "heartbeat_seconds": 0.1}
+        (run.path / "claim.0001").write_text(json.dumps(owner))
+    (run.attempt(1) / "metrics.jsonl").write_text('{"step": 1000, "steps": 1000}\n{"step": 10')
+    assert spending(run).wasted_seconds == pytest.approx(9.9)
 
 
 @pytest.mark.parametrize("cause", ["preempted", "time_limit", "cancelled", "interrupted"])

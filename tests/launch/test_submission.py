@@ -175,6 +175,59 @@ def test_jobs_of_a_launch_that_was_killed_before_their_record_are_adopted(slurm,
     assert len(cancel("s", root).jobs) == 4 and slurm.asked("scancel") == ["101 102"]
 
 
+@pytest.mark.parametrize("asker", ["another cluster", "a colleague", "an older version's launch"])
+def test_only_its_own_user_on_its_own_cluster_finds_that_a_submission_has_no_job(slurm, root, monkeypatch, asker):
+    """Others do not see the job of a launch that was killed before its record: that says nothing of it."""
+    _, folder = submit_two(root)
+    for name in ("slurm.json", "accepted-0.json", "accepted-1.json"):
+        (folder / name).unlink()
+    for path in folder.glob("submission-*.json"):
+        if asker == "an older version's launch":
+            old = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("cluster", "user")}
+            path.unlink()
+            path.write_text(json.dumps(old))
+        os.utime(path, (1, 1))
+    jobs = (slurm.folder / "accepted").read_text()
+    (slurm.folder / "accepted").unlink()
+    slurm.queue()
+    slurm.says("scontrol", f"ClusterName = {'there' if asker == 'another cluster' else 'here'}\n")
+    with monkeypatch.context() as patched:
+        if asker == "a colleague":
+            patched.setattr("getpass.getuser", lambda: "somebody")
+        assert Jobs("s", root).look() is None and not (folder / "returned").exists()
+    slurm.says("scontrol", "ClusterName = here\n")
+    if asker != "an older version's launch":
+        Jobs("s", root).look()
+        assert (folder / "returned").exists(), "its own user sees that there is none"
+        (folder / "returned").unlink()
+    (slurm.folder / "accepted").write_text(jobs)
+    slurm.queue(("101_0", "RUNNING", 0), ("102", "PENDING", 0))
+    assert len(cancel("s", root).jobs) == 2 and slurm.asked("scancel") == ["101 102"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_jobs_that_another_cluster_knows_by_their_logs_stay_their_own_clusters(slurm, root, known):
+    _, folder = submit_two(root)
+    for name in ("slurm.json", "accepted-0.json", "accepted-1.json"):
+        (folder / name).unlink()
+    for path in () if known else folder.glob("submission-*.json"):  # as earlier versions wrote them
+        old = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("cluster", "user")}
+        path.unlink()
+        path.write_text(json.dumps(old))
+    jobs = (slurm.folder / "accepted").read_text()
+    (slurm.folder / "accepted").unlink()
+    for name in ("submitit-0/101_2_0_log.err", "submitit-1/102_0_log.err"):
+        (folder / name).touch()
+    slurm.says("scontrol", "ClusterName = there\n")
+    slurm.queue()
+    Jobs("s", root).look()
+    assert [said["cluster"] for _, said in launches("s", root)] == ["here" if known else None]
+    slurm.says("scontrol", "ClusterName = here\n")
+    (slurm.folder / "accepted").write_text(jobs)
+    slurm.queue(("101_0", "RUNNING", 0), ("102", "PENDING", 0))
+    assert len(cancel("s", root).jobs) == 2 and slurm.asked("scancel") == ["101 102"]
+
+
 def test_nobody_asks_for_ever_about_a_submission_that_came_to_nothing(slurm, root, monkeypatch):
     (slurm.folder / "sbatch.accepts").write_text("0")
     with pytest.raises(UserError):
