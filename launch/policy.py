@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from tensloradist.results.schema import Failure
+from tensloradist.results.schema import GOES_ON, Failure
 
 Action = Literal["retry", "retry_smaller", "retry_larger", "stop"]
 MOST_GROWTH = 8  # times a profile's memory or time limit
@@ -28,7 +28,7 @@ class Rule:
     @property
     def goes_on(self) -> bool:
         """Whether nothing is wrong with the run itself: it goes on by itself, or with the next launch."""
-        return self.retries == FREE or self is RULES["cancelled"]
+        return any(self is RULES[cause] for cause in GOES_ON)
 
 
 FREE = 1000  # as often as the site makes it necessary: nothing is wrong with the run

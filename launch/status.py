@@ -15,10 +15,8 @@ from typing import Any
 
 from launch import scheduler
 from launch.accepted import read_launches
-from launch.failures import TRIED_AGAIN
 from launch.jobs import Jobs, JobsStatus
 from launch.liveness import at_work
-from launch.policy import RULES
 from launch.run_labels import RunLabels
 from launch.spending import spending
 from launch.words import has_ended, is_at_work, read_words
@@ -38,7 +36,8 @@ OVER = ("finished", "diverged")
 
 @dataclass
 class RunStatus:
-    """One run: `state` is finished, diverged, running, claimed, failed, held, broken, newer or planned.
+    """One run: `state` is finished, diverged, running, claimed, failed, held, broken, newer, unreadable or
+    planned.
 
     `label` sets it apart from all runs of the sweep, `setting` from those of its cell and seed.
     `problems`: what is wrong with its files; a run is broken by them where they are all that is known of its end.
@@ -156,7 +155,11 @@ def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep 
 def _of_files(runs: list[RunStatus]) -> list[str]:
     """What is wrong with the files of runs, with one example of each kind."""
     lines = []
-    remedies = {"broken": "launch again: these runs go on, or are trained anew", "newer": "update tensloradist"}
+    remedies = {
+        "broken": "launch again: these runs go on, or are trained anew",
+        "newer": "update tensloradist",
+        "unreadable": "no launch trains these runs; ask the owner of the files for the right to read them",
+    }
     for state, remedy in remedies.items():
         marked = [run for run in runs if run.state == state]
         if marked:
@@ -188,7 +191,7 @@ def _run_status(folder: RunFolder, run: ManifestRun, alive: JobAlive) -> RunStat
         if folder.path.is_dir():
             _look(folder, status, alive)
     except OSError as error:  # a folder that may not be entered, for one
-        status.state = "broken"
+        status.state = "unreadable"
         status.problems.append(f"{error.filename or folder.path}: cannot be read ({error.strerror or error})")
     return status
 
@@ -207,8 +210,8 @@ def _look(folder: RunFolder, status: RunStatus, alive: JobAlive) -> None:
         status.state, status.score = found.state, found.result.metrics.score
         status.step = status.steps = found.result.times.steps
         status.problems += spent.unreadable
-    elif found.is_left_alone or found.state == "broken":
-        status.state = "newer" if found.state == "newer" else "broken"
+    elif found.state != "open":
+        status.state = found.state
     elif (hold := held(folder)) is not None:
         status.state, status.message = "held", str(hold["reason"])
     elif (owner := ownership(folder, alive)) != "free":
@@ -228,10 +231,8 @@ def _look_at_failure(folder: RunFolder, number: int, status: RunStatus) -> None:
     if files.failure is None:
         return
     status.cause, status.message = files.failure.cause, files.failure.message
-    rule, decision = RULES[files.failure.cause], files.decision
-    tried_again = decision.action in TRIED_AGAIN if decision else False
-    status.state = "planned" if tried_again or rule.goes_on else "failed"
-    status.decision = decision.reason if decision else None
+    status.state = "failed" if files.has_failed else "planned"
+    status.decision = files.decision.reason if files.decision else None
     status.host = files.record.host if files.record else None
     status.log = str(folder.attempt(number) / "log.txt")
 
