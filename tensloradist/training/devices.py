@@ -22,7 +22,7 @@ def uses_cpu(compute: ComputeSpec) -> bool:
     if torch.cuda.is_available():
         return False
     if compute.device == "cuda":
-        raise UserError("compute.device: 'cuda', but torch sees no CUDA device here; use auto or cpu")
+        raise UserError(f"compute.device: 'cuda', but torch sees no CUDA device here ({_reason()}); use auto or cpu")
     if visible_gpus():
         named = next((f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ), None)
         raise UserError(

@@ -121,6 +121,13 @@ def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
     assert read_failure(RunFolder(tmp_path, spec.run_id)).cause == "interrupted"
 
 
+def raised_from(cause):
+    """A message for the user, of an error that the system gave."""
+    error = UserError(f"/data/x: cannot be read ({cause.strerror})")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
@@ -149,6 +156,18 @@ def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
         (RuntimeError("NCCL error: unhandled cuda error"), "communication"),
         (RuntimeError("CUDA error: device-side assert triggered"), "bug"),
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "bug"),
+        (RuntimeError("CUDA error: peer access is not supported between these two devices"), "bug"),
+        (RuntimeError("No CUDA GPUs are available"), "device_failure"),
+        (RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment"), "device_failure"),
+        (UserError("compute.device: 'cuda', but torch sees no device (No CUDA GPUs are available)"), "device_failure"),
+        (UserError("compute.device: 'cuda', but torch sees no device (it is a build for CPUs)"), "configuration"),
+        (OSError(errno.EIO, "Input/output error"), "device_failure"),
+        (OSError(errno.EROFS, "Read-only file system", "/scratch/x"), "device_failure"),
+        (OSError(errno.ESTALE, "Stale file handle"), "device_failure"),
+        (raised_from(OSError(errno.EIO, "Input/output error")), "device_failure"),
+        (raised_from(OSError(errno.EDQUOT, "Disk quota exceeded")), "disk_full"),
+        (raised_from(OSError(errno.EACCES, "Permission denied")), "configuration"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk_full"),
     ],
 )
 def test_causes(error, cause):
