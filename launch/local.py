@@ -40,7 +40,8 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
     if not plan.to_run() and not plan.to_watch():
         write_manifest(plan.sweep, root)
         console.print(
-            "Nothing to train: every run has a result, is alive elsewhere, is held, or cannot be read by this version."
+            "Nothing to train: every run has a result, is alive elsewhere, is held, was not asked for, or cannot be "
+            "read by this version."
         )
         return
     if plan.to_watch():

@@ -44,8 +44,8 @@ RULES: dict[str, Rule] = {
     "out_of_device_memory": Rule(8, "the micro-batch was halved each time; larger GPUs need not"),
     "device_failure": Rule(
         3,
-        "another worker tries it; look at this node's GPU with nvidia-smi, or at the file system that the message names, "
-        "and exclude the node in the profile",
+        "another worker tries it; look at this node's GPU with nvidia-smi, or at the file system that the message "
+        "names, and exclude the node in the profile",
     ),
     "communication": Rule(3, "check the network interface (NCCL_SOCKET_IFNAME in the profile) and the nodes"),
     "disk_full": Rule(0, "free space or raise the quota, then launch again: it goes on from its checkpoint"),
