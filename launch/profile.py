@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -41,6 +42,7 @@ _FIELDS = {
     "ntasks-per-node": "processes_per_node",
     "array": "max_parallel and max_array_size",
 }
+_SAME = ("partition", "account", "qos", "constraint")  # of these, whose fields have the form of sbatch's options
 _OURS = ("job-name", "output", "error", "input", "open-mode", "wait", "test-only", "parsable", "quiet", "wrap")
 SAID_ELSEWHERE = {option: f"this is the profile's field {field}" for option, field in _FIELDS.items()} | dict.fromkeys(
     _OURS, "every submission sets this itself; leave it out"
@@ -106,6 +108,23 @@ class Options(SpecModel):
             if not re.fullmatch(r"[A-Za-z_]\w*", name):
                 raise ValueError(f"environment: {name!r} is not the name of a variable")
         return self
+
+    @classmethod
+    def recorded(cls, options: Mapping[str, Any]) -> Options:
+        """The options of submitted jobs, as a profile would give them now.
+
+        An option below `sbatch` that has become a field's is that field's where the field says nothing; where the two
+        have different forms it is left out.
+
+        Raises:
+            SpecError: they are not valid for another reason.
+        """
+        sbatch = options.get("sbatch")
+        if not isinstance(sbatch, Mapping):
+            return cls.model_validate(options)
+        kept = {name: value for name, value in sbatch.items() if name.replace("_", "-") not in SAID_ELSEWHERE}
+        moved = {name: sbatch[name] for name in _SAME if name in sbatch and options.get(name) is None}
+        return cls.model_validate({**options, **moved, "sbatch": kept})
 
     @property
     def workers(self) -> int:
