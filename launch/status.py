@@ -28,6 +28,7 @@ from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.schema import ManifestRun
 from tensloradist.results.standing import standing
 from tensloradist.results.sweeps import FoundSweep
+from tensloradist.wording import counted
 
 STARTING_SECONDS = 60.0  # until a launch's workers have said their first word
 MOST_PROBLEMS = 8  # files that are named
@@ -139,7 +140,7 @@ def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep 
         warnings.append("Slurm does not answer: what follows is what the files say")
     elsewhere = jobs.elsewhere() if slurm else {}
     warnings += [
-        f"{len(ids)} jobs are of the cluster {cluster}, which cannot be asked from here"
+        f"{counted(len(ids), 'job is', 'jobs are')} of the cluster {cluster}, which cannot be asked from here"
         for cluster, ids in elsewhere.items()
     ]
     warnings += _of_files(runs)
@@ -164,17 +165,21 @@ def _of_files(runs: list[RunStatus]) -> list[str]:
         marked = [run for run in runs if run.state == state]
         if marked:
             ids = ", ".join(run.run_id for run in marked[:3])
-            lines.append(f"{len(marked)} {'runs' if len(marked) > 1 else 'run'} {state} ({ids}); {remedy}")
+            lines.append(f"{counted(len(marked), 'run')} {state} ({ids}); {remedy}")
     problems = list(dict.fromkeys(problem for run in runs for problem in run.problems))
     lines += problems[:MOST_PROBLEMS]
     if len(problems) > MOST_PROBLEMS:
-        lines.append(f"{len(problems) - MOST_PROBLEMS} more files that cannot be read (status --json lists all)")
+        lines.append(
+            f"{counted(len(problems) - MOST_PROBLEMS, 'more file')} that cannot be read (status --json lists all)"
+        )
     listed = [run.run_id for run in runs if run.duplicates]
     if listed:
         number = sum(run.duplicates for run in runs)
-        lines.append(f"{number} duplicate results (the first published counts): {', '.join(listed[:3])}")
+        lines.append(f"{counted(number, 'duplicate result')} (the first published counts): {', '.join(listed[:3])}")
     if differ := sum(run.duplicates_differ for run in runs):
-        lines.append(f"{differ} duplicate results differ from the published ones")
+        lines.append(
+            f"{counted(differ, 'duplicate result differs', 'duplicate results differ')} from the published ones"
+        )
     return lines
 
 
@@ -285,9 +290,12 @@ def _said_by_workers(name: str, root: Path) -> tuple[list[str], bool]:
                 errors[str(word.get("error"))].append(word)
     for error, words in errors.items():
         hosts = ", ".join(sorted({word["host"] for word in words})[:4])
-        who = f"{len(words)} workers" if len(words) > 1 else "1 worker"
+        who = counted(len(words), "worker")
         log = next((f"; see {word['log']}" for word in words if word.get("log")), "")
         lines.append(f"{who} ended by an error of their own ({hosts}): {error}{log}")
     if changed:
-        lines.append(f"{changed} workers run other code than was submitted: it was edited since (launch --snapshot)")
+        lines.append(
+            f"{counted(changed, 'worker runs', 'workers run')} other code than was submitted: it was edited since "
+            "(launch --snapshot)"
+        )
     return lines, working

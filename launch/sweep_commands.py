@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.cli import ProfileOption, ResultsOption
-from tensloradist.counting import counted
 from tensloradist.terminal import terminal
+from tensloradist.wording import counted
 
 if TYPE_CHECKING:
     from tensloradist.results.schema import Manifest

@@ -13,10 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tensloradist.counting import counted
 from tensloradist.errors import UserError, unknown
 from tensloradist.results.layout import sweep_folder
 from tensloradist.shipped import find_shipped, shipped_names
+from tensloradist.wording import counted
 
 if TYPE_CHECKING:
     from tensloradist.results.schema import Manifest

@@ -9,6 +9,7 @@ import torch
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
 from tensloradist.gpus import VARIABLES, listed_gpus, visible_gpus
+from tensloradist.wording import counted
 
 
 def uses_cpu(compute: ComputeSpec) -> bool:
@@ -57,6 +58,7 @@ def choose_gpu(compute: ComputeSpec) -> None:
         os.environ["LOCAL_RANK"] = "0"
     elif here > visible:
         raise UserError(
-            f"compute.processes: {compute.processes}, {here} of them on this machine, but they see {visible} GPUs; ask "
-            f"for one GPU a process, or for {visible} processes a machine"
+            f"compute.processes: {compute.processes}, {here} of them on this machine, but they see "
+            f"{counted(visible, 'GPU')}; ask for one GPU a process, or for "
+            f"{counted(visible, 'process', 'processes')} a machine"
         )
