@@ -62,5 +62,7 @@ def _warnings(loaded: Loaded) -> list[str]:
     if finished == 0:
         warnings.append(f"None of {total} runs is finished: nothing can be concluded yet.")
     elif finished < total:
-        warnings.append(f"{finished} of {total} runs are finished; the tables show what there is.")
+        warnings.append(
+            f"{finished} of {total} runs {'is' if finished == 1 else 'are'} finished; the tables show what there is."
+        )
     return warnings

@@ -58,7 +58,7 @@ PLANNED = {
     },
 }
 MEASURED = {
-    "state": Column("str", "", "finished, diverged, failed, missing, broken or newer (made by a newer version)"),
+    "state": Column("str", "", "finished, diverged, failed, missing, broken, unreadable, or newer: by a newer version"),
     "cause": Column("str", "", "why a failed run failed"),
     "attempt": Column("Int64", "", "the attempt whose result this is"),
     "metric": Column("str", "", "name of the score's metric"),

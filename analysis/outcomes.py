@@ -1,4 +1,4 @@
-"""What became of each run: its result, its newest failure, or nothing yet. Results are read once, then from a cache."""
+"""What became of each run: its result, its newest attempt's failure, or nothing. Results are read once, then cached."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pandas as pd
 
 from analysis.cache import RUN, STAMP, Stamp, read_cache, stamp_of, write_cache
 from analysis.columns import FINGERPRINTS, MEASURED, typed
-from tensloradist.records import UnreadableRecord
+from tensloradist.results.attempts import attempt_files
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.publish import read_failure_of
-from tensloradist.results.schema import Failure, Result
+from tensloradist.results.schema import Result
 from tensloradist.results.standing import standing
 
 _THREADS, _AT_ONCE = 8, 256  # a network file system answers many requests at once
@@ -69,19 +68,12 @@ def _outcome(root: Path, run_id: str, unread: list[str]) -> dict[str, Any]:
     if found.result is not None:
         return measured(found.result)
     unread.extend(found.problems[:1])
-    if found.state != "open":
-        return {"state": "newer" if found.state == "newer" else "broken"}
-    failure = next((f for number in reversed(run.attempt_numbers()) if (f := _failure(run, number))), None)
-    if failure is None or failure.cause == "interrupted":
-        return {"state": "broken" if found.problems else "missing"}
-    return {"state": "failed", "cause": f"{failure.cause}: {failure.message}"}
-
-
-def _failure(run: RunFolder, number: int) -> Failure | None:
-    try:
-        return read_failure_of(run, number)
-    except UnreadableRecord:  # the standing has named it
-        return None
+    if found.state != "open" or found.problems:
+        return {"state": "broken" if found.state == "open" else found.state}
+    newest = attempt_files(run, numbers[-1]) if (numbers := run.attempt_numbers()) else None
+    if newest is None or newest.failure is None or not newest.has_failed:
+        return {"state": "missing"}
+    return {"state": "failed", "cause": f"{newest.failure.cause}: {newest.failure.message}"}
 
 
 def measured(result: Result) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tensloradist.errors import UserError
+from tensloradist.wording import exactly
 
 CELL = ["backbone", "task", "condition", "row"]
 ENDED = ("finished", "diverged")
@@ -63,7 +64,7 @@ class Choice:
 def describe(values: dict[str, Any]) -> str:
     """'learning_rate 0.001, epochs 10'."""
     return ", ".join(
-        f"{name.removeprefix('optimizer.')} {value:g}"
+        f"{name.removeprefix('optimizer.')} {exactly(value)}"
         if isinstance(value, int | float)
         else f"{name.removeprefix('optimizer.')} {value}"
         for name, value in values.items()

@@ -147,7 +147,7 @@ def accepted_array(job: str, tasks: int, known: Submission) -> dict[str, Any]:
         job: its id.
         known: what its tasks were given.
     """
-    given = Options.model_validate(known.options)
+    given = Options.recorded(known.options or {})
     options = given.grown(known.growth) if known.growth else given
     processes = known.processes or 1
     return {

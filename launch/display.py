@@ -15,6 +15,7 @@ SYMBOLS = {
     "broken": ("!", "red"),
     "newer": ("!", "yellow"),
     "made by a newer version": ("!", "yellow"),
+    "unreadable": ("!", "red"),
     "not readable": ("!", "red"),
     "not asked for": ("·", "dim"),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launch.scheduler import Job
 from launch.words import last_line
+from tensloradist.wording import counted
 
 WELL = ("COMPLETED", "PREEMPTED", "PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED")
 
@@ -76,7 +77,7 @@ def _without_ids(end: EarlyEnd) -> str | None:
 
 def _kind(alike: list[EarlyEnd]) -> str:
     first = alike[0]
-    what = f"{len(alike)} job{'s' * (len(alike) > 1)} ended before a worker could begin"
+    what = f"{counted(len(alike), 'job')} ended before a worker could begin"
     slurm = f"{first.state}, {_code(first.code)}" if first.code else first.state
     if first.line is None:
         return (

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from launch.display import duration
 from launch.efficiency import Efficiency, Spent
+from tensloradist.wording import counted
 
 
 def render(sets: list[Efficiency], spent: Spent) -> RenderableType:
@@ -29,7 +30,7 @@ def render(sets: list[Efficiency], spent: Spent) -> RenderableType:
         )
     busy = spent.busy_share
     lines = [
-        f"{spent.runs} finished runs: start-up {duration(spent.start_seconds)}, training "
+        f"{counted(spent.runs, 'finished run')}: start-up {duration(spent.start_seconds)}, training "
         f"{duration(spent.train_seconds)}, evaluation {duration(spent.evaluate_seconds)}, of "
         f"{duration(spent.worker_seconds)} that workers were given"
         + (f" ({100 * busy:.0f} % training and evaluation)" if busy is not None else "")
@@ -37,7 +38,10 @@ def render(sets: list[Efficiency], spent: Spent) -> RenderableType:
     if spent.kept_seconds:
         lines.append(f"Runs without a result yet: {duration(spent.kept_seconds)} of work that their checkpoints keep")
     if spent.unreadable:
-        lines.append(f"{spent.unreadable} runs are left out, since their results cannot be read (`status` names them)")
+        lines.append(
+            f"{counted(spent.unreadable, 'run is', 'runs are')} left out, since results cannot be read (`status` names "
+            "them)"
+        )
     if spent.device_bytes:
         lines.append(f"Largest GPU memory of a run: {spent.device_bytes / 2**30:.1f} GB")
     for found in sets:

@@ -16,9 +16,7 @@ from tensloradist.results.attempts import read_decision
 from tensloradist.results.holds import hold
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_failure_of
-from tensloradist.results.schema import Failure, ManifestRun
-
-TRIED_AGAIN = ("retry", "retry_smaller", "retry_larger")
+from tensloradist.results.schema import TRIED_AGAIN, Failure, ManifestRun
 
 
 class FailureBook:

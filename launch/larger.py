@@ -36,26 +36,27 @@ def submit_larger(path: Path, known: Submission, needs: Mapping[Growth, list[str
         marks = {run_id: path.parent / "larger" / f"{run_id}-{growth.memory or 1}-{growth.time}" for run_id in run_ids}
         ours = [run_id for run_id, mark in marks.items() if write_once(mark, "")]
         if ours:
-            _submit(known, growth, ours, Origin.read(path.parent))
+            try:
+                _submit(path, known, growth, ours)
+            except UserError as error:
+                print(f"nothing larger was submitted: {error}", file=sys.stderr, flush=True)
 
 
-def _submit(known: Submission, growth: Growth, run_ids: list[str], origin: Origin | None) -> None:
-    given, manifest = Options.model_validate(known.options), read_manifest(Path(known.manifest))
+def _submit(path: Path, known: Submission, growth: Growth, run_ids: list[str]) -> None:
+    given, manifest = Options.recorded(known.options or {}), read_manifest(Path(known.manifest))
+    if left_out := sorted({*(known.options or {}).get("sbatch", {})} - {*given.sbatch, *given.model_fields_set}):
+        names = ", ".join(f"sbatch.{name}" for name in left_out)
+        print(f"{names}: left out, since the profile's fields say it", file=sys.stderr, flush=True)
     each = math.ceil(len(run_ids) / given.max_parallel)
-    arrays = array_of(known.option_set, given, (known.processes or 1, known.nodes), run_ids, each, growth)
-    try:
-        done, folder = submit(
-            manifest.name,
-            Path(known.manifest),
-            Path(known.root),
-            known.profile,
-            {known.option_set: given},
-            arrays,
-            snapshot=known.snapshot,
-            origin=origin,
-            plugins=manifest.plugins,
-        )
-    except UserError as error:
-        print(f"nothing larger was submitted: {error}", file=sys.stderr, flush=True)
-        return
+    done, folder = submit(
+        manifest.name,
+        Path(known.manifest),
+        Path(known.root),
+        known.profile,
+        {known.option_set: given},
+        array_of(known.option_set, given, (known.processes or 1, known.nodes), run_ids, each, growth),
+        snapshot=known.snapshot,
+        origin=Origin.read(path.parent),
+        plugins=manifest.plugins,
+    )
     print(f"larger jobs were submitted: {[array['job_id'] for array in done.arrays]}, {folder}", flush=True)

@@ -16,6 +16,7 @@ from launch.watch import Watcher, follow
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
 from tensloradist.terminal import terminal
+from tensloradist.wording import counted
 
 
 def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: float) -> None:
@@ -27,7 +28,9 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
     """
     console = terminal()
     text = ", ".join(f"{number} {state}" for state, number in sorted(plan.counts().items()))
-    console.print(f"{plan.sweep.name}: {len(plan.sweep.runs)} runs ({text}); results in {root}", highlight=False)
+    console.print(
+        f"{plan.sweep.name}: {counted(len(plan.sweep.runs), 'run')} ({text}); results in {root}", highlight=False
+    )
     for problem in plan.problems:
         console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
     for run in plan.sweep.runs:
@@ -40,13 +43,15 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
     if not plan.to_run() and not plan.to_watch():
         write_manifest(plan.sweep, root)
         console.print(
-            "Nothing to train: every run has a result, is alive elsewhere, is held, or cannot be read by this version."
+            "Nothing to train: every run has a result, is alive elsewhere, is held, was not asked for, or cannot be "
+            "read by this version."
         )
         return
     if plan.to_watch():
         console.print(
-            f"{len(plan.to_watch())} runs are claimed on another machine: they are left alone if their heartbeats "
-            f"move, and taken over if those stand still for {takeover_after:g} s (longer, if they beat more rarely)",
+            f"{counted(len(plan.to_watch()), 'run is', 'runs are')} claimed on another machine: left alone if the "
+            f"heartbeat moves, and taken over if it stands still for {takeover_after:g} s (longer, if it beats more "
+            "rarely)",
             highlight=False,
         )
     local = LocalLaunch(plan, root, workers or default_workers(plan), takeover_after)
@@ -79,9 +84,9 @@ def _summarise(watcher: Watcher, console: Console) -> None:
         lines += [f"      {watcher.labels.label(ended.run.run_id)}: {ended.log}" for ended in runs[:3]]
     busy, unfinished = watcher.unfinished()
     if busy:
-        lines.append(f"  {busy} runs are alive elsewhere and were left alone")
+        lines.append(f"  {counted(busy, 'run is', 'runs are')} alive elsewhere and left alone")
     if unfinished:
-        lines.append(f"  {unfinished} runs have not ended; launch again to continue")
+        lines.append(f"  {counted(unfinished, 'run has', 'runs have')} not ended; launch again to continue")
     lines += [f"  a worker ended: {line}" for line in watcher.launch.crashed_workers()]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

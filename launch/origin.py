@@ -15,7 +15,8 @@ from tensloradist.errors import UserError
 from tensloradist.files import write_once
 from tensloradist.records import FORM, UnreadableRecord, read_record
 from tensloradist.results.layout import sweep_folder
-from tensloradist.shipped import shipped_folder, shipped_names
+from tensloradist.results.sweeps import FoundSweep, find_sweep
+from tensloradist.shipped import find_shipped, shipped_folder, shipped_names
 
 FILE = "launch.json"
 SWEEPS = "sweeps"
@@ -96,6 +97,24 @@ def sweep_to_launch(source: str, root: Path, again: bool = False) -> str:
     return origin.source
 
 
+def require_unedited(source: str, root: Path) -> None:
+    """Of a sweep that is given by its name, what was launched is meant, and its file is what a launch reads.
+
+    Raises:
+        UserError: the file was edited since; says how, and what to give in its place.
+    """
+    if Path(source).is_file():
+        return
+    file = find_shipped(SWEEPS, sweep_to_launch(source, root, again=True))
+    found = find_sweep(str(file), root)
+    if found.edited:
+        retry = shlex.join(("tensloradist", "retry", str(file)))
+        raise UserError(
+            f"{found.edited}, so the runs that were launched cannot be planned from it. To retry those that failed of "
+            f"the runs in the file: {retry}; for the others, undo the change"
+        )
+
+
 @dataclass(frozen=True)
 class Hints:
     """Commands to go on with a launched sweep, as they are to be typed.
@@ -107,6 +126,16 @@ class Hints:
     name: str
     origin: Origin | None
     results: Path | None = None
+
+    @classmethod
+    def of(cls, source: str, found: FoundSweep, root: Path, results: Path | None) -> Hints:
+        """The commands for a sweep as a command's argument gives it: an edited file stays that file."""
+        name = found.manifest.name
+        origin = last_origin(name, root)
+        if found.edited:
+            profile = origin.profile if origin else None
+            origin = Origin(str(Path(source).absolute()), str(root.absolute()), profile)
+        return cls(name, origin, results)
 
     def status(self) -> str:
         return self._command("status", self.name, "--watch")

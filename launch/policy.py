@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from tensloradist.results.schema import Failure
+from tensloradist.results.schema import GOES_ON, Failure
 
 Action = Literal["retry", "retry_smaller", "retry_larger", "stop"]
 MOST_GROWTH = 8  # times a profile's memory or time limit
@@ -28,7 +28,7 @@ class Rule:
     @property
     def goes_on(self) -> bool:
         """Whether nothing is wrong with the run itself: it goes on by itself, or with the next launch."""
-        return self.retries == FREE or self is RULES["cancelled"]
+        return any(self is RULES[cause] for cause in GOES_ON)
 
 
 FREE = 1000  # as often as the site makes it necessary: nothing is wrong with the run
@@ -44,7 +44,8 @@ RULES: dict[str, Rule] = {
     "out_of_device_memory": Rule(8, "the micro-batch was halved each time; larger GPUs need not"),
     "device_failure": Rule(
         3,
-        "another worker tries it on another GPU; look at this one with nvidia-smi, and exclude its node in the profile",
+        "another worker tries it; look at this node's GPU with nvidia-smi, or at the file system that the message "
+        "names, and exclude the node in the profile",
     ),
     "communication": Rule(3, "check the network interface (NCCL_SOCKET_IFNAME in the profile) and the nodes"),
     "disk_full": Rule(0, "free space or raise the quota, then launch again: it goes on from its checkpoint"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -17,6 +18,7 @@ from launch.slurm_time import Minutes, MinutesOrPart, Seconds, SecondsOrPart
 from tensloradist.errors import UserError, unknown
 from tensloradist.shipped import find_shipped, shipped_names
 from tensloradist.validation import PositiveInt, SpecModel, validate
+from tensloradist.wording import counted
 from tensloradist.yaml_reader import read_yaml
 
 SHIPPED = "slurm/profiles"
@@ -41,6 +43,7 @@ _FIELDS = {
     "ntasks-per-node": "processes_per_node",
     "array": "max_parallel and max_array_size",
 }
+_SAME = ("partition", "account", "qos", "constraint")  # of these, whose fields have the form of sbatch's options
 _OURS = ("job-name", "output", "error", "input", "open-mode", "wait", "test-only", "parsable", "quiet", "wrap")
 SAID_ELSEWHERE = {option: f"this is the profile's field {field}" for option, field in _FIELDS.items()} | dict.fromkeys(
     _OURS, "every submission sets this itself; leave it out"
@@ -94,7 +97,7 @@ class Options(SpecModel):
         if self.signal_lead_seconds >= 60 * self.time_minutes:
             raise ValueError(
                 f"signal_lead_seconds: {self.signal_lead_seconds} is not less than the time limit of "
-                f"{self.time_minutes} minutes"
+                f"{counted(self.time_minutes, 'minute')}"
             )
         if self.workers_per_gpu > 1 and not self.gpus_per_node:
             raise ValueError(f"workers_per_gpu: {self.workers_per_gpu}, but gpus_per_node is 0; use workers_per_node")
@@ -106,6 +109,23 @@ class Options(SpecModel):
             if not re.fullmatch(r"[A-Za-z_]\w*", name):
                 raise ValueError(f"environment: {name!r} is not the name of a variable")
         return self
+
+    @classmethod
+    def recorded(cls, options: Mapping[str, Any]) -> Options:
+        """The options of submitted jobs, as a profile would give them now.
+
+        An option below `sbatch` that has become a field's is that field's where the field says nothing; where the two
+        have different forms it is left out.
+
+        Raises:
+            SpecError: they are not valid for another reason.
+        """
+        sbatch = options.get("sbatch")
+        if not isinstance(sbatch, Mapping):
+            return cls.model_validate(options)
+        kept = {name: value for name, value in sbatch.items() if name.replace("_", "-") not in SAID_ELSEWHERE}
+        moved = {name: sbatch[name] for name in _SAME if name in sbatch and options.get(name) is None}
+        return cls.model_validate({**options, **moved, "sbatch": kept})
 
     @property
     def workers(self) -> int:
@@ -134,8 +154,8 @@ class Options(SpecModel):
             each = processes // nodes
             if self.gpus_per_node and each > self.gpus_per_node:
                 raise UserError(
-                    f"compute.processes_per_node: {each} processes a node, but this profile asks for "
-                    f"{self.gpus_per_node} GPUs a node (gpus_per_node)"
+                    f"compute.processes_per_node: {counted(each, 'process', 'processes')} a node, but this profile "
+                    f"asks for {counted(self.gpus_per_node, 'GPU')} a node (gpus_per_node)"
                 )
             return nodes, each
         each = min(self.processes_per_node or self.gpus_per_node or processes, processes)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tensloradist.errors import UserError
 from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.schema import ManifestRun
+from tensloradist.wording import exactly
 
 if TYPE_CHECKING:
     from launch.sweep import PlannedRun
@@ -67,7 +68,7 @@ def _flattened(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    return exactly(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def label_in(root: Path, run_id: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import socket
 import sys
 import time
@@ -25,7 +24,7 @@ from tensloradist.errors import UserError
 from tensloradist.files import write_once
 from tensloradist.results.claims import highest_claim
 from tensloradist.results.layout import RunFolder, new_launch_folder
-from tensloradist.sources import PACKAGES, commit, job_hash, module_code
+from tensloradist.sources import PACKAGES, commit, copy_code, job_hash
 from tensloradist.users import username
 
 
@@ -161,16 +160,5 @@ def _submission(manifest: Path, root: Path, profile: str, given: Options, array:
 
 def _snapshot(folder: Path, plugins: Sequence[str]) -> Path:
     """A copy of this code and of the plugins', for jobs that must not see later edits."""
-    code = folder / "code"
-    for module in (*PACKAGES, *plugins):
-        found = module_code(module)
-        if not found:
-            raise UserError(f"--snapshot: the module {module} is not found here")
-        for name, source in found.items():
-            target = code / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-            else:
-                shutil.copy2(source, target)
-    return code
+    copy_code((*PACKAGES, *plugins), folder / "code")
+    return folder / "code"

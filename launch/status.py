@@ -15,10 +15,8 @@ from typing import Any
 
 from launch import scheduler
 from launch.accepted import read_launches
-from launch.failures import TRIED_AGAIN
 from launch.jobs import Jobs, JobsStatus
 from launch.liveness import at_work
-from launch.policy import RULES
 from launch.run_labels import RunLabels
 from launch.spending import spending
 from launch.words import has_ended, is_at_work, read_words
@@ -31,6 +29,7 @@ from tensloradist.results.metrics import last_progress
 from tensloradist.results.schema import ManifestRun
 from tensloradist.results.standing import standing
 from tensloradist.results.sweeps import FoundSweep
+from tensloradist.wording import counted
 
 STARTING_SECONDS = 60.0  # until a launch's workers have said their first word
 MOST_PROBLEMS = 8  # files that are named
@@ -39,7 +38,8 @@ OVER = ("finished", "diverged")
 
 @dataclass
 class RunStatus:
-    """One run: `state` is finished, diverged, running, claimed, failed, held, broken, newer or planned.
+    """One run: `state` is finished, diverged, running, claimed, failed, held, broken, newer, unreadable or
+    planned.
 
     `label` sets it apart from all runs of the sweep, `setting` from those of its cell and seed.
     `problems`: what is wrong with its files; a run is broken by them where they are all that is known of its end.
@@ -141,7 +141,7 @@ def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep 
         warnings.append("Slurm does not answer: what follows is what the files say")
     elsewhere = jobs.elsewhere() if slurm else {}
     warnings += [
-        f"{len(ids)} jobs are of the cluster {cluster}, which cannot be asked from here"
+        f"{counted(len(ids), 'job is', 'jobs are')} of the cluster {cluster}, which cannot be asked from here"
         for cluster, ids in elsewhere.items()
     ]
     warnings += _of_files(runs)
@@ -157,22 +157,30 @@ def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep 
 def _of_files(runs: list[RunStatus]) -> list[str]:
     """What is wrong with the files of runs, with one example of each kind."""
     lines = []
-    remedies = {"broken": "launch again: these runs go on, or are trained anew", "newer": "update tensloradist"}
+    remedies = {
+        "broken": "launch again: these runs go on, or are trained anew",
+        "newer": "update tensloradist",
+        "unreadable": "no launch trains these runs; ask the owner of the files for the right to read them",
+    }
     for state, remedy in remedies.items():
         marked = [run for run in runs if run.state == state]
         if marked:
             ids = ", ".join(run.run_id for run in marked[:3])
-            lines.append(f"{len(marked)} {'runs' if len(marked) > 1 else 'run'} {state} ({ids}); {remedy}")
+            lines.append(f"{counted(len(marked), 'run')} {state} ({ids}); {remedy}")
     problems = list(dict.fromkeys(problem for run in runs for problem in run.problems))
     lines += problems[:MOST_PROBLEMS]
     if len(problems) > MOST_PROBLEMS:
-        lines.append(f"{len(problems) - MOST_PROBLEMS} more files that cannot be read (status --json lists all)")
+        lines.append(
+            f"{counted(len(problems) - MOST_PROBLEMS, 'more file')} that cannot be read (status --json lists all)"
+        )
     listed = [run.run_id for run in runs if run.duplicates]
     if listed:
         number = sum(run.duplicates for run in runs)
-        lines.append(f"{number} duplicate results (the first published counts): {', '.join(listed[:3])}")
+        lines.append(f"{counted(number, 'duplicate result')} (the first published counts): {', '.join(listed[:3])}")
     if differ := sum(run.duplicates_differ for run in runs):
-        lines.append(f"{differ} duplicate results differ from the published ones")
+        lines.append(
+            f"{counted(differ, 'duplicate result differs', 'duplicate results differ')} from the published ones"
+        )
     return lines
 
 
@@ -189,7 +197,7 @@ def _run_status(folder: RunFolder, run: ManifestRun, alive: JobAlive) -> RunStat
         if folder.path.is_dir():
             _look(folder, status, alive)
     except OSError as error:  # a folder that may not be entered, for one
-        status.state = "broken"
+        status.state = "unreadable"
         status.problems.append(f"{error.filename or folder.path}: cannot be read ({error.strerror or error})")
     return status
 
@@ -208,8 +216,8 @@ def _look(folder: RunFolder, status: RunStatus, alive: JobAlive) -> None:
         status.state, status.score = found.state, found.result.metrics.score
         status.step = status.steps = found.result.times.steps
         status.problems += spent.unreadable
-    elif found.is_left_alone or found.state == "broken":
-        status.state = "newer" if found.state == "newer" else "broken"
+    elif found.state != "open":
+        status.state = found.state
     elif (hold := held(folder)) is not None:
         status.state, status.message = "held", str(hold["reason"])
     elif (owner := ownership(folder, alive)) != "free":
@@ -229,10 +237,8 @@ def _look_at_failure(folder: RunFolder, number: int, status: RunStatus) -> None:
     if files.failure is None:
         return
     status.cause, status.message = files.failure.cause, files.failure.message
-    rule, decision = RULES[files.failure.cause], files.decision
-    tried_again = decision.action in TRIED_AGAIN if decision else False
-    status.state = "planned" if tried_again or rule.goes_on else "failed"
-    status.decision = decision.reason if decision else None
+    status.state = "failed" if files.has_failed else "planned"
+    status.decision = files.decision.reason if files.decision else None
     status.host = files.record.host if files.record else None
     status.log = str(folder.attempt(number) / "log.txt")
 
@@ -269,9 +275,12 @@ def _said_by_workers(name: str, root: Path) -> tuple[list[str], bool]:
                 errors[str(word.get("error"))].append(word)
     for error, words in errors.items():
         hosts = ", ".join(sorted({word["host"] for word in words})[:4])
-        who = f"{len(words)} workers ended by an error of their own" if words[1:] else "1 worker ended by its own error"
+        who = counted(len(words), "worker ended by its own error", "workers ended by an error of their own")
         log = next((f"; see {word['log']}" for word in words if word.get("log")), "")
         lines.append(f"{who} ({hosts}): {error}{log}")
     if changed:
-        lines.append(f"{changed} workers run other code than was submitted: it was edited since (launch --snapshot)")
+        lines.append(
+            f"{counted(changed, 'worker runs', 'workers run')} other code than was submitted: it was edited since "
+            "(launch --snapshot)"
+        )
     return lines, working

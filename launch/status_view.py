@@ -13,6 +13,7 @@ from launch.display import SYMBOLS, duration
 from launch.origin import Hints
 from launch.policy import RULES
 from launch.status import OVER, RunStatus, SweepStatus
+from tensloradist.wording import counted
 
 MOST_CELLS = 60  # rows of the table; beyond them cells that are done are left out
 MOST_NAMED = 4  # runs at work that are named, with their steps
@@ -59,7 +60,7 @@ def _cells(status: SweepStatus) -> Table:
             continue
         table.add_row(*key, _marks(runs), f"{sum(run.state in OVER for run in runs)}/{len(runs)}")
     if hidden:
-        table.caption = f"{len(hidden)} cells are finished and not shown"
+        table.caption = f"{counted(len(hidden), 'cell is', 'cells are')} finished and not shown"
     return table
 
 

@@ -14,27 +14,25 @@ from tensloradist.errors import UserError, unknown
 from tensloradist.files import write_once
 from tensloradist.results.holds import hold, release_hold
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.manifests import latest_manifest
-from tensloradist.results.schema import ManifestRun
+from tensloradist.results.schema import Manifest, ManifestRun
 from tensloradist.results.standing import standing
+from tensloradist.results.sweeps import FoundSweep
 
 
-def chosen(
-    name: str, root: Path, run_ids: list[str] | None = None, methods: list[str] | None = None
-) -> list[ManifestRun]:
+def chosen(manifest: Manifest, run_ids: list[str] | None = None, methods: list[str] | None = None) -> list[ManifestRun]:
     """The runs of a sweep that have one of the ids (or beginnings of ids) and one of the methods; all without either.
 
     Raises:
         UserError: an id or a method that the sweep does not have.
     """
-    runs = list(latest_manifest(name, root).runs)
+    runs = list(manifest.runs)
     rows = sorted({run.row for run in runs})
     for method in methods or ():
         if method not in rows:
             raise UserError(unknown("method", method, rows))
     for wanted in run_ids or ():
         if not any(run.run_id.startswith(wanted) for run in runs):
-            raise UserError(f"run {wanted!r}: the sweep {name} has none whose id begins so (`status {name} --json`)")
+            raise UserError(f"run {wanted!r}: the sweep {manifest.name} has none whose id begins so")
     return [
         run
         for run in runs
@@ -112,13 +110,14 @@ def _told(unwritten: list[str]) -> str:
     return f"and workers do not stop by themselves, since this could not be written: {', '.join(unwritten)}"
 
 
-def failed_runs(name: str, root: Path, cause: str | None) -> set[str]:
-    """The ids of runs whose last attempt failed, for one cause or any.
+def failed_runs(sweep: FoundSweep, root: Path, cause: str | None) -> set[str]:
+    """The ids of a sweep's runs whose last attempt failed, for one cause or any, whichever sweep it was of.
 
     Raises:
         UserError: a cause that no run failed for; names those that there are.
     """
-    failed = [run for run in collect(name, root).runs if run.state == "failed"]
+    name = sweep.manifest.name
+    failed = [run for run in collect(name, root, edited=sweep).runs if run.state == "failed"]
     causes = sorted({run.cause for run in failed if run.cause})
     if cause is not None and cause not in causes:
         raise UserError(f"--cause {cause}: no run of {name} failed for it; causes there: {', '.join(causes) or 'none'}")

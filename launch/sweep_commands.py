@@ -10,9 +10,11 @@ import typer
 
 from launch.cli import ProfileOption, ResultsOption
 from tensloradist.terminal import terminal
+from tensloradist.wording import counted
 
 if TYPE_CHECKING:
     from tensloradist.results.schema import Manifest
+    from tensloradist.results.sweeps import FoundSweep
 
 SweepArgument = Annotated[str, typer.Argument(help="A sweep file, or the name of a launched sweep.")]
 RunArgument = Annotated[str, typer.Argument(help="A run's id, or the beginning of one.")]
@@ -40,7 +42,7 @@ def status(
     import time
 
     from launch.jobs import Jobs
-    from launch.origin import Hints, last_origin
+    from launch.origin import Hints
     from launch.status import collect
     from launch.status_view import render
     from tensloradist.results.layout import results_root
@@ -48,12 +50,12 @@ def status(
 
     root = results_root(results)
     found = find_sweep(sweep, root)
-    name, edited = found.manifest.name, found if found.note else None
+    name, edited = found.manifest.name, found if found.edited else None
     if json:
         sys.stdout.write(collect(name, root, edited=edited).to_json() + "\n")
         return
     console = terminal(width=160)
-    jobs, hints = Jobs(name, root), Hints(name, last_origin(name, root), results)
+    jobs, hints = Jobs(name, root), Hints.of(sweep, found, root, results)
     if not watch:
         console.print(render(collect(name, root, jobs, edited), hints), crop=False)
         return
@@ -89,7 +91,10 @@ def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
 
     root = results_root(results)
     done = steering.cancel(sweep_name(sweep, root), root)
-    typer.echo(f"Cancelled {len(done.jobs)} Slurm jobs; {done.local} launches without Slurm were told to stop.")
+    typer.echo(
+        f"Cancelled {counted(len(done.jobs), 'Slurm job')}; "
+        f"{counted(done.local, 'launch without Slurm was', 'launches without Slurm were')} told to stop."
+    )
     for cluster, ids in done.elsewhere.items():
         typer.echo(
             f"On the cluster {cluster}, workers will stop by themselves; what waits there: scancel {' '.join(ids)}"
@@ -113,6 +118,8 @@ def retry(
 ) -> None:
     """Launch again the runs that failed, and no others; on a cluster with --profile, else here.
 
+    Of a file, those of the runs that it says now. Of a name, those of the sweep as it was launched last.
+
     Examples:
 
         tensloradist retry my_sweep --cause out_of_host_memory --profile my_site.yaml
@@ -121,14 +128,16 @@ def retry(
     """
     from launch import steering
     from launch.cli import launch_runs
+    from launch.origin import require_unedited
     from tensloradist.results.layout import results_root
-    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
-    only = steering.failed_runs(sweep_name(sweep, root), root, cause)
+    found = _found(sweep, root)
+    only = steering.failed_runs(found, root, cause)
     if not only:
         typer.echo("No run has failed.")
         return
+    require_unedited(sweep, root)
     launch_runs(sweep, results, profile, only=only)
 
 
@@ -149,11 +158,10 @@ def hold(
     """
     from launch import steering
     from tensloradist.results.layout import results_root
-    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
-    runs = steering.chosen(sweep_name(sweep, root), root, run, method)
-    typer.echo(f"{steering.hold_runs(root, runs, reason)} runs are held now.")
+    runs = steering.chosen(_found(sweep, root).manifest, run, method)
+    typer.echo(f"{counted(steering.hold_runs(root, runs, reason), 'run is', 'runs are')} held now.")
 
 
 def release(
@@ -166,15 +174,15 @@ def release(
         tensloradist release my_sweep
     """
     from launch import steering
-    from launch.origin import Hints, last_origin
+    from launch.origin import Hints
     from tensloradist.results.layout import results_root
-    from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
-    name = sweep_name(sweep, root)
-    runs = steering.chosen(name, root, run, method)
-    go_on = Hints(name, last_origin(name, root), results).launch()
-    typer.echo(f"{steering.release_runs(root, runs)} runs are released; the next launch takes them: {go_on}")
+    found = _found(sweep, root)
+    number = steering.release_runs(root, steering.chosen(found.manifest, run, method))
+    go_on = Hints.of(sweep, found, root, results).launch()
+    what = "takes it" if number == 1 else "takes them"
+    typer.echo(f"{counted(number, 'run is', 'runs are')} released; the next launch {what}: {go_on}")
 
 
 def logs(
@@ -255,17 +263,19 @@ def bundle(
     """
     from tensloradist.results.bundle import SUFFIX, write_bundle
     from tensloradist.results.layout import results_root
-    from tensloradist.results.manifests import latest_digest, latest_manifest
-    from tensloradist.results.sweeps import sweep_name
+    from tensloradist.results.manifests import latest_digest
+    from tensloradist.results.sweeps import find_sweep
 
     root = results_root(results)
-    name = sweep_name(sweep, root)
+    found = find_sweep(sweep, root)
+    found.require_launched("A bundle holds a sweep as it was launched last")
+    name = found.manifest.name
     digest = latest_digest(name, root)
     archive = f"{name}{SUFFIX}"
     target = out / archive if out is not None and out.is_dir() else out or Path(archive)
     with terminal(stderr=True).status("bundling"):
-        number = write_bundle(root, latest_manifest(name, root), digest, target, weights)
-    typer.echo(f"{target}: {number} files, {target.stat().st_size / 2**20:.1f} MiB")
+        number = write_bundle(root, found.manifest, digest, target, weights)
+    typer.echo(f"{target}: {counted(number, 'file')}, {target.stat().st_size / 2**20:.1f} MiB")
 
 
 def efficiency(sweep: SweepArgument, results: ResultsOption = None) -> None:
@@ -283,6 +293,16 @@ def efficiency(sweep: SweepArgument, results: ResultsOption = None) -> None:
     root = results_root(results)
     console = terminal(width=160)
     console.print(render(*account(sweep_name(sweep, root), root)))
+
+
+def _found(sweep: str, root: Path) -> FoundSweep:
+    """The sweep that is meant; where its file was edited since the launch, a line says so."""
+    from tensloradist.results.sweeps import find_sweep
+
+    found = find_sweep(sweep, root)
+    if found.note is not None:
+        typer.echo(found.note, err=True)
+    return found
 
 
 def _planned(path: Path) -> Manifest:

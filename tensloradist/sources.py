@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,8 +19,12 @@ from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
+from tensloradist.errors import UserError
+from tensloradist.records import read_object
+
 PACKAGES = ("tensloradist", "launch", "analysis", "sweeps", "slurm")  # of this project
 OF_A_JOB = ("tensloradist", "launch")
+_PARTS = ".modules.json"  # of a copy: module -> names of its files and folders
 NOT_FOUND = "not found"  # in place of the hash of a module that cannot be imported here
 _PACKAGE = Path(__file__).resolve().parent
 _SUFFIXES = (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES)
@@ -73,9 +78,43 @@ def module_code(name: str) -> dict[str, Path]:
     places = [Path(place).resolve() for place in spec.submodule_search_locations or [spec.origin or ""]]
     code = {"/".join(place.parts[-depth - 1 :]): place for place in places if place.exists()}
     for folder in (place.parents[depth] for place in places):
+        if (copied := _copied(folder, name)) is not None:
+            return copied
         if name not in PACKAGES and not _is_installed(folder):
             _add_imports(code, folder)
     return code
+
+
+def copy_code(modules: Iterable[str], folder: Path) -> None:
+    """Copy the code of these modules into a new folder, and record there which of it each consists of.
+
+    Without the record, a module would be taken to contain all that it imports and that was copied from elsewhere.
+
+    Raises:
+        UserError: a module that is not found here.
+    """
+    parts: dict[str, list[str]] = {}
+    for module in modules:
+        found = module_code(module)
+        if not found:
+            raise UserError(f"--snapshot: the module {module} is not found here")
+        parts[module] = sorted(found)
+        for name, source in found.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+            else:
+                shutil.copy2(source, target)
+    (folder / _PARTS).write_text(json.dumps(parts, indent=1) + "\n")
+
+
+def _copied(folder: Path, name: str) -> dict[str, Path] | None:
+    """A module's code in a folder that `copy_code` has filled; None in another, or for a module that it lacks."""
+    parts = read_object(folder / _PARTS, "the record of a copy's modules")
+    if parts is None or name not in parts:
+        return None
+    return {relative: folder / relative for relative in parts[name] if (folder / relative).exists()}
 
 
 def search_here() -> None:
@@ -95,22 +134,37 @@ def _is_installed(folder: Path) -> bool:
 
 def _add_imports(code: dict[str, Path], folder: Path) -> None:
     """Add to the code what it imports from the folder that it lies in, and what that imports."""
-    waiting = list(code.values())
+    waiting = [path for path in code.values() if path.is_relative_to(folder)]
     while waiting:
         path = waiting.pop()
         for file in path.rglob("*.py") if path.is_dir() else [path]:
-            for name in _imported(file):
-                found = PathFinder.find_spec(name, [str(folder)])
-                if found is None or name in sys.stdlib_module_names or name in PACKAGES:
-                    continue
-                for place in found.submodule_search_locations or [found.origin or ""]:
-                    if place and Path(place).name not in code:
-                        code[Path(place).name] = Path(place)
-                        waiting.append(Path(place))
+            for name in _imported(file, file.relative_to(folder).parent.parts):
+                found = _module_in(folder, name)
+                if found is not None and (relative := found.relative_to(folder).as_posix()) not in code:
+                    code[relative] = found
+                    waiting.append(found)
 
 
-def _imported(file: Path) -> Iterator[str]:
-    """The first parts of the names that a source file imports; of one that cannot be parsed, none."""
+def _module_in(folder: Path, name: str) -> Path | None:
+    """The module or package that an import of this name runs, where it lies in this folder.
+
+    Of a namespace package that is the first part with code of its own: a folder of data looks like one to an import.
+    """
+    first, places = name.split(".")[0], [str(folder)]
+    if first in sys.stdlib_module_names or first in PACKAGES:
+        return None
+    for part in name.split("."):
+        spec = PathFinder.find_spec(part, places)
+        if spec is None:
+            return None
+        if spec.origin is not None:
+            return Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
+        places = list(spec.submodule_search_locations or [])
+    return None
+
+
+def _imported(file: Path, package: tuple[str, ...]) -> Iterator[str]:
+    """The names that a source file of a package may import; of one that cannot be parsed, none."""
     if file.suffix not in SOURCE_SUFFIXES:
         return
     try:
@@ -119,9 +173,13 @@ def _imported(file: Path) -> Iterator[str]:
         return  # it cannot be imported, either, and then says so by itself
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.split(".")[0]
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(package):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = [*above, *([node.module] if node.module else [])]
+            yield from (".".join([*base, alias.name]) for alias in node.names if alias.name != "*")
+            if base:
+                yield ".".join(base)
 
 
 def _hash(files: Mapping[str, Path]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from analysis.analyse import Analysis
@@ -215,8 +215,3 @@ def _parts(kind: str, name: str, has_task: bool) -> list[str] | None:
         return None
     task, backbone, condition = found.groups()
     return [kind, *([task] if has_task else []), backbone, *([condition.replace("_", " ")] if condition else [])]
-
-
-def kinds_of(drawings: Iterable[Drawing]) -> list[str]:
-    """The kinds that occur, in order."""
-    return list(dict.fromkeys(drawing.kind for drawing in drawings))

@@ -15,7 +15,16 @@ from tensloradist.records import NewerRecord, UnreadableRecord, read_record
 from tensloradist.results.checkpoints import Checkpoint
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_failure_of
-from tensloradist.results.schema import AttemptEnd, AttemptRecord, DecisionRecord, Failure, ResumedFrom, SlurmJob
+from tensloradist.results.schema import (
+    GOES_ON,
+    TRIED_AGAIN,
+    AttemptEnd,
+    AttemptRecord,
+    DecisionRecord,
+    Failure,
+    ResumedFrom,
+    SlurmJob,
+)
 from tensloradist.spec import RunSpec
 from tensloradist.users import username
 
@@ -87,6 +96,12 @@ class AttemptFiles:
     failure: Failure | None = None
     decision: DecisionRecord | None = None
     unreadable: tuple[UnreadableRecord, ...] = ()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it failed, and the run is trained no more unless somebody asks for it."""
+        tried_again = self.decision is not None and self.decision.action in TRIED_AGAIN
+        return self.failure is not None and self.failure.cause not in GOES_ON and not tried_again
 
     @property
     def newer(self) -> NewerRecord | None:

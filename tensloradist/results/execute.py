@@ -5,6 +5,7 @@ No torch here: the training function is given, so that workers, `tensloradist ru
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -47,13 +48,18 @@ _COMMUNICATION = re.compile(
 _NO_DEVICE_MEMORY = re.compile(r"(CUDA|HIP) error: out of memory|_STATUS_ALLOC_FAILED|(CUDA|HIP) out of memory")
 # Errors of a program and of an installation, which another card would only repeat.
 _NOT_THE_DEVICE = re.compile(
-    r"device-side assert|illegal memory access|misaligned address|invalid (device ordinal|configuration|argument)|"
-    r"no kernel image|invalid device function"
+    r"device-side assert|illegal memory access|misaligned address|no kernel image|peer (access|mapping)|"
+    r"invalid (device ordinal|configuration|argument|device function|resource handle|program counter)|"
+    r"operation not (supported|permitted)|unsupported toolchain|too many resources requested"
 )
 _DEVICE = re.compile(
     r"\bECC error|(CUDA|HIP) error\b|CU(BLAS|DNN)_STATUS_(NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR)|"
-    r"Error 802|system not yet initialized|GPU is lost|fallen off the bus|device\(s\) is/are busy or unavailable"
+    r"Error 802|system not yet initialized|GPU is lost|fallen off the bus|device\(s\) is/are busy or unavailable|"
+    r"No (CUDA|HIP) GPUs are available|(CUDA|HIP) unknown error|(CUDA|HIP) driver initialization failed"
 )
+# A file system or its disk does not work on this node: it is mounted read-only, gone, or gives read errors.
+_BROKEN_DISK = (errno.EIO, errno.EROFS, errno.ESTALE, errno.EREMOTEIO, errno.ENODEV, errno.ENXIO)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors says it, which is written in Rust
 
 
 @dataclass(frozen=True)
@@ -201,17 +207,21 @@ def _cause_within(error: BaseException, control: RunControl) -> Cause:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The class of a failure (schema.Failure.cause), from the exception alone."""
+    """The class of a failure (schema.Failure.cause), from the exception and those that it was raised from alone."""
     if isinstance(error, KeyboardInterrupt | SystemExit | Stopped | Outnumbered):
         return "interrupted"
-    if isinstance(error, OSError) and error.errno in FULL:
+    numbers = _error_numbers(error)
+    if numbers & set(FULL):
         return "disk_full"
+    if numbers & set(_BROKEN_DISK):
+        return "device_failure"
     # torch's, which this module does not import
     if type(error).__name__ == "OutOfMemoryError" or _NO_DEVICE_MEMORY.search(str(error)):
         return "out_of_device_memory"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out_of_host_memory"
-    if isinstance(error, UserError):
+    of_device = _DEVICE.search(str(error)) and not _NOT_THE_DEVICE.search(str(error))
+    if isinstance(error, UserError) and not of_device:  # a check of the device tells what torch says of it
         return "data_missing" if isinstance(error, DataMissing) else "configuration"
     if isinstance(error, FileNotFoundError) and os.sep in str(error.filename):  # a bare name is a program's, not data
         return "data_missing"
@@ -219,9 +229,19 @@ def cause_of(error: BaseException) -> Cause:
         return "communication"
     if _COMMUNICATION.search(str(error)):
         return "communication"
-    if _DEVICE.search(str(error)) and not _NOT_THE_DEVICE.search(str(error)):
-        return "device_failure"
-    return "bug"
+    return "device_failure" if of_device else "bug"
+
+
+def _error_numbers(error: BaseException) -> set[int]:
+    """What the operating system said (errno), by the exception or by those that it was raised from."""
+    found: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            found.add(cause.errno)
+        found |= {int(number) for number in _OS_ERROR.findall(str(cause))}
+        cause = cause.__cause__
+    return found
 
 
 def _one_line(error: BaseException) -> str:

@@ -145,11 +145,6 @@ def write_failure(attempt: Path, failure: Failure) -> None:
         write_reserved(path, failure.model_copy(update=short).model_dump_json() + "\n", attempt / RESERVED)
 
 
-def read_failure(run: RunFolder) -> Failure | None:
-    """The newest attempt's failure, if it ended with one."""
-    return next((f for number in reversed(run.attempt_numbers()) if (f := read_failure_of(run, number))), None)
-
-
 def read_failure_of(run: RunFolder, number: int) -> Failure | None:
     """One attempt's failure, if it ended with one.
 

@@ -143,6 +143,10 @@ Cause = Literal[
     "disk_full",
     "bug",
 ]
+GOES_ON: tuple[Cause, ...] = ("preempted", "time_limit", "node_failure", "interrupted", "cancelled")
+"""Ends that say nothing against the run: it goes on by itself, or with the next launch."""
+TRIED_AGAIN = ("retry", "retry_smaller", "retry_larger")
+"""Decisions on a failure after which the run is trained again without anybody's asking."""
 
 
 class SlurmJob(Record):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tensloradist.errors import UserError, unknown
 from tensloradist.results.layout import sweep_folder
 from tensloradist.shipped import find_shipped, shipped_names
+from tensloradist.wording import counted
 
 if TYPE_CHECKING:
     from tensloradist.results.schema import Manifest
@@ -28,11 +29,23 @@ class FoundSweep:
     """A sweep with the runs that are meant.
 
     Attributes:
-        note: what a reader has to know of a file that was edited since its launch; None: it is as launched.
+        edited: how a file that was edited since its launch differs from what was launched; None: it is as launched.
+        remedy: the commands for the one and the other.
     """
 
     manifest: Manifest
-    note: str | None = None
+    edited: str | None = None
+    remedy: str = ""
+
+    @property
+    def note(self) -> str | None:
+        """What a reader has to know where an edited file is used as it is now; None: it is as launched."""
+        return f"{self.edited}. The file is used as it is now; {self.remedy}." if self.edited else None
+
+    def require_launched(self, what: str) -> None:
+        """Raises UserError for a file that was edited since; `what` says why it has to be as it was launched."""
+        if self.edited:
+            raise UserError(f"{self.edited}. {what}; {self.remedy}")
 
 
 def plan_with(planner: Callable[[Path], Manifest]) -> None:
@@ -84,12 +97,12 @@ def find_sweep(source: str, root: Path) -> FoundSweep:
         return FoundSweep(launched)  # nothing was edited but words
     ours, theirs = ({run.run_id for run in one.runs} for one in (manifest, launched))
     launch = shlex.join(("tensloradist", "launch", source))
-    note = (
-        f"{source} is not the sweep {name!r} as it was launched last: it has {len(ours - theirs)} other runs and lacks "
-        f"{len(theirs - ours)}. What the file says now is shown; to train it: {launch}. To see what was launched, give "
-        f"the name {name} in place of the file."
+    edited = (
+        f"{source} is not the sweep {name!r} as it was launched last: it has "
+        f"{counted(len(ours - theirs), 'other run')} and lacks {len(theirs - ours)}"
     )
-    return FoundSweep(manifest, note)
+    remedy = f"to train what it says now: {launch}; for what was launched, give the name {name} in place of the file"
+    return FoundSweep(manifest, edited, remedy)
 
 
 def _file_of(source: str, root: Path) -> Path | None:

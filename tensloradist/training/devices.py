@@ -10,6 +10,7 @@ import torch
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
 from tensloradist.gpus import device_files, listed_gpus, variable, visible_gpus
+from tensloradist.wording import counted
 
 _AMD = Path("/dev/kfd")  # the driver of AMD's GPUs
 
@@ -25,11 +26,13 @@ def uses_cpu(compute: ComputeSpec) -> bool:
     if torch.cuda.is_available():
         return False
     if compute.device == "cuda":
-        raise UserError("compute.device: 'cuda', but torch sees no CUDA device here; use auto or cpu")
+        raise UserError(f"compute.device: 'cuda', but torch sees no CUDA device here ({_reason()}); use auto or cpu")
     if visible_gpus():
         name = variable()
-        named = f"{name}={os.environ[name]}" if name in os.environ else f"there are {len(listed_gpus())} GPUs"
-        if name in os.environ and not listed_gpus() and not device_files() and not _AMD.exists():
+        listed = len(listed_gpus())
+        there = f"there {'is' if listed == 1 else 'are'} {counted(listed, 'GPU')}"
+        named = f"{name}={os.environ[name]}" if name in os.environ else there
+        if name in os.environ and not listed and not device_files() and not _AMD.exists():
             raise UserError(
                 f"compute.device: 'auto', and {named}, but there is no GPU here; unset {name}, or set compute.device: "
                 "cpu"
@@ -65,6 +68,7 @@ def choose_gpu(compute: ComputeSpec) -> None:
         os.environ["LOCAL_RANK"] = "0"
     elif here > visible:
         raise UserError(
-            f"compute.processes: {compute.processes}, {here} of them on this machine, but they see {visible} GPUs; ask "
-            f"for one GPU a process, or for {visible} processes a machine"
+            f"compute.processes: {compute.processes}, {here} of them on this machine, but they see "
+            f"{counted(visible, 'GPU')}; ask for one GPU a process, or for "
+            f"{counted(visible, 'process', 'processes')} a machine"
         )

@@ -56,6 +56,7 @@ KINDS = (
     "finished predictions.safetensors",
     "finished provenance.json",
     "finished attempt's result.json",
+    "finished classes.json",
     "finished claim.0001",
     "finished heartbeat.0001",
     "finished released.0001",

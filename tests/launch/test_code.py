@@ -22,7 +22,7 @@ from tensloradist.files import write_once
 from tensloradist.plugins import load_plugins, loaded_code
 from tensloradist.results.manifests import manifest_digest
 from tensloradist.results.schema import Manifest, ManifestRun, Membership
-from tensloradist.sources import NOT_FOUND, job_hash, module_code, module_hash
+from tensloradist.sources import NOT_FOUND, copy_code, job_hash, module_code, module_hash
 
 
 @pytest.fixture
@@ -156,6 +156,38 @@ def test_a_snapshot_holds_plugins_and_its_copies_are_found_first(beside, tmp_pat
     }
     assert code == done.sources, "a worker there does not take it for edited"
     assert set(module_code("own_plugin")) <= {path.name for path in (folder / "code").iterdir()}
+
+
+def test_folders_of_data_named_like_imports_are_no_code_and_namespace_packages_are(beside):
+    """Without an __init__.py, a folder of data that has the name of an installed package looks like a package."""
+    plugin = beside / "own_plugin.py"
+    plugin.write_text("import wandb, own_data\nfrom own_data import load\nfrom own_space.part import A\n")
+    for name in ("own_data/imagenet/big.bin", "own_data/script.py", "wandb/run/hook.py"):
+        (beside / name).parent.mkdir(parents=True, exist_ok=True)
+        (beside / name).write_text("")
+    (beside / "own_space").mkdir()
+    (beside / "own_space" / "part.py").write_text("from .other import A\n")
+    (beside / "own_space" / "other.py").write_text("A = 1\n")
+    (beside / "own_space" / "unrelated.py").write_text("")
+    assert set(module_code("own_plugin")) == {"own_plugin.py", "own_space/part.py", "own_space/other.py"}
+
+
+@pytest.mark.parametrize("own", ["site-packages", "plugins"])
+def test_a_copy_of_plugins_from_several_folders_is_the_same_code(beside, tmp_path, monkeypatch, own):
+    """One imports the other, which lies elsewhere or is installed: in the copy they lie side by side."""
+    first, second = tmp_path / own, tmp_path / "other" / "site-packages"
+    for folder, name, text in ((first, "own_first", "import own_second\n"), (second, "own_second", "")):
+        folder.mkdir(parents=True)
+        (folder / f"{name}.py").write_text(text)
+        monkeypatch.syspath_prepend(folder)
+    names = ["own_first", "own_second"]
+    there = job_hash(names)
+    copy_code(names, tmp_path / "code")
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    assert {path.parent for name in names for path in module_code(name).values()} == {tmp_path / "code"}
+    assert job_hash(names) == there
+    (tmp_path / "code" / "own_second.py").write_text("# edited\n")
+    assert job_hash(names) != there
 
 
 def test_larger_jobs_of_a_snapshot_have_a_snapshot_of_the_plugins_too(beside, tmp_path, monkeypatch):

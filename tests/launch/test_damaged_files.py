@@ -213,7 +213,7 @@ def test_jobs_are_known_by_their_own_records_where_the_summary_is_damaged(origin
     place = damage.kinds(original[1])["slurm.json"]
     path = dented.damage(place, "truncated", b'{"profile": "si')
     assert f"{path}: " in commands("status", "dented", "--results", dented.root)
-    assert "Cancelled 1 Slurm jobs" in commands("cancel", "dented", "--results", dented.root)
+    assert "Cancelled 1 Slurm job;" in commands("cancel", "dented", "--results", dented.root)
     assert slurm.asked("scancel") == ["7"]
 
 

@@ -1,11 +1,13 @@
 """A sweep's file means what it says now, for every command that takes it; its name means what was launched."""
 
 import json
+import shutil
 
 import pytest
 from synthetic import Synthetic
 from typer.testing import CliRunner
 
+from launch.origin import Origin
 from launch.plan import manifest_of, planned_manifest, write_manifest
 from launch.run_labels import RunLabels, label_in
 from launch.status import collect
@@ -14,6 +16,9 @@ from tensloradist.cli import _application
 from tensloradist.errors import UserError
 from tensloradist.results import sweeps
 from tensloradist.results.layout import RunFolder
+from tensloradist.results.manifests import latest_manifest
+from tensloradist.results.publish import write_failure
+from tensloradist.results.schema import Failure
 
 SWEEP = """
 name: edited
@@ -89,6 +94,53 @@ def test_an_edited_file_that_cannot_be_planned_is_refused_with_the_way_to_what_w
     file.write_text(EDITED.replace("name: digits}", "name: digts}"))
     said = cli("table", file)
     assert "cannot be planned here (" in said and "Did you mean 'digits'" in said and "give its name: edited" in said
+
+
+@pytest.fixture
+def failed(file):
+    """Failed runs by whether the file has them: of those launched one each, and one that another sweep has trained."""
+    root = file.parent / "results"
+    Origin.of(file, root).write(root / "sweeps" / "edited" / "launches" / "20260101T000000-aaaaaa")
+    now = {run.run_id for run in planned_manifest(file).runs}
+    launched = {run.run_id for run in latest_manifest("edited", root).runs}
+    found = {True: {min(now & launched), min(now - launched)}, False: {min(launched - now)}}
+    for run_id in found[True] | found[False]:
+        attempt = RunFolder(root, run_id).attempt(1)
+        shutil.rmtree(attempt.parents[1], ignore_errors=True)
+        attempt.mkdir(parents=True)
+        write_failure(attempt, Failure(run_id=run_id, attempt=1, cause="bug", message="it broke"))
+    return found
+
+
+def test_retry_trains_the_failed_runs_of_what_is_given(cli, file, failed, monkeypatch):
+    asked = []
+    monkeypatch.setattr("launch.local.launch_here", lambda plan, *rest: asked.append(plan.to_run()))
+    assert "is not the sweep 'edited' as it was launched last" in cli("retry", file)
+    (runs,) = asked
+    assert {run.run_id for run in runs} == failed[True]
+    refused = cli("retry", "edited")
+    assert "cannot be planned from it" in refused and f"tensloradist retry {file}" in refused and len(asked) == 1
+    file.write_text(SWEEP)
+    cli("retry", "edited")
+    assert {run.run_id for run in asked[1]} >= failed[False]
+
+
+def test_holds_are_of_the_runs_that_the_file_has_now(cli, file):
+    root = file.parent / "results"
+    note, new = "is not the sweep 'edited'", {run.run_id for run in planned_manifest(file).runs}
+    said = cli("hold", file)
+    assert note in said and "2 runs are held now." in said
+    held = {path.parent.name for path in root.glob("runs/*/held.json")}
+    assert len(held) == 2 and held <= new and json.loads(cli("status", file, "--json"))["counts"]["held"] == 2
+    said = cli("release", file, "--run", min(held))
+    assert note in said and f"1 run is released; the next launch takes it: tensloradist launch {file}" in said
+    assert "0 runs are released" in cli("release", "edited")
+
+
+def test_a_bundle_of_an_edited_file_is_refused_and_of_the_name_it_is_what_was_launched(cli, file, tmp_path):
+    target = tmp_path / "edited.bundle.tar.gz"
+    assert "holds a sweep as it was launched last" in cli("bundle", file, "--out", target) and not target.exists()
+    assert "files, " in cli("bundle", "edited", "--out", target) and target.exists()
 
 
 def test_a_file_edited_back_to_an_earlier_launch_needs_no_planning(file, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 from fake_slurm import FakeSlurm
 
 from launch import scheduler, site_doctor
+from launch.accepted import accepted_array
 from launch.arrays import Array
 from launch.executor import executor
 from launch.larger import submit_larger
@@ -70,6 +71,31 @@ def test_no_variable_of_the_callers_allocation_reaches_a_job(slurm, tmp_path, mo
     assert variables(MEANT).items() <= found.items() and found["PATH"] == os.environ["PATH"]
     assert slurm.calls()["sbatch"] == (2 if command is by_larger_jobs else 1)
     assert os.environ["SLURM_JOB_ID"] == "99", "the caller's own variables are left alone"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "says"),
+    [
+        ({"sbatch": {"nodes": 1, "nice": 5, "partition": "low"}}, "larger jobs were submitted"),
+        ({"gpu": 1}, "nothing larger was submitted: Options: gpu: "),
+    ],
+)
+def test_jobs_with_options_that_are_refused_by_now_ask_for_larger_ones_or_say_why_not(
+    slurm, tmp_path, monkeypatch, capsys, recorded, says
+):
+    """An earlier version has queued them, whose profiles could say this."""
+    monkeypatch.setattr("launch.larger.read_manifest", lambda path: type("Manifest", (), {"name": "s", "plugins": ()}))
+    root = tmp_path / "results"
+    known = Submission(str(root / "m.json"), str(root), 1, profile="site", option_set="default", options=recorded)
+    submit_larger(root / "submission-0.json", known, {Growth(time=2): ["r"]})
+    printed = "".join(capsys.readouterr())
+    assert says in printed
+    if "sbatch" in recorded:
+        assert "sbatch.nodes: left out, since the profile's fields say it" in printed
+        script = next(root.rglob("submitit-0/*.sh")).read_text()
+        assert "--nice=5" in script and "--partition=low" in script and "--time=120" in script
+        assert script.count("#SBATCH --nodes=") == 1
+        assert accepted_array("7", 1, known)["asked"]["nodes"] == 1
 
 
 # Of each of sbatch's variables: with which option set it is not used.

@@ -11,7 +11,7 @@ from tensloradist.records import UnreadableRecord
 from tensloradist.results.claims import is_alive
 from tensloradist.results.execute import cause_of, execute
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.publish import publish, read_failure, read_result, write_spec
+from tensloradist.results.publish import publish, read_failure_of, read_result, write_spec
 from tensloradist.results.ranks import write_rank_failure
 
 
@@ -37,7 +37,7 @@ def test_what_goes_wrong_after_publication_is_no_failure(tmp_path, spec, make_re
 
     monkeypatch.setattr("tensloradist.results.execute.end_attempt", full)
     outcome = execute(spec, tmp_path, lambda s, f, p, c: make_result(int(f.name)))
-    assert outcome.status == "finished" and read_failure(RunFolder(tmp_path, spec.run_id)) is None
+    assert outcome.status == "finished" and read_failure_of(RunFolder(tmp_path, spec.run_id), 1) is None
 
 
 def test_a_user_without_a_name_can_run(tmp_path, spec, make_result, monkeypatch):
@@ -64,7 +64,7 @@ def test_a_failure_is_recorded_and_the_run_can_be_tried_again(tmp_path, spec, ma
 
     outcome = execute(spec, tmp_path, fails)
     assert (outcome.status, outcome.failure.cause) == ("failed", "bug")
-    assert "ZeroDivisionError: by hand" in read_failure(RunFolder(tmp_path, spec.run_id)).message
+    assert "ZeroDivisionError: by hand" in read_failure_of(RunFolder(tmp_path, spec.run_id), 1).message
     assert "by hand" in (outcome.attempt / "log.txt").read_text()
     assert execute(spec, tmp_path, lambda s, f, p, c: make_result(int(f.name))).result.attempt == 2
 
@@ -118,7 +118,14 @@ def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
 
     with pytest.raises(KeyboardInterrupt):
         execute(spec, tmp_path, interrupted)
-    assert read_failure(RunFolder(tmp_path, spec.run_id)).cause == "interrupted"
+    assert read_failure_of(RunFolder(tmp_path, spec.run_id), 1).cause == "interrupted"
+
+
+def raised_from(cause):
+    """A message for the user, of an error that the system gave."""
+    error = UserError(f"/data/x: cannot be read ({cause.strerror})")
+    error.__cause__ = cause
+    return error
 
 
 @pytest.mark.parametrize(
@@ -149,6 +156,18 @@ def test_an_interruption_is_recorded_and_passed_on(tmp_path, spec):
         (RuntimeError("NCCL error: unhandled cuda error"), "communication"),
         (RuntimeError("CUDA error: device-side assert triggered"), "bug"),
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "bug"),
+        (RuntimeError("CUDA error: peer access is not supported between these two devices"), "bug"),
+        (RuntimeError("No CUDA GPUs are available"), "device_failure"),
+        (RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment"), "device_failure"),
+        (UserError("compute.device: 'cuda', but torch sees no device (No CUDA GPUs are available)"), "device_failure"),
+        (UserError("compute.device: 'cuda', but torch sees no device (it is a build for CPUs)"), "configuration"),
+        (OSError(errno.EIO, "Input/output error"), "device_failure"),
+        (OSError(errno.EROFS, "Read-only file system", "/scratch/x"), "device_failure"),
+        (OSError(errno.ESTALE, "Stale file handle"), "device_failure"),
+        (raised_from(OSError(errno.EIO, "Input/output error")), "device_failure"),
+        (raised_from(OSError(errno.EDQUOT, "Disk quota exceeded")), "disk_full"),
+        (raised_from(OSError(errno.EACCES, "Permission denied")), "configuration"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk_full"),
     ],
 )
 def test_causes(error, cause):
@@ -174,8 +193,8 @@ def test_a_full_disk_is_the_cause_on_record(tmp_path, spec, monkeypatch):
     outcome = execute(spec, tmp_path, train, heartbeat_seconds=0.01)
     monkeypatch.undo()
     run = RunFolder(tmp_path, spec.run_id)
-    assert outcome.failure.cause == read_failure(run).cause == "disk_full"
-    assert "No space left" in read_failure(run).message
+    assert outcome.failure.cause == read_failure_of(run, 1).cause == "disk_full"
+    assert "No space left" in read_failure_of(run, 1).message
     assert sorted(path.name for path in run.attempt(1).iterdir()) == ["attempt.json", "failure.json", "log.txt"]
 
 

@@ -21,7 +21,7 @@ def test_a_truncated_checkpoint_and_torn_metrics_then_a_truncated_result(cluster
     sweep.launch()
     sweep.wait_step(40)
     said = tensloradist("cancel", sweep.file, "--results", sweep.root).stdout
-    assert "Cancelled 1 Slurm jobs" in said
+    assert "Cancelled 1 Slurm job;" in said
     wait_until(lambda: sweep.causes() == ["cancelled"], 30, sweep.story)
     *_, before, newest = sorted(sweep.run().attempt(1).glob("checkpoints/step-*"))
     truncate(newest / "weights.safetensors")

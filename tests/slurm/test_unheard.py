@@ -39,7 +39,7 @@ def test_jobs_of_a_launch_that_was_killed_before_their_record_are_known_and_canc
     assert sweep.jobs == [] and not list(sweep.root.glob("sweeps/*/launches/*/accepted-*.json")), "it was killed"
     assert "Slurm jobs: 1 pending" in sweep.status()
     assert list(sweep.root.glob("sweeps/*/launches/*/accepted-0.json")), f"{job} is on record now"
-    assert "Cancelled 1 Slurm jobs" in tensloradist("cancel", sweep.file, "--results", sweep.root).stdout
+    assert "Cancelled 1 Slurm job;" in tensloradist("cancel", sweep.file, "--results", sweep.root).stdout
     wait_until(lambda: not queued(), 20, "the job is still there")
 
 
@@ -67,7 +67,7 @@ def test_on_a_read_only_folder_jobs_are_explained_and_cancelled(cluster, tmp_pat
         shown = wait_until(lambda: says in (shown := sweep.status()) and shown, 30, sweep.status)
         assert "is absent; is the results folder full, read-only, or not mounted on the nodes?" in shown
         done = tensloradist("cancel", sweep.file, "--results", sweep.root, check=False)
-        assert done.returncode == 2 and "Cancelled 1 Slurm jobs" in done.stdout, done.stdout + done.stderr
+        assert done.returncode == 2 and "Cancelled 1 Slurm job;" in done.stdout, done.stdout + done.stderr
         assert "/stop (Read-only file system)" in done.stderr
         wait_until(lambda: second not in queued(), 20, "the job is still there")
     finally:

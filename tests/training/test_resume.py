@@ -18,7 +18,7 @@ from tensloradist.results.control import RunControl
 from tensloradist.results.execute import execute
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.metrics import read_metrics
-from tensloradist.results.publish import read_failure
+from tensloradist.results.publish import read_failure_of
 from tensloradist.spec import RunSpec
 from tensloradist.training import checkpoint as training_checkpoint
 from tensloradist.training import train
@@ -216,7 +216,7 @@ def test_a_failure_says_the_reason_that_was_asked_for(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         execute(run, tmp_path, loading, control=RunControl())
-    assert read_failure(RunFolder(tmp_path, run.run_id)).cause == "preempted"
+    assert read_failure_of(RunFolder(tmp_path, run.run_id), 1).cause == "preempted"
 
 
 RANK = """
