@@ -1,7 +1,7 @@
 """Which sweep is meant by a command's SWEEP: a file, the name of one that was launched, or of a shipped one.
 
-Who gives a file means what it says now. Where it was edited after its launch, it is planned anew, by `launch`, which
-registers how; the library itself imports none of that. No torch here.
+Who gives a file means what it says now, with the data and backbones that lie there now. Where that is not what was
+launched, it is planned anew, by `launch`, which registers how; the library itself imports none of that. No torch here.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tensloradist.config import expand_paths, read_sweep
 from tensloradist.errors import UserError, unknown
+from tensloradist.identity import fingerprint_now
+from tensloradist.plugins import load_plugins
 from tensloradist.results.layout import sweep_folder
+from tensloradist.results.manifest_parts import differences, note_of_new_readings, parts_of, places_of
 from tensloradist.shipped import find_shipped, shipped_names
 
 if TYPE_CHECKING:
@@ -28,7 +32,8 @@ class FoundSweep:
     """A sweep with the runs that are meant.
 
     Attributes:
-        note: what a reader has to know of a file that was edited since its launch; None: it is as launched.
+        note: what a reader has to know where these are not the runs of the newest launch, or where the data or a
+            backbone is read differently now; None: all is as it was launched.
     """
 
     manifest: Manifest
@@ -46,8 +51,6 @@ def sweep_name(source: str, root: Path) -> str:
     Raises:
         UserError: it was never launched there; lists those that were.
     """
-    from tensloradist.config import read_sweep
-
     name = source
     if (path := _file_of(source, root)) is not None:
         named = read_sweep(path).get("name")
@@ -64,7 +67,10 @@ def sweep_name(source: str, root: Path) -> str:
 
 
 def find_sweep(source: str, root: Path) -> FoundSweep:
-    """The sweep that a file is now, or that was launched by a name.
+    """The sweep that a file means now, with the data and backbones that lie there, or that was launched by a name.
+
+    A file is planned anew unless a launched manifest says the same. Where its data is not here, as on a laptop that has
+    the results alone, what was launched of the same text is meant, and the note says so.
 
     Raises:
         UserError: never launched into this results folder, a manifest that cannot be read, or an edited file that
@@ -75,19 +81,29 @@ def find_sweep(source: str, root: Path) -> FoundSweep:
     name, path = sweep_name(source, root), _file_of(source, root)
     launched = latest_manifest(name, root)
     if path is None:
-        return FoundSweep(launched)
+        return FoundSweep(launched, note_of_new_readings(launched))
     text = sha256(path.read_bytes()).hexdigest()
-    if text == launched.sweep_sha256:
-        return FoundSweep(launched)
-    manifest = _earlier(name, root, text) or _planned(path, name)
-    if (manifest.conditions, manifest.runs) == (launched.conditions, launched.runs):
-        return FoundSweep(launched)  # nothing was edited but words
+    of_text = [launched] if launched.sweep_sha256 == text else []
+    of_text += _earlier(name, root, text)
+    manifest = next((one for one in of_text if _means_the_same(path, one)), None)
+    try:
+        manifest = manifest or _planned(path)
+    except UserError as error:
+        if not of_text:
+            raise UserError(
+                f"{path}: edited since it was launched, and it cannot be planned here ({error}); to see the sweep as "
+                f"it was launched, give its name: {name}"
+            ) from error
+        return FoundSweep(of_text[0], f"{source} cannot be planned here ({error}). It is shown as it was launched.")
+    if _cells(manifest) == _cells(launched):
+        return FoundSweep(launched)  # nothing was edited but words, or the same files lie elsewhere
     ours, theirs = ({run.run_id for run in one.runs} for one in (manifest, launched))
     launch = shlex.join(("tensloradist", "launch", source))
     note = (
         f"{source} is not the sweep {name!r} as it was launched last: it has {len(ours - theirs)} other runs and lacks "
-        f"{len(theirs - ours)}. What the file says now is shown; to train it: {launch}. To see what was launched, give "
-        f"the name {name} in place of the file."
+        f"{len(theirs - ours)} ({differences(launched, manifest)}). What the file says now is "
+        f"shown; to train what has no result: {launch}. To see what was launched, give the name {name} in place of the "
+        "file."
     )
     return FoundSweep(manifest, note)
 
@@ -104,27 +120,55 @@ def _file_of(source: str, root: Path) -> Path | None:
     return None
 
 
-def _earlier(name: str, root: Path, text: str) -> Manifest | None:
-    """An earlier launch's manifest, of a file of just this text."""
-    from tensloradist.results.manifests import read_manifest
+def _earlier(name: str, root: Path, text: str) -> list[Manifest]:
+    """The manifests of earlier launches of a file of just this text, the newest first."""
+    from tensloradist.results.manifests import latest_digest, read_manifest
 
-    for path in sorted(sweep_folder(root, name).glob("*.json")):
+    newest, found = latest_digest(name, root), []
+    for path in sorted(sweep_folder(root, name).glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if path.stem == newest:
+            continue
         try:
             manifest = read_manifest(path)
         except UserError:
             continue  # a damaged one is no help; what counts is the newest, which has been read
         if manifest.sweep_sha256 == text:
-            return manifest
-    return None
+            found.append(manifest)
+    return found
 
 
-def _planned(path: Path, name: str) -> Manifest:
-    remedy = f"to see the sweep as it was launched, give its name: {name}"
+def _planned(path: Path) -> Manifest:
     if not _planners:
-        raise UserError(f"{path}: edited since it was launched, and nothing here can plan it; {remedy}")
+        raise UserError("nothing here can plan it")
+    return _planners[0](path)
+
+
+def _means_the_same(path: Path, manifest: Manifest) -> bool:
+    """Whether a file of the manifest's text names the same places, and what lies there has the same fingerprints."""
     try:
-        return _planners[0](path)
-    except UserError as error:
-        raise UserError(
-            f"{path}: edited since it was launched, and it cannot be planned here ({error}); {remedy}"
-        ) from error
+        load_plugins(manifest.plugins)
+        parts = parts_of(manifest)
+        if _places(path) != set().union(*map(places_of, parts)):
+            return False
+        return all(fingerprint_now(part) == part.fingerprint for part in parts)
+    except UserError:
+        return False  # planning says what is wrong
+
+
+def _places(path: Path) -> set[str]:
+    """The names and paths of all data and backbones of a sweep file."""
+    data = expand_paths(read_sweep(path), path.absolute().parent)
+    values = []
+    for section, field in (("backbone", "name"), ("backbone", "weights"), ("task", "data")):
+        parts = data.get(section)
+        values += [
+            part.get(field) for part in (parts if isinstance(parts, list) else [parts]) if isinstance(part, dict)
+        ]
+    return {
+        str(place) for value in values for place in (value if isinstance(value, list) else [value]) if place is not None
+    }
+
+
+def _cells(manifest: Manifest) -> tuple[object, ...]:
+    """All that the tables show of a plan: a run's spec says where its files lie, too, which changes nothing."""
+    return manifest.conditions, [run.model_copy(update={"spec": {}}) for run in manifest.runs]
