@@ -6,6 +6,7 @@ launched, it is planned anew, by `launch`, which registers how; the library itse
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def sweep_name(source: str, root: Path) -> str:
         if not isinstance(named, str):
             raise UserError(f"{path}: no `name:`, so it is not a sweep file")
         name = named
-    if not (sweep_folder(root, name) / "latest").exists():
+    if not os.path.exists(sweep_folder(root, name) / "latest"):
         launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]
         raise UserError(
             f"{unknown('launched sweep', name, launched)} It has not been launched with the results folder {root}; use "
@@ -111,9 +112,9 @@ def find_sweep(source: str, root: Path) -> FoundSweep:
 def _file_of(source: str, root: Path) -> Path | None:
     """The sweep's file; None where the name of a launched sweep is given."""
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):  # Path's own raises for a name that is too long
         return path
-    if (sweep_folder(root, source) / "latest").exists():
+    if os.path.exists(sweep_folder(root, source) / "latest"):
         return None
     if path.suffix in (".yaml", ".yml") or source in shipped_names("sweeps"):
         return find_shipped("sweeps", source)
