@@ -65,10 +65,10 @@ def note_of_new_readings(manifest: Manifest) -> str | None:
     if not changed:
         return None
     number = len(set().union(*(parts[part] for part in changed)))
+    said = _listed(_changed(part, str(part.fingerprint), found) for part, found in changed.items())
     return (
-        f"{_listed(_changed(part, str(part.fingerprint), found) for part, found in changed.items())}. So {number} of "
-        f"the {len(manifest.runs)} runs of the sweep {manifest.name!r} as it was launched are of the earlier reading: "
-        "launch the sweep's file again to train them anew: tensloradist launch FILE"
+        f"{said}. The sweep {manifest.name!r} is shown as it was launched, with the earlier reading in {number} of "
+        f"{len(manifest.runs)} runs. To train them anew, launch its file again: tensloradist launch FILE"
     )
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,30 +84,30 @@ def find_sweep(source: str, root: Path) -> FoundSweep:
     launched = latest_manifest(name, root)
     if path is None:
         return FoundSweep(launched, note_of_new_readings(launched))
-    text = sha256(path.read_bytes()).hexdigest()
-    of_text = [launched] if launched.sweep_sha256 == text else []
-    of_text += _earlier(name, root, text)
-    manifest = next((one for one in of_text if _means_the_same(path, one)), None)
+    manifest, newest = _launched_as(path, launched, root)
     try:
         manifest = manifest or _planned(path)
     except UserError as error:
-        if not of_text:
+        if newest is None:
             raise UserError(
                 f"{path}: edited since it was launched, and it cannot be planned here ({error}); to see the sweep as "
                 f"it was launched, give its name: {name}"
             ) from error
-        return FoundSweep(of_text[0], f"{source} cannot be planned here ({error}). It is shown as it was launched.")
-    if _cells(manifest) == _cells(launched):
+        return FoundSweep(newest, f"{source} cannot be planned here ({error}). It is shown as it was launched.")
+    if manifest is launched or _cells(manifest) == _cells(launched):
         return FoundSweep(launched)  # nothing was edited but words, or the same files lie elsewhere
+    return FoundSweep(manifest, _note(source, launched, manifest))
+
+
+def _note(source: str, launched: Manifest, manifest: Manifest) -> str:
     ours, theirs = ({run.run_id for run in one.runs} for one in (manifest, launched))
-    launch = shlex.join(("tensloradist", "launch", source))
-    note = (
-        f"{source} is not the sweep {name!r} as it was launched last: it has {len(ours - theirs)} other runs and lacks "
-        f"{len(theirs - ours)} ({differences(launched, manifest)}). What the file says now is "
-        f"shown; to train what has no result: {launch}. To see what was launched, give the name {name} in place of the "
-        "file."
+    number = len(ours - theirs)
+    return (
+        f"{source} is not the sweep {launched.name!r} as it was launched last: it has {number} other "
+        f"{'run' if number == 1 else 'runs'} and lacks {len(theirs - ours)} ({differences(launched, manifest)}). What "
+        f"the file says now is shown; to train what has no result: {shlex.join(('tensloradist', 'launch', source))}. "
+        f"To see what was launched, give the name {launched.name} in place of the file."
     )
-    return FoundSweep(manifest, note)
 
 
 def _file_of(source: str, root: Path) -> Path | None:
@@ -121,21 +122,32 @@ def _file_of(source: str, root: Path) -> Path | None:
     return None
 
 
-def _earlier(name: str, root: Path, text: str) -> list[Manifest]:
+def _launched_as(path: Path, launched: Manifest, root: Path) -> tuple[Manifest | None, Manifest | None]:
+    """(the newest manifest that says what the file means now, the newest of a file of just this text).
+
+    Args:
+        launched: the newest of all.
+    """
+    text, newest = sha256(path.read_bytes()).hexdigest(), None
+    for manifest in chain([launched], _earlier(launched.name, root, text)):
+        if manifest.sweep_sha256 == text:
+            newest = newest or manifest
+            if _means_the_same(path, manifest):
+                return manifest, newest
+    return None, newest
+
+
+def _earlier(name: str, root: Path, text: str) -> Iterator[Manifest]:
     """The manifests of earlier launches of a file of just this text, the newest first."""
     from tensloradist.results.manifests import latest_digest, read_manifest
 
-    newest, found = latest_digest(name, root), []
+    newest = latest_digest(name, root)
     for path in sorted(sweep_folder(root, name).glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        if path.stem == newest:
-            continue
         try:
-            manifest = read_manifest(path)
-        except UserError:
+            if path.stem != newest and text.encode() in path.read_bytes():
+                yield read_manifest(path)
+        except (OSError, UserError):
             continue  # a damaged one is no help; what counts is the newest, which has been read
-        if manifest.sweep_sha256 == text:
-            found.append(manifest)
-    return found
 
 
 def _planned(path: Path) -> Manifest:

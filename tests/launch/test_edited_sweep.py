@@ -194,7 +194,7 @@ def test_runs_on_data_that_is_read_differently_now_do_not_pass_as_finished(file,
     assert counts(cli, "images") == {"finished": 4}, "by its name it is shown as it was launched, with a warning"
     for words in (("status", "images"), ("table", "images")):
         shown = cli(*words).replace("\n", "").replace(" ", "")
-        assert "4ofthe4runsofthesweep'images'asitwaslaunchedareoftheearlierreading" in shown
+        assert "withtheearlierreadingin4of4runs.Totrainthemanew" in shown
 
 
 def test_data_that_was_edited_in_place_makes_new_runs(images, cli):
