@@ -59,12 +59,19 @@ def doctor(
 
 def _check_labels(root: Path, take_back: bool) -> bool:
     """Print what the comparison found; whether no run is left whose labels differ."""
+    from tensloradist.errors import UserError
     from tensloradist.recheck import recheck
     from tensloradist.results.layout import RunFolder
     from tensloradist.results.retract import retract
 
+    if not root.is_dir():
+        raise UserError(f"{root}: no such results folder; use --results")
     found = recheck(root)
-    typer.echo(f"ok      labels: {len(found.agreed)} finished runs on local data were scored on the labels it has")
+    number = len(found.agreed) + len(found.differing) + len(found.unchecked)
+    mark = "FAILED" if found.differing else "ok" if found.agreed and not found.unchecked else "?"
+    typer.echo(
+        f"{mark:7} labels: {len(found.agreed)} of {number} finished runs on local data were scored on the labels it has"
+    )
     for run_id, why in found.unchecked.items():
         typer.echo(f"?       run {run_id} cannot be compared: {why}")
     for run_id, difference in found.differing.items():

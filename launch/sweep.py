@@ -153,8 +153,11 @@ def _conditions(file: SweepFile, where: str) -> Iterator[Condition]:
                 )
 
 
-def axes(fields: Mapping[str, Any]) -> Iterator[Fields]:
+def axes(fields: Mapping[str, Any], prefix: str) -> Iterator[Fields]:
     """Every combination of the values of a section: a list is an axis, unless the field is a list by nature.
+
+    Args:
+        prefix: what a message says before the name of a field: "sweep.yaml: optimizer.".
 
     Raises:
         UserError: an empty axis.
@@ -162,11 +165,11 @@ def axes(fields: Mapping[str, Any]) -> Iterator[Fields]:
     values: list[list[Any]] = []
     for name, value in fields.items():
         if not _is_axis(name, value):
-            values.append(list(axes(value)) if isinstance(value, Mapping) else [value])
+            values.append(list(axes(value, f"{prefix}{name}.")) if isinstance(value, Mapping) else [value])
         elif value:
             values.append(value)
         else:
-            raise UserError(f"{name}: an empty list; give at least one value")
+            raise UserError(f"{prefix}{name}: an empty list; give at least one value")
     for combination in itertools.product(*values):
         yield dict(zip(fields, combination, strict=True))
 
@@ -175,11 +178,11 @@ def _is_axis(name: str, value: Any) -> bool:
     return isinstance(value, list) and (name not in LIST_FIELDS or any(isinstance(part, list) for part in value))
 
 
-def _sections(section: Fields | list[Fields]) -> Iterator[tuple[Fields, tuple[str, ...]]]:
+def _sections(section: Fields | list[Fields], prefix: str) -> Iterator[tuple[Fields, tuple[str, ...]]]:
     """Every backbone or task of a section, and which of its fields are axes."""
     for part in section if isinstance(section, list) else [section]:
         varied = tuple(name for name, value in part.items() if _is_axis(name, value))
-        for chosen in axes(part):
+        for chosen in axes(part, prefix):
             yield chosen, varied
 
 
@@ -198,7 +201,7 @@ def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
                 if name in fields:
                     raise UserError(f"{where}: methods.{method}.{name}: {name} {reason}; remove it")
             varied = [*options, *(name for name in fields if name in file.adapter and _is_axis(name, fields[name]))]
-            for chosen in axes(fields):
+            for chosen in axes(fields, f"{where}: methods.{method}."):
                 yield _row(method, chosen, varied), {"method": method, **chosen}
 
 
@@ -335,11 +338,12 @@ class _Base:
 
 def _bases(file: SweepFile, where: str) -> Iterator[_Base]:
     base = {"compute": file.compute, "plugins": file.plugins}
-    for backbone, backbone_axes in _sections(file.backbone):
-        for task, task_axes in _sections(file.task):
+    ways = {"precision": file.precision, "protocol": file.protocol}
+    for backbone, backbone_axes in _sections(file.backbone, f"{where}: backbone."):
+        for task, task_axes in _sections(file.task, f"{where}: task."):
             for row, adapter in _methods(file, where):
-                for optimizer in axes(file.optimizer):
-                    for chosen in axes({"precision": file.precision, "protocol": file.protocol}):
+                for optimizer in axes(file.optimizer, f"{where}: optimizer."):
+                    for chosen in axes(ways, f"{where}: "):
                         data = {
                             **base,
                             "backbone": backbone,

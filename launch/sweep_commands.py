@@ -50,7 +50,7 @@ def status(
 
     root = results_root(results)
     found = find_sweep(sweep, root)
-    name, edited = found.manifest.name, found if found.edited else None
+    name, edited = found.manifest.name, found if found.note else None
     if json:
         sys.stdout.write(collect(name, root, edited=edited).to_json() + "\n")
         return

@@ -75,10 +75,15 @@ def read_anew(fingerprint: str, changes: Iterable[str]) -> str:
 
 def why_changed(planned: str, found: str) -> str:
     """Why a fingerprint is not the one that a run was planned with: the content, or how this version reads it."""
-    content, *words = found.split("+")
-    if content == planned.split("+")[0]:
+    if is_read_anew(planned, found):
+        _, *words = found.split("+")
         return f"is read differently than by the version that planned the run ({', '.join(words) or 'as before'})"
     return "has changed since the run was planned"
+
+
+def is_read_anew(planned: str, found: str) -> bool:
+    """Whether two fingerprints are of the same content, which this version reads differently."""
+    return planned != found and planned.split("+")[0] == found.split("+")[0]
 
 
 def hash_path(path: str | os.PathLike[str], include: Callable[[str], bool] | None = None) -> str:
@@ -108,6 +113,17 @@ def hash_path(path: str | os.PathLike[str], include: Callable[[str], bool] | Non
 def hash_files(files: Iterable[tuple[str, Path]]) -> str:
     """Hash of files' names and contents, in the order of the names: a folder's, given (relative name, file) of each."""
     return hash_bytes(*(part for name, found in sorted(files) for part in (name, digest_of(found))))
+
+
+def statuses(path: Path) -> Iterable[tuple[str, int, int, int, int, float]]:
+    """(name, device, inode, bytes, nanoseconds of the last write, seconds of the status change) of what is hashed.
+
+    Of a file or of all files of a folder, as for `hash_path`. Raises OSError for one that is not there.
+    """
+    root = path.expanduser().absolute()
+    for name, file in _walk(root) if root.is_dir() else [("", root)]:
+        found = file.stat()
+        yield name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime
 
 
 def _walk(root: Path) -> Iterable[tuple[str, Path]]:

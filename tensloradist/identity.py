@@ -5,10 +5,14 @@ The id itself is `RunSpec.run_id`. A path, a Hub branch or the machine never ent
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
-from tensloradist.errors import UserError, unknown
+from tensloradist import readings
+from tensloradist.errors import UserError
+from tensloradist.plugins import all_loaded_code
 from tensloradist.spec import BackboneSpec, RunSpec, TaskSpec
 
 Part = TypeVar("Part", BackboneSpec, TaskSpec)
@@ -31,26 +35,55 @@ def resolve_all(specs: Iterable[RunSpec]) -> list[RunSpec]:
     resolved = []
     for spec in specs:
         if spec.backbone not in backbones:
-            backbones[spec.backbone] = _checked("backbone", spec.backbone, _backbone_fingerprint(spec.backbone))
+            backbones[spec.backbone] = _checked("backbone", spec.backbone, _read(spec.backbone))
         if spec.task not in tasks:
-            tasks[spec.task] = _checked("task", spec.task, _task_fingerprint(spec.task))
+            tasks[spec.task] = _checked("task", spec.task, _read(spec.task))
         update = {"backbone": backbones[spec.backbone], "task": tasks[spec.task]}
         resolved.append(spec.model_copy(update=update))
     return resolved
 
 
-def _backbone_fingerprint(backbone: BackboneSpec) -> str:
+def fingerprint_now(part: BackboneSpec | TaskSpec) -> str:
+    """The fingerprint of what a path holds now, read again only where a file was written since it was read last.
+
+    What names no path is what its fingerprint says: a Hub name means the commit that was planned with, so that this
+    asks no network.
+
+    Raises:
+        UserError: as `resolve`.
+    """
+    if not (paths := local_paths(part)):
+        return _fingerprint(part)
+    bare = part.model_copy(update={"fingerprint": None})
+    return readings.recall(_what(part), paths, lambda: _fingerprint(bare))
+
+
+def local_paths(part: BackboneSpec | TaskSpec) -> list[Path]:
+    """The files and folders that a backbone or a task names."""
+    from tensloradist.backbones.folders import is_local
+
+    if isinstance(part, TaskSpec):
+        found = part.data is not None and (os.path.isabs(part.data) or os.path.exists(part.data))
+        names = [part.data] if found else []
+    else:
+        names = [part.name if is_local(part.name) else None, part.weights]
+    return [Path(name).expanduser() for name in names if name is not None]
+
+
+def _read(part: BackboneSpec | TaskSpec) -> str:
+    return readings.read(_what(part), local_paths(part), lambda: _fingerprint(part))
+
+
+def _what(part: BackboneSpec | TaskSpec) -> str:
+    return f"{type(part).__name__} {part.model_dump_json(exclude={'fingerprint'})} {all_loaded_code()}"
+
+
+def _fingerprint(part: BackboneSpec | TaskSpec) -> str:
+    """The fingerprint, read from what lies there."""
     from tensloradist import backbones
+    from tensloradist.tasks import task_named
 
-    return backbones.fingerprint(backbone)
-
-
-def _task_fingerprint(task: TaskSpec) -> str:
-    from tensloradist.tasks import TASKS
-
-    if task.name not in TASKS:
-        raise unknown("task", task.name, TASKS)
-    return TASKS[task.name].fingerprint(task)
+    return backbones.fingerprint(part) if isinstance(part, BackboneSpec) else task_named(part.name).fingerprint(part)
 
 
 def _checked(field: str, part: Part, found: str) -> Part:

@@ -33,6 +33,11 @@ def load_plugins(names: Iterable[str]) -> None:
             ) from error
 
 
+def all_loaded_code() -> list[tuple[str, str]]:
+    """(plugin, hash of its code) of all that this process has imported."""
+    return sorted(_LOADED.items())
+
+
 def loaded_code(names: Iterable[str]) -> dict[str, str]:
     """plugin -> the hash of its code as this process runs it, whatever its files have become since."""
     return {name: _LOADED.get(name) or module_hash(name) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,14 +27,19 @@ def find_shipped(kind: str, source: str) -> Path:
     """A file by its path, or a shipped one by its name (without .yaml).
 
     Raises:
-        UserError: neither exists; lists the shipped names.
+        UserError: neither exists, or the path is no file; lists the shipped names.
     """
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(source):  # Path's own raises for a name that is too long
         return path
     shipped = shipped_folder(kind) / f"{source}.yaml"
-    if shipped.is_file():
+    if os.path.isfile(shipped):
         return shipped
+    if os.path.exists(source):
+        what = "a folder" if os.path.isdir(source) else "not a regular file"
+        raise UserError(
+            f"{source}: {what}; give a file, or the name of a shipped one: {', '.join(shipped_names(kind))}"
+        )
     if path.suffix in (".yaml", ".yml") or ("/" in source and source not in shipped_names(kind)):
         raise UserError(f"{source}: no such file; the shipped ones are {', '.join(shipped_names(kind))}")
     raise unknown(f"{kind.split('/')[-1].rstrip('s')}", source, shipped_names(kind))

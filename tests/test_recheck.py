@@ -82,6 +82,13 @@ def test_a_run_on_other_labels_than_its_data_is_found_taken_back_and_trained_aga
     assert recheck(root).agreed == [wrong.run_id] and not recheck(root).differing
     next(run.attempts.glob("0002/predictions.safetensors")).write_bytes(b"damaged")
     assert "cannot be read as predictions" in recheck(root).unchecked[wrong.run_id]
+    output = CliRunner().invoke(_application(), command)
+    assert output.exit_code == 0 and output.output.startswith("?       labels: 0 of 2 finished runs"), output.output
+
+
+def test_labels_of_a_results_folder_that_is_not_there_are_an_error(tmp_path):
+    done = CliRunner().invoke(_application(), ["doctor", "--labels", "--results", str(tmp_path / "nosuch")])
+    assert isinstance(done.exception, UserError) and "nosuch: no such results folder" in str(done.exception)
 
 
 def test_a_launch_takes_back_what_an_earlier_version_trained_on_replaced_texts_and_nothing_else(stale):

@@ -1,20 +1,26 @@
 """Which sweep is meant by a command's SWEEP: a file, the name of one that was launched, or of a shipped one.
 
-Who gives a file means what it says now. Where it was edited after its launch, it is planned anew, by `launch`, which
-registers how; the library itself imports none of that. No torch here.
+Who gives a file means what it says now, with the data and backbones that lie there now. Where that is not what was
+launched, it is planned anew, by `launch`, which registers how; the library itself imports none of that. No torch here.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tensloradist.config import expand_paths, read_sweep
 from tensloradist.errors import UserError, unknown
+from tensloradist.identity import fingerprint_now
+from tensloradist.plugins import load_plugins
 from tensloradist.results.layout import sweep_folder
+from tensloradist.results.manifest_parts import differences, note_of_new_readings, parts_of, places_of
 from tensloradist.shipped import find_shipped, shipped_names
 from tensloradist.wording import counted
 
@@ -29,18 +35,20 @@ class FoundSweep:
     """A sweep with the runs that are meant.
 
     Attributes:
-        edited: how a file that was edited since its launch differs from what was launched; None: it is as launched.
+        edited: how a file's runs differ from those that were launched last; None: they are the same.
         remedy: the commands for the one and the other.
+        warning: what else a reader has to know, such as data that is read differently now.
     """
 
     manifest: Manifest
     edited: str | None = None
     remedy: str = ""
+    warning: str | None = None
 
     @property
     def note(self) -> str | None:
-        """What a reader has to know where an edited file is used as it is now; None: it is as launched."""
-        return f"{self.edited}. The file is used as it is now; {self.remedy}." if self.edited else None
+        """What a reader has to know; None: all is as it was launched."""
+        return f"{self.edited}. The file is used as it is now; {self.remedy}." if self.edited else self.warning
 
     def require_launched(self, what: str) -> None:
         """Raises UserError for a file that was edited since; `what` says why it has to be as it was launched."""
@@ -59,15 +67,13 @@ def sweep_name(source: str, root: Path) -> str:
     Raises:
         UserError: it was never launched there; lists those that were.
     """
-    from tensloradist.config import read_sweep
-
     name = source
     if (path := _file_of(source, root)) is not None:
         named = read_sweep(path).get("name")
         if not isinstance(named, str):
             raise UserError(f"{path}: no `name:`, so it is not a sweep file")
         name = named
-    if not (sweep_folder(root, name) / "latest").exists():
+    if not os.path.exists(sweep_folder(root, name) / "latest"):
         launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]
         raise UserError(
             f"{unknown('launched sweep', name, launched)} It has not been launched with the results folder {root}; use "
@@ -77,7 +83,10 @@ def sweep_name(source: str, root: Path) -> str:
 
 
 def find_sweep(source: str, root: Path) -> FoundSweep:
-    """The sweep that a file is now, or that was launched by a name.
+    """The sweep that a file means now, with the data and backbones that lie there, or that was launched by a name.
+
+    A file is planned anew unless a launched manifest says the same. Where its data is not here, as on a laptop that has
+    the results alone, what was launched of the same text is meant, and the note says so.
 
     Raises:
         UserError: never launched into this results folder, a manifest that cannot be read, or an edited file that
@@ -88,56 +97,108 @@ def find_sweep(source: str, root: Path) -> FoundSweep:
     name, path = sweep_name(source, root), _file_of(source, root)
     launched = latest_manifest(name, root)
     if path is None:
-        return FoundSweep(launched)
-    text = sha256(path.read_bytes()).hexdigest()
-    if text == launched.sweep_sha256:
-        return FoundSweep(launched)
-    manifest = _earlier(name, root, text) or _planned(path, name)
-    if (manifest.conditions, manifest.runs) == (launched.conditions, launched.runs):
-        return FoundSweep(launched)  # nothing was edited but words
+        return FoundSweep(launched, warning=note_of_new_readings(launched))
+    manifest, newest = _launched_as(path, launched, root)
+    try:
+        manifest = manifest or _planned(path)
+    except UserError as error:
+        if newest is None:
+            raise UserError(
+                f"{path}: edited since it was launched, and it cannot be planned here ({error}); to see the sweep as "
+                f"it was launched, give its name: {name}"
+            ) from error
+        return FoundSweep(newest, warning=f"{source} cannot be planned here ({error}). It is shown as it was launched.")
+    if manifest is launched or _cells(manifest) == _cells(launched):
+        return FoundSweep(launched)  # nothing was edited but words, or the same files lie elsewhere
+    return _edited(source, launched, manifest)
+
+
+def _edited(source: str, launched: Manifest, manifest: Manifest) -> FoundSweep:
     ours, theirs = ({run.run_id for run in one.runs} for one in (manifest, launched))
-    launch = shlex.join(("tensloradist", "launch", source))
     edited = (
-        f"{source} is not the sweep {name!r} as it was launched last: it has "
-        f"{counted(len(ours - theirs), 'other run')} and lacks {len(theirs - ours)}"
+        f"{source} is not the sweep {launched.name!r} as it was launched last: it has "
+        f"{counted(len(ours - theirs), 'other run')} and lacks {len(theirs - ours)} ({differences(launched, manifest)})"
     )
-    remedy = f"to train what it says now: {launch}; for what was launched, give the name {name} in place of the file"
+    launch = shlex.join(("tensloradist", "launch", source))
+    remedy = (
+        f"to train what has no result: {launch}; for what was launched, give the name {launched.name} in place of the "
+        "file"
+    )
     return FoundSweep(manifest, edited, remedy)
 
 
 def _file_of(source: str, root: Path) -> Path | None:
     """The sweep's file; None where the name of a launched sweep is given."""
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):  # Path's own raises for a name that is too long
         return path
-    if (sweep_folder(root, source) / "latest").exists():
+    if os.path.exists(sweep_folder(root, source) / "latest"):
         return None
     if path.suffix in (".yaml", ".yml") or source in shipped_names("sweeps"):
         return find_shipped("sweeps", source)
     return None
 
 
-def _earlier(name: str, root: Path, text: str) -> Manifest | None:
-    """An earlier launch's manifest, of a file of just this text."""
-    from tensloradist.results.manifests import read_manifest
+def _launched_as(path: Path, launched: Manifest, root: Path) -> tuple[Manifest | None, Manifest | None]:
+    """(the newest manifest that says what the file means now, the newest of a file of just this text).
 
-    for path in sorted(sweep_folder(root, name).glob("*.json")):
-        try:
-            manifest = read_manifest(path)
-        except UserError:
-            continue  # a damaged one is no help; what counts is the newest, which has been read
+    Args:
+        launched: the newest of all.
+    """
+    text, newest = sha256(path.read_bytes()).hexdigest(), None
+    for manifest in chain([launched], _earlier(launched.name, root, text)):
         if manifest.sweep_sha256 == text:
-            return manifest
-    return None
+            newest = newest or manifest
+            if _means_the_same(path, manifest):
+                return manifest, newest
+    return None, newest
 
 
-def _planned(path: Path, name: str) -> Manifest:
-    remedy = f"to see the sweep as it was launched, give its name: {name}"
+def _earlier(name: str, root: Path, text: str) -> Iterator[Manifest]:
+    """The manifests of earlier launches of a file of just this text, the newest first."""
+    from tensloradist.results.manifests import latest_digest, read_manifest
+
+    newest = latest_digest(name, root)
+    for path in sorted(sweep_folder(root, name).glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            if path.stem != newest and text.encode() in path.read_bytes():
+                yield read_manifest(path)
+        except (OSError, UserError):
+            continue  # a damaged one is no help; what counts is the newest, which has been read
+
+
+def _planned(path: Path) -> Manifest:
     if not _planners:
-        raise UserError(f"{path}: edited since it was launched, and nothing here can plan it; {remedy}")
+        raise UserError("nothing here can plan it")
+    return _planners[0](path)
+
+
+def _means_the_same(path: Path, manifest: Manifest) -> bool:
+    """Whether a file of the manifest's text names the same places, and what lies there has the same fingerprints."""
     try:
-        return _planners[0](path)
-    except UserError as error:
-        raise UserError(
-            f"{path}: edited since it was launched, and it cannot be planned here ({error}); {remedy}"
-        ) from error
+        load_plugins(manifest.plugins)
+        parts = parts_of(manifest)
+        if _places(path) != set().union(*map(places_of, parts)):
+            return False
+        return all(fingerprint_now(part) == part.fingerprint for part in parts)
+    except UserError:
+        return False  # planning says what is wrong
+
+
+def _places(path: Path) -> set[str]:
+    """The names and paths of all data and backbones of a sweep file."""
+    data = expand_paths(read_sweep(path), path.absolute().parent)
+    values = []
+    for section, field in (("backbone", "name"), ("backbone", "weights"), ("task", "data")):
+        parts = data.get(section)
+        values += [
+            part.get(field) for part in (parts if isinstance(parts, list) else [parts]) if isinstance(part, dict)
+        ]
+    return {
+        str(place) for value in values for place in (value if isinstance(value, list) else [value]) if place is not None
+    }
+
+
+def _cells(manifest: Manifest) -> tuple[object, ...]:
+    """All that the tables show of a plan: a run's spec says where its files lie, too, which changes nothing."""
+    return manifest.conditions, [run.model_copy(update={"spec": {}}) for run in manifest.runs]

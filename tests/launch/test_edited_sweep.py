@@ -1,9 +1,12 @@
 """A sweep's file means what it says now, for every command that takes it; its name means what was launched."""
 
 import json
+import os
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 from synthetic import Synthetic
 from typer.testing import CliRunner
 
@@ -14,6 +17,7 @@ from launch.status import collect
 from launch.sweep import load_sweep
 from tensloradist.cli import _application
 from tensloradist.errors import UserError
+from tensloradist.fingerprint import digest_of
 from tensloradist.results import sweeps
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import latest_manifest
@@ -180,3 +184,122 @@ def test_a_name_that_differs_by_capital_letters_alone_is_refused(file):
     sweep.name = "Edited"
     with pytest.raises(UserError, match="'Edited' is the launched sweep 'edited' but for capital letters"):
         write_manifest(sweep, file.parent / "results")
+
+
+IMAGES = SWEEP.replace("{name: digits}", "{name: images, data: data}").replace("edited", "images")
+
+
+def pictures(folder, shade, mode="L"):
+    """Data of two classes: eight pictures of one shade each, all different."""
+    for name, step in (("dark", 0), ("light", 128)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(8):
+            picture = np.full((12, 12), (shade + step + index) * (257 if mode == "I;16" else 1))
+            Image.fromarray(picture.astype("uint16" if mode == "I;16" else "uint8")).save(
+                folder / name / f"{index}.png"
+            )
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """A sweep on pictures beside its file, launched and with all its results."""
+    monkeypatch.setattr("tensloradist.readings._SETTLED", -1.0)
+    path, root = tmp_path / "images.yaml", tmp_path / "results"
+    path.write_text(IMAGES)
+    pictures(tmp_path / "data", 10)
+    finish(path, root)
+    return path
+
+
+def finish(path, root, read_before=None):
+    """Launch a file and write a result of each run; `read_before`: fingerprint -> as an earlier version took it."""
+    sweep = load_sweep(str(path))
+    if read_before:
+        for run in sweep.runs:
+            task = run.spec.task.model_copy(update={"fingerprint": read_before(run.spec.task.fingerprint)})
+            run.spec = run.spec.model_copy(update={"task": task})
+            run.run_id = run.spec.run_id
+    write_manifest(sweep, root)
+    for run in manifest_of(sweep).runs:
+        if not RunFolder(root, run.run_id).path.exists():
+            Synthetic()._write_run(root, run)
+
+
+def counts(cli, source):
+    return json.loads(cli("status", source, "--json"))["counts"]
+
+
+def ids(source, root):
+    return {run.run_id for run in sweeps.find_sweep(str(source), root).manifest.runs}
+
+
+def test_runs_on_data_that_is_read_differently_now_do_not_pass_as_finished(file, cli):
+    path, root = file.parent / "grey.yaml", file.parent / "results"
+    path.write_text(IMAGES)
+    pictures(file.parent / "data", 10, "I;16")
+    finish(path, root, lambda fingerprint: fingerprint.split("+")[0])
+    assert counts(cli, path) == {"planned": 4}
+    shown = cli("status", path).replace("\n", "").replace(" ", "")
+    assert f"data{file.parent}/dataisreaddifferentlythanbytheversionthatplannedtherun" in shown
+    assert "totrainwhathasnoresult:tensloradistlaunch" in shown
+    assert counts(cli, "images") == {"finished": 4}, "by its name it is shown as it was launched, with a warning"
+    for words in (("status", "images"), ("table", "images")):
+        shown = cli(*words).replace("\n", "").replace(" ", "")
+        assert "withtheearlierreadingin4of4runs.Totrainthemanew" in shown
+
+
+def test_data_that_was_edited_in_place_makes_new_runs(images, cli):
+    assert counts(cli, images) == {"finished": 4} and "is not the sweep" not in cli("status", images)
+    pictures(images.parent / "data", 40)
+    assert counts(cli, images) == {"planned": 4}
+    shown = cli("table", images, "--format", "csv")
+    assert f"data {images.parent}/data has changed since the run was planned" in shown
+    assert counts(cli, "images") == {"finished": 4} and "earlier reading" not in cli("status", "images")
+
+
+def test_the_same_text_in_another_folder_means_the_data_that_lies_there(images, cli):
+    other, copy = images.parent / "other" / "sweep.yaml", images.parent / "copy" / "sweep.yaml"
+    for path, shade in ((other, 40), (copy, 10)):
+        pictures(path.parent / "data", shade)
+        path.write_text(IMAGES)
+    assert counts(cli, other) == {"planned": 4}
+    assert "is not where the launched runs had their data" in cli("results", other)
+    assert counts(cli, copy) == {"finished": 4} and "is not the sweep" not in cli("status", copy)
+
+
+def test_of_several_launches_of_one_text_the_one_with_the_present_data_is_meant(images, monkeypatch):
+    root, data = images.parent / "results", images.parent / "data"
+    launches = {}
+    for shade in (10, 40, 70):
+        pictures(data, shade)
+        finish(images, root)
+        launches[shade] = ids("images", root)
+    images.write_text(IMAGES.replace("seeds: 2", "seeds: 1"))
+    finish(images, root)
+    images.write_text(IMAGES)
+    monkeypatch.setattr(sweeps, "_planners", [])  # what was launched is known without planning
+    for shade, launched in launches.items():
+        pictures(data, shade)
+        assert ids(images, root) == launched, shade
+
+
+def test_without_the_data_a_file_is_shown_as_it_was_launched_and_the_note_says_so(images, cli):
+    shutil.rmtree(images.parent / "data")
+    assert counts(cli, images) == {"finished": 4}
+    shown = cli("results", images)
+    assert "images.yaml cannot be planned here (task.data" in shown and "It is shown as it was launched" in shown
+    assert counts(cli, "images") == {"finished": 4}
+
+
+def test_unchanged_data_is_not_read_again_and_any_write_is_seen(images, monkeypatch):
+    root, data = images.parent / "results", images.parent / "data"
+    digests = []
+    monkeypatch.setattr(
+        "tensloradist.tasks.image_folders.digest_of", lambda path: digests.append(path) or digest_of(path)
+    )
+    launched = ids(images, root)
+    assert not digests
+    kept = (data / "dark" / "0.png").stat()
+    (data / "dark" / "0.png").write_bytes((data / "light" / "0.png").read_bytes())
+    os.utime(data / "dark" / "0.png", ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert ids(images, root).isdisjoint(launched) and digests

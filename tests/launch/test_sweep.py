@@ -272,7 +272,7 @@ def test_cells_that_no_label_tells_apart_are_refused_by_field_and_values(sweep, 
         ("lora_rank: [4]", "lora_rank: [4], strategy: balance", "balance"),
         ("{name: digits}", "{name: digit}", "Did you mean 'digits'"),
         ("source: digits_vit", "source: digits_vot", "Did you mean 'digits_vit'"),
-        ("[5e-4, 2e-3]", "[]", "empty list"),
+        ("[5e-4, 2e-3]", "[]", r"\.yaml: optimizer\.learning_rate: an empty list"),
         ("epochs: 1", "epoch: 1", "Did you mean 'epochs'"),
         ("{name: digits}", "{name: images, data: /nowhere/at/all}", "no such"),
         ("{name: digits}", "{name: images, data: $NOT_SET_ANYWHERE/x}", "NOT_SET_ANYWHERE"),
@@ -290,6 +290,14 @@ def test_cells_that_no_label_tells_apart_are_refused_by_field_and_values(sweep, 
 def test_mistakes_are_named(sweep, old, new, says):
     with pytest.raises(UserError, match=says):
         load_sweep(edited(sweep, old, new))
+
+
+def test_a_folder_in_the_place_of_a_sweep_file_is_called_one(tmp_path):
+    (tmp_path / "sweep.yaml").mkdir()
+    with pytest.raises(UserError, match=r"sweep\.yaml: a folder; give a file"):
+        load_sweep(str(tmp_path / "sweep.yaml"))
+    with pytest.raises(UserError, match="no such file"):
+        load_sweep(f"{'x' * 300}.yaml")
 
 
 @pytest.mark.parametrize(("text", "says"), [("", "empty"), ("name: [", "line 1"), ("- a", "mapping")])
