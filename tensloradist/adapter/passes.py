@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import FrameType
@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.utils.checkpoint
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
+from tensloradist.adapter.frames import calling_frame, caller, is_running
 from tensloradist.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,10 +86,7 @@ class Passes:
         for module in model.modules():
             if wanted and any(id(part) in wanted for part in module.modules()):
                 enter = self.enter_model if module is model else self.enter_part
-                handles.append(module.register_forward_pre_hook(enter))
-                # Below the model not `always_call`: torch.compile would guard on the hook's number, and compile each
-                # block anew. A pass that an exception has ended is found ended when the next one begins.
-                handles.append(module.register_forward_hook(self.leave, always_call=module is model))
+                handles += [module.register_forward_pre_hook(enter), _always_call(module, self.leave)]
         return handles
 
     def enter_model(self, module: nn.Module, inputs: Any) -> None:
@@ -112,9 +111,9 @@ class Passes:
                 self._hand_out(None)
             return
         passes = self._open.passes
-        if passes and passes[-1].frame is _calling_frame():
+        if passes and passes[-1].frame is calling_frame():
             self._end(passes[-1])
-        elif passes and passes[0].module is module:  # an exception has ended it, and torch calls this hook afterwards
+        elif passes and passes[-1].module is module:  # an exception has ended it, and torch calls this hook afterwards
             self._under_way()
 
     def recomputation(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -141,28 +140,31 @@ class Passes:
         if not with_gradients and (not passes or passes[-1].with_gradients):
             _refuse_reentrant()
         if not passes or (with_gradients and not passes[-1].with_gradients):
-            self._begin(_Pass(module, _calling_frame(), self._computed(), with_gradients))
+            self._begin(_Pass(module, calling_frame(), self._computed(), with_gradients))
 
     def _under_way(self) -> list[_Pass]:
         passes = self._open.passes
-        while passes and not _is_running(passes[-1].frame):
+        while passes and not is_running(passes[-1].frame):
             self._end(passes[-1])
         return passes
 
     def _begin(self, begun: _Pass) -> None:
         self._open.passes.append(begun)
-        self._hand_out(begun.pairs)
+        self._hand_out(begun.pairs, begun.frame)
 
     def _end(self, begun: _Pass) -> None:
         """End the pass, and those within it whose end no hook has seen (a recomputation stops by an exception)."""
         passes = self._open.passes
         del passes[passes.index(begun) :]
-        self._hand_out(passes[-1].pairs if passes else None)
+        if passes:
+            self._hand_out(passes[-1].pairs, passes[-1].frame)
+        else:
+            self._hand_out(None)
 
-    def _hand_out(self, pairs: Pairs | None) -> None:
+    def _hand_out(self, pairs: Pairs | None, frame: FrameType | None = None) -> None:
         self._handed_out = pairs is not None
         for projection in self.projections:
-            projection.receive(pairs)
+            projection.receive(pairs, frame)
 
     def _computed(self) -> Pairs:
         """All pairs, from the parameters as they are. Not called as a module: ZeRO-3's hooks expect another result."""
@@ -194,6 +196,21 @@ class _Again:
 
     def __exit__(self, *error: object) -> None:
         self._passes._end(self._pass)
+        del self._pass  # its frame holds this context and the block's inputs: a cycle
+
+
+def _always_call(module: nn.Module, hook: Any) -> RemovableHandle:
+    """Let torch call the hook after the module's forward pass, and after an exception in it, such as the one that ends
+    a recomputation early.
+
+    torch.compile guards on the number of such a hook. torch would number each anew, and then each block would be
+    compiled anew: all have one number here, which torch, counting from 0, gives to no other hook.
+    """
+    handle = RemovableHandle(module._forward_hooks, extra_dict=module._forward_hooks_always_called)
+    handle.id = -1
+    module._forward_hooks[handle.id] = hook
+    module._forward_hooks_always_called[handle.id] = True
+    return handle
 
 
 def _itself(tensor: torch.Tensor) -> torch.Tensor:
@@ -205,7 +222,7 @@ def _saved_tensors_are_hooked() -> bool:
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     if top is not None:
         return top(False) is not None
-    return _caller(lambda frame: frame.f_globals is torch.utils.checkpoint.__dict__) is not None  # before torch 2.8
+    return caller(lambda frame: frame.f_globals is torch.utils.checkpoint.__dict__) is not None  # before torch 2.8
 
 
 def _autocast() -> tuple[torch.dtype | None, ...]:
@@ -214,32 +231,9 @@ def _autocast() -> tuple[torch.dtype | None, ...]:
     return tuple(torch.get_autocast_dtype(d) if torch.is_autocast_enabled(d) else None for d in devices)
 
 
-def _caller(wanted: Callable[[FrameType], bool]) -> FrameType | None:
-    """The innermost frame that this thread is running and that is wanted."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not wanted(frame):
-        frame = frame.f_back
-    return frame
-
-
-def _is_running(sought: FrameType) -> bool:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame is not sought:  # at every module's entry: no calls here
-        frame = frame.f_back
-    return frame is not None
-
-
-def _calling_frame() -> FrameType:
-    """The frame of the module's call that runs this hook."""
-    frame = _caller(lambda frame: frame.f_globals is nn.modules.module.__dict__)
-    if frame is None:
-        raise RuntimeError("a hook of the adapter was called outside a module's call")
-    return frame
-
-
 def _refuse_reentrant() -> None:
     """Raise UserError within a reentrant checkpoint, torch's own or DeepSpeed's: it computes without gradients."""
-    if _caller(lambda frame: frame.f_code.co_qualname == "CheckpointFunction.forward") is not None:
+    if caller(lambda frame: frame.f_code.co_qualname == "CheckpointFunction.forward") is not None:
         raise UserError(
             "Reentrant activation checkpointing does not train an adapter that layers share; use use_reentrant=False "
             "(transformers: gradient_checkpointing_enable({'use_reentrant': False}))"
