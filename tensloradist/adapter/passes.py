@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.utils.checkpoint
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
+from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-from tensloradist.adapter.frames import calling_frame, caller, is_running
+from tensloradist.adapter.frames import caller, calling_frame, is_running, runs_in
 from tensloradist.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from tensloradist.adapter.projection import AdaptedLinear
 
 Pairs = Mapping[tuple[str, int], "Pair"]
+_SELECTIVE = (_CachingTorchDispatchMode, _CachedTorchDispatchMode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,10 @@ class _Open(threading.local):
 class Passes:
     """The passes through one model: what its modules' hooks call.
 
+    Threads have passes of their own, but torch.compile's code knows no threads: once compiled parts have run within a
+    pass, a pass that begins in one thread while another's is under way is refused. Ctrl-C runs no hook: after it, call
+    the model, or any module of it that is not compiled, before a compiled part alone.
+
     Args:
         adapter: what computes the pairs.
         projections: what they are handed to.
@@ -74,10 +81,13 @@ class Passes:
         self._recomputed: tuple[Any, Pairs] | None = None  # by backward pass and autocast
         self._traced: nn.Module | None = None  # whose pass torch.compile is tracing
         self._handed_out = False  # torch.compile asks for it; it knows no threads
+        self._latest: tuple[int, FrameType] | None = None  # the thread, and the frame, that it is handed out for
+        self._taken_by_compiled = False  # whether compiled code has computed with what was handed out
         self.merged = False  # while the projections need no pairs
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recomputed": None, "_handed_out": False, "_traced": None}
+        of_this_process = {"_recomputed": None, "_latest": None, "_traced": None}
+        return {**self.__dict__, **of_this_process, "_handed_out": False, "_taken_by_compiled": False}
 
     def hook(self, model: nn.Module) -> list[Any]:
         """Let every module of the model that contains a projection begin a pass; returns the handles."""
@@ -102,6 +112,8 @@ class Passes:
             self._enter(module)
         elif not self.merged and not self._handed_out:
             self._trace(module)
+        elif not self.merged:
+            self._taken_by_compiled = True
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """A module ends: if it began a pass, its pairs are dropped."""
@@ -149,8 +161,20 @@ class Passes:
         return passes
 
     def _begin(self, begun: _Pass) -> None:
+        if self._taken_by_compiled:
+            self._refuse_threads()
         self._open.passes.append(begun)
         self._hand_out(begun.pairs, begun.frame)
+
+    def _refuse_threads(self) -> None:
+        """Raise UserError if another thread's pass is under way: compiled parts would compute with this one's pairs."""
+        latest = self._latest
+        if latest is not None and latest[0] != threading.get_ident() and runs_in(*latest):
+            raise UserError(
+                "Another thread's pass through this model is under way, and parts of the model are compiled: compiled "
+                "code does not tell threads apart. Let one thread at a time call the model, or do without "
+                "torch.compile"
+            )
 
     def _end(self, begun: _Pass) -> None:
         """End the pass, and those within it whose end no hook has seen (a recomputation stops by an exception)."""
@@ -163,6 +187,8 @@ class Passes:
 
     def _hand_out(self, pairs: Pairs | None, frame: FrameType | None = None) -> None:
         self._handed_out = pairs is not None
+        if not torch.compiler.is_dynamo_compiling():
+            self._latest = None if frame is None else (threading.get_ident(), frame)
         for projection in self.projections:
             projection.receive(pairs, frame)
 
@@ -174,7 +200,7 @@ class Passes:
         if not torch.is_grad_enabled() or not _saved_tensors_are_hooked():
             return self.adapter.forward()
         # A checkpointed block: what is saved within it must be the same whether its pass began outside or inside it.
-        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _itself):
+        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _itself), _outside_selective_checkpoints():
             if backward_pass == -1:
                 return self.adapter.forward()
             key = (backward_pass, *_autocast())
@@ -215,6 +241,22 @@ def _always_call(module: nn.Module, hook: Any) -> RemovableHandle:
 
 def _itself(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
+
+
+@contextlib.contextmanager
+def _outside_selective_checkpoints() -> Iterator[None]:
+    """Without torch's selective checkpointing, which counts operations and takes the results of the forward pass for
+    those with the same count: recomputations share their pairs, so that they do other operations. Other dispatch modes
+    stay.
+    """
+    if not any(isinstance(mode, _SELECTIVE) for mode in _get_current_dispatch_mode_stack()):
+        yield
+        return
+    with _disable_current_modes() as modes, contextlib.ExitStack() as others:
+        for mode in reversed(modes):
+            if not isinstance(mode, _SELECTIVE):
+                others.enter_context(mode)
+        yield
 
 
 def _saved_tensors_are_hooked() -> bool:

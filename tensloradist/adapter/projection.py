@@ -109,6 +109,8 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
             return self.base(x)  # type: ignore[no-any-return]
+        if x.dim() == 1:  # a single example, which nn.Linear takes too
+            return self.forward(x[None])[0]
         pairs = self._compiled_with if torch.compiler.is_dynamo_compiling() else self._of_this_pass()
         pairs = pairs or self._own(self.adapter.forward())  # none where `forward` is called itself, past the hooks
         y = self._base_with_bias(x)
