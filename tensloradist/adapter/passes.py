@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tensloradist.adapter.projection import AdaptedLinear
 
 Pairs = Mapping[tuple[str, int], "Pair"]
+Autocast = tuple[torch.dtype | None, ...]
 _SELECTIVE = (_CachingTorchDispatchMode, _CachedTorchDispatchMode)
 
 
@@ -51,6 +52,8 @@ class _Pass:
     frame: FrameType
     pairs: Pairs
     with_gradients: bool
+    rounded_to: Autocast
+    others: dict[Autocast, Pairs] = field(default_factory=dict)  # what is needed within it in another precision
 
 
 class _Open(threading.local):
@@ -131,7 +134,7 @@ class Passes:
     def recomputation(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """torch's `context_fn` for a checkpoint made now: its recomputation uses the pairs of the present pass."""
         passes = self._open.passes
-        again = _Again(self, passes[-1].pairs) if passes else contextlib.nullcontext()
+        again = _Again(self, passes[-1]) if passes else contextlib.nullcontext()
         return contextlib.nullcontext(), again
 
     def _trace(self, module: nn.Module) -> None:
@@ -152,7 +155,17 @@ class Passes:
         if not with_gradients and (not passes or passes[-1].with_gradients):
             _refuse_reentrant()
         if not passes or (with_gradients and not passes[-1].with_gradients):
-            self._begin(_Pass(module, calling_frame(), self._computed(), with_gradients))
+            self._begin(_Pass(module, calling_frame(), self._computed(), with_gradients, _autocast()))
+        elif any(passes[-1].rounded_to) and passes[-1].rounded_to != _autocast():
+            self._begin_in_other_precision(module, passes[-1])
+
+    def _begin_in_other_precision(self, module: nn.Module, outer: _Pass) -> None:
+        """Begin a pass where autocast is switched off, or rounds otherwise, within one whose pairs it has rounded."""
+        precision = _autocast()
+        if precision not in outer.others:
+            outer.others[precision] = self._computed()
+        pairs = outer.others[precision]
+        self._begin(_Pass(module, calling_frame(), pairs, outer.with_gradients, precision, outer.others))
 
     def _under_way(self) -> list[_Pass]:
         passes = self._open.passes
@@ -212,12 +225,12 @@ class Passes:
 class _Again:
     """A context in which a pass's pairs are handed out once more."""
 
-    def __init__(self, passes: Passes, pairs: Pairs) -> None:
-        self._passes, self._pairs = passes, pairs
+    def __init__(self, passes: Passes, first: _Pass) -> None:
+        self._passes, self._pairs, self._rounded_to, self._others = passes, first.pairs, first.rounded_to, first.others
 
     def __enter__(self) -> None:
         self._passes._under_way()
-        self._pass = _Pass(None, sys._getframe(1), self._pairs, with_gradients=True)
+        self._pass = _Pass(None, sys._getframe(1), self._pairs, True, self._rounded_to, self._others)
         self._passes._begin(self._pass)
 
     def __exit__(self, *error: object) -> None:
@@ -267,7 +280,7 @@ def _saved_tensors_are_hooked() -> bool:
     return caller(lambda frame: frame.f_globals is torch.utils.checkpoint.__dict__) is not None  # before torch 2.8
 
 
-def _autocast() -> tuple[torch.dtype | None, ...]:
+def _autocast() -> Autocast:
     """What autocast rounds to on the CPU and on the accelerator; None where it is off."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return tuple(torch.get_autocast_dtype(d) if torch.is_autocast_enabled(d) else None for d in devices)

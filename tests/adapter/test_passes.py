@@ -525,3 +525,28 @@ def test_a_projection_takes_a_single_example_without_a_batch(family):
         x = torch.linspace(-1, 1, projection.in_features, dtype=torch.float64)
         assert_same([projection(x)], [projection(x[None])[0]])
         assert_same([projection(x[None, None][:, :0])], [torch.empty(1, 0, sum(projection.widths))])
+
+
+@pytest.mark.parametrize("kind", [None, "the library's", "a run's"])
+def test_a_part_without_autocast_within_a_pass_with_it_computes_in_full_precision(kind, computed):
+    model, _, adapter = checkpointed("timm_vit", kind)
+    model.float()
+    islands = [block.attn.qkv for block in model.blocks]
+    found = []
+    for layer, island in enumerate(islands):
+
+        def without(x, forward=island._call_impl, layer=layer):
+            with torch.autocast("cpu", enabled=False):
+                found.append((layer, x.detach().float(), forward(x.float())))
+            return found[-1][2]
+
+        island.__dict__["_call_impl"] = without
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(torch.ones(2, 3, 16, 16)).float().square().sum()
+    assert len(computed) == 2, "once in each precision, however many parts need it"
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in adapter.parameters())
+    for layer, x, y in found:
+        plain = torch.nn.functional.linear(x, islands[layer].base.weight, islands[layer].base.bias)
+        update = torch.cat([x @ adapter.delta(p, layer).detach() for p in ("query", "key", "value")], -1)
+        torch.testing.assert_close(y.detach(), plain + update, rtol=1e-5, atol=1e-5)
