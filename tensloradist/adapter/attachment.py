@@ -49,13 +49,19 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0, head: Iterable[st
         UserError: no registered family fits the model, it has an adapter already, the adapter can't be expressed, or
             the head cannot be told from the backbone and is not given.
     """
-    if attached_adapter(model) is not None:
-        raise UserError("The model has an adapter already; detach it first")
+    if not isinstance(spec, AdapterSpec):
+        raise UserError(
+            f"spec: expected an AdapterSpec, found {type(spec).__name__} {spec!r}; write for example "
+            'AdapterSpec(method="lora", ranks=4), or AdapterSpec(**fields) for a dict of fields'
+        )
+    _refuse_adapted(model)
     family = family_of(model)
     paths = head_of(model, family, head)
-    shape = family.shape(model, spec.projections)
     reference = spec.method in REFERENCES
     sites = [] if reference else family.adapted_sites(model, spec.projections)
+    for site in sites:
+        _linear(model, site.path)
+    shape = family.shape(model, spec.projections)
     place = sites[0].path if sites else family.sites(model)[0].path
     weight = model.get_submodule(place).weight
     if not isinstance(weight, torch.Tensor):
@@ -68,6 +74,31 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0, head: Iterable[st
         warnings.warn(surplus, RankWarning, stacklevel=2)
     adapter.attachment = Attachment(model, adapter, family, sites, paths)
     return adapter
+
+
+def _refuse_adapted(model: nn.Module) -> None:
+    """Raise UserError if the model, or a module within it, has an adapter of ours: two would disturb each other."""
+    if attached_adapter(model) is not None:
+        raise UserError("The model has an adapter already; detach it first")
+    for path, module in model.named_modules():
+        if isinstance(module, AdaptedLinear):
+            raise UserError(f"{path}: the layer has an adapter already; detach that from its model first")
+        if attached_adapter(module) is not None:
+            raise UserError(f"{path}: this part of the model has an adapter already; detach it first")
+
+
+def _linear(model: nn.Module, path: str) -> nn.Linear:
+    """The layer to wrap. Raises UserError for what cannot be wrapped."""
+    layer = model.get_submodule(path)
+    kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+    if kind.startswith("peft."):
+        raise UserError(
+            f"{path}: PEFT has wrapped this layer ({kind}); take its adapter off first, with merge_and_unload() or "
+            "unload() of the PEFT model"
+        )
+    if not isinstance(layer, nn.Linear):
+        raise UserError(f"{path}: expected a torch.nn.Linear to wrap, found {kind}")
+    return layer
 
 
 def attached_adapter(model: nn.Module) -> Adapter | None:
@@ -94,11 +125,13 @@ class Attachment:
         self._family_name = family.name  # by name: its functions cannot be pickled
         self.head_paths, self.has_other_head = head, head != family.head(model)
         self.was_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
-        self._freeze()
-        self.wrapped = {site.path: self._wrap(site) for site in sites}
+        self.wrapped = {site.path: self._wrapped(site) for site in sites}
         self._originals: dict[str, torch.Tensor] = {}
-        model.add_module(ADAPTER_NAME, adapter)
         self.passes = Passes(adapter, list(self.wrapped.values()))
+        model.add_module(ADAPTER_NAME, adapter)  # it refuses a name that is taken: until here the model is as it was
+        self._freeze()
+        for path, wrapped in self.wrapped.items():
+            _replace(model, path, wrapped)
         self._hooks = self.passes.hook(model)
 
     def _freeze(self) -> None:
@@ -106,13 +139,13 @@ class Attachment:
             self.model.requires_grad_(True)
             return
         self.model.requires_grad_(False)
+        self.adapter.requires_grad_(True)
         for parameter in head_parameters(self.model, self.head_paths).values():
             parameter.requires_grad_(True)
 
-    def _wrap(self, site: Site) -> AdaptedLinear:
-        base = self.model.get_submodule(site.path)
-        if not isinstance(base, nn.Linear):
-            raise UserError(f"{site.path}: expected a linear layer to wrap, found {type(base).__name__}")
+    def _wrapped(self, site: Site) -> AdaptedLinear:
+        """What is to take the layer's place. Raises UserError for a layer that cannot be wrapped."""
+        base = _linear(self.model, site.path)
         shape = self.adapter.shape
         adapted = tuple(p if p in shape.projections else None for p in site.projections)
         widths = tuple(shape.widths(p)[1] for p in site.projections)
@@ -120,9 +153,7 @@ class Attachment:
             raise UserError(
                 f"{site.path}: {base.out_features} output features, but {list(site.projections)} need {sum(widths)}"
             )
-        wrapped = AdaptedLinear(base, self.adapter, adapted, widths, site.layer).train(base.training)
-        _replace(self.model, site.path, wrapped)
-        return wrapped
+        return AdaptedLinear(base, self.adapter, adapted, widths, site.layer).train(base.training)
 
     @property
     def family(self) -> Family:
@@ -193,10 +224,14 @@ class Attachment:
         self.passes.merged = False
 
     def detach(self) -> None:
+        """Give each wrapped layer its place back, wherever it is now; one that was replaced since is left as it is."""
         for hook in self._hooks:
             hook.remove()
-        for path, wrapped in self.wrapped.items():
-            _replace(self.model, path, wrapped.base)
+        ours = {id(wrapped) for wrapped in self.wrapped.values()}
+        for module in list(self.model.modules()):
+            for name, part in list(module.named_children()):
+                if isinstance(part, AdaptedLinear) and id(part) in ours:
+                    setattr(module, name, part.base)
         delattr(self.model, ADAPTER_NAME)
         for name, parameter in self.model.named_parameters():
             if name in self.was_trainable:  # another head than the one that was there is left as it is

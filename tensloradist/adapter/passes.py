@@ -16,16 +16,20 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.utils.checkpoint
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
+from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
+from tensloradist.adapter.frames import caller, calling_frame, is_running, runs_in
 from tensloradist.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from tensloradist.adapter.projection import AdaptedLinear
 
 Pairs = Mapping[tuple[str, int], "Pair"]
+Autocast = tuple[torch.dtype | None, ...]
+_SELECTIVE = (_CachingTorchDispatchMode, _CachedTorchDispatchMode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,8 @@ class _Pass:
     frame: FrameType
     pairs: Pairs
     with_gradients: bool
+    rounded_to: Autocast
+    others: dict[Autocast, Pairs] = field(default_factory=dict)  # what is needed within it in another precision
 
 
 class _Open(threading.local):
@@ -61,6 +69,10 @@ class _Open(threading.local):
 class Passes:
     """The passes through one model: what its modules' hooks call.
 
+    Threads have passes of their own, but torch.compile's code knows no threads: once compiled parts have run within a
+    pass, a pass that begins in one thread while another's is under way is refused. Ctrl-C runs no hook: after it, call
+    the model, or any module of it that is not compiled, before a compiled part alone.
+
     Args:
         adapter: what computes the pairs.
         projections: what they are handed to.
@@ -72,10 +84,13 @@ class Passes:
         self._recomputed: tuple[Any, Pairs] | None = None  # by backward pass and autocast
         self._traced: nn.Module | None = None  # whose pass torch.compile is tracing
         self._handed_out = False  # torch.compile asks for it; it knows no threads
+        self._latest: tuple[int, FrameType] | None = None  # the thread, and the frame, that it is handed out for
+        self._taken_by_compiled = False  # whether compiled code has computed with what was handed out
         self.merged = False  # while the projections need no pairs
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recomputed": None, "_handed_out": False, "_traced": None}
+        of_this_process = {"_recomputed": None, "_latest": None, "_traced": None}
+        return {**self.__dict__, **of_this_process, "_handed_out": False, "_taken_by_compiled": False}
 
     def hook(self, model: nn.Module) -> list[Any]:
         """Let every module of the model that contains a projection begin a pass; returns the handles."""
@@ -84,10 +99,7 @@ class Passes:
         for module in model.modules():
             if wanted and any(id(part) in wanted for part in module.modules()):
                 enter = self.enter_model if module is model else self.enter_part
-                handles.append(module.register_forward_pre_hook(enter))
-                # Below the model not `always_call`: torch.compile would guard on the hook's number, and compile each
-                # block anew. A pass that an exception has ended is found ended when the next one begins.
-                handles.append(module.register_forward_hook(self.leave, always_call=module is model))
+                handles += [module.register_forward_pre_hook(enter), _always_call(module, self.leave)]
         return handles
 
     def enter_model(self, module: nn.Module, inputs: Any) -> None:
@@ -103,6 +115,8 @@ class Passes:
             self._enter(module)
         elif not self.merged and not self._handed_out:
             self._trace(module)
+        elif not self.merged:
+            self._taken_by_compiled = True
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """A module ends: if it began a pass, its pairs are dropped."""
@@ -112,15 +126,15 @@ class Passes:
                 self._hand_out(None)
             return
         passes = self._open.passes
-        if passes and passes[-1].frame is _calling_frame():
+        if passes and passes[-1].frame is calling_frame():
             self._end(passes[-1])
-        elif passes and passes[0].module is module:  # an exception has ended it, and torch calls this hook afterwards
+        elif passes and passes[-1].module is module:  # an exception has ended it, and torch calls this hook afterwards
             self._under_way()
 
     def recomputation(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """torch's `context_fn` for a checkpoint made now: its recomputation uses the pairs of the present pass."""
         passes = self._open.passes
-        again = _Again(self, passes[-1].pairs) if passes else contextlib.nullcontext()
+        again = _Again(self, passes[-1]) if passes else contextlib.nullcontext()
         return contextlib.nullcontext(), again
 
     def _trace(self, module: nn.Module) -> None:
@@ -141,28 +155,55 @@ class Passes:
         if not with_gradients and (not passes or passes[-1].with_gradients):
             _refuse_reentrant()
         if not passes or (with_gradients and not passes[-1].with_gradients):
-            self._begin(_Pass(module, _calling_frame(), self._computed(), with_gradients))
+            self._begin(_Pass(module, calling_frame(), self._computed(), with_gradients, _autocast()))
+        elif any(passes[-1].rounded_to) and passes[-1].rounded_to != _autocast():
+            self._begin_in_other_precision(module, passes[-1])
+
+    def _begin_in_other_precision(self, module: nn.Module, outer: _Pass) -> None:
+        """Begin a pass where autocast is switched off, or rounds otherwise, within one whose pairs it has rounded."""
+        precision = _autocast()
+        if precision not in outer.others:
+            outer.others[precision] = self._computed()
+        pairs = outer.others[precision]
+        self._begin(_Pass(module, calling_frame(), pairs, outer.with_gradients, precision, outer.others))
 
     def _under_way(self) -> list[_Pass]:
         passes = self._open.passes
-        while passes and not _is_running(passes[-1].frame):
+        while passes and not is_running(passes[-1].frame):
             self._end(passes[-1])
         return passes
 
     def _begin(self, begun: _Pass) -> None:
+        if self._taken_by_compiled:
+            self._refuse_threads()
         self._open.passes.append(begun)
-        self._hand_out(begun.pairs)
+        self._hand_out(begun.pairs, begun.frame)
+
+    def _refuse_threads(self) -> None:
+        """Raise UserError if another thread's pass is under way: compiled parts would compute with this one's pairs."""
+        latest = self._latest
+        if latest is not None and latest[0] != threading.get_ident() and runs_in(*latest):
+            raise UserError(
+                "Another thread's pass through this model is under way, and parts of the model are compiled: compiled "
+                "code does not tell threads apart. Let one thread at a time call the model, or do without "
+                "torch.compile"
+            )
 
     def _end(self, begun: _Pass) -> None:
         """End the pass, and those within it whose end no hook has seen (a recomputation stops by an exception)."""
         passes = self._open.passes
         del passes[passes.index(begun) :]
-        self._hand_out(passes[-1].pairs if passes else None)
+        if passes:
+            self._hand_out(passes[-1].pairs, passes[-1].frame)
+        else:
+            self._hand_out(None)
 
-    def _hand_out(self, pairs: Pairs | None) -> None:
+    def _hand_out(self, pairs: Pairs | None, frame: FrameType | None = None) -> None:
         self._handed_out = pairs is not None
+        if not torch.compiler.is_dynamo_compiling():
+            self._latest = None if frame is None else (threading.get_ident(), frame)
         for projection in self.projections:
-            projection.receive(pairs)
+            projection.receive(pairs, frame)
 
     def _computed(self) -> Pairs:
         """All pairs, from the parameters as they are. Not called as a module: ZeRO-3's hooks expect another result."""
@@ -172,7 +213,7 @@ class Passes:
         if not torch.is_grad_enabled() or not _saved_tensors_are_hooked():
             return self.adapter.forward()
         # A checkpointed block: what is saved within it must be the same whether its pass began outside or inside it.
-        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _itself):
+        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _itself), _outside_selective_checkpoints():
             if backward_pass == -1:
                 return self.adapter.forward()
             key = (backward_pass, *_autocast())
@@ -184,20 +225,51 @@ class Passes:
 class _Again:
     """A context in which a pass's pairs are handed out once more."""
 
-    def __init__(self, passes: Passes, pairs: Pairs) -> None:
-        self._passes, self._pairs = passes, pairs
+    def __init__(self, passes: Passes, first: _Pass) -> None:
+        self._passes, self._pairs, self._rounded_to, self._others = passes, first.pairs, first.rounded_to, first.others
 
     def __enter__(self) -> None:
         self._passes._under_way()
-        self._pass = _Pass(None, sys._getframe(1), self._pairs, with_gradients=True)
+        self._pass = _Pass(None, sys._getframe(1), self._pairs, True, self._rounded_to, self._others)
         self._passes._begin(self._pass)
 
     def __exit__(self, *error: object) -> None:
         self._passes._end(self._pass)
+        del self._pass  # its frame holds this context and the block's inputs: a cycle
+
+
+def _always_call(module: nn.Module, hook: Any) -> RemovableHandle:
+    """Let torch call the hook after the module's forward pass, and after an exception in it, such as the one that ends
+    a recomputation early.
+
+    torch.compile guards on the number of such a hook. torch would number each anew, and then each block would be
+    compiled anew: all have one number here, which torch, counting from 0, gives to no other hook.
+    """
+    handle = RemovableHandle(module._forward_hooks, extra_dict=module._forward_hooks_always_called)
+    handle.id = -1
+    module._forward_hooks[handle.id] = hook
+    module._forward_hooks_always_called[handle.id] = True
+    return handle
 
 
 def _itself(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
+
+
+@contextlib.contextmanager
+def _outside_selective_checkpoints() -> Iterator[None]:
+    """Without torch's selective checkpointing, which counts operations and takes the results of the forward pass for
+    those with the same count: recomputations share their pairs, so that they do other operations. Other dispatch modes
+    stay.
+    """
+    if not any(isinstance(mode, _SELECTIVE) for mode in _get_current_dispatch_mode_stack()):
+        yield
+        return
+    with _disable_current_modes() as modes, contextlib.ExitStack() as others:
+        for mode in reversed(modes):
+            if not isinstance(mode, _SELECTIVE):
+                others.enter_context(mode)
+        yield
 
 
 def _saved_tensors_are_hooked() -> bool:
@@ -205,41 +277,18 @@ def _saved_tensors_are_hooked() -> bool:
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     if top is not None:
         return top(False) is not None
-    return _caller(lambda frame: frame.f_globals is torch.utils.checkpoint.__dict__) is not None  # before torch 2.8
+    return caller(lambda frame: frame.f_globals is torch.utils.checkpoint.__dict__) is not None  # before torch 2.8
 
 
-def _autocast() -> tuple[torch.dtype | None, ...]:
+def _autocast() -> Autocast:
     """What autocast rounds to on the CPU and on the accelerator; None where it is off."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return tuple(torch.get_autocast_dtype(d) if torch.is_autocast_enabled(d) else None for d in devices)
 
 
-def _caller(wanted: Callable[[FrameType], bool]) -> FrameType | None:
-    """The innermost frame that this thread is running and that is wanted."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not wanted(frame):
-        frame = frame.f_back
-    return frame
-
-
-def _is_running(sought: FrameType) -> bool:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame is not sought:  # at every module's entry: no calls here
-        frame = frame.f_back
-    return frame is not None
-
-
-def _calling_frame() -> FrameType:
-    """The frame of the module's call that runs this hook."""
-    frame = _caller(lambda frame: frame.f_globals is nn.modules.module.__dict__)
-    if frame is None:
-        raise RuntimeError("a hook of the adapter was called outside a module's call")
-    return frame
-
-
 def _refuse_reentrant() -> None:
     """Raise UserError within a reentrant checkpoint, torch's own or DeepSpeed's: it computes without gradients."""
-    if _caller(lambda frame: frame.f_code.co_qualname == "CheckpointFunction.forward") is not None:
+    if caller(lambda frame: frame.f_code.co_qualname == "CheckpointFunction.forward") is not None:
         raise UserError(
             "Reentrant activation checkpointing does not train an adapter that layers share; use use_reentrant=False "
             "(transformers: gradient_checkpointing_enable({'use_reentrant': False}))"

@@ -10,20 +10,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tensloradist.adapter.frames import is_running
+
 if TYPE_CHECKING:
     from tensloradist.adapter.core import Adapter, Pair
 
 
 class _Handed(threading.local):
-    """What a projection computes with in this thread's forward pass: nothing outside one, and nothing in a copy."""
+    """What a projection computes with in this thread's forward pass: nothing outside one, and nothing in a copy.
+
+    Attributes:
+        frame: what runs the pass. Ctrl-C ends it without any hook, and what was handed out for it is then no more used.
+    """
 
     pairs: tuple[Pair | None, ...] = ()
+    frame: FrameType | None = None
 
     def __reduce__(self) -> tuple[type[_Handed], tuple[()]]:
         return _Handed, ()
@@ -63,11 +71,15 @@ class AdaptedLinear(nn.Module):
         # Pairs are activations of one forward pass: they cannot be copied with the module.
         return {**self.__dict__, "_compiled_with": ()}
 
-    def receive(self, pairs: Mapping[tuple[str, int], Pair] | None) -> None:
-        """Take this layer's (A, B) from all pairs of a forward pass, or drop them (None)."""
+    def receive(self, pairs: Mapping[tuple[str, int], Pair] | None, frame: FrameType | None = None) -> None:
+        """Take this layer's (A, B) from all pairs of the forward pass that the frame runs, or drop them (None)."""
         self._compiled_with = () if pairs is None else self._own(pairs)
         if not torch.compiler.is_dynamo_compiling():
-            self._handed.pairs = self._compiled_with
+            self._handed.pairs, self._handed.frame = self._compiled_with, frame
+
+    def _of_this_pass(self) -> tuple[Pair | None, ...]:
+        frame = self._handed.frame
+        return self._handed.pairs if frame is not None and is_running(frame) else ()
 
     def _own(self, pairs: Mapping[tuple[str, int], Pair]) -> tuple[Pair | None, ...]:
         return tuple(None if p is None else pairs[p, self.layer] for p in self.projections)
@@ -97,8 +109,10 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
             return self.base(x)  # type: ignore[no-any-return]
-        handed = self._compiled_with if torch.compiler.is_dynamo_compiling() else self._handed.pairs
-        pairs = handed or self._own(self.adapter.forward())  # none where `forward` is called itself, past the hooks
+        if x.dim() == 1:  # a single example, which nn.Linear takes too
+            return self.forward(x[None])[0]
+        pairs = self._compiled_with if torch.compiler.is_dynamo_compiling() else self._of_this_pass()
+        pairs = pairs or self._own(self.adapter.forward())  # none where `forward` is called itself, past the hooks
         y = self._base_with_bias(x)
         x = F.dropout(x, self.dropout, self.training) if self.dropout and self.dropout_on == "input" else x
         if len(self.projections) == 1:

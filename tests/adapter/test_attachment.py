@@ -249,3 +249,83 @@ def test_ranks_beyond_what_the_matrices_can_have_are_warned_of(ranks, expected):
         warnings.simplefilter("always")
         attach(model, AdapterSpec(method="lora", ranks=ranks))
     assert [w.filename for w in found if w.category is RankWarning] == [__file__] * expected
+
+
+class OwnLinear(torch.nn.Module):
+    def __init__(self, linear):
+        super().__init__()
+        self.weight, self.linear = linear.weight, linear
+
+
+def with_an_adapter_within(model):
+    attach(model.base_model, SPECS["lora"])
+
+
+def with_peft(model):
+    import peft
+
+    peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["value"]))
+
+
+def with_a_layer_of_another_kind(model):
+    attention = model.base_model.encoder.layer[1].attention.self
+    attention.value = OwnLinear(attention.value)
+
+
+def with_the_adapters_name_taken(model):
+    model.tensor_adapter = "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (with_an_adapter_within, "has an adapter already; detach it"),
+        (with_peft, r"value: PEFT has wrapped this layer \(peft.*unload"),
+        (with_a_layer_of_another_kind, r"value: expected a torch.nn.Linear to wrap, found .*OwnLinear"),
+        (with_the_adapters_name_taken, "already exists"),
+    ],
+)
+def test_a_refused_attach_leaves_the_model_as_it_was(change, says):
+    model, _ = FAMILIES["bert"].example()
+    change(model)
+    modules = dict(model.named_modules())
+    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+    for spec in (SPECS["lora"], SPECS["lora"]):
+        with pytest.raises(KeyError if says == "already exists" else UserError, match=says):
+            attach(model, spec)
+        assert dict(model.named_modules()) == modules
+        assert {name: p.requires_grad for name, p in model.named_parameters()} == trainable
+
+
+def test_no_reference_is_attached_around_an_adapter_or_within_one():
+    """A reference wraps no layer, but freezes: the adapter's parameters, too."""
+    reference = AdapterSpec(method="head")
+    for outer in (True, False):
+        model, _ = FAMILIES["bert"].example()
+        adapter = attach(model if outer else model.base_model, SPECS["lora"])
+        with pytest.raises(UserError, match="has an adapter already"):
+            attach(model.base_model if outer else model, reference)
+        assert all(p.requires_grad for p in adapter.parameters())
+
+
+@pytest.mark.parametrize("spec", ["lora", {"method": "lora", "ranks": 2}, None])
+def test_what_is_no_specification_is_refused(spec):
+    model, _ = FAMILIES["bert"].example()
+    with pytest.raises(UserError, match=r"spec: expected an AdapterSpec.*AdapterSpec\(method="):
+        attach(model, spec)
+
+
+def test_detach_leaves_a_layer_that_was_replaced_and_finds_one_that_was_moved():
+    model, inputs = FAMILIES["bert"].example()
+    adapter = attach(model, SPECS["lora"])
+    bases = [wrapped.base for wrapped in adapter.attachment.wrapped.values()]
+    own = torch.nn.Linear(24, 24)
+    layers = model.base_model.encoder.layer
+    layers[1].attention.self.query = own
+    del layers[0]
+    adapter.detach()
+    attention = layers[0].attention.self
+    assert attention.query is own
+    assert any(attention.key is base for base in bases) and any(attention.value is base for base in bases)
+    assert attached_adapter(model) is None and not any(m._forward_pre_hooks for m in model.modules())
+    FAMILIES["bert"].logits(model, inputs)

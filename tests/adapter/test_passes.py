@@ -4,6 +4,8 @@ The reference is the same model with the dense update in its weights, a plain te
 """
 
 import copy
+import functools
+import gc
 import threading
 
 import pytest
@@ -389,11 +391,21 @@ def test_nothing_of_a_pass_is_held_after_it():
     with pytest.raises(AssertionError):
         model(torch.ones(1, 3, 7, 7, dtype=torch.float64))
     assert not held(adapter)
+    with pytest.raises(TypeError):
+        model.blocks[1](None)
+    assert not held(adapter), "a part that was called alone"
+    model.set_grad_checkpointing()
+    model(inputs["pixel_values"]).sum().backward()
+    assert not held(adapter), "a recomputation, which stops by an exception"
 
 
 def held(adapter):
     passes = adapter.attachment.passes
-    return bool(passes._open.passes) or any(p._handed.pairs or p._compiled_with for p in passes.projections)
+    return (
+        passes._handed_out
+        or bool(passes._open.passes)
+        or any(p._handed.pairs or p._compiled_with for p in passes.projections)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -406,3 +418,136 @@ def test_autocast_rounds_as_the_merged_model_does(dtype):
         adapter.merge()
         expected = intermediates(model, {"pixel_values": pixels})
     torch.testing.assert_close(found.float(), expected.float(), rtol=0.05, atol=0.05)
+
+
+def test_a_projections_forward_alone_after_an_interruption_takes_the_present_pairs():
+    """torch calls no hooks for a KeyboardInterrupt, and none begins a pass here."""
+    model, _, adapter = adapted("timm_vit")
+    x, projection = torch.ones(1, 5, 24, dtype=torch.float64), model.blocks[1].attn.qkv
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = model.blocks[1].attn.proj.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.blocks[1](x)
+    handle.remove()
+    randomize(adapter, seed=1)
+    assert torch.equal(projection.forward(x), projection(x))
+
+
+def test_a_compiled_part_alone_takes_the_present_pairs_after_a_recomputation():
+    model, inputs, adapter = adapted("timm_vit")
+    model.set_grad_checkpointing()
+    model(inputs["pixel_values"]).sum().backward()
+    model.set_grad_checkpointing(False)
+    randomize(adapter, seed=1)
+    torch.compiler.reset()
+    with torch.no_grad():
+        found = torch.compile(model.forward_features, backend="eager")(inputs["pixel_values"])
+        assert_same([found], [model.forward_features(inputs["pixel_values"])])
+    torch.compiler.reset()
+
+
+def test_a_runs_recomputation_leaves_no_cycle_that_holds_the_blocks_inputs():
+    model, inputs, adapter = adapted("timm_vit")
+    recompute(blocks(model, FAMILIES["timm_vit"]), adapter)
+    batch = inputs["pixel_values"][:1].expand(61, -1, -1, -1)  # no other tensor is of this length
+    gc.collect()
+    gc.disable()
+    try:
+        model(batch).sum().backward()
+        left = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.dim() == 3 and len(o) == 61]
+    finally:
+        gc.enable()
+    assert not left
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["the model", "a block alone"])
+def test_a_users_selective_checkpointing_gives_the_same_gradients(alone):
+    """The pairs of a Tucker tensor are matrix products too, which the second block's recomputation does not repeat."""
+    context = functools.partial(
+        torch.utils.checkpoint.create_selective_checkpoint_contexts,
+        [torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default],
+    )
+    model, inputs, adapter = adapted("timm_vit")
+
+    def call(model, checkpoint):
+        if not alone:
+            return model(inputs["pixel_values"])
+        x = torch.ones(1, 5, 24, dtype=torch.float64)
+        for block in model.blocks:
+            x = checkpoint(block, x)
+        return x
+
+    expected = result_and_gradients(lambda: call(model, lambda block, x: block(x)), adapter)
+    checkpoint = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False, context_fn=context)
+    if not alone:
+        for block in model.blocks:
+            block.forward = functools.partial(checkpoint, block.forward)
+    assert_same(result_and_gradients(lambda: call(model, checkpoint), adapter), expected)
+
+
+def test_a_pass_in_another_thread_is_refused_where_parts_are_compiled():
+    """Compiled code would compute this thread's pass with the other one's pairs, which have no gradients."""
+    model, inputs, adapter = adapted("timm_vit")
+    expected = result_and_gradients(lambda: model(inputs["pixel_values"]), adapter)
+    torch.compiler.reset()
+    for block in model.blocks:
+        block.compile(backend="eager")
+    refused = []
+
+    def evaluate():
+        with torch.no_grad():
+            try:
+                model(inputs["pixel_values"])
+            except UserError as error:
+                refused.append(str(error))
+
+    def meanwhile(*_):
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=evaluate)
+            thread.start()
+            thread.join()
+
+    model(inputs["pixel_values"])
+    evaluate()
+    assert not refused, "one after the other"
+    model.patch_embed.register_forward_hook(meanwhile)
+    assert_same(result_and_gradients(lambda: model(inputs["pixel_values"]), adapter), expected)
+    assert len(refused) == 1 and "Let one thread at a time" in refused[0]
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("family", ["vit", "timm_vit"])  # separate and fused layers
+def test_a_projection_takes_a_single_example_without_a_batch(family):
+    _, _, adapter = adapted(family)
+    for projection in adapter.attachment.wrapped.values():
+        x = torch.linspace(-1, 1, projection.in_features, dtype=torch.float64)
+        assert_same([projection(x)], [projection(x[None])[0]])
+        assert_same([projection(x[None, None][:, :0])], [torch.empty(1, 0, sum(projection.widths))])
+
+
+@pytest.mark.parametrize("kind", [None, "the library's", "a run's"])
+def test_a_part_without_autocast_within_a_pass_with_it_computes_in_full_precision(kind, computed):
+    model, _, adapter = checkpointed("timm_vit", kind)
+    model.float()
+    islands = [block.attn.qkv for block in model.blocks]
+    found = []
+    for layer, island in enumerate(islands):
+
+        def without(x, forward=island._call_impl, layer=layer):
+            with torch.autocast("cpu", enabled=False):
+                found.append((layer, x.detach().float(), forward(x.float())))
+            return found[-1][2]
+
+        island.__dict__["_call_impl"] = without
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(torch.ones(2, 3, 16, 16)).float().square().sum()
+    assert len(computed) == 2, "once in each precision, however many parts need it"
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in adapter.parameters())
+    for layer, x, y in found:
+        plain = torch.nn.functional.linear(x, islands[layer].base.weight, islands[layer].base.bias)
+        update = torch.cat([x @ adapter.delta(p, layer).detach() for p in ("query", "key", "value")], -1)
+        torch.testing.assert_close(y.detach(), plain + update, rtol=1e-5, atol=1e-5)
