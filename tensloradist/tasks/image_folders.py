@@ -44,6 +44,7 @@ class ImageFolder:
     Attributes:
         files: each picture's path.
         ids: each picture's path below the folder, with `/`.
+        digests: each picture's SHA-256.
         names: each picture's class.
         parts: each picture's part (train, validation, test), or None where the folder has no parts of its own.
         sources: part -> the name of its folder; empty without parts.
@@ -53,6 +54,7 @@ class ImageFolder:
 
     files: list[str]
     ids: list[str]
+    digests: list[str]
     names: list[str]
     parts: list[str] | None
     sources: dict[str, str]
@@ -94,6 +96,7 @@ def read_folder(folder: Path) -> ImageFolder:
     return ImageFolder(
         files=[str(folder / name) for name in used],
         ids=used,
+        digests=[digests[name] for name in used],
         names=[place[name][1] for name in used],
         parts=[place[name][0] for name in used] if sources else None,
         sources=sources,
