@@ -11,6 +11,7 @@ import typer
 
 from launch.spectra_command import spectra
 from tensloradist.terminal import terminal
+from tensloradist.wording import counted
 
 if TYPE_CHECKING:
     from launch.plan import Plan
@@ -217,7 +218,7 @@ def _print_plan(checked: Plan) -> None:
     from launch.plan import cells, parts, rank_notes
 
     console = terminal(width=160)
-    table = Table(title=f"{checked.sweep.name}: {len(checked.sweep.runs)} runs")
+    table = Table(title=f"{checked.sweep.name}: {counted(len(checked.sweep.runs), 'run')}")
     for name in ("condition", "backbone", "task", "method", "ranks"):
         table.add_column(name)
     for name in ("parameters", "of budget", "runs"):
@@ -234,7 +235,9 @@ def _print_plan(checked: Plan) -> None:
         )
     console.print(table)
     text = ", ".join(f"{number} {state}" for state, number in sorted(checked.counts().items()))
-    console.print(f"{len(checked.sweep.runs)} runs: {text}. Counts checked on the meta device.", highlight=False)
+    console.print(
+        f"{counted(len(checked.sweep.runs), 'run')}: {text}. Counts checked on the meta device.", highlight=False
+    )
     if marked:
         console.print("! beyond the condition's tolerance: this is the closest match with integer ranks")
     for line in parts(checked.sweep):

@@ -21,6 +21,7 @@ from launch.slurm import submit
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
 from tensloradist.terminal import terminal
+from tensloradist.wording import counted
 
 
 def launch_on_cluster(
@@ -91,7 +92,7 @@ def _within_site(console: Console, profile: Profile, sets: dict[str, Options], w
                 site_warnings(profile, {array.options: sets[array.options].grown(array.growth)})
             kept.append(array)
         except UserError as error:
-            text = f"left out: {len(array.run_ids)} runs that earlier jobs were too small for: {error}"
+            text = f"left out: {counted(len(array.run_ids), 'run')} that earlier jobs were too small for: {error}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     return kept
 
@@ -99,16 +100,16 @@ def _within_site(console: Console, profile: Profile, sets: dict[str, Options], w
 def _described(array: Array, options: Options, profile: Profile) -> str:
     nodes, each = options.layout(array.processes, array.nodes)
     share = f"up to {array.runs_per_task} each" if array.runs_per_task else "until none is left"
-    what = f"{array.tasks} task{'s' * (array.tasks != 1)} for {len(array.run_ids)} runs ({share})"
+    what = f"{counted(array.tasks, 'task')} for {counted(len(array.run_ids), 'run')} ({share})"
     asked = [f"{options.time_minutes} min"]
     if array.growth != Growth():  # earlier jobs were too small for these runs
         asked.append(f"{array.growth.memory or 1} × the profile's memory and {array.growth.time} × its time")
     if array.processes > 1:
-        asked.append(f"{nodes} nodes × {each} processes")
+        asked.append(f"{counted(nodes, 'node')} × {counted(each, 'process')}")
     elif options.workers > 1:
         asked.append(f"{options.workers} workers")
     if options.gpus_per_node:
-        asked.append(f"{options.gpus_per_node} GPUs a node")
+        asked.append(f"{counted(options.gpus_per_node, 'GPU')} a node")
     parallel = f"at most {min(array.tasks, array.parallel)} at once"
     names = ", ".join(named(options.partition))
     partition = f"partition{'s' * (',' in names)} {names}" if names else "the default partition"
@@ -119,7 +120,9 @@ def _say_left_out(console: Console, plan: Plan, hints: Hints) -> None:
     states = plan.counts()
     wanted = sum(states.pop(state, 0) for state in ("planned", BROKEN, CLAIMED_ELSEWHERE))
     left = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none"
-    console.print(f"{plan.sweep.name}: {wanted} runs to train; left out: {left}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{plan.sweep.name}: {counted(wanted, 'run')} to train; left out: {left}", highlight=False, soft_wrap=True
+    )
     for problem in plan.problems:
         console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
     if states.get(HELD):

@@ -16,6 +16,7 @@ from launch.watch import Watcher, follow
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
 from tensloradist.terminal import terminal
+from tensloradist.wording import counted
 
 
 def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: float) -> None:
@@ -27,7 +28,9 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
     """
     console = terminal()
     text = ", ".join(f"{number} {state}" for state, number in sorted(plan.counts().items()))
-    console.print(f"{plan.sweep.name}: {len(plan.sweep.runs)} runs ({text}); results in {root}", highlight=False)
+    console.print(
+        f"{plan.sweep.name}: {counted(len(plan.sweep.runs), 'run')} ({text}); results in {root}", highlight=False
+    )
     for problem in plan.problems:
         console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
     for run in plan.sweep.runs:
@@ -45,8 +48,9 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
         return
     if plan.to_watch():
         console.print(
-            f"{len(plan.to_watch())} runs are claimed on another machine: they are left alone if their heartbeats "
-            f"move, and taken over if those stand still for {takeover_after:g} s (longer, if they beat more rarely)",
+            f"Claimed on another machine: {counted(len(plan.to_watch()), 'run')}. Such runs are left alone if their "
+            f"heartbeats move, and taken over if those stand still for {takeover_after:g} s (longer, if they beat more "
+            "rarely)",
             highlight=False,
         )
     local = LocalLaunch(plan, root, workers or default_workers(plan), takeover_after)
@@ -79,9 +83,9 @@ def _summarise(watcher: Watcher, console: Console) -> None:
         lines += [f"      {watcher.labels.label(ended.run.run_id)}: {ended.log}" for ended in runs[:3]]
     busy, unfinished = watcher.unfinished()
     if busy:
-        lines.append(f"  {busy} runs are alive elsewhere and were left alone")
+        lines.append(f"  alive elsewhere and left alone: {counted(busy, 'run')}")
     if unfinished:
-        lines.append(f"  {unfinished} runs have not ended; launch again to continue")
+        lines.append(f"  not ended: {counted(unfinished, 'run')}; launch again to continue")
     lines += [f"  a worker ended: {line}" for line in watcher.launch.crashed_workers()]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

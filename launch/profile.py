@@ -17,6 +17,7 @@ from launch.slurm_time import Minutes, MinutesOrPart, Seconds, SecondsOrPart
 from tensloradist.errors import UserError, unknown
 from tensloradist.shipped import find_shipped, shipped_names
 from tensloradist.validation import PositiveInt, SpecModel, validate
+from tensloradist.wording import counted
 from tensloradist.yaml_reader import read_yaml
 
 SHIPPED = "slurm/profiles"
@@ -94,7 +95,7 @@ class Options(SpecModel):
         if self.signal_lead_seconds >= 60 * self.time_minutes:
             raise ValueError(
                 f"signal_lead_seconds: {self.signal_lead_seconds} is not less than the time limit of "
-                f"{self.time_minutes} minutes"
+                f"{counted(self.time_minutes, 'minute')}"
             )
         if self.workers_per_gpu > 1 and not self.gpus_per_node:
             raise ValueError(f"workers_per_gpu: {self.workers_per_gpu}, but gpus_per_node is 0; use workers_per_node")
@@ -134,8 +135,8 @@ class Options(SpecModel):
             each = processes // nodes
             if self.gpus_per_node and each > self.gpus_per_node:
                 raise UserError(
-                    f"compute.processes_per_node: {each} processes a node, but this profile asks for "
-                    f"{self.gpus_per_node} GPUs a node (gpus_per_node)"
+                    f"compute.processes_per_node: {counted(each, 'process')} a node, but this profile asks for "
+                    f"{counted(self.gpus_per_node, 'GPU')} a node (gpus_per_node)"
                 )
             return nodes, each
         each = min(self.processes_per_node or self.gpus_per_node or processes, processes)

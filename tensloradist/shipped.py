@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def find_shipped(kind: str, source: str) -> Path:
         UserError: neither exists; lists the shipped names.
     """
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     shipped = shipped_folder(kind) / f"{source}.yaml"
-    if shipped.is_file():
+    if os.path.isfile(shipped):
         return shipped
     if path.suffix in (".yaml", ".yml") or ("/" in source and source not in shipped_names(kind)):
         raise UserError(f"{source}: no such file; the shipped ones are {', '.join(shipped_names(kind))}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,7 +71,7 @@ def _folder(task: TaskSpec) -> Path:
     if task.data is None:
         raise UserError("task.data: missing; task images needs a folder with one sub-folder for each class")
     folder = Path(task.data)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataMissing(f"task.data: {task.data}: no such folder")
     hub.local(task)  # refuses a revision, which a folder has not
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,11 +37,11 @@ def _files(task: TaskSpec) -> dict[str, Path]:
     if task.data is None:
         raise UserError(f"task.data: {NAME} needs a .jsonl or .txt file, or a folder with train and test files")
     path = Path(task.data).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix not in ENDINGS:
             raise UserError(f"task.data: {task.data} is neither .jsonl nor .txt")
         return {"all": path}
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataMissing(f"task.data: {task.data}: no such file or folder")
     found: dict[str, Path] = {}
     for part in PARTS:

@@ -64,8 +64,8 @@ def test_a_launch_on_a_cluster_says_how_to_follow_it_and_what_it_was_is_on_recor
     origin = last_origin("exp1", here / "my results")
     assert origin == Origin(str(here / "my sweep.yaml"), str(here / "my results"), str(here / "site.yaml"))
     again = cli(["tensloradist", "launch", "exp1", "--profile", "site.yaml", "--results", "my results", "--dry-run"])
-    assert "exp1: 1 runs to train" in again
-    assert "exp1: 1 runs" in cli(["tensloradist", "plan", "exp1", "--results", "my results"])
+    assert "exp1: 1 run to train" in again
+    assert "exp1: 1 run" in cli(["tensloradist", "plan", "exp1", "--results", "my results"])
 
 
 def test_hints_say_the_file_the_results_folder_and_the_profile(here):

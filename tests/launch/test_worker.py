@@ -71,7 +71,7 @@ def test_a_silent_owner_on_another_machine_is_replaced_and_a_beating_one_left_al
         ended.set()
         thread.join()
     assert process.returncode == 0, out
-    assert "2 claimed on another machine" in out and "1 runs are alive elsewhere and were left alone" in out
+    assert "2 claimed on another machine" in out and "alive elsewhere and left alone: 1 run" in out
     assert free.result.exists() and silent.result.exists() and not beating.result.exists()
     assert (highest_claim(free), highest_claim(silent), highest_claim(beating)) == (1, 2, 1)
 

@@ -143,7 +143,7 @@ def test_a_cancelled_pending_element_is_launched_again(cluster, tmp_path):
     wait_until(lambda: len(sweep.results()) == 1, 90, sweep.story)
     shown = tensloradist("status", sweep.file, "--results", sweep.root, "--json")
     assert "cancelled" in shown.stdout.lower()
-    assert "1 runs to train" in sweep.launch()
+    assert "1 run to train" in sweep.launch()
     sweep.wait_finished()
 
 

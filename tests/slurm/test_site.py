@@ -89,7 +89,7 @@ def test_a_results_folder_copied_from_elsewhere_goes_on_here(cluster, tmp_path):
     shutil.copytree(sweep.root, tmp_path / "results")
     tensloradist("cancel", sweep.file, "--results", sweep.root)
     sweep.root = tmp_path / "results"
-    assert "1 runs to train; left out: 1 finished" in sweep.launch()
+    assert "1 run to train; left out: 1 finished" in sweep.launch()
     sweep.wait_finished()
     assert sweep.resumed_from(index=1)[-1] >= 20 and len(sweep.attempt_files("result.json")) == 2
 

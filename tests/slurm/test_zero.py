@@ -37,7 +37,7 @@ def test_a_rank_is_killed_and_the_curve_is_that_of_one_process(cluster, tmp_path
     whole = RunFolder(reference(alone, tmp_path / "whole"), alone.run_ids[0])
     sweep = sweep_of(tmp_path, f", strategy: {strategy}, nodes: 2, processes_per_node: 1")
     assert sweep.run_ids == alone.run_ids, "how a run is executed is no part of its identity"
-    assert "2 nodes × 1 processes" in sweep.launch()
+    assert "2 nodes × 1 process" in sweep.launch()
     sweep.wait_step(20)
     os.kill(random.choice(task_processes(sweep)), signal.SIGKILL)
     sweep.wait_finished(240)

@@ -13,7 +13,15 @@ from transformers import AutoImageProcessor
 from tensloradist.errors import UserError
 from tensloradist.spec import BackboneSpec, TaskSpec
 from tensloradist.tasks import load, task_named
-from tensloradist.tasks.examples import glue_folder, image_backbone, image_folder, text_backbone
+from tensloradist.tasks.base import describe_parts
+from tensloradist.tasks.examples import (
+    glue_folder,
+    image_backbone,
+    image_folder,
+    language_backbone,
+    language_folder,
+    text_backbone,
+)
 from tensloradist.tasks.text import GLUE_TASKS
 
 
@@ -230,3 +238,17 @@ def test_kinds_must_fit(images, text):
         load(TaskSpec(name="digits"), images[1])
     with pytest.raises(UserError, match="Did you mean 'mrpc'"):
         task_named("mprc")
+
+
+@pytest.mark.parametrize("protocol", ["sound", "official"])
+def test_texts_that_were_drawn_to_train_are_said_to_be(tmp_path, protocol):
+    pairs = [
+        (glue_folder(tmp_path, GLUE_TASKS["mrpc"]), text_backbone(tmp_path)),
+        (language_folder(tmp_path / "language"), language_backbone(tmp_path / "language")),
+    ]
+    for task, backbone in pairs:
+        whole = len(load(task, backbone, protocol).train)
+        drawn = task.model_copy(update={"train_examples": 3})
+        loaded = load(drawn, backbone, protocol)
+        assert len(loaded.train) == 3 and loaded.origin.endswith(f"; 3 of {whole} drawn to train")
+        assert task_named(task.name).parts(drawn, protocol) == describe_parts(loaded)
