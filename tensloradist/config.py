@@ -59,7 +59,7 @@ def expand_path(text: str, base: Path, where: str) -> str:
             f"{where}: {encodable(str(candidate))}: the path is not UTF-8; rename it, or link to it by a name that is"
         )
     is_path = os.path.isabs(expanded) or expanded.startswith(("./", "../")) or expanded in (".", "..")
-    return str(candidate) if is_path or _exists(candidate, f"{where}: {text}") else expanded
+    return str(candidate) if is_path or _exists(candidate, f"{where}: {text!r}") else expanded
 
 
 def _exists(path: Path, what: str) -> bool:
@@ -69,7 +69,9 @@ def _exists(path: Path, what: str) -> bool:
         return False
     except (OSError, ValueError) as error:  # a name too long for the file system, for one, or with a zero byte
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{what}: not to be found as a path ({reason}); write a shorter or another one") from error
+        raise UserError(
+            f"{what} cannot be looked up as a path ({reason}); correct it, or give yourself access to it"
+        ) from error
     return True
 
 

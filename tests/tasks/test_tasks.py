@@ -244,7 +244,7 @@ def test_kinds_must_fit(images, text):
 def test_texts_that_were_drawn_to_train_are_said_to_be(tmp_path, protocol):
     pairs = [
         (glue_folder(tmp_path, GLUE_TASKS["mrpc"]), text_backbone(tmp_path)),
-        (language_folder(tmp_path / "language"), language_backbone(tmp_path / "language")),
+        (language_folder(tmp_path), language_backbone(tmp_path)),
     ]
     for task, backbone in pairs:
         whole = len(load(task, backbone, protocol).train)
