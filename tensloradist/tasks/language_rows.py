@@ -106,10 +106,13 @@ def _checked(example: Example) -> Example:
 
 
 # What may be a tokenizer's token for a beginning or an end of text: a word in <> or [], such as <s>, <|im_end|>, [SEP].
-# Other closing tags are markup, and [INST] marks a turn within a text.
-_TOKEN = r"<(?!/)[^<>\s]+>|</(?:s|bos|eos)>|\[(?!INST\])[A-Za-z_]+\]"
-_BEGINNING = re.compile(_TOKEN, re.IGNORECASE)
-_END = re.compile(rf"(?:{_TOKEN})\s*\Z", re.IGNORECASE)
+# Other tags of small letters, such as <b>, are markup, and [INST] marks a turn within a text.
+_TOKEN = (
+    r"</?(?:s|bos|eos|sos|sop|eop|eod|eot|cls|sep)>|<(?![a-z][a-z0-9]*>)[^<>\s/]+>"
+    r"|\[(?!INST\])[A-Za-z_]+\]"
+)
+_BEGINNING = re.compile(_TOKEN)
+_END = re.compile(rf"(?:{_TOKEN})\s*\Z")
 
 
 def may_begin(text: str) -> bool:
