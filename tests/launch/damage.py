@@ -46,6 +46,7 @@ KINDS = (
     "finished adapter.json",
     "finished adapter.safetensors",
     "finished attempt.json",
+    "finished classes.json",
     "finished end.json",
     "finished head.safetensors",
     "finished log.txt",
