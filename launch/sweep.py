@@ -353,16 +353,16 @@ def _bases(file: SweepFile, where: str) -> Iterator[_Base]:
                             **chosen,
                         }
                         varied = [f"{k}={chosen[k]}" for k in chosen if isinstance(getattr(file, k), list)]
-                        varied += _multipliers(file.optimizer, optimizer)
                         spec = validate(RunSpec, data, where)
+                        varied += _multipliers(file.optimizer, spec)
                         yield _Base(" ".join([row, *varied]), spec, backbone_axes, task_axes)
 
 
-def _multipliers(section: Fields, chosen: Fields) -> list[str]:
+def _multipliers(section: Fields, spec: RunSpec) -> list[str]:
     """'core×8' for an axis of `lr_multipliers`: a question of its own, so a row, where the learning rate is tuned."""
     axis = section.get("lr_multipliers")
     names = [name for name, value in axis.items() if isinstance(value, list)] if isinstance(axis, dict) else []
-    return [f"{name}×{chosen['lr_multipliers'][name]:g}" for name in names]
+    return [f"{name}×{spec.optimizer.lr_multipliers[name]:g}" for name in names]
 
 
 def adapter_for(base: RunSpec, condition: Condition, shape: AttentionShape) -> AdapterSpec:

@@ -41,7 +41,7 @@ def expand_path(text: str, base: Path, where: str) -> str:
     on the Hub.
 
     Raises:
-        UserError: a variable that is not set.
+        UserError: a variable that is not set, or what no file system can look for.
     """
 
     def value_of(match: re.Match[str]) -> str:
@@ -58,9 +58,21 @@ def expand_path(text: str, base: Path, where: str) -> str:
         raise UserError(
             f"{where}: {encodable(str(candidate))}: the path is not UTF-8; rename it, or link to it by a name that is"
         )
-    if os.path.isabs(expanded) or expanded.startswith(("./", "../")) or expanded in (".", "..") or candidate.exists():
-        return str(candidate)
-    return expanded
+    is_path = os.path.isabs(expanded) or expanded.startswith(("./", "../")) or expanded in (".", "..")
+    return str(candidate) if is_path or _exists(candidate, f"{where}: {text!r}") else expanded
+
+
+def _exists(path: Path, what: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # a name too long for the file system, for one, or with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{what} cannot be looked up as a path ({reason}); correct it, or give yourself access to it"
+        ) from error
+    return True
 
 
 # Where a spec or a sweep may hold a path.
@@ -89,7 +101,7 @@ def _expanded(value: Any, part: dict[str, Any], base: Path, field: str) -> Any:
     # `digits_vit`, or an architecture of timm, is not hijacked by a folder that happens to have that name.
     bare_name = field == "backbone.name" and "/" not in value and "$" not in value and not value.startswith("~")
     if bare_name and not (
-        part.get("source", "transformers") in ("transformers", "timm") and (base / value / "config.json").is_file()
+        part.get("source", "transformers") in ("transformers", "timm") and os.path.isfile(base / value / "config.json")
     ):
         return value
     return expand_path(value, base, field)

@@ -27,13 +27,15 @@ _PLACE = re.compile(
 # What chooses kernels and how they round: of torch, of the libraries below it, and of those that hold the backbones.
 _NUMERIC = re.compile(
     r"NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|(CUBLAS|CUBLASLT|CUDNN|MIOPEN|ROCBLAS|HIPBLASLT)_.*"
-    r"|TORCH_(BLAS|LINALG)_PREFER_.*|TORCH_(CUDNN|MKLDNN|ROCM|LINEAR)_.*|DISABLE_ADDMM_(CUDA|HIP)_LT|PYTORCH_TUNABLEOP_.*"
+    r"|TORCH_(BLAS|LINALG)_PREFER_.*|TORCH_(CUDNN|MKLDNN|ROCM|LINEAR)_.*|DISABLE_ADDMM_(CUDA|HIP)_LT|PYTORCH_(TUNABLEOP|MIOPEN)_.*"
     r"|(TORCHINDUCTOR|TORCHDYNAMO|TORCH_COMPILE|TRITON|NVTE|XFORMERS)_.*|FLASH_ATTENTION_.*|USE_HUB_KERNELS|TIMM_.*"
     r"|TRANSFORMERS_(SDPA|DISABLE)_.*|NCCL_(ALGO|PROTO|COLLNET_ENABLE|NVLS_ENABLE)|BNB_(CUDA|ROCM)_VERSION"
     r"|ATEN_CPU_CAPABILITY|(MKL|ONEDNN|DNNL|OPENBLAS|BLIS)_.*|OMP_DYNAMIC|KMP_(DETERMINISTIC|FORCE)_REDUCTION"
     r"|GLIBC_TUNABLES|LD_PRELOAD"
 )
-_NO_NUMBERS = re.compile(r"NUM_THREADS|VERBOSE|LOG|DEBUG|DIR|PATH|FILE|CACHE")  # threads are recorded as what they are
+# Of these: what is written and where, by whole words; threads are recorded as what they are. A DEBUG with more words
+# after it switches kernels (MKL_DEBUG_CPU_TYPE, MIOPEN_DEBUG_CONV_GEMM), and an override's file says which to take.
+_NO_NUMBERS = re.compile(r"_(NUM_THREADS|VERBOSE|LOG[A-Z]*|DIR|CACHE|(?<!OVERRIDE_)(PATH|FILE))(_|\Z)|_DEBUG\Z")
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:

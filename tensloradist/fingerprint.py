@@ -50,6 +50,12 @@ def digest_of(path: Path) -> str:
     return digest
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, read now. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def hash_bytes(*parts: bytes | str) -> str:
     """Hash of a sequence of byte strings or texts; where one part ends and the next begins matters."""
     digest = hashlib.sha256()

@@ -141,6 +141,9 @@ class _Problem:
     def __init__(self, model: type[BaseModel], details: dict[str, Any]) -> None:
         self.kind, self.value, self.location = details["type"], details.get("input"), details["loc"]
         self.owner, self.field = _locate(model, self.location)
+        if self.kind == "invalid_key" or self.location[-1:] == ("[key]",):  # of fields, and of other mappings
+            above = _locate(model, self.location[: -1 if self.kind == "invalid_key" else -2])[1]
+            self.kind, self.field = "key", above or "the whole"
         self.wanted = (
             _WANTED.get(self.kind)
             or _WANTED.get(self.kind.replace("model_attributes", "model"))
@@ -156,6 +159,8 @@ class _Problem:
 
     def explained(self) -> str:
         known = list(self.owner.model_fields) if self.owner else []
+        if self.kind == "key":
+            return f"{self.field}: {_short(self.value)} is no key here; keys are texts, such as the names of fields"
         if self.kind == "extra_forbidden":
             return f"{self.field}: unknown key.{_near(str(self.location[-1]), known)} Known: {', '.join(known)}"
         if self.kind == "missing":

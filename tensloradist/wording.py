@@ -4,8 +4,9 @@ from __future__ import annotations
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """'1 run', '2 runs'; with `many` also '1 run is', '2 runs are'."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    """'1 run', '10,000 runs', '2 processes'; with `many` also '1 run is', '2 runs are'."""
+    several = many or one + ("es" if one.endswith(("s", "x", "ch", "sh")) else "s")
+    return f"{number:,} {one if number == 1 else several}"
 
 
 def exactly(value: int | float) -> str:

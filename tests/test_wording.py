@@ -13,6 +13,7 @@ from tensloradist.wording import counted, exactly
 def test_one_thing_is_singular():
     assert [counted(n, "run is", "runs are") for n in (0, 1, 2)] == ["0 runs are", "1 run is", "2 runs are"]
     assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert [counted(n, "process") for n in (1, 10_000)] == ["1 process", "10,000 processes"]
     one = RunStatus("r", "lora", "b", "t", "c", 0, "finished", duplicates=1, duplicates_differ=1)
     assert _of_files([one]) == [
         "1 duplicate result (the first published counts): r",

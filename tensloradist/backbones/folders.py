@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tensloradist.errors import DataMissing, UserError
@@ -17,7 +18,7 @@ _PREPROCESSING = (
 
 def is_local(name: str) -> bool:
     """Whether a name means a path: a model's folder is there, or nothing on the Hub could be called so."""
-    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or (Path(name) / "config.json").is_file()
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or os.path.isfile(Path(name) / "config.json")
 
 
 def local_folder(name: str, weights: bool = True) -> Path:
@@ -27,7 +28,7 @@ def local_folder(name: str, weights: bool = True) -> Path:
         UserError: it or its configuration is missing, or, where they are needed, its safetensors weights.
     """
     folder = Path(name).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataMissing(f"backbone.name: no folder {name}; give a local model folder or a Hub name")
     if not (folder / "config.json").is_file():
         raise UserError(f"backbone.name: {name} has no config.json, so it is not a model folder")

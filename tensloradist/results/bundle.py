@@ -23,6 +23,7 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict
 
 from tensloradist.errors import UserError
+from tensloradist.fingerprint import sha256_of
 from tensloradist.records import NewerRecord, read_record
 from tensloradist.results.layout import CLASSES, RunFolder, sweep_folder
 from tensloradist.results.schema import Manifest
@@ -124,11 +125,6 @@ class _Hashed:
         return data
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def is_bundle(source: str) -> bool:
     """Whether a sweep is given by its bundle."""
     return source.endswith((".tar.gz", ".tgz"))
@@ -162,7 +158,7 @@ def opened(path: Path) -> Iterator[tuple[str, Path]]:
             if (
                 not member.resolve().is_relative_to(root.resolve())
                 or not member.is_file()
-                or _sha256(member) != expected
+                or sha256_of(member) != expected
             ):
                 raise UserError(f"{path}: damaged: {file} is not as it was bundled")
         yield name, root

@@ -7,7 +7,6 @@ SHA-256 of each; a folder without a marker, or with a file that does not match, 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tensloradist.files import sync_folder, write_synced
+from tensloradist.fingerprint import sha256_of
 from tensloradist.records import NewerRecord, UnreadableRecord, read_object
 from tensloradist.results.layout import RunFolder, written_number
 
@@ -64,7 +64,7 @@ def write_checkpoint(
         temporary.mkdir()
         files = write_tensors(temporary)
         write_synced(temporary / "state.json", json.dumps(state) + "\n")
-        digests = {path.name: _sha256(path) for path in (*files, temporary / "state.json")}
+        digests = {path.name: sha256_of(path) for path in (*files, temporary / "state.json")}
         sync_folder(temporary)
         if target.exists():  # without a marker: a write that a crash cut off
             shutil.rmtree(target)
@@ -167,7 +167,7 @@ def verify(folder: Path) -> None:
     """
     try:
         for name, digest in _digests(folder).items():
-            if Path(name).name != name or _sha256(folder / name) != digest:
+            if Path(name).name != name or sha256_of(folder / name) != digest:
                 raise DamagedCheckpoint(f"{name} is not as it was written")
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{Path(str(error.filename)).name} is missing") from error
@@ -192,8 +192,3 @@ def remove_checkpoints(run: RunFolder) -> None:
     """Remove all checkpoints of a run that has its result: they are of no more use, and files are a quota."""
     for number in run.attempt_numbers():
         shutil.rmtree(run.attempt(number) / "checkpoints", ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

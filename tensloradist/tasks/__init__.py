@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tensloradist.errors import UserError, unknown
-from tensloradist.fingerprint import why_changed
-from tensloradist.tasks.base import TASKS, LoadedTask, SplitData, Task
+from tensloradist.errors import unknown
+from tensloradist.tasks.base import TASKS, LoadedTask, SplitData, Task, require_fingerprint
 from tensloradist.tasks.digits import DIGITS
 from tensloradist.tasks.images import IMAGE_TASKS
 from tensloradist.tasks.language import CAUSAL_LM
@@ -33,11 +32,8 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str = "sound") -> Loa
             since its fingerprint was taken.
     """
     entry = task_named(task.name)
-    if task.fingerprint is not None and (found := entry.fingerprint(task)) != task.fingerprint:
-        raise UserError(
-            f"task.data: {task.data} {why_changed(task.fingerprint, found)}: its fingerprint is {found}, not "
-            f"{task.fingerprint}"
-        )
+    if task.fingerprint is not None:
+        require_fingerprint(task, entry.fingerprint(task))
     return entry.load(task, backbone, protocol)
 
 

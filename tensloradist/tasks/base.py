@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensloradist.errors import UserError
-from tensloradist.fingerprint import hash_bytes
+from tensloradist.fingerprint import hash_bytes, why_changed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,6 +172,20 @@ def stratified_parts(labels: Labels, fractions: Sequence[float], seed: int) -> l
         for part, low, high in zip(parts, bounds[:-1], bounds[1:], strict=True):
             part.append(shuffled[low:high])
     return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def require_fingerprint(task: TaskSpec, found: str) -> None:
+    """Raises UserError where the data's fingerprint is not the one that the spec, if it has one, was planned with."""
+    if task.fingerprint is not None and task.fingerprint != found:
+        raise UserError(
+            f"task.data: {task.data or task.name} {why_changed(task.fingerprint, found)}: its fingerprint is {found}, "
+            f"not {task.fingerprint}"
+        )
+
+
+def drawn(task: TaskSpec, number: int) -> list[str]:
+    """What to say of `limited`, for a training part of so many examples: nothing where all are trained on."""
+    return [] if task.train_examples is None else [f"{task.train_examples:,} of {number:,} drawn to train"]
 
 
 def limited(train: npt.NDArray[np.int64], task: TaskSpec) -> npt.NDArray[np.int64]:

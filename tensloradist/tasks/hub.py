@@ -6,6 +6,7 @@ there: so a job without a network reads exactly the commit that was fetched, and
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def local(task: TaskSpec) -> Path | None:
     if task.data is None:
         return None
     path = Path(task.data)
-    if path.exists():
+    if os.path.exists(path):
         if task.revision is not None:
             raise UserError(
                 f"task.revision: {task.revision!r} means a revision on the Hub, but task.data {task.data} is a local "

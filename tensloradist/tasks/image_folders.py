@@ -19,6 +19,7 @@ from pathlib import Path
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import digest_of, hash_files, read_anew
 from tensloradist.tasks.pictures import file_reading_changes
+from tensloradist.wording import counted
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 PART_WORDS = {  # those of `datasets.data_files.SPLIT_KEYWORDS`
@@ -44,6 +45,7 @@ class ImageFolder:
     Attributes:
         files: each picture's path.
         ids: each picture's path below the folder, with `/`.
+        digests: each picture's SHA-256.
         names: each picture's class.
         parts: each picture's part (train, validation, test), or None where the folder has no parts of its own.
         sources: part -> the name of its folder; empty without parts.
@@ -53,6 +55,7 @@ class ImageFolder:
 
     files: list[str]
     ids: list[str]
+    digests: list[str]
     names: list[str]
     parts: list[str] | None
     sources: dict[str, str]
@@ -94,6 +97,7 @@ def read_folder(folder: Path) -> ImageFolder:
     return ImageFolder(
         files=[str(folder / name) for name in used],
         ids=used,
+        digests=[digests[name] for name in used],
         names=[place[name][1] for name in used],
         parts=[place[name][0] for name in used] if sources else None,
         sources=sources,
@@ -231,10 +235,6 @@ def _linked_again(folder: Path, place: dict[str, tuple[str, str]]) -> set[str]:
     return again
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def _unused(found: list[str], place: dict[str, tuple[str, str]]) -> list[str]:
     """What is said of pictures without a class, and of other files."""
     others = [name for name in found if name not in place and not name.endswith("/")]
@@ -242,14 +242,14 @@ def _unused(found: list[str], place: dict[str, tuple[str, str]]) -> list[str]:
     notes = []
     for top, number in Counter(name.split("/")[0] for name in pictures if "/" in name).items():
         why = " outside class folders" if part_of(top) else ""
-        notes.append(f"not used: {shown(top)}/ ({_count(number, 'picture')}{why})")
+        notes.append(f"not used: {shown(top)}/ ({counted(number, 'picture')}{why})")
     stray = sum("/" not in name for name in pictures)
     if stray:
-        notes.append(f"not used: {_count(stray, 'picture')} beside the folders")
+        notes.append(f"not used: {counted(stray, 'picture')} beside the folders")
     kinds = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in others if not is_picture(name))
     if kinds:
         listed = ", ".join(f"{number} {shown(kind)}" for kind, number in kinds.most_common(5))
-        notes.append(f"not used: {_count(sum(kinds.values()), 'file')} without a picture's suffix ({listed})")
+        notes.append(f"not used: {counted(sum(kinds.values()), 'file')} without a picture's suffix ({listed})")
     return notes
 
 
@@ -272,7 +272,7 @@ def _without_pictures(found: list[str], place: dict[str, tuple[str, str]], sourc
 
 
 def _links(number: int) -> list[str]:
-    return [f"not counted again: {_count(number, 'link')} to pictures of the same class"] if number else []
+    return [f"not counted again: {counted(number, 'link')} to pictures of the same class"] if number else []
 
 
 def _copies(digests: dict[str, str], place: dict[str, tuple[str, str]], sources: dict[str, str]) -> list[str]:
@@ -288,4 +288,4 @@ def _copies(digests: dict[str, str], place: dict[str, tuple[str, str]], sources:
 
 
 def _repeating(number: int) -> str:
-    return f"{_count(number, 'picture')} repeat{'s' if number == 1 else ''}"
+    return f"{counted(number, 'picture')} repeat{'s' if number == 1 else ''}"

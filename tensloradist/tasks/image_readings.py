@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tensloradist.caching import cached_json
+from tensloradist.fingerprint import hash_bytes
 from tensloradist.tasks.pictures import HEAD, file_reading_changes, reading_changes
+
+_VERSION = 1  # of what is looked for in pictures
 
 
 def is_read_deep(fingerprint: str) -> bool:
@@ -25,7 +28,8 @@ def data_reading_changes(data: Path, fingerprint: str) -> list[str]:
     def look() -> list[str]:
         return sorted({word for file in _files(data) for word in _changes(file)})
 
-    return [str(word) for word in cached_json("picture-changes", fingerprint, look)]
+    key = hash_bytes(str(_VERSION), fingerprint)
+    return [str(word) for word in cached_json("picture-changes", key, look)]
 
 
 def _files(data: Path) -> Iterator[Path]:

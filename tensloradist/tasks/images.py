@@ -8,7 +8,9 @@ the parts says how many there are.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +31,7 @@ from tensloradist.tasks.base import (
     Task,
     accuracy,
     describe_parts,
+    drawn,
     limited,
     parts_line,
     stratified_parts,
@@ -57,7 +60,8 @@ class _Listing:
     ids: list[str]
     labels: npt.NDArray[np.int64]
     classes: list[str]
-    pictures: Sequence[Any]  # each image's path, or what `datasets` has of it: {"path", "bytes"}
+    pictures: Sequence[Any]  # each image's path, or what `datasets` has of it, a copy of ours: {"path", "bytes"}
+    digests: list[str] | None  # each image's SHA-256, where `pictures` are paths: what lies there may be replaced
     parts: list[str] | None  # the data set's own split of each image
     sources: dict[str, str]  # part -> what it is called
     notes: tuple[str, ...] = ()
@@ -67,7 +71,7 @@ def _folder(task: TaskSpec) -> Path:
     if task.data is None:
         raise UserError("task.data: missing; task images needs a folder with one sub-folder for each class")
     folder = Path(task.data)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataMissing(f"task.data: {task.data}: no such folder")
     hub.local(task)  # refuses a revision, which a folder has not
     return folder
@@ -94,7 +98,7 @@ def _list_folder(task: TaskSpec) -> _Listing:
     classes = _classes(folder, found)
     labels = np.searchsorted(classes, found.names).astype(np.int64)
     sources = {part: f"{name}/" for part, name in found.sources.items()}
-    return _Listing(found.ids, labels, classes, found.files, found.parts, sources, found.notes)
+    return _Listing(found.ids, labels, classes, found.files, found.digests, found.parts, sources, found.notes)
 
 
 def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
@@ -134,7 +138,7 @@ def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
     classes = _names_of(data[entry.train].features[entry.label], entry.classes)
     named = {"train": entry.train, "validation": entry.validation, "test": entry.test}
     sources = {part: f"split {split}" for part, split in named.items() if split is not None}
-    return _Listing(ids, values, classes, concatenate_datasets(pieces)["image"], parts, sources)
+    return _Listing(ids, values, classes, concatenate_datasets(pieces)["image"], None, parts, sources)
 
 
 def _names_of(feature: object, number: int) -> list[str]:
@@ -150,16 +154,34 @@ def _decoded(
     from PIL import Image as Pillow
 
     try:
-        found = listing.pictures[index]
-        source = found if isinstance(found, str) else (found["bytes"] or found["path"])
-        image = rgb(source, on_white=how.on_white, deep=deep)
+        image = rgb(_source(listing, index, task), on_white=how.on_white, deep=deep)
         return np.asarray(how.resized(image), dtype=np.uint8).transpose(2, 0, 1)
     except (*BROKEN, Pillow.DecompressionBombError) as error:
         name = f"task.data: {task.data or task.name}: the image {shown(listing.ids[index])}"
         if isinstance(error, UnsupportedPicture):
             raise UserError(f"{name} is not supported: {error}") from error
         reason = f"{type(error).__name__}: {str(error)[:200]}"
+        if isinstance(error, Pillow.UnidentifiedImageError):  # whose message names the stream in memory
+            reason = "its content is no picture in a format that Pillow knows"
         raise UserError(f"{name} cannot be read ({reason}); repair or remove it") from error
+
+
+def _source(listing: _Listing, index: int, task: TaskSpec) -> str | bytes:
+    """The bytes of one image, or a path that `datasets` has of it.
+
+    Raises:
+        UserError: another picture lies there than when the data was listed.
+    """
+    found = listing.pictures[index]
+    if listing.digests is None:
+        return found["bytes"] or found["path"]  # type: ignore[no-any-return]
+    content = Path(found).read_bytes()
+    if hashlib.sha256(content).hexdigest() != listing.digests[index]:
+        raise UserError(
+            f"task.data: {task.data}: the image {shown(listing.ids[index])} was replaced while the data was in use; "
+            "start again, so that its fingerprint is taken anew"
+        )
+    return content
 
 
 def _pixels(
@@ -172,6 +194,7 @@ def _pixels(
     """
     shape = (len(listing.ids), 3, how.size, how.size)
     if int(np.prod(shape)) > CACHE_LIMIT:
+        _require_same(now(), data_fingerprint, task)  # so the digests listed are those of the fingerprint
         return None
 
     def make(folder: Path) -> None:
@@ -179,8 +202,7 @@ def _pixels(
         for index in tracked(list(range(shape[0])), f"decoding {task.data or task.name}"):
             pixels[index] = _decoded(listing, index, task, how, is_read_deep(data_fingerprint))
         pixels.flush()
-        if now() != data_fingerprint:
-            raise UserError(f"task.data: {task.data} has changed while it was read; start again when it is complete")
+        _require_same(now(), data_fingerprint, task)
         (folder / "ids.json").write_text(json.dumps(listing.ids), encoding="utf-8")
 
     import PIL
@@ -189,6 +211,11 @@ def _pixels(
     geometry = json.dumps(how.geometry(), sort_keys=True)
     key = hash_bytes("images", str(_VERSION), PIL.__version__, data_fingerprint, geometry, *listing.ids)
     return np.load(cached_folder("images", key, make) / "pixels.npy", mmap_mode="r")
+
+
+def _require_same(now: str, data_fingerprint: str, task: TaskSpec) -> None:
+    if now != data_fingerprint:
+        raise UserError(f"task.data: {task.data} has changed while it was read; start again when it is complete")
 
 
 class _Images(SplitData):
@@ -277,8 +304,7 @@ def _split(listing: _Listing, task: TaskSpec, protocol: str, pooled: bool) -> _S
 
 
 def _origin(split: _Split, listing: _Listing, task: TaskSpec) -> str:
-    drawn = [] if task.train_examples is None else [f"{task.train_examples:,} of {len(split.train):,} drawn to train"]
-    return "; ".join([split.origin, *drawn, *listing.notes])
+    return "; ".join([split.origin, *drawn(task, len(split.train)), *listing.notes])
 
 
 def _official(how: ImagePreprocessing, official: Official) -> ImagePreprocessing:

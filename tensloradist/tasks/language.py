@@ -24,8 +24,17 @@ from tensloradist.caching import cached_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.tasks import language_rows
-from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, parts_line, stratified_parts
-from tensloradist.tasks.language_rows import NAME, Example, fingerprint
+from tensloradist.tasks.base import (
+    LoadedTask,
+    SplitData,
+    Task,
+    drawn,
+    limited,
+    parts_line,
+    require_fingerprint,
+    stratified_parts,
+)
+from tensloradist.tasks.language_rows import NAME, Example, fingerprint, may_begin, may_end
 from tensloradist.tasks.metrics import answers
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
 from tensloradist.tasks.progress import tracked
@@ -38,7 +47,7 @@ if TYPE_CHECKING:
 
 FRACTIONS = (0.8, 0.1, 0.1)  # of a single file
 VALIDATION_FRACTION = 0.1  # of a training file that comes with a test file alone
-_VERSION = 2  # of the cache's layout, and of how files are read
+_VERSION = 3  # of the cache's layout, and of how files are read
 
 
 class _Tokenizer:
@@ -65,7 +74,7 @@ class _Tokenizer:
         answers = self.own([self._unended(example) for example in examples], add_special_tokens=False)["input_ids"]
         tokens, starts = [], []
         for example, prompt, answer in zip(examples, prompts, answers, strict=True):
-            begun = prompt[: len(self.before)] == self.before  # by a chat template
+            begun = may_begin(example.prompt) and prompt[: len(self.before)] == self.before  # by a chat template
             prompt = [*([] if begun else self.before), *prompt, *self.after]
             prompt = prompt or [self.end]  # the first token of an answer is predicted from something
             answer = [*answer, self.end]
@@ -83,7 +92,7 @@ class _Tokenizer:
     def _unended(self, example: Example) -> str:
         """The answer without the end of text, and the line end after it, that a chat template has put there."""
         ended = example.answer.rstrip()
-        if not ended.endswith(self.own.eos_token):
+        if not (may_end(ended) and ended.endswith(self.own.eos_token)):
             return example.answer
         answer = ended.removesuffix(self.own.eos_token)
         if not answer:
@@ -170,17 +179,14 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
         raise UserError(f"task.max_length: {limit} exceeds the {most} tokens that {backbone.name} takes")
     pad = padding_token(backbone)
     files, examples, data_fingerprint = language_rows.read(task)
-    if task.fingerprint not in (None, data_fingerprint):
-        raise UserError(
-            f"task.data: {task.data} has changed since the run was planned: its fingerprint is {data_fingerprint}, "
-            f"not {task.fingerprint}"
-        )
+    require_fingerprint(task, data_fingerprint)
     tokens = {n: _tokenised(part, limit, backbone, n, data_fingerprint) for n, part in examples.items()}
 
     def part(name: str, indices: npt.NDArray[np.int64]) -> _Language:
         return _Language(tokens[name], indices, pad, name)
 
-    train, validation, test = (part(*where) for where in _split(examples, task, protocol))
+    parts, origin = _split(examples, task, protocol), _origin(files, protocol == "official")
+    train, validation, test = (part(*where) for where in _limited(parts, task))
     return LoadedTask(
         NAME,
         "text",
@@ -194,7 +200,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
         metrics=answers,
         data_fingerprint=data_fingerprint,
         lower_is_better=("perplexity",),
-        origin=_origin(files, protocol == "official"),
+        origin="; ".join([origin, *drawn(task, len(parts[0][1]))]),
     )
 
 
@@ -202,7 +208,7 @@ _Indices = tuple[str, npt.NDArray[np.int64]]  # a file's name, and which of its 
 
 
 def _split(examples: Mapping[str, Sequence[Example]], task: TaskSpec, protocol: str) -> list[_Indices]:
-    """Where the training, validation and test parts are."""
+    """Where the training, validation and test parts are, before `task.train_examples` of the first are drawn."""
     sizes = {name: len(part) for name, part in examples.items()}
 
     def cut(name: str, fractions: tuple[float, ...]) -> list[npt.NDArray[np.int64]]:
@@ -213,20 +219,26 @@ def _split(examples: Mapping[str, Sequence[Example]], task: TaskSpec, protocol: 
 
     if "all" in sizes:
         kept, carved, held_out = cut("all", FRACTIONS)
-        parts = [("all", limited(kept, task)), ("all", carved), ("all", held_out)]
+        parts = [("all", kept), ("all", carved), ("all", held_out)]
     elif "validation" in sizes or protocol == "official":
         chosen = whole("validation") if "validation" in sizes else whole("test")
-        parts = [("train", limited(np.arange(sizes["train"]), task)), chosen, whole("test")]
+        parts = [whole("train"), chosen, whole("test")]
     else:
         kept, carved = cut("train", (1 - VALIDATION_FRACTION, VALIDATION_FRACTION))
-        parts = [("train", limited(kept, task)), ("train", carved), whole("test")]
+        parts = [("train", kept), ("train", carved), whole("test")]
     return [parts[0], parts[2], parts[2]] if protocol == "official" else parts
+
+
+def _limited(parts: list[_Indices], task: TaskSpec) -> list[_Indices]:
+    (name, train), *others = parts
+    return [(name, limited(train, task)), *others]
 
 
 def _parts(task: TaskSpec, protocol: str) -> str:
     files, examples, _ = language_rows.read(task)
-    sizes = [len(indices) for _, indices in _split(examples, task, protocol)]
-    return parts_line(NAME, sizes, protocol == "official", _origin(files, protocol == "official"))
+    parts, origin = _split(examples, task, protocol), _origin(files, protocol == "official")
+    sizes = [len(indices) for _, indices in _limited(parts, task)]
+    return parts_line(NAME, sizes, protocol == "official", "; ".join([origin, *drawn(task, len(parts[0][1]))]))
 
 
 def _origin(files: dict[str, Path], official: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 NAME = "causal_lm"
 ENDINGS = (".jsonl", ".txt")
 PARTS = ("train", "validation", "test")
-_VERSION = 1  # of what is looked for in a file's changes
+_VERSION = 2  # of what is looked for in a file's changes
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ def _files(task: TaskSpec) -> dict[str, Path]:
     if task.data is None:
         raise UserError(f"task.data: {NAME} needs a .jsonl or .txt file, or a folder with train and test files")
     path = Path(task.data).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix not in ENDINGS:
             raise UserError(f"task.data: {task.data} is neither .jsonl nor .txt")
         return {"all": path}
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataMissing(f"task.data: {task.data}: no such file or folder")
     found: dict[str, Path] = {}
     for part in PARTS:
@@ -78,7 +79,7 @@ def _read(path: Path, content: str) -> _File:
     if not examples:
         raise UserError(f"task.data: {path}: no examples")
     changes = {"marks"} if lines.marked and path.suffix == ".txt" else set()
-    if any(_has_control_tokens(example) for example in examples):
+    if any(_may_have_control_tokens(example) for example in examples):
         changes.add("control_tokens")
     return _File(tuple(examples), lines.sha256, frozenset(changes))
 
@@ -104,18 +105,33 @@ def _checked(example: Example) -> Example:
     return example
 
 
-# How the decoders' tokens for a beginning and an end of text look: <s>, <|begin_of_text|>; </s>, <|im_end|>, …
-_BEGINNING = re.compile(r"<s>|<bos>|<[|｜](?:begin|bos|startoftext)[^<>\s]*[|｜]>|\[(?:BOS|CLS)\]")
-_END = re.compile(r"(?:</s>|<eos>|<end_of_turn>|<[|｜][^<>\s]*[|｜]>|\[(?:EOS|SEP)\])\s*\Z")
+# What may be a tokenizer's token for a beginning or an end of text: a word in <> or [], such as <s>, <|im_end|>, [SEP].
+# Other tags of small letters, such as <b>, are markup, and [INST] marks a turn within a text.
+_TOKEN = (
+    r"</?(?:s|bos|eos|sos|sop|eop|eod|eot|cls|sep)>|<(?![a-z][a-z0-9]*>)[^<>\s/]+>"
+    r"|\[(?!INST\])[A-Za-z_]+\]"
+)
+_BEGINNING = re.compile(_TOKEN)
+_END = re.compile(rf"(?:{_TOKEN})\s*\Z")
 
 
-def _has_control_tokens(example: Example) -> bool:
+def may_begin(text: str) -> bool:
+    """Whether a text may begin with a tokenizer's token for that."""
+    return _BEGINNING.match(text) is not None
+
+
+def may_end(text: str) -> bool:
+    """Whether a text may end with a tokenizer's token for that, and perhaps a line end."""
+    return text.rstrip().endswith((">", "]")) and _END.search(text) is not None
+
+
+def _may_have_control_tokens(example: Example) -> bool:
     """Whether earlier versions may have doubled a beginning or an end of text, or dropped a prompt's last token.
 
-    It is judged by how such tokens look, since data has one fingerprint for all tokenizers.
+    It is judged by how such tokens look, since data has one fingerprint for all tokenizers. Where the fingerprint does
+    not say so, the tokens of no tokenizer are looked for.
     """
-    ends = [text for text in (example.prompt, example.answer) if text.rstrip().endswith((">", "]"))]
-    return bool(_BEGINNING.match(example.prompt)) or any(_END.search(text) for text in ends)
+    return may_begin(example.prompt) or may_end(example.prompt) or may_end(example.answer)
 
 
 def read(task: TaskSpec) -> tuple[dict[str, Path], dict[str, tuple[Example, ...]], str]:

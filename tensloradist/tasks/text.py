@@ -21,7 +21,16 @@ from tensloradist.caching import cached_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.tasks import hub, metrics, text_rows
-from tensloradist.tasks.base import LoadedTask, SplitData, Task, limited, parts_line, stratified_parts
+from tensloradist.tasks.base import (
+    LoadedTask,
+    SplitData,
+    Task,
+    drawn,
+    limited,
+    parts_line,
+    require_fingerprint,
+    stratified_parts,
+)
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
 from tensloradist.tasks.progress import tracked
 from tensloradist.tasks.text_rows import GlueTask, Rows, fingerprint
@@ -168,11 +177,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
         raise UserError(f"task.augmentation: {task.augmentation!r} is for images; task {entry.name} takes none")
     pad = padding_token(backbone)
     rows, data_fingerprint = text_rows.read(task, entry)
-    if task.fingerprint not in (None, data_fingerprint):
-        raise UserError(
-            f"task.data: {task.data} has changed since the run was planned: its fingerprint is {data_fingerprint}, "
-            f"not {task.fingerprint}"
-        )
+    require_fingerprint(task, data_fingerprint)
     official = protocol == "official"
     limit = _limit(task, backbone, official)
     key = (data_fingerprint, *entry.fields)  # one file may serve several tasks, which read other fields of it
@@ -196,7 +201,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
         metric_names=entry.metric_names,
         metrics=entry.metrics,
         data_fingerprint=data_fingerprint,
-        origin=_origin(task, entry, official),
+        origin=_origin(task, entry, rows["train"], carved),
         classes=entry.classes,
     )
 
@@ -217,18 +222,20 @@ def _parts(task: TaskSpec, protocol: str, entry: GlueTask) -> str | None:
     fitted, carved = _split(rows["train"], task, protocol == "official")
     held_out = len(rows["validation"].labels)
     sizes = (len(fitted), held_out if carved is None else len(carved), held_out)
-    return parts_line(entry.name, sizes, carved is None, _origin(task, entry, carved is None))
+    return parts_line(entry.name, sizes, carved is None, _origin(task, entry, rows["train"], carved))
 
 
-def _origin(task: TaskSpec, entry: GlueTask, official: bool) -> str:
-    """Where each part comes from, for people."""
+def _origin(task: TaskSpec, entry: GlueTask, rows: Rows, carved: npt.NDArray[np.int64] | None) -> str:
+    """Where each part comes from, for people; `carved`: what is held out of the training split's rows, if any."""
     if text_rows.is_local(task):
         train, validation = text_rows.FILES
     else:
         train, validation = (f"the {split} split of {task.data or entry.hub.name}" for split in entry.hub.splits)
-    if official:
-        return f"{train}; {validation} is the validation part and the test part"
-    return f"{train} ({VALIDATION_FRACTION:.0%} held out for validation); {validation} is the test part"
+    if carved is None:
+        origin = f"{train}; {validation} is the validation part and the test part"
+    else:
+        origin = f"{train} ({VALIDATION_FRACTION:.0%} held out for validation); {validation} is the test part"
+    return "; ".join([origin, *drawn(task, len(rows.labels) - (0 if carved is None else len(carved)))])
 
 
 def _fetch(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask) -> list[str]:

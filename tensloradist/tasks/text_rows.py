@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,7 +107,7 @@ def fingerprint(task: TaskSpec, entry: GlueTask) -> str:
 def _folder(task: TaskSpec) -> Path:
     path = Path(str(task.data))
     for name in FILES:
-        if not (path / name).is_file():
+        if not os.path.isfile(path / name):
             raise DataMissing(f"task.data: {task.data}: no {name}; expected a folder with {' and '.join(FILES)}")
     return path
 

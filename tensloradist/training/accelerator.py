@@ -23,6 +23,7 @@ from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
 from tensloradist.trackers import require_trackers
 from tensloradist.training.devices import choose_gpu, uses_cpu
+from tensloradist.wording import counted
 
 
 @contextmanager
@@ -33,10 +34,7 @@ def only_the_spec(processes: int) -> Iterator[None]:
         UserError: another number of processes was started than `compute.processes`.
     """
     if (world := environment.world_size()) != processes:
-        raise UserError(
-            f"compute.processes: {processes}, but {world} process(es) were started; start them with `torchrun "
-            f"--nproc_per_node {processes} -m tensloradist run …` or through `tensloradist launch`"
-        )
+        raise UserError(f"compute.processes: {processes}, but {_started(world)}; {_remedy(processes, world)}")
     precision = torch.get_float32_matmul_precision()
     with environment.of_the_run(processes):
         torch.set_float32_matmul_precision("highest")
@@ -44,6 +42,19 @@ def only_the_spec(processes: int) -> Iterator[None]:
             yield
         finally:
             torch.set_float32_matmul_precision(precision)
+
+
+def _started(world: int) -> str:
+    if not os.environ.get("WORLD_SIZE", "").strip():
+        return "1 process was started"
+    return f"{counted(world, 'process')} {'was' if world == 1 else 'were'} started, as WORLD_SIZE says"
+
+
+def _remedy(processes: int, world: int) -> str:
+    if processes == 1:
+        return f"unset WORLD_SIZE if it is left over, or set compute.processes to {world}"
+    command = f"torchrun --nproc_per_node {processes} -m tensloradist run …"
+    return f"start them with `{command}` or through `tensloradist launch`"
 
 
 def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:

@@ -39,7 +39,10 @@ def test_an_option_set_overrides_what_is_common(tmp_path):
         ("time_minutes: 0\n", r"time_minutes: 0: must be greater than or equal to 1"),
         ("options: {a: {gpus_per_node: -1}}\n", r"gpus_per_node: -1"),
         ("options: [low, high]\n", r"options: .*must be a mapping"),
-        ("time_minutes: 1\nsignal_lead_seconds: 60\n", r"signal_lead_seconds: 60 is not less than the time limit"),
+        (
+            "time_minutes: 1\nsignal_lead_seconds: 60\n",
+            r"signal_lead_seconds: 60 is not less than the time limit of 1 minute$",
+        ),
         ("workers_per_gpu: 2\n", r"workers_per_gpu: 2, but gpus_per_node is 0"),
         ("time_minutes: 1:2:3:4\n", r"time_minutes: '1:2:3:4' is not a time; write minutes, minutes:seconds, hours:"),
         ("time_minutes: 0:00\n", r"time_minutes: 0: must be greater than or equal to 1"),

@@ -285,6 +285,16 @@ def test_cells_that_no_label_tells_apart_are_refused_by_field_and_values(sweep, 
         ("isorank: [4]", "isorank: [4, 4]", "'isorank r=4' is given 2 times"),
         ("{name: digits}", "{name: digits}\ntasks: [{name: digits}]", "both 'task' and 'tasks'"),
         ("seeds: 2", "plugins: [no_such_module_anywhere]", "no_such_module_anywhere"),
+        ("epochs: 1", "lr_multipliers: {core: [a, 8]}", r"optimizer\.lr_multipliers\.core: 'a': must be a number"),
+        ("epochs: 1", "lr_multipliers: {core: [null, 8]}", r"lr_multipliers\.core: None: must be a number"),
+        ("epochs: 1", "1: 2", r"yaml: optimizer: 1 is no key here; keys are texts"),
+        ("seeds: 2", "~: 2", r"yaml: the whole: None is no key here; keys are texts"),
+        (
+            "{name: digits}",
+            f"{{name: images, data: {'a' * 300}}}",
+            r"task\.data: 'a+' cannot be .*File name too long",
+        ),
+        ("{name: digits}", f"{{name: images, data: /ex/{'a' * 300}}}", "task\\.data: .*: no such folder"),
     ],
 )
 def test_mistakes_are_named(sweep, old, new, says):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -190,13 +191,13 @@ def answers_and_inputs(task, backbone):
     return [found[number] for number in sorted(found)]
 
 
-def add_beginning(backbone):
-    """Let the tokenizer put <s> before every text, as Llama's does."""
+def add_beginning(backbone, token="<s>"):
+    """Let the tokenizer put a token before every text, as Llama's does."""
     from tokenizers import Tokenizer, processors
 
     path = os.path.join(backbone.name, "tokenizer.json")
     tokenizer = Tokenizer.from_file(path)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(single=[token, "$A"], special_tokens=[(token, 1)])
     tokenizer.save(path)
 
 
@@ -213,13 +214,30 @@ def test_what_a_chat_template_has_put_there_is_not_put_there_again(tmp_path):
         load(causal(tmp_path / "r.jsonl", lines({"prompt": "q", "answer": "</s>"})), backbone)
 
 
+@pytest.mark.parametrize(("before", "end"), [("<|endoftext|>", "<eot>"), ("<BOS>", "[EOS]"), ("word", "fin")])
+def test_no_tokens_of_a_tokenizer_are_found_without_a_word_in_the_fingerprint(tmp_path, before, end):
+    backbone = language_backbone(tmp_path)
+    folder = Path(backbone.name)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        content = (folder / name).read_text()
+        (folder / name).write_text(content.replace("</s>", end).replace("<s>", before))
+    add_beginning(backbone, before)
+    task = causal(tmp_path / "rows.jsonl", lines(*[{"prompt": f"{before}q", "answer": f"yes{end}"}] * 10))
+    begun, ended = ({"control_tokens"}, 1) if before.startswith("<") else (set(), 2)
+    assert words(task) == begun
+    assert answers_and_inputs(task, backbone)[0] == (before * ended + "qyes" + end * ended, "yes" + end * ended)
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (MARK + b"a\tb\n", {"marks"}),
         (b"a\tb<|im_end|>\n", {"control_tokens"}),
         (b"<bos>a\tb\n", {"control_tokens"}),
-        (b"<|im_start|>user\ta <b>b</b>\n", set()),
+        (b"<|im_start|>user\ta\n", {"control_tokens"}),  # of any tokenizer's tokens, since none is known here
+        (b"a\tb<turn|>\n", {"control_tokens"}),
+        (b"a[EOS]\tb\n", {"control_tokens"}),
+        (b"[INST] user [/INST]\ta <b>b</b>\n", set()),
         (b"a\tb\tc\r\n\r\n\xc2\xa0\n", set()),
     ],
 )

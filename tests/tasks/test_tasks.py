@@ -1,6 +1,7 @@
 """Images and text: the real data sets, splits, augmentation, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,15 @@ from transformers import AutoImageProcessor
 from tensloradist.errors import UserError
 from tensloradist.spec import BackboneSpec, TaskSpec
 from tensloradist.tasks import load, task_named
-from tensloradist.tasks.examples import glue_folder, image_backbone, image_folder, text_backbone
+from tensloradist.tasks.base import describe_parts
+from tensloradist.tasks.examples import (
+    glue_folder,
+    image_backbone,
+    image_folder,
+    language_backbone,
+    language_folder,
+    text_backbone,
+)
 from tensloradist.tasks.text import GLUE_TASKS
 
 
@@ -104,6 +113,23 @@ def test_decoding_on_the_fly_equals_the_cache(images, monkeypatch):
     cached = load(task, backbone).train.batch([0, 5], None)["pixel_values"]
     monkeypatch.setattr("tensloradist.tasks.images.CACHE_LIMIT", 0)
     assert torch.equal(load(task, backbone).train.batch([0, 5], None)["pixel_values"], cached)
+
+
+def test_a_picture_replaced_under_a_loaded_task_is_never_trained_on(images, tmp_path, monkeypatch):
+    task, backbone = images
+    folder = tmp_path / "copy"
+    shutil.copytree(str(task.data), folder)
+    task = task.model_copy(update={"data": str(folder)})
+    monkeypatch.setattr("tensloradist.tasks.images.CACHE_LIMIT", 0)
+    train = load(task, backbone).train
+    first = folder / train.ids[0]
+    Image.new("RGB", (20, 20), "red").save(first)
+    with pytest.raises(UserError, match=rf"the image {train.ids[0]} was replaced while the data was in use"):
+        train.batch([0], None)
+    train.batch([1], None)
+    (folder / train.ids[1]).write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"cannot be read \(its content is no picture in a format that Pillow knows\)"):
+        load(task, backbone).train.batch([1], None)
 
 
 def test_official_text_is_joined_and_padded_to_512(data_root):
@@ -212,3 +238,17 @@ def test_kinds_must_fit(images, text):
         load(TaskSpec(name="digits"), images[1])
     with pytest.raises(UserError, match="Did you mean 'mrpc'"):
         task_named("mprc")
+
+
+@pytest.mark.parametrize("protocol", ["sound", "official"])
+def test_texts_that_were_drawn_to_train_are_said_to_be(tmp_path, protocol):
+    pairs = [
+        (glue_folder(tmp_path, GLUE_TASKS["mrpc"]), text_backbone(tmp_path)),
+        (language_folder(tmp_path), language_backbone(tmp_path)),
+    ]
+    for task, backbone in pairs:
+        whole = len(load(task, backbone, protocol).train)
+        drawn = task.model_copy(update={"train_examples": 3})
+        loaded = load(drawn, backbone, protocol)
+        assert len(loaded.train) == 3 and loaded.origin.endswith(f"; 3 of {whole} drawn to train")
+        assert task_named(task.name).parts(drawn, protocol) == describe_parts(loaded)

@@ -117,7 +117,16 @@ def test_a_place_counts_only_among_processes_that_were_started_together(monkeypa
     assert environment.process_index() == 0, "a rank of nobody's: else nothing would be published, and exit code 0"
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert (environment.world_size(), environment.process_index()) == (4, 3)
-    with pytest.raises(UserError, match=r"compute\.processes: 1, but 4 process\(es\) were started"), only_the_spec(1):
+    with (
+        pytest.raises(UserError, match=r"compute\.processes: 1, but 4 .* WORLD_SIZE says; unset WORLD_SIZE"),
+        only_the_spec(1),
+    ):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with (
+        pytest.raises(UserError, match=r"2, but 1 process was started, .*; start them with `torchrun"),
+        only_the_spec(2),
+    ):
         pass
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="RANK: 3, but WORLD_SIZE is 2"):
@@ -140,11 +149,20 @@ def test_tf32_is_not_taken_for_fp32_and_the_callers_setting_comes_back():
 @pytest.mark.parametrize(
     "name",
     ["NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ONEDNN_DEFAULT_FPMATH_MODE", "ATEN_CPU_CAPABILITY"]
-    + ["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCHDYNAMO_DISABLE", "TIMM_FUSED_ATTN", "OPENBLAS_CORETYPE", "NCCL_ALGO"],
+    + ["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCHDYNAMO_DISABLE", "TIMM_FUSED_ATTN", "OPENBLAS_CORETYPE", "NCCL_ALGO"]
+    + ["MKL_DEBUG_CPU_TYPE", "MIOPEN_DEBUG_CONV_DIRECT", "PYTORCH_MIOPEN_SUGGEST_NHWC", "PYTORCH_TUNABLEOP_FILENAME"]
+    + ["HIPBLASLT_TUNING_OVERRIDE_FILE"],
 )
 def test_a_variable_that_chooses_kernels_is_in_the_provenance(monkeypatch, name):
     monkeypatch.setenv(name, "1")
-    for other in ("MKL_NUM_THREADS", "ONEDNN_VERBOSE", "TRITON_CACHE_DIR", "CUDNN_LOGINFO_DBG", "HOME_OF_NOBODY"):
+    for other in (
+        "MKL_NUM_THREADS",
+        "ONEDNN_VERBOSE",
+        "TRITON_CACHE_DIR",
+        "CUDNN_LOGINFO_DBG",
+        "TRITON_DEBUG",
+        "CUBLASLT_LOG_FILE",
+    ):
         monkeypatch.setenv(other, "1")
     found = provenance()["environment"]
     assert found[name] == "1" and len([n for n, value in found.items() if value == "1"]) == 1
