@@ -313,7 +313,7 @@ def _planned(path: Path) -> Manifest:
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands on launched sweeps to the application, and how an edited file is read."""
-    from tensloradist.results.sweeps import plan_with
+    from tensloradist.results.planner import plan_with
 
     plan_with(_planned)
     for command in (status, cancel, retry, hold, release, logs, why, bundle, efficiency):

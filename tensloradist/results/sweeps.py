@@ -1,14 +1,14 @@
 """Which sweep is meant by a command's SWEEP: a file, the name of one that was launched, or of a shipped one.
 
 Who gives a file means what it says now, with the data and backbones that lie there now. Where that is not what was
-launched, it is planned anew, by `launch`, which registers how; the library itself imports none of that. No torch here.
+launched, it is planned anew (`planner`). No torch here.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
@@ -21,14 +21,12 @@ from tensloradist.identity import fingerprint_now
 from tensloradist.plugins import load_plugins
 from tensloradist.results.layout import sweep_folder
 from tensloradist.results.manifest_parts import differences, note_of_new_readings, parts_of, places_of
+from tensloradist.results.planner import planned
 from tensloradist.shipped import find_shipped, shipped_names
 from tensloradist.wording import counted
 
 if TYPE_CHECKING:
     from tensloradist.results.schema import Manifest
-
-_planners: list[Callable[[Path], Manifest]] = []
-
 
 @dataclass(frozen=True)
 class FoundSweep:
@@ -54,11 +52,6 @@ class FoundSweep:
         """Raises UserError for a file that was edited since; `what` says why it has to be as it was launched."""
         if self.edited:
             raise UserError(f"{self.edited}. {what}; {self.remedy}")
-
-
-def plan_with(planner: Callable[[Path], Manifest]) -> None:
-    """Say how a sweep file becomes a manifest; the last word counts."""
-    _planners[:] = [planner]
 
 
 def sweep_name(source: str, root: Path) -> str:
@@ -100,7 +93,7 @@ def find_sweep(source: str, root: Path) -> FoundSweep:
         return FoundSweep(launched, warning=note_of_new_readings(launched))
     manifest, newest = _launched_as(path, launched, root)
     try:
-        manifest = manifest or _planned(path)
+        manifest = manifest or planned(path)
     except UserError as error:
         if newest is None:
             raise UserError(
@@ -165,12 +158,6 @@ def _earlier(name: str, root: Path, text: str) -> Iterator[Manifest]:
                 yield read_manifest(path)
         except (OSError, UserError):
             continue  # a damaged one is no help; what counts is the newest, which has been read
-
-
-def _planned(path: Path) -> Manifest:
-    if not _planners:
-        raise UserError("nothing here can plan it")
-    return _planners[0](path)
 
 
 def _means_the_same(path: Path, manifest: Manifest) -> bool:

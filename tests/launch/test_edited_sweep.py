@@ -18,7 +18,7 @@ from launch.sweep import load_sweep
 from tensloradist.cli import _application
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import digest_of
-from tensloradist.results import sweeps
+from tensloradist.results import planner, sweeps
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.publish import write_failure
@@ -151,7 +151,7 @@ def test_a_file_edited_back_to_an_earlier_launch_needs_no_planning(file, monkeyp
     root = file.parent / "results"
     write_manifest(load_sweep(str(file)), root)
     file.write_text(SWEEP)
-    monkeypatch.setattr(sweeps, "_planners", [])
+    monkeypatch.setattr(planner, "_planners", [])
     found = sweeps.find_sweep(str(file), root)
     assert len(found.manifest.runs) == 4 and {run.spec["seed"] for run in found.manifest.runs} == {0, 1}
     assert "has 2 other runs" in found.note
@@ -277,7 +277,7 @@ def test_of_several_launches_of_one_text_the_one_with_the_present_data_is_meant(
     images.write_text(IMAGES.replace("seeds: 2", "seeds: 1"))
     finish(images, root)
     images.write_text(IMAGES)
-    monkeypatch.setattr(sweeps, "_planners", [])  # what was launched is known without planning
+    monkeypatch.setattr(planner, "_planners", [])  # what was launched is known without planning
     for shade, launched in launches.items():
         pictures(data, shade)
         assert ids(images, root) == launched, shade
