@@ -65,10 +65,11 @@ def test_a_run_that_still_loads_is_interrupted_at_once():
 
 
 def test_what_a_shell_ignores_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before, control = signal.signal(signal.SIGINT, signal.SIG_IGN), RunControl(at_boundary=True)
     try:
-        with Interruption(RunControl()):
+        with Interruption(control):
             signal.raise_signal(signal.SIGINT)
+        assert control.stop_reason is None
     finally:
         signal.signal(signal.SIGINT, before)
 
