@@ -74,15 +74,17 @@ types: $(INSTALLED)  ## mypy
 benchmark: $(INSTALLED)  ## Step time and memory against PEFT's LoRA (about 15 minutes on 2 cores)
 	$(BIN)/python tests/benchmarks/adapter_step.py --members tucker --bound 1.05
 
+UNLIMITED := --timeout 0 -o faulthandler_timeout=0
+
 evidence: test-random test-elsewhere  ## Scale runs and long repeats, for closing notes
-	$(BIN)/python -m pytest -q -s -m evidence
+	$(BIN)/python -m pytest -q -s $(UNLIMITED) -m evidence
 	$(BIN)/python tests/benchmarks/adapter_step.py --members tucker --bound 1.05
 	$(BIN)/python tests/benchmarks/adapter_step.py --steps 12 --batch 4
 	$(BIN)/python tests/benchmarks/scaling.py --only memory --updates 2 --batch 4 --processes 1 2 4 --hidden 1280 \
 		--layers 12 --strategies single ddp zero3
 
 soak: $(INSTALLED)  ## 200 runs on the development cluster, with a random fault every few seconds for ten minutes
-	$(BIN)/python -m pytest -q -s -m evidence tests/slurm/test_soak.py
+	$(BIN)/python -m pytest -q -s $(UNLIMITED) -m evidence tests/slurm/test_soak.py
 
 clean:  ## Remove the virtual environment and caches, never results
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from heard import SIGNALS_HEARD
 
 SWEEP = """
 name: fragile
@@ -38,14 +39,12 @@ class Launch:
         words = command or ("launch", str(self.file), "--workers", str(workers))
         command = [sys.executable, "-m", "tensloradist.cli", *words, "--results", str(self.results)]
         return subprocess.Popen(
-            command,
+            [*SIGNALS_HEARD, *command],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            # A shell's background job ignores SIGINT, and so would what it starts: here it means Ctrl-C again.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, workers=1, command=None, **environment):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from fake_slurm import FakeSlurm
+from heard import SIGNALS_HEARD
 
 from launch.accepted import launches
 from launch.arrays import Array
@@ -103,12 +104,6 @@ seeds: 2
 """
 
 
-def heard():
-    """Signals that a background job, or one of nohup, ignores: here they mean what they say."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("whom", ["the command alone", "sbatch, too"])
 def test_an_interruption_takes_a_submission_back(slurm, root, tmp_path, whom):
     """SIGHUP as kill sends it; Ctrl-C on a terminal reaches sbatch, too, which is then not waited for."""
@@ -119,12 +114,11 @@ def test_an_interruption_takes_a_submission_back(slurm, root, tmp_path, whom):
     waits.touch()
     command = [sys.executable, "-m", "tensloradist.cli", "launch", file, "--profile", profile, "--results", root]
     process = subprocess.Popen(
-        command,
+        [*SIGNALS_HEARD, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=heard,
     )
     deadline = time.monotonic() + 240
     while slurm.calls()["sbatch"] < 2:
