@@ -45,7 +45,7 @@ test: $(INSTALLED)  ## All tests but those of the other `make test-…` and of `
 test-random: $(INSTALLED)  ## Those of `make test`, in a random order, on random examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SUITE) $(ANY_ORDER)
 
-test-elsewhere: $(INSTALLED)  ## Those of `make test` as an ordinary user without a home, in another locale and time zone (root)
+test-elsewhere: $(INSTALLED)  ## Those of `make test` as an ordinary user without a home, elsewhere and in the background (root)
 	tests/elsewhere.sh $(SUITE) $(ANY_ORDER)
 
 test-browser: $(INSTALLED)  ## The report's page in a headless Chromium (Debian's package chromium)

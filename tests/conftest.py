@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,12 @@ import tensloradist._torchvision  # noqa: F401 (before a test imports transforme
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("random", deadline=None, database=None, print_blob=True)
 hypothesis.settings.load_profile("fixed")  # `--hypothesis-profile random` replaces it
+
+# A shell's background job ignores SIGINT, that of nohup SIGHUP, and so would all that the tests start: a process hands
+# on what it ignores, and no handlers.
+for ignored in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else lambda number, frame: None)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run pytest with the given arguments as the user nobody, who has no home, may write nowhere but in a temporary folder
-# and makes files that nobody else reads, in the locale C and the time zone furthest east.
+# and makes files that nobody else reads, in the locale C, the time zone furthest east, and the background.
 # Needs root. Nothing outside is changed: folders that are closed to other users are opened in a mount namespace alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,6 +45,7 @@ chmod 755 "$ELSEWHERE_SCRATCH"
 mkdir -m 700 "$ELSEWHERE_SCRATCH/tmp"
 chown nobody "$ELSEWHERE_SCRATCH/tmp"
 umask 077
+trap '' INT HUP QUIT  # as in the background, and under nohup
 exec setpriv --reuid nobody --regid nogroup --clear-groups --inh-caps=-all --no-new-privs \
   env -i PATH="$PATH" HOME=/nonexistent USER=nobody LANG=C LC_ALL=C TZ=Pacific/Kiritimati \
   TMPDIR="$ELSEWHERE_SCRATCH/tmp" TENSLORADIST_DATA="$data" OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1 \

@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from heard import SIGNALS_HEARD
 
 SWEEP = """
 name: fragile
@@ -39,7 +38,7 @@ class Launch:
         words = command or ("launch", str(self.file), "--workers", str(workers))
         command = [sys.executable, "-m", "tensloradist.cli", *words, "--results", str(self.results)]
         return subprocess.Popen(
-            [*SIGNALS_HEARD, *command],
+            command,
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

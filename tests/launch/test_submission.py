@@ -10,7 +10,6 @@ import time
 
 import pytest
 from fake_slurm import FakeSlurm
-from heard import SIGNALS_HEARD
 
 from launch.accepted import launches
 from launch.arrays import Array
@@ -114,7 +113,7 @@ def test_an_interruption_takes_a_submission_back(slurm, root, tmp_path, whom):
     waits.touch()
     command = [sys.executable, "-m", "tensloradist.cli", "launch", file, "--profile", profile, "--results", root]
     process = subprocess.Popen(
-        [*SIGNALS_HEARD, *command],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
