@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from launch.blame import blamed
+from launch.children import Crash
 from launch.failures import FailureBook
 from launch.policy import decide
 from tensloradist.backbones import FAMILIES
@@ -121,6 +123,9 @@ def test_of_several_processes_the_run_is_tried_again_with_half_of_what_did_not_f
         ranks={},
         adapter_parameters=1,
         conditions=(member,),
+    )
+    assert blamed(planned, folder, 1, Crash(1, "log", rank=1), False).evaluation_batch == 64, (
+        "where a worker sees its end"
     )
     book = FailureBook(tmp_path, [planned], {run.run_id: 0})
     assert book.decide(planned, folder).action == "retry_smaller"
