@@ -41,6 +41,7 @@ from tensloradist.throughput import Communication, measure
 from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
 from tensloradist.training.blocks import as_they_were, blocks, compile_blocks, recompute
 from tensloradist.training.checkpoint import Boundary, Saved, restore
+from tensloradist.training.compilers import check_compiler
 from tensloradist.training.optimization import make_optimizer, make_schedule
 from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
 from tensloradist.training.prediction import Passes, predict, prefetch
@@ -121,6 +122,8 @@ def _train(
         torch.set_num_threads(spec.compute.threads)
     if accelerator.is_main_process:  # now, and not only with the result: an attempt that is killed has no other
         write_replacing(folder / "provenance.json", json.dumps(provenance_of(spec, accelerator), indent=2) + "\n")
+    if spec.compute.compile:
+        check_compiler(accelerator.device.type)
     task = task_for(spec)
     if spec.optimizer.batch_size > len(task.train):
         raise UserError(

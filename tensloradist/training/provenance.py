@@ -38,16 +38,21 @@ PACKAGES = (
 _SOURCES, _LAUNCH = sources_hash(), module_hash("launch")  # as they are imported, and not as they may be edited later
 
 
-@lru_cache(maxsize=1)
-def _of_this_process() -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on. No GPU is touched for it."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue  # an optional extra that is not installed has no version to record
+    return found
+
+
+@lru_cache(maxsize=1)
+def _of_this_process() -> dict[str, Any]:
     return {
-        "versions": versions,
+        "versions": versions(),
         "hardware": {
             "cpu": _cpu_model(),
             "cpu_count": os.cpu_count(),
