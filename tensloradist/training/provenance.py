@@ -51,6 +51,7 @@ def versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _of_this_process() -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
         "versions": versions(),
         "hardware": {
@@ -59,7 +60,8 @@ def _of_this_process() -> dict[str, Any]:
             "machine": platform.machine(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "gpu_count": torch.cuda.device_count(),
-            "gpu_uuids": [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())],
+            "gpu_uuids": [str(gpu.uuid) for gpu in gpus],
+            "gpu_bytes": [gpu.total_memory for gpu in gpus],
         },
         "code": {"commit": commit(), "sources": _SOURCES, "launch": _LAUNCH},
         "host": socket.gethostname(),
