@@ -15,7 +15,7 @@ from tensloradist.plugins import load_plugins
 from tensloradist.recheck import require_same_labels
 from tensloradist.results.publish import trained_attempt
 from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
-from tensloradist.training.prediction import Passes, predict
+from tensloradist.training.prediction import EvaluationPasses, predict
 from tensloradist.training.records import defined
 
 _ALONE: dict[str, Any] = {
@@ -70,7 +70,7 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
         # The parts of an official split may be one and the same: each example counts once.
         whole = [task.test] if data is None else [task.train, task.validation, task.test]
         parts = {tuple(part.ids): part for part in whole}
-        passes = Passes.of(alone)
+        passes = EvaluationPasses.of(alone)
         logits = np.concatenate([predict(accelerator, model, family, part, passes) for part in parts.values()])
         labels = np.concatenate([part.labels for part in parts.values()])
     finally:

@@ -44,7 +44,7 @@ from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.compilers import check_compiler
 from tensloradist.training.optimization import make_optimizer, make_schedule
 from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
-from tensloradist.training.prediction import Passes, predict, prefetch
+from tensloradist.training.prediction import EvaluationPasses, predict, prefetch
 from tensloradist.training.provenance import peak_memory_of_all, provenance_of, reset_peak_memory
 from tensloradist.training.records import AttemptWriter, Scores, defined
 from tensloradist.training.strategy import Strategy, strategy_for
@@ -221,7 +221,7 @@ class Run:
         self.scores = Scores(spec.protocol == "official", task.primary_metric, task.lower_is_better)
         self.step_seconds: list[float] = []
         self.communication = Communication(accelerator.num_processes, accelerator.device)
-        self.evaluation = Passes.of(compute)
+        self.evaluation = EvaluationPasses.of(compute)
         self.train_seconds = self.evaluate_seconds = 0.0
         self.step = self.epoch = self.position = 0  # updates done; the epoch (0-based), and updates done in it
         self.total_loss = torch.zeros((), device=accelerator.device)  # of the epoch's examples, on this process

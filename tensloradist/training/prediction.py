@@ -40,7 +40,7 @@ def evaluation_batch(compute: ComputeSpec) -> int:
     return min(EVALUATION_BATCH, 4 * compute.micro_batch if compute.micro_batch else EVALUATION_BATCH)
 
 
-class Passes:
+class EvaluationPasses:
     """Evaluation's passes through the model, of `size` examples: halved, for good, where device memory runs out.
 
     Args:
@@ -52,7 +52,7 @@ class Passes:
         self.size, self._alone = size, alone
 
     @classmethod
-    def of(cls, compute: ComputeSpec) -> Passes:
+    def of(cls, compute: ComputeSpec) -> EvaluationPasses:
         """As a run's `compute` says. ZeRO-3 gathers weights within a pass, and does not start one again."""
         return cls(evaluation_batch(compute), compute.processes == 1 and compute.zero_stage < 3)
 
@@ -105,7 +105,7 @@ def predict(
     model: nn.Module,
     family: Family,
     split: SplitData,
-    passes: Passes,
+    passes: EvaluationPasses,
     between: Callable[[], None] | None = None,
 ) -> np.ndarray:
     """Logits of every example, in the split's order: (n, classes) float32, the same on all processes.
@@ -115,7 +115,7 @@ def predict(
     often on all processes.
 
     Raises:
-        EvaluationOutOfMemory: as `Passes.logits`.
+        EvaluationOutOfMemory: as `EvaluationPasses.logits`.
     """
     model.eval()
     order = np.arange(len(split)) if split.lengths is None else np.argsort(-split.lengths, kind="stable")

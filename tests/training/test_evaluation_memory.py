@@ -21,7 +21,7 @@ from tensloradist.results.ranks import write_rank_failure
 from tensloradist.results.schema import ManifestRun, Membership
 from tensloradist.spec import RunSpec
 from tensloradist.training import train
-from tensloradist.training.prediction import Passes
+from tensloradist.training.prediction import EvaluationPasses
 
 
 def spec(**compute):
@@ -40,17 +40,23 @@ def spec(**compute):
 
 @pytest.fixture
 def small_device(monkeypatch):
-    """A device whose memory takes seven examples in evaluation, and any number in training."""
+    """A device whose memory takes seven examples in evaluation, and any number in training: within the first block."""
     family = FAMILIES["vit"]
     passes = []
 
-    def logits(model, inputs):
-        examples = len(next(iter(inputs.values())))
-        if not model.training:
-            passes.append(examples)
-            if examples > 7:
+    def run_out(module, arguments, output):
+        if not module.training:
+            passes.append(len(output))
+            if len(output) > 7:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return family.logits(model, inputs)
+
+    def logits(model, inputs):
+        norm = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)][1]
+        handle = norm.register_forward_hook(run_out)
+        try:
+            return family.logits(model, inputs)
+        finally:
+            handle.remove()
 
     return lambda: monkeypatch.setitem(FAMILIES, "vit", replace(family, logits=logits)) or passes
 
@@ -77,7 +83,7 @@ def test_passes_have_all_examples_in_order_whatever_fits():
             raise RuntimeError("CUDA error: out of memory")
         return inputs["x"]
 
-    passes = Passes(20)
+    passes = EvaluationPasses(20)
     assert torch.equal(torch.cat(list(passes.logits(forward, {"x": examples}))), examples) and passes.size == 5
 
 
@@ -86,17 +92,17 @@ def test_another_error_is_no_reason_for_another_try():
         raise UserError("something else")
 
     with pytest.raises(UserError, match="something else"):
-        list(Passes(4).logits(forward, {"x": torch.zeros(4)}))
+        list(EvaluationPasses(4).logits(forward, {"x": torch.zeros(4)}))
 
 
 def test_one_example_that_does_not_fit_is_the_end():
     def forward(inputs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    passes = Passes(4)
+    passes = EvaluationPasses(4)
     with pytest.raises(EvaluationOutOfMemory, match=r"1 examples a pass of evaluation \(compute\.evaluation_batch\)"):
         list(passes.logits(forward, {"x": torch.zeros(4)}))
-    assert not Passes.of(spec(strategy="ddp", processes=2).compute)._alone, "its passes may meet others' in collectives"
+    assert not EvaluationPasses.of(spec(strategy="ddp", processes=2).compute)._alone, "its passes may meet others' in collectives"
 
 
 def test_of_several_processes_the_run_is_tried_again_with_half_of_what_did_not_fit(tmp_path):
@@ -131,6 +137,6 @@ def test_of_several_processes_the_run_is_tried_again_with_half_of_what_did_not_f
     assert book.decide(planned, folder).action == "retry_smaller"
     compute = book.adjusted(planned, folder)["compute"]
     assert (compute["evaluation_batch"], compute["micro_batch"]) == (32, 32), "training fits, and stays as it is"
-    assert Passes.of(RunSpec.model_validate(book.adjusted(planned, folder)).compute).size == 32
+    assert EvaluationPasses.of(RunSpec.model_validate(book.adjusted(planned, folder)).compute).size == 32
     last = failure.model_copy(update={"evaluation_batch": 1})
     assert decide([last], data).action == "stop" and "evaluation's batch is 1 already" in decide([last], data).reason
