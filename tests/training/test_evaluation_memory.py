@@ -102,7 +102,8 @@ def test_one_example_that_does_not_fit_is_the_end():
     passes = EvaluationPasses(4)
     with pytest.raises(EvaluationOutOfMemory, match=r"1 examples a pass of evaluation \(compute\.evaluation_batch\)"):
         list(passes.logits(forward, {"x": torch.zeros(4)}))
-    assert not EvaluationPasses.of(spec(strategy="ddp", processes=2).compute)._alone, "its passes may meet others' in collectives"
+    together = EvaluationPasses.of(spec(strategy="ddp", processes=2).compute)
+    assert not together._alone, "its passes may meet others' in collectives"
 
 
 def test_of_several_processes_the_run_is_tried_again_with_half_of_what_did_not_fit(tmp_path):
