@@ -120,7 +120,7 @@ def test_the_doctor_takes_a_gpu_of_each_node_and_says_that_it_does_not_compute(c
         (gpu,) = (line for line in done.stdout.splitlines() if f"{node}: GPU" in line)
         assert gpu.startswith(f"FAILED  {node}: GPU 0: compute.device: 'auto', and") and "no GPU here" in gpu
         assert f"FAILED  {node}: all_reduce: RuntimeError: not tried" in done.stdout, done.stdout
-    (script,) = sweep.root.glob(".doctor-*/submitit/*submission*.sh")
+    script = next(sweep.root.glob(".doctor-*/submitit/*submission*.sh"))
     assert "#SBATCH --gpus-per-node=1\n" in script.read_text()
 
 
