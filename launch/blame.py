@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from typing import NamedTuple
 
 from launch import scheduler
 from launch.children import Crash
@@ -28,7 +29,16 @@ _WATCHDOG = re.compile(
 )
 
 
-def vanished(owner: Owner) -> tuple[Cause, str]:
+class Blame(NamedTuple):
+    """What of a `Failure` is known of an attempt that a process's end has ended."""
+
+    cause: Cause
+    message: str
+    traceback: str | None = None
+    evaluation_batch: int | None = None
+
+
+def vanished(owner: Owner) -> Blame:
     """Cause and message for an owner that ended without a word. This cluster's Slurm is asked about its own jobs."""
     where = f"{owner.host}, process {owner.pid}" + (f", job {owner.job}" if owner.job else "")
     ours = owner.cluster is not None and owner.cluster == scheduler.cluster()
@@ -37,13 +47,11 @@ def vanished(owner: Owner) -> tuple[Cause, str]:
     if ended is not None:
         cause = "out_of_host_memory" if ended.over_memory else CAUSES_BY_SLURM.get(ended.state, "killed")
         where += f"; Slurm says {ended.state}" + (", beyond its memory" if ended.over_memory else "")
-    return cause, f"its process vanished without a word ({where})"
+    return Blame(cause, f"its process vanished without a word ({where})")
 
 
-def blamed(
-    run: ManifestRun, folder: RunFolder, number: int, crash: Crash, for_memory: bool
-) -> tuple[Cause, str, str | None]:
-    """Cause, message and traceback of an attempt that a process's end has ended: its own words, or its exit code.
+def blamed(run: ManifestRun, folder: RunFolder, number: int, crash: Crash, for_memory: bool) -> Blame:
+    """What ended an attempt with one of its processes: that process's own words, or its exit code.
 
     Args:
         for_memory: whether the kernel has killed for memory since the attempt began.
@@ -52,18 +60,15 @@ def blamed(
     other = culprit(folder.attempt(number)) if crash.rank else None
     if other is not None:
         said = f"process {other.rank} of {processes} ({other.host}): {other.message}; see {crash.log}"
-        return other.cause, said, other.traceback
+        return Blame(other.cause, said, other.traceback, other.evaluation_batch)
     who = f"process {crash.rank} of {processes}" if processes > 1 else "the process"
     how = f"{who} ended by signal {-code}" if code < 0 else f"{who} exited with {code}"
     if processes > 1 and -code == signal.SIGABRT and was_nccl_watchdog(Path(crash.log)):
         quiet = ", ".join(map(str, silent(folder.attempt(number), processes)))
         hung = f"; no word came from process {quiet}" if quiet else ""
-        return (
-            "communication",
-            f"{who} was ended by NCCL's watchdog, after a collective timed out{hung}; see {crash.log}",
-            None,
-        )
-    return cause_of_end(code, for_memory), f"{how}; see {crash.log}", None
+        timed_out = f"{who} was ended by NCCL's watchdog, after a collective timed out{hung}; see {crash.log}"
+        return Blame("communication", timed_out)
+    return Blame(cause_of_end(code, for_memory), f"{how}; see {crash.log}")
 
 
 def was_nccl_watchdog(log: Path) -> bool:

@@ -10,16 +10,19 @@ from rich.console import Console
 
 from launch import scheduler
 from launch.arrays import Array, arrays
+from launch.durations import Durations, kind
 from launch.origin import Hints, Origin
 from launch.plan import BROKEN, CLAIMED_ELSEWHERE, HELD, Plan, write_manifest
 from launch.policy import Growth
 from launch.profile import Options, Profile, load_profile
 from launch.pruning import prune
 from launch.sbatch_environment import completed, environment_notes
+from launch.sharing import sharing
 from launch.signals import interrupt_on_termination
 from launch.slurm import submit
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
+from tensloradist.spec import RunSpec
 from tensloradist.terminal import terminal
 from tensloradist.wording import counted
 
@@ -72,6 +75,8 @@ def launch_on_cluster(
         )
     for warning in [*site_warnings(profile, sets), *variable_notes(sets)]:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    for note in _sharing_notes(profile, sets, [run.spec for run in runs], Durations(root, finished)):
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if manifest is None:
         console.print("A dry run: nothing was written or submitted.")
         return
@@ -114,6 +119,16 @@ def _described(array: Array, options: Options, profile: Profile) -> str:
     names = ", ".join(named(options.partition))
     partition = f"partition{'s' * (',' in names)} {names}" if names else "the default partition"
     return f"{profile.name}/{array.options}: {what}, {parallel}, on {partition}; a task: {', '.join(asked)}"
+
+
+def _sharing_notes(profile: Profile, sets: dict[str, Options], specs: list[RunSpec], known: Durations) -> list[str]:
+    """For option sets whose runs have GPUs for themselves: what runs like them, on record, propose."""
+    alone = [name for name, options in sets.items() if options.gpus_per_node and options.sharing_gpu == 1]
+    kinds = {kind(spec): spec for spec in specs if spec.compute.processes == 1}
+    if not alone or not kinds:
+        return []
+    found = sharing(result for spec in kinds.values() for result in known.results(spec))
+    return [f"{profile.name}/{name}: {found}" for name in alone] if found is not None else []
 
 
 def _say_left_out(console: Console, plan: Plan, hints: Hints) -> None:

@@ -1,4 +1,4 @@
-"""How long runs took, by the results on record of runs like them; no result of a stranger's run is taken for one."""
+"""Results on record of runs like others, and how long they took; no result of a stranger's run is taken for one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tensloradist.errors import UserError
 from tensloradist.results.publish import read_run
+from tensloradist.results.schema import Result
 from tensloradist.spec import RunSpec
 
 DURATIONS = 50  # finished runs of a kind that its duration is estimated from
@@ -32,7 +33,7 @@ def kind(spec: RunSpec) -> Kind:
 
 
 class Durations:
-    """The durations of runs on record, read when they are first asked for.
+    """The results of runs on record by their kind, read when they are first asked for.
 
     Args:
         first: ids of the runs to look at before the others.
@@ -40,17 +41,21 @@ class Durations:
 
     def __init__(self, root: Path, first: Sequence[str] = ()) -> None:
         self._root, self._first = root, first
-        self._seconds: dict[Kind, list[float]] | None = None
+        self._results: dict[Kind, list[Result]] | None = None
 
     def of(self, spec: RunSpec) -> float | None:
         """The median seconds of runs like this one; None where there are none."""
-        if self._seconds is None:
-            self._seconds = self._read()
-        found = self._seconds.get(kind(spec))
-        return statistics.median(found[:DURATIONS]) if found else None
+        found = self.results(spec)
+        return statistics.median(result.times.total_seconds for result in found) if found else None
 
-    def _read(self) -> dict[Kind, list[float]]:
-        seconds: dict[Kind, list[float]] = defaultdict(list)
+    def results(self, spec: RunSpec) -> list[Result]:
+        """The results of runs like this one, up to DURATIONS of them."""
+        if self._results is None:
+            self._results = self._read()
+        return self._results.get(kind(spec), [])[:DURATIONS]
+
+    def _read(self) -> dict[Kind, list[Result]]:
+        results: dict[Kind, list[Result]] = defaultdict(list)
         unreadable = []
         for folder in self._folders():
             try:
@@ -58,10 +63,10 @@ class Durations:
             except (UserError, OSError) as error:  # another sweep's: its own launch mends it
                 unreadable.append(str(error))
                 continue
-            seconds[kind(spec)].append(result.times.total_seconds)
+            results[kind(spec)].append(result)
         if unreadable:
             log.warning("durations leave out %d results that cannot be read: %s", len(unreadable), unreadable[0])
-        return seconds
+        return results
 
     def _folders(self) -> Iterator[Path]:
         runs = self._root / "runs"

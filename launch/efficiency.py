@@ -9,6 +9,7 @@ from typing import Any
 
 from launch import scheduler
 from launch.accepted import launches, of_cluster
+from launch.sharing import Sharing, sharing
 from launch.spending import spending
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
@@ -41,7 +42,7 @@ class Spent:
     """Where the finished runs' seconds went, and their share of the time that workers were given.
 
     `kept_seconds`: of runs without a result yet, what their checkpoints keep. `unreadable`: runs left out, since their
-    results cannot be read.
+    results cannot be read. `sharing`: what the finished runs propose for their GPUs.
     """
 
     runs: int
@@ -52,6 +53,7 @@ class Spent:
     device_bytes: int | None
     kept_seconds: float = 0.0
     unreadable: int = 0
+    sharing: Sharing | None = None
 
     @property
     def busy_share(self) -> float | None:
@@ -100,6 +102,7 @@ def account(name: str, root: Path) -> tuple[list[Efficiency], Spent]:
         max((result.peak_memory.device_bytes or 0 for result in results), default=0) or None,
         sum(spent.seconds - spent.wasted_seconds for spent in unfinished),
         sum(each.result is None and each.state != "open" for _, each in found),
+        sharing(results),
     )
     return [_of_set(*key, group, jobs[key], spent) for key, group in groups.items()], spent
 
@@ -130,6 +133,8 @@ def _of_set(
         int(asked["gpus_per_node"]),
     )
     found.suggestions = _suggestions(found, jobs, spent)
+    if spent.sharing is not None and int(arrays[-1]["workers_per_task"]) <= found.gpus:
+        found.suggestions.append(str(spent.sharing))
     return found
 
 

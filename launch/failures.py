@@ -79,11 +79,15 @@ class FailureBook:
         return decision
 
     def adjusted(self, run: ManifestRun, folder: RunFolder) -> dict[str, Any]:
-        """The run's spec, with the micro-batch that the newest decision on one of its attempts has set."""
-        for number in reversed(folder.attempt_numbers()):
-            if (decision := decision_of(folder, number)) and (smaller := decision.get("micro_batch")):
-                return {**run.spec, "compute": {**run.spec["compute"], "micro_batch": smaller}}
-        return run.spec
+        """The run's spec, with the batches that the newest decisions on its attempts have set."""
+        decisions = [decision for number in folder.attempt_numbers() if (decision := decision_of(folder, number))]
+        smaller = {
+            field: decision[field]
+            for decision in decisions
+            for field in ("micro_batch", "evaluation_batch")
+            if decision.get(field)
+        }
+        return {**run.spec, "compute": {**run.spec["compute"], **smaller}} if smaller else run.spec
 
     def _break_circuit(self, run: ManifestRun) -> None:
         """Hold what has not begun of a cell whose first runs all failed for one cause."""

@@ -41,7 +41,7 @@ RULES: dict[str, Rule] = {
     "interrupted": Rule(FREE, "launch again to go on"),
     "killed": Rule(5, "look for the memory limit first: raise memory_gb in the profile"),
     "out_of_host_memory": Rule(1, "it goes on in a job with twice the memory; raise memory_gb in the profile"),
-    "out_of_device_memory": Rule(8, "the micro-batch was halved each time; larger GPUs need not"),
+    "out_of_device_memory": Rule(8, "the batch of a pass was halved each time; use a GPU with more memory to avoid it"),
     "device_failure": Rule(
         3,
         "another worker tries it; look at this node's GPU with nvidia-smi, or at the file system that the message "
@@ -82,6 +82,7 @@ class Decision:
     action: Action
     reason: str
     micro_batch: int | None = None
+    evaluation_batch: int | None = None
     growth: Growth | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,18 +106,29 @@ def decide(failures: Sequence[Failure], run_spec: Mapping[str, Any] | None, give
         return Decision("stop", f"{cause}: {tried}; {rule.advice}")
     if cause == "bug" and failures[-1].traceback is not None:  # only a crash by a signal is worth another try
         return Decision("stop", f"{cause}: {rule.advice}")
+    if cause == "out_of_device_memory" and (batch := failures[-1].evaluation_batch) is not None:
+        return _smaller_evaluation(batch)
     if cause == "out_of_device_memory":
         if run_spec is None:
             return Decision("retry_smaller", f"{cause}: the worker is about to halve the micro-batch")
         micro = _micro_batch(run_spec)
         if micro <= 1:
-            return Decision("stop", f"{cause}: the micro-batch is 1 already; take larger GPUs, or ZeRO")
+            return Decision("stop", f"{cause}: the micro-batch is 1 already; use a GPU with more memory, or ZeRO")
         return Decision(
             "retry_smaller", f"{cause}: micro-batch {micro} → {micro // 2}, accumulated to the same batch", micro // 2
         )
     return Decision(
         "retry", f"{cause}: {'tried again at no cost' if rule.retries == FREE else f'retry {times} of {rule.retries}'}"
     )
+
+
+def _smaller_evaluation(batch: int) -> Decision:
+    """Training fits the device's memory and stays as it is."""
+    if batch <= 1:
+        reason = "out_of_device_memory: evaluation's batch is 1 already; use a GPU with more memory, or ZeRO"
+        return Decision("stop", reason)
+    reason = f"out_of_device_memory: evaluation's batch {batch} → {batch // 2}"
+    return Decision("retry_smaller", reason, evaluation_batch=batch // 2)
 
 
 def _larger(failures: Sequence[Failure], given: Growth) -> Decision | None:

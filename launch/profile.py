@@ -71,7 +71,9 @@ class Options(SpecModel):
     workers_per_node: PositiveInt | None = Field(
         None, description="workers a job; null: workers_per_gpu for each GPU, or one without GPUs"
     )
-    workers_per_gpu: PositiveInt = Field(1, description="more than one: for small runs, whose times do not compare")
+    workers_per_gpu: PositiveInt = Field(
+        1, description="more than one: for small runs, whose times do not compare; see the profile shared_gpu"
+    )
     processes_per_node: PositiveInt | None = Field(
         None, description="of a multi-process run; null: one a GPU, or all on one node without GPUs"
     )

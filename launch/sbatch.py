@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,19 @@ class Sbatch(submitit.SlurmExecutor):  # type: ignore[misc]
         for job, pickle in zip(jobs, pickles, strict=True):
             job.paths.move_temporary_file(pickle, "submitted_pickle")
         return jobs
+
+    def would_refuse(self) -> str | None:
+        """What Slurm would say against a job that asks for what these parameters do; None: it would take it."""
+        folder = utils.JobPaths.get_first_id_independent_folder(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        script = folder / "test-only.sh"
+        script.write_text(self._make_submission_file_text(self._submitit_command_str, "test-only"), encoding="utf-8")
+        command = ["sbatch", "--test-only", str(script)]
+        asked = subprocess.run(command, capture_output=True, text=True, errors="replace", env=self._environment)
+        if asked.returncode == 0:
+            return None
+        lines = asked.stderr.strip().splitlines() or [f"sbatch exited with {asked.returncode}"]
+        return lines[-1].removeprefix("sbatch: ").removeprefix("error: ")
 
     def _submit_command(self, command: str) -> Any:
         folder, name = utils.JobPaths.get_first_id_independent_folder(self.folder), uuid.uuid4().hex

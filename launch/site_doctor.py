@@ -1,4 +1,4 @@
-"""`doctor --profile`: a one-minute job on two nodes of a site, and what its tasks found there."""
+"""`doctor --profile`: a short job on two nodes of a site, of one worker each, and what its tasks found there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from launch import scheduler
 from launch.cluster import named, site_warnings, usable_folder, variable_notes
 from launch.executor import executor, refusal
-from launch.profile import load_profile
+from launch.profile import Options, load_profile
 from launch.sbatch_environment import completed
 from launch.site_probe import probe
 from tensloradist.errors import UserError
@@ -23,10 +23,15 @@ from tensloradist.terminal import terminal
 
 MOST_CLOCK_SECONDS = 1.0  # by which clocks may differ before it is worth a word
 PATIENCE_SECONDS = 600.0  # for the job to begin and to end
+JOB_MINUTES = 5  # more than a GPU that hangs is waited for
+PROBE_GB = 8.0  # of memory, for the task and the processes that it starts, where the profile gives no less
 
 
 def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
     """Submit the job, wait for it, print what it found; whether all checks held.
+
+    It asks for what one worker has, on two nodes: enough to see whether a GPU, the file system and the network between
+    nodes work. Whether the site would take the profile's own job is only asked (sbatch --test-only).
 
     Raises:
         UserError: no Slurm here, an unknown partition, a job that Slurm refuses or that never began.
@@ -45,8 +50,8 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
     make_folder(root)
     folder = (root / f".doctor-{uuid.uuid4().hex[:8]}").absolute()
     folder.mkdir()
-    overrides: dict[str, Any] = {"nodes": nodes, "ntasks_per_node": 1, "time": 2, "signal_delay_s": 30}
-    made = executor(profile.name, options, folder / "submitit", "tensloradist-doctor", **overrides)
+    overrides: dict[str, Any] = {"nodes": nodes, "ntasks_per_node": 1, "time": JOB_MINUTES, "signal_delay_s": 30}
+    made = executor(profile.name, one_worker(options), folder / "submitit", "tensloradist-doctor", **overrides)
     try:
         job = made.submit(probe, str(folder), str(root.absolute()))
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
@@ -56,12 +61,25 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
         ) from error
     with terminal(stderr=True).status(f"job {job.job_id} on {nodes} nodes of {profile.name}/{name}"):
         words = _wait(folder, job.job_id, nodes)
-    held = _say(console, words, nodes)
+    would_not = executor(profile.name, options, folder / "whole", "tensloradist-doctor").would_refuse()
+    mark, whole = ("FAILED", f"Slurm would refuse ({would_not})") if would_not else ("ok", "Slurm would take")
+    text = f"{mark:7} {whole} a job as {profile.name}/{name} asks for it"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    held = _say(console, words, nodes, options.gpus_per_node) and would_not is None
     if held:
         shutil.rmtree(folder)
     else:
         console.print(f"What the job said is in {folder}", highlight=False, soft_wrap=True)
     return held
+
+
+def one_worker(options: Options) -> Options:
+    """The option set with no more than one worker's GPU, cores and share of the memory."""
+    memory = options.memory_gb
+    if memory is not None:
+        memory = min(memory, max(PROBE_GB, memory / options.workers))
+    least = {"gpus_per_node": min(1, options.gpus_per_node), "workers_per_gpu": 1, "workers_per_node": 1}
+    return options.model_copy(update={**least, "memory_gb": memory})
 
 
 def _wait(folder: Path, job: str, tasks: int) -> list[dict[str, Any]]:
@@ -82,8 +100,12 @@ def _wait(folder: Path, job: str, tasks: int) -> list[dict[str, Any]]:
     raise UserError(f"job {job} ended without a word from every node; see {folder}/submitit")
 
 
-def _say(console: Console, words: list[dict[str, Any]], nodes: int) -> bool:
-    """Print the findings; whether all is well."""
+def _say(console: Console, words: list[dict[str, Any]], nodes: int, gpus_per_node: int) -> bool:
+    """Print the findings; whether all is well.
+
+    Args:
+        gpus_per_node: as the profile has it: none found is a failure where it asks for some.
+    """
     held = True
 
     def line(good: bool, text: str) -> None:
@@ -97,8 +119,14 @@ def _say(console: Console, words: list[dict[str, Any]], nodes: int) -> bool:
             line(False, f"{host}: {error}")
         if "gpus" in word:
             gpus = word["gpus"]
-            seen = "; ".join(gpus["devices"]) or "none that nvidia-smi names"
-            line(True, f"{host}: GPUs: {seen} (CUDA_VISIBLE_DEVICES={gpus['visible'] or 'not set'})")
+            for gpu in gpus["checked"]:
+                line(gpu["error"] is None, f"{host}: {gpu['gpu']}: {gpu['error'] or gpu['found']}")
+            if not gpus["checked"]:
+                asked = f", although the profile asks for gpus_per_node: {gpus_per_node}" if gpus_per_node else ""
+                line(not asked, f"{host}: no GPU{asked} (CUDA_VISIBLE_DEVICES={gpus['visible'] or 'not set'})")
+        if "compilation" in word:
+            mark, said = word["compilation"]
+            console.print(f"{mark:7} {host}: {said}", markup=False, highlight=False, soft_wrap=True)
         if "file_system" in word:
             line(True, f"{host}: file system: {word['file_system']}")
     if nodes < 2:

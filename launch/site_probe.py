@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
-import shutil
 import socket
-import subprocess
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from launch.board import Place
-from tensloradist.doctor import check_file_system
+from tensloradist.doctor import check_file_system, compilation
 from tensloradist.files import link_once, write_once, write_synced
+from tensloradist.gpu_check import AT_ONCE, SECONDS, check_gpus
+from tensloradist.gpus import visible_gpus
 
 WAIT_SECONDS = 60.0  # for the other node's word
+_SOUND = "gpus"  # the name of the word on a task's GPUs: empty where all of them compute
 
 
 def probe(folder: str, root: str) -> None:
@@ -25,11 +28,12 @@ def probe(folder: str, root: str) -> None:
     found: dict[str, Any] = {"rank": place.rank, "host": socket.gethostname(), "errors": []}
     for name, look in (
         ("versions", lambda: _versions()),
-        ("gpus", _gpus),
         ("file_system", lambda: check_file_system(Path(root))),
         ("first_link", lambda: _link(Path(folder), place)),
         ("clock", lambda: _clock(Path(folder), place)),
-        ("all_reduce", lambda: _all_reduce(place)),
+        ("gpus", lambda: _gpus(Path(folder), place)),
+        ("compilation", lambda: compilation("cuda" if found.get("gpus", {}).get("checked") else "cpu")),
+        ("all_reduce", lambda: _all_reduce(Path(folder), place)),
     ):
         try:
             found[name] = look()
@@ -39,29 +43,36 @@ def probe(folder: str, root: str) -> None:
 
 
 def _versions() -> dict[str, str]:
-    from tensloradist.training.provenance import provenance
+    from tensloradist.training.provenance import versions
 
-    versions: dict[str, str] = provenance()["versions"]
-    return versions
+    return versions()
 
 
-def _gpus() -> dict[str, Any]:
-    """Models and ids that nvidia-smi names, and what Slurm made visible."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shutil.which("nvidia-smi") is None:
-        return {"visible": visible, "devices": []}
-    asked = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
-    return {"visible": visible, "devices": asked.stdout.splitlines()}
+def _gpus(folder: Path, place: Place) -> dict[str, Any]:
+    """What the check of every GPU that Slurm gave this task found, and how Slurm named them."""
+    word = "a GPU does not compute"
+    try:
+        checked = check_gpus()
+        word = word if any(gpu.error for gpu in checked) else ""
+    finally:
+        write_once(folder / f"{_SOUND}-{place.rank}", word)
+    return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "checked": [asdict(gpu) for gpu in checked]}
 
 
 def _meet(folder: Path, place: Place, name: str) -> None:
     """Wait for all tasks."""
     write_once(folder / f"{name}-{place.rank}", "")
-    deadline = time.monotonic() + WAIT_SECONDS
-    while len(list(folder.glob(f"{name}-*"))) < place.tasks:
+    _await(folder, place, name, WAIT_SECONDS)
+
+
+def _await(folder: Path, place: Place, name: str, seconds: float) -> list[str]:
+    """All tasks' words of that name, once they are there."""
+    deadline = time.monotonic() + seconds
+    while len(paths := list(folder.glob(f"{name}-*"))) < place.tasks:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the other tasks' files did not appear within {WAIT_SECONDS:g} s")
+            raise TimeoutError(f"the other tasks' files did not appear within {seconds:g} s")
         time.sleep(0.02)
+    return [path.read_text(encoding="utf-8") for path in paths]
 
 
 def _link(folder: Path, place: Place) -> bool:
@@ -78,7 +89,11 @@ def _clock(folder: Path, place: Place) -> float:
     return time.time()
 
 
-def _all_reduce(place: Place) -> str:
+def _all_reduce(folder: Path, place: Place) -> str:
+    """Where all GPUs compute: one that hangs would hang whoever opens it, and the others with it."""
+    rounds = math.ceil(max(1, len(visible_gpus())) / AT_ONCE)
+    if any(_await(folder, place, _SOUND, rounds * SECONDS + WAIT_SECONDS)):
+        raise RuntimeError("not tried, since a GPU does not compute as it should")
     import torch
     import torch.distributed as dist
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from launch import STOP_SECONDS
-from launch.blame import blamed, vanished
+from launch.blame import Blame, blamed, vanished
 from launch.children import Child, ChildFactory, ChildGroup, Crash
 from launch.failures import FailureBook, demand_of
 from launch.memory import memory_kills
@@ -271,24 +271,14 @@ class Worker:
         attempt = folder.attempt(number)
         if attempt.is_dir() and not (attempt / "result.json").exists():
             owner = owner_or_damage(folder, number)
-            damaged: tuple[Cause, str] = ("killed", str(owner))
-            cause, message = damaged if isinstance(owner, DamagedRecord) else vanished(owner)
+            blame = Blame("killed", str(owner)) if isinstance(owner, DamagedRecord) else vanished(owner)
             if folder.result.exists() or is_released(folder, number):  # it lived, and ended while Slurm was asked
                 return not self._is_open(run)
-            self._record(run, folder, number, cause, message)
+            self._record(run, folder, number, blame)
         return not self._is_open(run)
 
-    def _record(
-        self, run: ManifestRun, folder: RunFolder, number: int, cause: Cause, message: str, trace: str | None = None
-    ) -> None:
-        failure = Failure(
-            run_id=folder.run_id,
-            attempt=number,
-            cause=cause,
-            message=message,
-            traceback=trace,
-            kept_step=kept_step(folder),
-        )
+    def _record(self, run: ManifestRun, folder: RunFolder, number: int, blame: Blame) -> None:
+        failure = Failure(run_id=folder.run_id, attempt=number, kept_step=kept_step(folder), **blame._asdict())
         write_failure(folder.attempt(number), failure)
         self._failures.decide(run, folder)
 
@@ -353,7 +343,7 @@ class Worker:
         owner = owner_or_damage(folder, number) if number > before else None
         begun = isinstance(owner, Owner) and owner.pid == group.lead.pid and folder.attempt(number).is_dir()
         if begun and not folder.result.exists():
-            self._record(run, folder, number, *blamed(run, folder, number, crash, memory_kills() > kills))
+            self._record(run, folder, number, blamed(run, folder, number, crash, memory_kills() > kills))
         group.stop()  # only now: being stopped, the others may record an interruption, and the first word stays
         self.child = None
         if not begun:

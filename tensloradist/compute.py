@@ -33,6 +33,11 @@ class ComputeSpec(SpecModel):
     timeout_seconds: float = Field(600.0, gt=0, description="that a process waits for the others before it gives up")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     micro_batch: PositiveInt | None = Field(None, description="examples a process and pass; null: no accumulation")
+    evaluation_batch: PositiveInt | None = Field(
+        None,
+        description="examples a process and pass of evaluation; null: 64, or 4 × micro_batch if less; either is halved "
+        "where device memory runs out",
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads a process; null: torch's default")
     checkpoint_steps: PositiveInt | None = Field(None, description="updates between checkpoints; null: by time alone")
     checkpoint_seconds: float | None = Field(300.0, gt=0, description="between checkpoints; null: by updates alone")

@@ -1,4 +1,4 @@
-"""Checks of one machine: versions, devices, what the results folder's file system does, and an all-reduce."""
+"""Checks of one machine: versions, every GPU, compilers, what the results folder's file system does, an all-reduce."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tensloradist.environment import inherited
 from tensloradist.errors import UserError
+from tensloradist.gpu_check import check_gpus
 
 _ALL_REDUCE = """
 import os, datetime, torch, torch.distributed as dist
@@ -27,27 +28,56 @@ def check_machine(root: Path) -> bool:
     """Print a line for each check of this machine and of a results folder's file system; whether all held."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("versions", _versions),
-        ("devices", _devices),
         ("CPU threads", _threads),
         ("file system", lambda: check_file_system(root)),
         ("imports without tensloradist", _plain_imports),
         ("all-reduce, 2 processes", _all_reduce),
     ]
-    failed = 0
+    held = True
     for name, check in checks:
         try:
             mark, said = "ok", check()
         except (AssertionError, OSError, ImportError, RuntimeError, UserError, subprocess.SubprocessError) as error:
             mark, said = "FAILED", f"{type(error).__name__}: {error}"
-            failed += 1
-        print(f"{mark:7} {name}: {said}")
-    return not failed
+            held = False
+        _print(mark, f"{name}: {said}")
+    return _check_devices() and held
+
+
+def _print(mark: str, text: str) -> None:
+    print(f"{mark:7} {text}", flush=True)
+
+
+def _check_devices() -> bool:
+    """Print a line for each GPU, and one on compilation; whether every GPU computes as it should."""
+    try:
+        gpus = check_gpus()
+    except (OSError, UserError) as error:
+        _print("FAILED", f"devices: {error}")
+        return False
+    for gpu in gpus:
+        _print("FAILED" if gpu.error else "ok", f"{gpu.gpu}: {gpu.error or gpu.found}")
+    if not gpus:
+        _print("ok", "devices: no GPU; runs use the CPU")
+    mark, said = compilation("cuda" if gpus else "cpu")
+    _print(mark, said)
+    return not any(gpu.error for gpu in gpus)
+
+
+def compilation(device_type: str) -> tuple[str, str]:
+    """A mark and a line on what torch.compile needs, which a run may do without: '?' where it is not there."""
+    from tensloradist.training.compilers import check_compiler
+
+    try:
+        return "ok", f"compilation: {check_compiler(device_type)}"
+    except UserError as error:
+        return "?", f"compilation: {error}"
 
 
 def _versions() -> str:
-    from tensloradist.training.provenance import provenance
+    from tensloradist.training.provenance import versions
 
-    return ", ".join(f"{name} {version}" for name, version in provenance()["versions"].items())
+    return ", ".join(f"{name} {version}" for name, version in versions().items())
 
 
 def _plain_imports() -> str:
@@ -60,14 +90,6 @@ def _plain_imports() -> str:
             f"another torch, `{sys.executable} -m tensloradist.fit_torchvision` makes the environment import it"
         )
     return "timm, and transformers with its image classes"
-
-
-def _devices() -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        return "no CUDA device; runs use the CPU"
-    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
 
 def _threads() -> str:

@@ -15,7 +15,7 @@ from tensloradist.plugins import load_plugins
 from tensloradist.recheck import require_same_labels
 from tensloradist.results.publish import trained_attempt
 from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
-from tensloradist.training.prediction import predict
+from tensloradist.training.prediction import EvaluationPasses, predict
 from tensloradist.training.records import defined
 
 _ALONE: dict[str, Any] = {
@@ -41,7 +41,8 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
             again.
 
     Returns:
-        {'run_id', 'data', 'examples', 'metrics': {name: value or None}}.
+        {'run_id', 'data', 'examples', 'evaluation_batch', 'metrics': {name: value or None}}; `evaluation_batch` is
+        smaller than the run's where the device's memory made it so.
 
     Raises:
         UserError: no finished result there, a backbone that has changed, or data with other classes.
@@ -69,7 +70,8 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
         # The parts of an official split may be one and the same: each example counts once.
         whole = [task.test] if data is None else [task.train, task.validation, task.test]
         parts = {tuple(part.ids): part for part in whole}
-        logits = np.concatenate([predict(accelerator, model, family, part) for part in parts.values()])
+        passes = EvaluationPasses.of(alone)
+        logits = np.concatenate([predict(accelerator, model, family, part, passes) for part in parts.values()])
         labels = np.concatenate([part.labels for part in parts.values()])
     finally:
         release(accelerator)
@@ -77,6 +79,7 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
         "run_id": result.run_id,
         "data": data or "the run's own test part",
         "examples": len(labels),
+        "evaluation_batch": passes.size,
         "metrics": defined(task.metrics(logits, labels)),
     }
 

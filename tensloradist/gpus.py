@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tensloradist.bounded import run_bounded
+
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-_LISTED = re.compile(r"^GPU (\d+):")
-_INSTANCE = re.compile(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)")
+_LISTED = re.compile(r"^GPU (?P<name>\d+): (?P<model>.*?)(?: \(UUID: (?P<uuid>[^)]+)\))?$")
+_INSTANCE = re.compile(r"^\s+(?P<model>MIG \S+) .*\(UUID: (?P<name>MIG-[^)]+)\)")
 _CARD = re.compile(r"nvidia(\d+)")
 DEVICES = Path("/dev")
 
@@ -62,11 +63,22 @@ def listed_gpus() -> tuple[str, ...]:
     """
     if shutil.which("nvidia-smi") is None:
         return ()
+    listing = _listing()
+    return device_files() if listing is None else names_in(listing)
+
+
+def described_gpus() -> dict[str, str]:
+    """Model and UUID of the GPUs that nvidia-smi lists, by their names; none where it fails."""
+    return described_in(_listing() or "") if shutil.which("nvidia-smi") is not None else {}
+
+
+def _listing() -> str | None:
+    """What `nvidia-smi -L` prints; None where it fails, or hangs as over a broken card."""
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, errors="replace", timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return device_files()
-    return names_in(listed.stdout) if listed.returncode == 0 else device_files()
+        listed = run_bounded(["nvidia-smi", "-L"], 60)
+    except OSError:
+        return None
+    return listed.output if listed.code == 0 else None
 
 
 def device_files() -> tuple[str, ...]:
@@ -77,10 +89,18 @@ def device_files() -> tuple[str, ...]:
 
 def names_in(listing: str) -> tuple[str, ...]:
     """The names in the output of `nvidia-smi -L`."""
-    cards: dict[str, list[str]] = {}
+    return tuple(described_in(listing))
+
+
+def described_in(listing: str) -> dict[str, str]:
+    """Model and UUID of each GPU in the output of `nvidia-smi -L`, by its name; of a divided card, its instances'."""
+    found: dict[str, str] = {}
+    card, model = "", ""
     for line in listing.splitlines():
-        if card := _LISTED.match(line):
-            cards[card.group(1)] = []
-        elif cards and (instance := _INSTANCE.match(line)):
-            cards[next(reversed(cards))].append(instance.group(1))
-    return tuple(name for card, instances in cards.items() for name in instances or [card])
+        if listed := _LISTED.match(line):
+            card, model = listed["name"], listed["model"]
+            found[card] = ", ".join(part for part in (model, listed["uuid"]) if part)
+        elif card and (instance := _INSTANCE.match(line)):
+            found.pop(card, None)
+            found[instance["name"]] = f"{instance['model']} of GPU {card}, {model}"
+    return found

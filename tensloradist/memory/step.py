@@ -105,7 +105,7 @@ def measure_step(spec: RunSpec, micro_batch: int, activation_checkpointing: bool
         if not p.requires_grad
     )
     batch, labels = _longest(task, micro_batch)  # read before tensors lose their data
-    evaluated = _evaluated(task, evaluation_batch(spec.compute.micro_batch))
+    evaluated = _evaluated(task, evaluation_batch(spec.compute))
     with FakeTensorMode():
         fill(model, frozen_dtype)
         inputs = empty_like(batch)

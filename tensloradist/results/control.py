@@ -23,6 +23,21 @@ class Outnumbered(Exception):
     """Another worker has taken the run over: going on would only cost time."""
 
 
+class EvaluationOutOfMemory(RuntimeError):
+    """The device's memory does not hold an evaluation's batch, which this process cannot halve by itself.
+
+    Attributes:
+        evaluation_batch: the examples of that batch.
+    """
+
+    def __init__(self, evaluation_batch: int, said: BaseException) -> None:
+        super().__init__(
+            f"out of device memory with {evaluation_batch} examples a pass of evaluation (compute.evaluation_batch): "
+            f"{said}"
+        )
+        self.evaluation_batch = evaluation_batch
+
+
 def _always() -> bool:
     return True
 

@@ -22,7 +22,7 @@ from tensloradist.records import UnreadableRecord
 from tensloradist.results.attempts import begin_attempt, end_attempt
 from tensloradist.results.checkpoints import kept_step, newest_valid, remove_checkpoints
 from tensloradist.results.claims import HEARTBEAT_SECONDS, claim
-from tensloradist.results.control import Outnumbered, RunControl, Stopped
+from tensloradist.results.control import EvaluationOutOfMemory, Outnumbered, RunControl, Stopped
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.metrics import read_metrics
 from tensloradist.results.publish import (
@@ -120,7 +120,7 @@ def execute(
             result = train(spec, attempt, progress, control)
             first = publish(run, result)
         except BaseException as error:
-            cause, message = _blame(error, attempt, spec, control)
+            cause, message, batch = _blame(error, attempt, spec, control)
             failure = Failure(
                 run_id=run.run_id,
                 attempt=claimed.number,
@@ -128,6 +128,7 @@ def execute(
                 message=message,
                 traceback="".join(traceback.format_exception(error)),
                 kept_step=kept_step(run),
+                evaluation_batch=batch,
             )
             log.error("%s", failure.message if isinstance(error, Stopped) else failure.traceback)
             steps = error.step if isinstance(error, Stopped) else None
@@ -182,21 +183,23 @@ def _end(
     end_attempt(run.attempt(number), end)
 
 
-def _blame(error: BaseException, attempt: Path, spec: RunSpec, control: RunControl) -> tuple[Cause, str]:
-    """Cause and message of a failure: another process's, where this one failed because that one had."""
+def _blame(error: BaseException, attempt: Path, spec: RunSpec, control: RunControl) -> tuple[Cause, str, int | None]:
+    """Cause, message and evaluation batch of a failure: another process's, where this one failed because of that."""
     cause, message = _cause_within(error, control), _one_line(error)
     processes = spec.compute.processes
     if cause != "communication" or processes == 1:
-        return cause, message
+        return cause, message, error.evaluation_batch if isinstance(error, EvaluationOutOfMemory) else None
     other = culprit(attempt, WAIT_SECONDS)
     if other is not None:
-        return other.cause, f"process {other.rank} of {processes} ({other.host}): {other.message}"
+        return (
+            other.cause,
+            f"process {other.rank} of {processes} ({other.host}): {other.message}",
+            other.evaluation_batch,
+        )
     quiet = ", ".join(map(str, silent(attempt, processes)))
     who = f"no word came from process {quiet} of {processes}, which" if quiet else f"one of the {processes} processes"
-    return cause, (
-        f"{message} ({who} is gone, or let the others wait for more than compute.timeout_seconds: "
-        f"{spec.compute.timeout_seconds:g})"
-    )
+    late = f"let the others wait for more than compute.timeout_seconds: {spec.compute.timeout_seconds:g}"
+    return cause, f"{message} ({who} is gone, or {late})", None
 
 
 def _cause_within(error: BaseException, control: RunControl) -> Cause:
@@ -216,7 +219,8 @@ def cause_of(error: BaseException) -> Cause:
     if numbers & set(_BROKEN_DISK):
         return "device_failure"
     # torch's, which this module does not import
-    if type(error).__name__ == "OutOfMemoryError" or _NO_DEVICE_MEMORY.search(str(error)):
+    no_memory = isinstance(error, EvaluationOutOfMemory) or type(error).__name__ == "OutOfMemoryError"
+    if no_memory or _NO_DEVICE_MEMORY.search(str(error)):
         return "out_of_device_memory"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out_of_host_memory"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tensloradist.files import write_once
 from tensloradist.records import UnreadableRecord, read_record
+from tensloradist.results.control import EvaluationOutOfMemory
 from tensloradist.results.schema import Cause, RankFailure
 
 log = logging.getLogger("tensloradist")
@@ -30,6 +31,7 @@ def write_rank_failure(attempt: Path, rank: int, cause: Cause, error: BaseExcept
         cause=cause,
         message=" ".join(f"{type(error).__name__}: {error}".split()),
         traceback="".join(traceback.format_exception(error)),
+        evaluation_batch=error.evaluation_batch if isinstance(error, EvaluationOutOfMemory) else None,
     )
     write_once(attempt / "ranks" / f"{rank}.json", failure.model_dump_json(indent=2) + "\n")
 

@@ -206,6 +206,7 @@ class Failure(Record):
     message: str = Field(description="one line")
     traceback: str | None = None
     kept_step: int | None = Field(None, description="updates done that a checkpoint keeps; null: not looked up")
+    evaluation_batch: int | None = Field(None, description="examples an evaluation's pass that ran out of memory had")
 
 
 class GrowthRecord(Record):
@@ -222,6 +223,7 @@ class DecisionRecord(Record):
     action: Literal["retry", "retry_smaller", "retry_larger", "stop"]
     reason: str
     micro_batch: int | None = None
+    evaluation_batch: int | None = None
     growth: GrowthRecord | None = None
 
 
@@ -235,6 +237,7 @@ class RankFailure(Record):
     cause: Cause
     message: str = Field(description="one line")
     traceback: str | None = None
+    evaluation_batch: int | None = Field(None, description="as in Failure")
 
 
 class Condition(Record):

@@ -8,7 +8,6 @@ few graphs serve any number of layers, and nothing of the adapter, the loss or t
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from tensloradist.adapter import Adapter
 from tensloradist.backbones import Family
 from tensloradist.errors import UserError
+from tensloradist.training.compilers import check_compiler
 
 
 def blocks(model: nn.Module, family: Family) -> list[nn.Module]:
@@ -63,29 +63,13 @@ def compile_blocks(modules: list[nn.Module], device: torch.device) -> None:
     dropout draws what it draws without compilation. Compile before `recompute`, which then calls what was compiled.
 
     Raises:
-        UserError: what torch compiles with is not installed: a C++ compiler on the CPU, Triton on CUDA.
+        UserError: what torch compiles with on this device is not there.
     """
-    _check_compiler(device)
+    check_compiler(device.type)
     torch.compiler.reset()  # what a warm process compiled for runs of other shapes counts against the limit of variants
     for module in modules:
         compiled = torch.compile(module.forward, fullgraph=True, options={"fallback_random": True})
         module.forward = compiled  # type: ignore[method-assign]
-
-
-def _check_compiler(device: torch.device) -> None:
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise UserError("compute.compile: true needs Triton, which is not installed here; leave it out")
-    if device.type == "cpu":
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
-
-        try:
-            get_cpp_compiler()
-        except InvalidCxxCompiler:
-            raise UserError(
-                "compute.compile: true needs a C++ compiler on the CPU, and none is found; install g++, set CXX, or "
-                "leave it out"
-            ) from None
 
 
 def as_they_were(modules: list[nn.Module]) -> None:

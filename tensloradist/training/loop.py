@@ -41,9 +41,10 @@ from tensloradist.throughput import Communication, measure
 from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
 from tensloradist.training.blocks import as_they_were, blocks, compile_blocks, recompute
 from tensloradist.training.checkpoint import Boundary, Saved, restore
+from tensloradist.training.compilers import check_compiler
 from tensloradist.training.optimization import make_optimizer, make_schedule
 from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
-from tensloradist.training.prediction import evaluation_batch, predict, prefetch
+from tensloradist.training.prediction import EvaluationPasses, predict, prefetch
 from tensloradist.training.provenance import peak_memory_of_all, provenance_of, reset_peak_memory
 from tensloradist.training.records import AttemptWriter, Scores, defined
 from tensloradist.training.strategy import Strategy, strategy_for
@@ -121,6 +122,8 @@ def _train(
         torch.set_num_threads(spec.compute.threads)
     if accelerator.is_main_process:  # now, and not only with the result: an attempt that is killed has no other
         write_replacing(folder / "provenance.json", json.dumps(provenance_of(spec, accelerator), indent=2) + "\n")
+    if spec.compute.compile:
+        check_compiler(accelerator.device.type)
     task = task_for(spec)
     if spec.optimizer.batch_size > len(task.train):
         raise UserError(
@@ -218,6 +221,7 @@ class Run:
         self.scores = Scores(spec.protocol == "official", task.primary_metric, task.lower_is_better)
         self.step_seconds: list[float] = []
         self.communication = Communication(accelerator.num_processes, accelerator.device)
+        self.evaluation = EvaluationPasses.of(compute)
         self.train_seconds = self.evaluate_seconds = 0.0
         self.step = self.epoch = self.position = 0  # updates done; the epoch (0-based), and updates done in it
         self.total_loss = torch.zeros((), device=accelerator.device)  # of the epoch's examples, on this process
@@ -357,8 +361,8 @@ class Run:
     def _predict(self, split: str, boundary: Boundary | None = None) -> np.ndarray:
         """The split's logits. With `boundary`, while the weights are those of the last update, the run may stop."""
         between = None if boundary is None else partial(boundary.reached, within_evaluation=True)
-        size = evaluation_batch(self.spec.compute.micro_batch)
-        logits = predict(self.accelerator, self.model, self.family, getattr(self.task, split), between, size)
+        part = getattr(self.task, split)
+        logits = predict(self.accelerator, self.model, self.family, part, self.evaluation, between)
         if not np.isfinite(logits).all():
             raise Diverged(f"logits on the {split} part are not finite after update {self.step} of {self.steps}")
         return logits
@@ -396,7 +400,9 @@ class Run:
             peak_memory=memory,
             fingerprints=self.fingerprints,
             frozen_backbone=frozen,
-            provenance=provenance_of(spec, self.accelerator, not_exact=self.not_exact),
+            provenance=provenance_of(
+                spec, self.accelerator, not_exact=self.not_exact, evaluation_batch=self.evaluation.size
+            ),
         )
 
     def _throughput(self, step: float | None) -> Throughput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from tensloradist.compute import ComputeSpec
+from tensloradist.results.control import EvaluationOutOfMemory
+from tensloradist.results.execute import cause_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,17 +24,67 @@ if TYPE_CHECKING:
     from tensloradist.backbones import Family
     from tensloradist.tasks.base import SplitData
 
+log = logging.getLogger(__name__)
 EVALUATION_BATCH = 64
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def evaluation_batch(micro_batch: int | None) -> int:
-    """Examples an evaluation looks at together.
+def evaluation_batch(compute: ComputeSpec) -> int:
+    """Examples that an evaluation looks at together, if memory allows it.
 
     Where training's number is said for memory's sake, four times that: without gradients no layer's inputs are kept.
     """
-    return min(EVALUATION_BATCH, 4 * micro_batch if micro_batch else EVALUATION_BATCH)
+    if compute.evaluation_batch is not None:
+        return compute.evaluation_batch
+    return min(EVALUATION_BATCH, 4 * compute.micro_batch if compute.micro_batch else EVALUATION_BATCH)
+
+
+class EvaluationPasses:
+    """Evaluation's passes through the model, of `size` examples: halved, for good, where device memory runs out.
+
+    Args:
+        alone: whether this process may halve by itself. Where passes meet others' in collectives, the run fails with
+            the number that was too much, and is tried again with half of it.
+    """
+
+    def __init__(self, size: int, alone: bool = True) -> None:
+        self.size, self._alone = size, alone
+
+    @classmethod
+    def of(cls, compute: ComputeSpec) -> EvaluationPasses:
+        """As a run's `compute` says. ZeRO-3 gathers weights within a pass, and does not start one again."""
+        return cls(evaluation_batch(compute), compute.processes == 1 and compute.zero_stage < 3)
+
+    def logits(self, forward: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor]) -> Iterator[Tensor]:
+        """`forward` of these examples, in order, part by part. A part has fewer than `size` examples at the end alone.
+
+        Raises:
+            EvaluationOutOfMemory: one example is too much, or this process may not halve by itself.
+        """
+        examples, done = len(next(iter(inputs.values()))), 0
+        while done < examples:
+            part = {name: value[done : done + self.size] for name, value in inputs.items()}
+            made = self._tried(forward, part)
+            if made is None:  # now that the failed pass's tensors are gone with its exception
+                torch.cuda.empty_cache()
+                continue
+            done += len(made)
+            yield made
+
+    def _tried(self, forward: Callable[[dict[str, Tensor]], Tensor], part: dict[str, Tensor]) -> Tensor | None:
+        """The part's logits; None where memory ran out and the next part shall be smaller."""
+        try:
+            return forward(part)
+        except Exception as error:
+            if cause_of(error) != "out_of_device_memory":
+                raise
+            tried = len(next(iter(part.values())))
+            if tried == 1 or not self._alone:
+                raise EvaluationOutOfMemory(tried, error) from error
+            self.size = tried // 2
+            log.warning("evaluation: %d examples a pass do not fit in device memory; %d from now on", tried, self.size)
+            return None
 
 
 def prefetch(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
@@ -50,13 +105,17 @@ def predict(
     model: nn.Module,
     family: Family,
     split: SplitData,
+    passes: EvaluationPasses,
     between: Callable[[], None] | None = None,
-    batch: int = EVALUATION_BATCH,
 ) -> np.ndarray:
     """Logits of every example, in the split's order: (n, classes) float32, the same on all processes.
 
-    Text is taken in order of length, so that little is padded; the result does not depend on the number of processes
-    but for rounding. `between` is called after each batch, equally often on all processes.
+    Text is taken in order of length, so that little is padded; the result does not depend on the number of processes,
+    or on how many examples a pass has, but for rounding. `between` is called after each batch that was read, equally
+    often on all processes.
+
+    Raises:
+        EvaluationOutOfMemory: as `EvaluationPasses.logits`.
     """
     model.eval()
     order = np.arange(len(split)) if split.lengths is None else np.argsort(-split.lengths, kind="stable")
@@ -64,12 +123,16 @@ def predict(
     share = math.ceil(len(order) / processes)
     mine = order[rank * share : (rank + 1) * share]
     padded = np.concatenate([mine, np.full(share - len(mine), order[0])])
-    batches = [padded[i : i + batch] for i in range(0, share, batch)]
-    outputs = []
-    for inputs in prefetch(batches, lambda indices: split.batch(indices, None)):
+    batches = [padded[i : i + passes.size] for i in range(0, share, passes.size)]
+
+    def forward(inputs: dict[str, Tensor]) -> Tensor:
         with accelerator.autocast():
             logits = family.logits(model, {name: value.to(accelerator.device) for name, value in inputs.items()})
-        outputs.append(logits.float())
+        return logits.float()
+
+    outputs: list[Tensor] = []
+    for inputs in prefetch(batches, lambda indices: split.batch(indices, None)):
+        outputs += passes.logits(forward, inputs)
         if between is not None:
             between()
     gathered = accelerator.gather(torch.cat(outputs)).cpu().numpy()[: len(order)]

@@ -38,23 +38,30 @@ PACKAGES = (
 _SOURCES, _LAUNCH = sources_hash(), module_hash("launch")  # as they are imported, and not as they may be edited later
 
 
-@lru_cache(maxsize=1)
-def _of_this_process() -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on. No GPU is touched for it."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue  # an optional extra that is not installed has no version to record
+    return found
+
+
+@lru_cache(maxsize=1)
+def _of_this_process() -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
-        "versions": versions,
+        "versions": versions(),
         "hardware": {
             "cpu": _cpu_model(),
             "cpu_count": os.cpu_count(),
             "machine": platform.machine(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "gpu_count": torch.cuda.device_count(),
-            "gpu_uuids": [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())],
+            "gpu_uuids": [str(gpu.uuid) for gpu in gpus],
+            "gpu_bytes": [gpu.total_memory for gpu in gpus],
         },
         "code": {"commit": commit(), "sources": _SOURCES, "launch": _LAUNCH},
         "host": socket.gethostname(),

@@ -151,7 +151,7 @@ def test_an_abort_by_nccls_watchdog_is_told_from_others_and_names_the_silent_pro
     folder = RunFolder(tmp_path, "r")
     (folder.attempt(1) / "ranks").mkdir(parents=True)
     run = SimpleNamespace(spec={"compute": {"processes": 3}})
-    found, message, _ = blamed(run, folder, 1, Crash(-signal.SIGABRT, str(log)), False)
+    found, message, *_ = blamed(run, folder, 1, Crash(-signal.SIGABRT, str(log)), False)
     assert found == cause
     assert ("no word came from process 1, 2" in message) == (cause == "communication")
 

@@ -109,6 +109,21 @@ def test_the_doctor_looks_at_two_nodes(cluster, tmp_path):
     assert not list((tmp_path / "results").glob(".doctor-*")), "nothing stays behind"
 
 
+def test_the_doctor_takes_a_gpu_of_each_node_and_says_that_it_does_not_compute(cluster, tmp_path):
+    """The cluster's GPUs are made of /dev/null."""
+    sweep = Sweep(tmp_path)
+    sweep.profile.write_text(sweep.profile.read_text() + "gpus_per_node: 2\n")
+    done = tensloradist("doctor", "--profile", sweep.profile, "--results", sweep.root, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert "Slurm would take a job as site/low asks for it" in done.stdout
+    for node in ("n1", "n2"):
+        (gpu,) = (line for line in done.stdout.splitlines() if f"{node}: GPU" in line)
+        assert gpu.startswith(f"FAILED  {node}: GPU 0: compute.device: 'auto', and") and "no GPU here" in gpu
+        assert f"FAILED  {node}: all_reduce: RuntimeError: not tried" in done.stdout, done.stdout
+    script = next(sweep.root.glob(".doctor-*/submitit/*submission*.sh"))
+    assert "#SBATCH --gpus-per-node=1\n" in script.read_text()
+
+
 def test_a_job_of_several_workers_and_what_it_used(cluster, tmp_path):
     sweep = Sweep(tmp_path, seeds=4, epochs=4)
     sweep.profile.write_text(sweep.profile.read_text() + "workers_per_node: 2\ngpus_per_node: 2\n")
