@@ -6,39 +6,26 @@ not; a run in fp32 uses it nowhere, so that it means the same on a GPU as on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
 
 import torch
 
-# (backend, operation); "cuda" is cuBLAS's matrix products, and cuDNN's convolutions and recurrent layers.
-_OPERATIONS = [
-    *(("cuda", operation) for operation in ("all", "matmul", "conv", "rnn")),
-    *(("mkldnn", operation) for operation in ("matmul", "conv", "rnn")),
-]
-# Of cuBLAS: whether sums of products in 16 bits may be reduced, and accumulated, in them.
-_CUBLAS = {
-    "allow_bf16_reduced_precision_reduction": True,
-    "allow_fp16_reduced_precision_reduction": True,
-    "allow_fp16_accumulation": False,
+# Other switches, by their names in torch, and torch's defaults.
+_SWITCHES = {
+    "are_deterministic_algorithms_enabled": False,
+    "backends.cuda.cudnn_sdp_enabled": True,
+    "backends.cuda.flash_sdp_enabled": True,
+    "backends.cuda.math_sdp_enabled": True,
+    "backends.cuda.matmul.allow_bf16_reduced_precision_reduction": True,
+    "backends.cuda.mem_efficient_sdp_enabled": True,
+    "backends.cudnn.benchmark": False,
+    "backends.cudnn.deterministic": False,
+    "backends.cudnn.enabled": True,
+    "backends.mkldnn.enabled": True,
 }
-_SWITCHES: dict[str, tuple[Callable[[], bool], bool]] = {
-    "torch.are_deterministic_algorithms_enabled": (torch.are_deterministic_algorithms_enabled, False),
-    "torch.backends.cudnn.enabled": (lambda: torch.backends.cudnn.enabled, True),
-    "torch.backends.cudnn.benchmark": (lambda: torch.backends.cudnn.benchmark, False),
-    "torch.backends.cudnn.deterministic": (lambda: torch.backends.cudnn.deterministic, False),
-    "torch.backends.cuda.flash_sdp_enabled": (torch.backends.cuda.flash_sdp_enabled, True),
-    "torch.backends.cuda.mem_efficient_sdp_enabled": (torch.backends.cuda.mem_efficient_sdp_enabled, True),
-    "torch.backends.cuda.math_sdp_enabled": (torch.backends.cuda.math_sdp_enabled, True),
-    "torch.backends.cuda.cudnn_sdp_enabled": (torch.backends.cuda.cudnn_sdp_enabled, True),
-    "torch.backends.mkldnn.enabled": (lambda: torch.backends.mkldnn.enabled, True),
-    **{
-        f"torch.backends.cuda.matmul.{name}": (lambda name=name: getattr(torch.backends.cuda.matmul, name), default)  # type: ignore[misc]
-        for name, default in _CUBLAS.items()
-        if hasattr(torch.backends.cuda.matmul, name)
-    },
-}
-"""Name -> how to read it, and torch's default."""
 
 
 @contextmanager
@@ -48,49 +35,48 @@ def full_float32() -> Iterator[None]:
     Said in both of torch's ways, the older flags and the newer precisions: each raises an error when it is read where
     the other was set alone, and torch.compile reads both.
     """
-    before = {where: _precision(*where) for where in _OPERATIONS} if _has_precisions() else {}
-    convolutions = "tf32" in (before["cuda", "conv"], before["cuda", "rnn"]) if before else torch.backends.cudnn.allow_tf32
-    for where in before:
-        _set_precision(where, "ieee")
+    convolutions = float32_precisions()["convolution"] == "tf32"
+    places = _places()
+    before = [place.fp32_precision for place in places]
+    _set_precisions(places, ["ieee"] * len(places))
     products = torch.get_float32_matmul_precision()
     _set_flags("highest", False)
-    for where in before:
-        _set_precision(where, "ieee")
+    _set_precisions(places, ["ieee"] * len(places))
     try:
         yield
     finally:
         _set_flags(products, convolutions)
-        for where, precision in before.items():
-            _set_precision(where, precision)
+        _set_precisions(places, before)
 
 
 def float32_precisions() -> dict[str, str]:
     """What float32 computes in now: 'ieee' (in full) or 'tf32', for matrix products and convolutions on a GPU."""
-    if not _has_precisions():
+    if _places():
+        found = [torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision]
+    else:
         flags = (torch.get_float32_matmul_precision() != "highest", torch.backends.cudnn.allow_tf32)
         found = ["tf32" if flag else "ieee" for flag in flags]
-    else:
-        found = [_precision("cuda", operation) for operation in ("matmul", "conv")]
     return dict(zip(("matmul", "convolution"), ("ieee" if value == "none" else value for value in found), strict=True))
 
 
 def changed_switches() -> dict[str, str]:
     """torch's other switches that change numbers and are not as torch sets them, by name: somebody's to set."""
-    values = {name: read() for name, (read, default) in _SWITCHES.items() if read() != default}
-    return {name: str(value) for name, value in values.items()}
+    values = {name: attrgetter(name)(torch) for name in _SWITCHES}
+    now = {name: value() if callable(value) else value for name, value in values.items()}
+    return {f"torch.{name}": str(value) for name, value in now.items() if value != _SWITCHES[name]}
 
 
-def _has_precisions() -> bool:
-    return hasattr(torch.backends, "fp32_precision")  # from torch 2.9
+def _places() -> tuple[Any, ...]:
+    """What has an `fp32_precision` (nothing before torch 2.9). Of cuDNN itself, it is its operations' default."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        return ()
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    return cudnn, cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn
 
 
-def _precision(backend: str, operation: str) -> str:
-    found: str = torch._C._get_fp32_precision_getter(backend, operation)
-    return found
-
-
-def _set_precision(where: tuple[str, str], precision: str) -> None:
-    torch._C._set_fp32_precision_setter(*where, precision)
+def _set_precisions(places: Sequence[Any], precisions: Sequence[str]) -> None:
+    for place, precision in zip(places, precisions, strict=True):
+        place.fp32_precision = precision
 
 
 def _set_flags(products: str, convolutions: bool) -> None:

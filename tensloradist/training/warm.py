@@ -13,7 +13,6 @@ import gc
 import logging
 from typing import Any
 
-import torch
 from torch import nn
 
 from tensloradist import backbones, tasks
