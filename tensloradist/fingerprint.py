@@ -167,8 +167,8 @@ class TensorHash:
 def checksum(tensor: torch.Tensor) -> str:
     """A checksum of a tensor's type, shape and bits, taken on its own device: 64-bit sums of each 2 KiB.
 
-    It tells whether a tensor was written, by whatever means, in a tenth of the time that SHA-256 takes. It identifies
-    nothing: a tensor whose neighbouring values have changed places has the same. Strides and device do not matter.
+    It tells whether a tensor was written, by whatever means, in a fraction of the time that SHA-256 takes. It is no
+    identity: a tensor whose neighbouring values have changed places has the same. Strides and device do not matter.
     """
     import torch
 

@@ -51,8 +51,9 @@ def full_float32() -> Iterator[None]:
 
 def float32_precisions() -> dict[str, str]:
     """What float32 computes in now: 'ieee' (in full) or 'tf32', for matrix products and convolutions on a GPU."""
-    if _places():
-        found = [torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision]
+    if places := _places():
+        _, matmul, convolution, *_ = places
+        found = [matmul.fp32_precision, convolution.fp32_precision]
     else:
         flags = (torch.get_float32_matmul_precision() != "highest", torch.backends.cudnn.allow_tf32)
         found = ["tf32" if flag else "ieee" for flag in flags]
@@ -70,8 +71,9 @@ def _places() -> tuple[Any, ...]:
     """What has an `fp32_precision` (nothing before torch 2.9). Of cuDNN itself, it is its operations' default."""
     if not hasattr(torch.backends, "fp32_precision"):
         return ()
-    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
-    return cudnn, cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn
+    backends: Any = torch.backends
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    return cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn
 
 
 def _set_precisions(places: Sequence[Any], precisions: Sequence[str]) -> None:
