@@ -98,7 +98,8 @@ def _print(console: Any, plan: MemoryPlan, gpu: str | None, size: int | None) ->
         table.add_row(need.strategy, str(need.processes), *cells, *fits)
     console.print(table)
     console.print(
-        "loaded: the host's memory while the model is read, in float32; under zero3 the first process's alone.",
+        "loaded: the host's memory for the model as it is read, in float32, which a worker keeps for its next run of "
+        "one process (on the CPU in bf16, beside the total); under zero3 the first process's alone.",
         highlight=False,
     )
     if gpu is None or size is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,7 +152,7 @@ def _train_here(resolved: RunSpec, root: Path, go_on: str) -> Outcome:
     control = RunControl()
     try:
         with Interruption(control), Progress() as progress:
-            outcome = execute(resolved, root, train, progress.show, started, control=control)
+            outcome = execute(resolved, root, partial(train, keep=False), progress.show, started, control=control)
         # Without a request, it was ended because another process has taken the run over.
         interrupted = outcome.failure is not None and control.stop_reason is not None
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tensloradist.errors import UserError
-from tensloradist.fingerprint import hash_bytes, hash_path, hash_tensors
+from tensloradist.fingerprint import checksum, hash_bytes, hash_path, hash_tensors
 
 
 def test_a_folders_hash_is_of_names_and_contents_wherever_it_lies(tmp_path):
@@ -51,3 +51,23 @@ def test_a_tensors_hash_is_of_its_bits_type_shape_and_name():
     others = [values.reshape(3, 2), values.double(), values.bfloat16(), values + 1, torch.nextafter(values, values + 1)]
     hashes = {hash_tensors({"w": other}) for other in [values, *others]} | {hash_tensors({"v": values})}
     assert len(hashes) == len(others) + 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_a_checksum_sees_every_bit_type_and_shape_and_not_where_a_tensor_lies(dtype):
+    values = torch.randint(0, 100, (3, 700)).to(dtype)
+    assert checksum(values.T.contiguous().T) == checksum(values)
+    part = torch.cat([torch.ones(1, dtype=dtype), values.flatten()])[1:].view(3, 700)  # begins between two words
+    assert checksum(part) == checksum(values)
+    found = {checksum(values), checksum(values.view(700, 3)), checksum(values.to(torch.float64))}
+    for place in (0, 699, 1050, 2099):
+        for bit in range(8):
+            other = values.clone()
+            other.view(-1)[place : place + 1].view(torch.uint8)[-1] ^= 1 << bit
+            found.add(checksum(other))
+    assert len(found) == 3 + 4 * 8
+
+
+def test_a_checksum_of_few_values_or_none():
+    few = [torch.tensor(1.5), torch.tensor(2.5), torch.zeros(0), torch.zeros(0, 2), torch.zeros(256), torch.zeros(512)]
+    assert len({checksum(value) for value in few}) == len(few)

@@ -150,17 +150,18 @@ def backbone_hash(adapter: Adapter, rounded_to: torch.dtype | None = None) -> st
         rounded_to: hash them as they would be in this precision; quantised ones stay as they are.
     """
     found = TensorHash()
-    for name, p in sorted(_backbone_parameters(adapter).items()):  # one rounded copy at a time
+    for name, p in sorted(backbone_parameters(adapter).items()):  # one rounded copy at a time
         found.add(name, p.to(rounded_to) if rounded_to is not None and p.is_floating_point() else p)
     return found.digits()
 
 
 def frozen_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
     """The backbone's parameters that training leaves alone, by their names in it as it was loaded: none by `full`."""
-    return {name: p for name, p in _backbone_parameters(adapter).items() if not p.requires_grad}
+    return {name: p for name, p in backbone_parameters(adapter).items() if not p.requires_grad}
 
 
-def _backbone_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
+def backbone_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
+    """The weights of the backbone under an attached adapter, by their names in it as it was loaded."""
     attachment = adapter._attached()
     names = {id(p) for p in (*adapter.parameters(), *head_parameters(attachment.model, attachment.head_paths).values())}
     return {name.replace(".base.", "."): p for name, p in attachment.model.named_parameters() if id(p) not in names}

@@ -46,7 +46,7 @@ class Need:
         buffers: the model's own, the batch, and what ZeRO-3 gathers at once.
         starting: the peak before the first step: DDP broadcasts all weights, the frozen ones too, in copies.
         loaded: of the host: the whole model in float32 before training. Under ZeRO-3 the first process alone holds it,
-            while it sends the others their shards.
+            while it sends the others their shards. A worker of `single` runs keeps it for its next run.
     """
 
     strategy: str

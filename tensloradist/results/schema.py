@@ -102,7 +102,10 @@ class Fingerprints(Record):
 
 
 class FrozenBackbone(Record):
-    """The proof that training left the backbone alone: a hash of its weights, in the run's precision, at both ends."""
+    """The proof that training left the backbone alone: a hash of its weights, in the run's precision, at both ends.
+
+    At the end, checksums of all their bits say whether they still are what was hashed; a run that changed them fails.
+    """
 
     start: str
     end: str

@@ -23,6 +23,7 @@ from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
 from tensloradist.trackers import require_trackers
 from tensloradist.training.devices import choose_gpu, uses_cpu
+from tensloradist.training.numerics import full_float32
 from tensloradist.wording import counted
 
 
@@ -35,13 +36,8 @@ def only_the_spec(processes: int) -> Iterator[None]:
     """
     if (world := environment.world_size()) != processes:
         raise UserError(f"compute.processes: {processes}, but {_started(world)}; {_remedy(processes, world)}")
-    precision = torch.get_float32_matmul_precision()
-    with environment.of_the_run(processes):
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(precision)
+    with environment.of_the_run(processes), full_float32():
+        yield
 
 
 def _started(world: int) -> str:

@@ -24,7 +24,7 @@ from torch import nn
 
 from tensloradist import backbones, tasks
 from tensloradist.adapter import Adapter, attach
-from tensloradist.adapter.checkpoint import backbone_hash, save
+from tensloradist.adapter.checkpoint import save
 from tensloradist.backbones import family_of, initialize_head
 from tensloradist.environment import process_index
 from tensloradist.errors import UserError
@@ -39,16 +39,17 @@ from tensloradist.tasks.base import describe_parts
 from tensloradist.tasks.losses import example_losses
 from tensloradist.throughput import Communication, measure
 from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
-from tensloradist.training.blocks import as_they_were, blocks, compile_blocks, recompute
+from tensloradist.training.blocks import blocks, compile_blocks, recompute
 from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.compilers import check_compiler
+from tensloradist.training.frozen import hashed, refuse_changed
 from tensloradist.training.optimization import make_optimizer, make_schedule
 from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
 from tensloradist.training.prediction import EvaluationPasses, predict, prefetch
 from tensloradist.training.provenance import peak_memory_of_all, provenance_of, reset_peak_memory
 from tensloradist.training.records import AttemptWriter, Scores, defined
 from tensloradist.training.strategy import Strategy, strategy_for
-from tensloradist.training.warm import backbone_for, keep_backbone, settle, task_for
+from tensloradist.training.warm import backbone_for, keep_backbone, settle, task_for, working_copy
 
 log = logging.getLogger(__name__)
 Progress = Callable[[dict[str, Any]], None]
@@ -60,7 +61,11 @@ class Diverged(Exception):
 
 
 def train(
-    spec: RunSpec, folder: Path | None, progress: Progress | None = None, control: RunControl | None = None
+    spec: RunSpec,
+    folder: Path | None,
+    progress: Progress | None = None,
+    control: RunControl | None = None,
+    keep: bool = True,
 ) -> Result:
     """Train one run and write its attempt folder (metrics.jsonl, adapter, head, predictions); return its result.
 
@@ -72,6 +77,7 @@ def train(
         progress: called on the first process: with {'parts'}, a line on the data, before the first step, and then with
             {'epoch', 'step', 'steps', 'loss'} about twice a second.
         control: tells the run to stop at its next step boundary, with a checkpoint.
+        keep: hold the backbone, as it was loaded, for the next run in this process: see `warm`. Of one process alone.
 
     Raises:
         UserError: the spec does not fit its data or backbone.
@@ -81,13 +87,13 @@ def train(
     started, threads = time.perf_counter(), torch.get_num_threads()
     try:
         with only_the_spec(spec.compute.processes):
-            return _train_here(spec, folder, started, progress, control or RunControl())
+            return _train_here(spec, folder, started, progress, control or RunControl(), keep)
     finally:
         torch.set_num_threads(threads)  # the next run in this process may not say how many
 
 
 def _train_here(
-    spec: RunSpec, folder: Path | None, started: float, progress: Progress | None, control: RunControl
+    spec: RunSpec, folder: Path | None, started: float, progress: Progress | None, control: RunControl, keep: bool
 ) -> Result:
     rank, accelerator = process_index(), None
     try:
@@ -97,7 +103,9 @@ def _train_here(
             torch.distributed.broadcast_object_list(said, src=0, device=accelerator.device)
             folder = Path(said[0])
         assert folder is not None
-        return _train(spec, folder, accelerator, started, progress, control)
+        result = _train(spec, folder, accelerator, started, progress, control, keep)
+        release(accelerator)  # nothing refers to the model any more, so that its memory on the device is free
+        return result
     except BaseException as error:
         expected = isinstance(error, Stopped | Outnumbered) or not isinstance(error, Exception)
         if rank and folder is not None and not expected:
@@ -115,6 +123,7 @@ def _train(
     started: float,
     progress: Progress | None,
     control: RunControl,
+    keep: bool,
 ) -> Result:
     gc.collect()  # what is left of the run before must not count as this one's memory
     reset_peak_memory()
@@ -135,10 +144,13 @@ def _train(
         progress({"parts": describe_parts(task)})
     strategy = strategy_for(spec, accelerator)
     if strategy.holds_weights:
-        model = backbone_for(spec, task.num_labels)
+        loaded = backbone_for(spec, task.num_labels)
     else:
-        model = backbones.empty(spec.backbone, task.num_labels)
+        loaded = backbones.empty(spec.backbone, task.num_labels)
     settle()
+    # Several processes, and those of DeepSpeed, end with their run; method `full` trains all weights in place.
+    keep = keep and spec.compute.strategy == "single" and spec.adapter.method != "full"
+    model = working_copy(loaded) if keep else loaded
     checkpoint = resumed_from(folder)
     saved = None if checkpoint is None else Saved.read(checkpoint)
     run = Run(spec, task, model, strategy, AttemptWriter(folder, accelerator.is_main_process, progress), saved)
@@ -147,23 +159,21 @@ def _train(
     if saved is not None:
         restore(run, saved)
     earlier = run.train_seconds + run.evaluate_seconds  # of the attempts before this one
-    loaded = time.perf_counter()
+    load_seconds = time.perf_counter() - started
     try:
         state = run.fit(Boundary(run, folder, control))
         total = time.perf_counter() - started + earlier
-        result = run.result(state, int(folder.name), loaded - started, total)
+        result = run.result(state, int(folder.name), load_seconds, total)
         run.writer.predictions(run.scores.predictions, task)
         run.writer.classes(task.classes)
         with strategy.whole(list(strategy.parameters.values())):
             if accelerator.is_main_process:
-                save(run.adapter, folder, run.trained_on)  # its OSError tells a full disk from a mistake
+                known = run.frozen.digest if run.frozen is not None else None
+                save(run.adapter, folder, known)  # its OSError tells a full disk from a mistake
     finally:
         control.at_boundary = False
-    release(accelerator)
-    if strategy.keeps_model:
-        as_they_were(run.blocks)
-        run.adapter.detach()
-        keep_backbone(spec, task.num_labels, model)
+    if keep:
+        keep_backbone(spec, task.num_labels, loaded)
     return result
 
 
@@ -184,6 +194,7 @@ class Run:
         self.family = family_of(model)
         head_hash = initialize_head(model, self.family, spec.seed) if strategy.holds_weights else ""
         self.adapter: Adapter = attach(model, spec.adapter, spec.seed, self.family.head(model))
+        weights = hashed(self.adapter) if strategy.holds_weights else None
         self.first_batches = self._batches(0)
         self.fingerprints: Fingerprints = strategy.agreed(
             Fingerprints(
@@ -191,16 +202,16 @@ class Run:
                 split=task.split_fingerprint,
                 head=head_hash,
                 data_order=order_fingerprint(task.train.ids, self.first_batches),
-                backbone=backbone_hash(self.adapter) if strategy.holds_weights else "",
+                backbone=weights.digest if weights is not None else "",
             )
         )
         if saved is not None:  # before anything is sharded, and DeepSpeed makes copies of its own
             saved.check(spec.run_id, self.fingerprints)
             saved.copy_weights(model)
-        self.trained_on = self.fingerprints.backbone  # the backbone's hash in the run's precision
         if spec.precision == "bf16":
             in_precision(model, spec.precision)
-            self.trained_on = backbone_hash(self.adapter) if accelerator.is_main_process else ""
+            weights = hashed(self.adapter) if accelerator.is_main_process else None
+        self.frozen = weights  # the backbone in the run's precision, as far as this process has to know it
         self.adapter_parameters = self.adapter.num_parameters
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         compute = spec.compute
@@ -377,9 +388,10 @@ class Run:
         frozen = None
         # Quantised layers convert their own weights as they compute: biases to the input's type, and bits to the CPU's.
         if spec.adapter.method != "full" and spec.backbone.quantization is None:
-            frozen = FrozenBackbone(start=self.trained_on, end=self.strategy.frozen_hash(self.adapter))
-        if self.accelerator.is_main_process and frozen is not None and frozen.start != frozen.end:
-            raise RuntimeError(f"the frozen backbone has changed in training: {frozen.start} became {frozen.end}")
+            now = self.strategy.frozen_checksums(self.adapter)
+            if self.accelerator.is_main_process and self.frozen is not None:
+                refuse_changed(self.frozen, now)
+                frozen = FrozenBackbone(start=self.frozen.digest, end=self.frozen.digest)
         return Result(
             run_id=spec.run_id,
             state=state,  # type: ignore[arg-type]  # a plain str from fit(), checked by the schema

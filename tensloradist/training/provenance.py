@@ -17,6 +17,7 @@ from tensloradist.environment import numeric_settings
 from tensloradist.plugins import loaded_code
 from tensloradist.results.schema import PeakMemory
 from tensloradist.sources import commit, module_hash, sources_hash
+from tensloradist.training.numerics import changed_switches, float32_precisions
 from tensloradist.users import username
 
 if TYPE_CHECKING:
@@ -74,10 +75,11 @@ def provenance(**more: Any) -> dict[str, Any]:
     """Versions, hardware, settings and code of this process, with what the caller adds (precision, device, …).
 
     `workers_per_gpu` above 1 says that other runs shared its GPU: its times compare with nobody's. `environment` has
-    the variables that can change a number.
+    the variables that can change a number, and torch's switches that somebody has turned; `float32` how it computes.
     """
     sharing = int(os.environ.get("TENSLORADIST_WORKERS_PER_GPU", "1"))
-    now = {"threads": torch.get_num_threads(), "workers_per_gpu": sharing, "environment": numeric_settings()}
+    settings = {"environment": {**numeric_settings(), **changed_switches()}, "float32": float32_precisions()}
+    now = {"threads": torch.get_num_threads(), "workers_per_gpu": sharing, **settings}
     return {**_of_this_process(), **now, **more}
 
 

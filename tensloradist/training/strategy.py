@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tensloradist.adapter import Adapter
 from tensloradist.adapter.checkpoint import frozen_parameters
 from tensloradist.backbones.quantization import check_kernels
-from tensloradist.fingerprint import TensorHash
+from tensloradist.fingerprint import checksum
 
 if TYPE_CHECKING:
     from tensloradist.spec import RunSpec
@@ -44,11 +44,9 @@ class Strategy:
         loss_factor: what a process's loss, a sum over all processes' examples, is multiplied by before its backward
             pass: gradients are averaged over processes.
         holds_weights: whether this process loads the backbone's weights; the others are sent theirs by `shard`.
-        keeps_model: whether the model is an ordinary one again after the run.
     """
 
     holds_weights = True
-    keeps_model = True
 
     def __init__(self, spec: RunSpec, accelerator: Accelerator) -> None:
         self.spec, self.accelerator = spec, accelerator
@@ -144,11 +142,11 @@ class Strategy:
         """Within it these parameters have their whole values on every process; all processes enter it together."""
         return contextlib.nullcontext()
 
-    def frozen_hash(self, adapter: Adapter) -> str:
-        """`backbone_hash` of the frozen weights as they are now: in the run's precision."""
-        found = TensorHash()
-        for name, parameter in sorted(frozen_parameters(adapter).items()):
+    def frozen_checksums(self, adapter: Adapter) -> dict[str, str]:
+        """The first process's checksums of the frozen weights as they are now, whole and in the run's precision."""
+        found = {}
+        for name, parameter in frozen_parameters(adapter).items():
             with self.whole([parameter]):
                 if self.accelerator.is_main_process:
-                    found.add(name, parameter)
-        return found.digits()
+                    found[name] = checksum(parameter)
+        return found

@@ -1,21 +1,25 @@
 """What a warm process keeps between runs: the last backbone and the last task's data, which cost more than many runs.
 
-A backbone is frozen, so a run leaves it as it found it once its adapter is detached; its head is drawn anew by every
-run. One of each is kept, so that memory does not grow over a queue of runs.
+The backbone is kept as it was loaded, on the CPU: a run trains a copy of its modules, which holds the same frozen
+weights where the run computes on the CPU in their precision, and copies in bf16 or on a GPU. That takes a worker its
+backbone's four bytes a weight of the host's memory for as long as it lives, and makes a run in bf16 or on a GPU start
+as fast as one in fp32 on the CPU. One of each is kept, so that memory does not grow over a queue of runs.
 """
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 from typing import Any
 
-import torch
 from torch import nn
 
 from tensloradist import backbones, tasks
-from tensloradist.adapter import attached_adapter
+from tensloradist.backbones import family_of
+from tensloradist.backbones.task_head import head_parameters
 from tensloradist.spec import RunSpec
+from tensloradist.training import frozen
 
 log = logging.getLogger(__name__)
 _kept: dict[str, tuple[Any, Any]] = {}
@@ -33,26 +37,36 @@ def task_for(spec: RunSpec) -> tasks.LoadedTask:
 
 
 def backbone_for(spec: RunSpec, num_labels: int) -> nn.Module:
-    """The pretrained backbone with a head for `num_labels`, on the CPU, in float32, in eval mode."""
+    """The pretrained backbone with a head for `num_labels`, on the CPU, in float32 or quantised, in eval mode."""
     key = (spec.backbone, num_labels)
     if "backbone" in _kept and _kept["backbone"][0] == key:
         model = _kept.pop("backbone")[1]  # put back by `keep_backbone` after an orderly run only
         log.info("backbone kept from the run before")
         return model
     _kept.pop("backbone", None)
+    frozen.forget()
     _loaded.append("backbone")
     return backbones.load(spec.backbone, num_labels)
 
 
-def keep_backbone(spec: RunSpec, num_labels: int, model: nn.Module) -> None:
-    """Keep an unwrapped float32 backbone for the next run.
+def working_copy(model: nn.Module) -> nn.Module:
+    """A model for one run to train: the modules and the head are its own, the frozen weights are the same memory.
 
-    One in another precision has lost bits, and one that method `full` trained is another: they are let go.
+    The run may do anything to it but write a frozen weight in place, which its end would find (`frozen`). Weights
+    that are quantised are copied, since their layers convert them as they compute.
     """
-    if spec.adapter.method == "full":
-        return
-    if attached_adapter(model) is None and all(p.dtype == torch.float32 for p in model.parameters()):
-        _kept["backbone"] = (spec.backbone, num_labels), model.to("cpu").eval()
+    own = {id(parameter) for parameter in head_parameters(model, family_of(model).head(model)).values()}
+    shared: dict[int, nn.Parameter] = {}
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter and id(parameter) not in own:
+            shared[id(parameter)] = new = nn.Parameter(parameter.data, requires_grad=parameter.requires_grad)
+            vars(new).update(vars(parameter))  # marks of the library that loaded it
+    return copy.deepcopy(model, shared)
+
+
+def keep_backbone(spec: RunSpec, num_labels: int, model: nn.Module) -> None:
+    """Keep for the next run what `backbone_for` gave and a run was trained on a working copy of."""
+    _kept["backbone"] = (spec.backbone, num_labels), model
 
 
 def settle() -> None:
@@ -71,4 +85,5 @@ def settle() -> None:
 def forget() -> None:
     """Let go of everything."""
     _kept.clear()
+    frozen.forget()
     gc.unfreeze()

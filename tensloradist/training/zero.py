@@ -33,8 +33,6 @@ _STATES = ("exp_avg", "exp_avg_sq")
 class Zero(Strategy):
     """One of ZeRO's stages: 1 shards the optimiser's state, 2 the gradients too, 3 all weights, frozen ones too."""
 
-    keeps_model = False
-
     def __init__(self, spec: RunSpec, accelerator: Accelerator) -> None:
         super().__init__(spec, accelerator)
         self.stage = spec.compute.zero_stage

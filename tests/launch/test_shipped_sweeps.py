@@ -14,6 +14,7 @@ from analysis.statistics.power import seeds_needed
 from launch.plan import check
 from launch.sweep import load_sweep
 from tensloradist import backbones
+from tensloradist.config import read_sweep
 from tensloradist.shipped import find_shipped, shipped_names
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -85,6 +86,12 @@ def test_the_sweeps_of_the_hub_plan(tmp_path):
     # Two tasks, and three ranks in two conditions of which LoRA is one run, with the seeds that seven rows need.
     assert said["paper/vision"]["runs"] == said["paper/language"]["runs"] == 2 * 3 * (1 + 7 * 2) * 10
     assert seeds_needed(7) <= 10
+
+
+@pytest.mark.parametrize("name", [name for name in ON_THE_HUB if not name.endswith("_bf16")])
+def test_a_sweep_for_gpus_has_a_twin_in_bf16_that_differs_by_nothing_else(name):
+    ours, twin = (read_sweep(find_shipped("sweeps", found)) for found in (name, f"{name}_bf16"))
+    assert twin == {**ours, "name": f"{ours['name']}_bf16", "precision": "bf16"} and "precision" not in ours
 
 
 def commands_find_their_rows(name, rows, conditions):

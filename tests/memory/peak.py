@@ -26,6 +26,6 @@ if spec.compute.zero_stage:
 importlib.import_module("torch._dynamo")
 reset_peak_memory()
 before, _ = peak_memory()  # just reset, so what is resident now
-result = train(spec, folder)
+result = train(spec, folder, keep=False)
 rank = os.environ.get("RANK", "0")
 (Path(sys.argv[2]) / f"peak.{rank}").write_text(str(result.peak_memory.host_bytes - before))

@@ -136,14 +136,84 @@ def test_a_place_counts_only_among_processes_that_were_started_together(monkeypa
         environment.world_size()
 
 
-def test_tf32_is_not_taken_for_fp32_and_the_callers_setting_comes_back():
-    torch.set_float32_matmul_precision("high")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does when torch is imported
+def everywhere():
+    """What float32 computes in, by back end and operation."""
+    backends = torch.backends
+    places = {
+        "cuda.matmul": backends.cuda.matmul,
+        "cudnn.conv": backends.cudnn.conv,
+        "cudnn.rnn": backends.cudnn.rnn,
+        "cudnn": backends.cudnn,
+        "mkldnn.matmul": backends.mkldnn.matmul,
+        "mkldnn.conv": backends.mkldnn.conv,
+        "mkldnn.rnn": backends.mkldnn.rnn,
+    }
+    return {name: place.fp32_precision for name, place in places.items()}
+
+
+@pytest.fixture
+def torch_as_it_was():
+    before = everywhere()
+    yield
+    torch.backends.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    for name in ("matmul", "conv", "rnn"):
+        getattr(torch.backends.mkldnn, name).fp32_precision = "none"
+    torch.backends.cudnn.fp32_precision = "none"
+    torch.backends.cuda.matmul.fp32_precision = "none"
+    assert everywhere() == before
+
+
+CALLERS = {
+    "torch's defaults": "",
+    "the older way": "torch.set_float32_matmul_precision('high'); torch.backends.cudnn.allow_tf32 = True",
+    "convolutions alone": "torch.backends.cudnn.allow_tf32 = False",
+    "the newer way": "torch.backends.fp32_precision = 'tf32'",
+    "one operation": "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "both ways": "torch.set_float32_matmul_precision('high'); torch.backends.cuda.matmul.fp32_precision = 'ieee'",
+    "the CPU's": "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'",
+}
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_fp32_is_no_tf32_while_a_run_computes_and_the_callers_settings_come_back(torch_as_it_was, caller):
+    exec(CALLERS[caller])
+    before = everywhere()
+    with only_the_spec(1):
+        assert set(everywhere().values()) == {"ieee"}
+        # What torch.compile reads: each raises an error where the other way was set alone.
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+        assert provenance()["float32"] == {"matmul": "ieee", "convolution": "ieee"}
+    assert everywhere() == before
+
+
+def test_float32_in_full_is_what_the_cpu_computes_anyway():
+    image, kernel = torch.randn(2, 3, 32, 32), torch.randn(8, 3, 4, 4)
+    rows, state = torch.randn(5, 2, 16), torch.nn.LSTM(16, 16)
+
+    def computed():
+        return [torch.nn.functional.conv2d(image, kernel, stride=4), rows @ rows.mT, state(rows)[0]]
+
+    before = computed()
+    with only_the_spec(1):
+        assert all(map(torch.equal, computed(), before))
+
+
+def test_a_switch_of_torch_that_somebody_turned_is_in_the_provenance():
+    assert not [name for name in provenance()["environment"] if name.startswith("torch.")]
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.enable_flash_sdp(False)
     try:
-        with only_the_spec(1):
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "high"
+        found = provenance()["environment"]
     finally:
-        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.enable_flash_sdp(True)
+    assert {name: value for name, value in found.items() if name.startswith("torch.")} == {
+        "torch.backends.cudnn.benchmark": "True",
+        "torch.backends.cuda.flash_sdp_enabled": "False",
+    }
 
 
 @pytest.mark.parametrize(
