@@ -17,7 +17,8 @@ from torch.library import Library
 from torch.utils._pytree import tree_map
 
 # What CUDA's autocast computes in float32, and what it sums up in float32: AT_FORALL_FP32 and
-# AT_FORALL_FP32_SET_OPT_DTYPE of torch's ATen/autocast_mode.h. What it computes in bfloat16 the CPU's does as well.
+# AT_FORALL_FP32_SET_OPT_DTYPE of torch's ATen/autocast_mode.h. The CPU's computes some of it in float32 too, and
+# in bfloat16 all that CUDA's does.
 FLOAT32 = """
     acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow.Tensor_Scalar pow.Tensor_Tensor
     pow.Scalar softplus layer_norm native_layer_norm rms_norm group_norm frobenius_norm.dim nuclear_norm
@@ -41,7 +42,8 @@ def cuda_rules() -> Iterator[None]:
     try:
         for names, kernel in ((FLOAT32, _in_float32), (FLOAT32_RESULT, _to_float32)):
             for name in names:
-                library.impl(name, partial(kernel, _operation(name)), "AutocastCPU", allow_override=True)
+                if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "AutocastCPU"):
+                    library.impl(name, partial(kernel, _operation(name)), "AutocastCPU")
         library.impl("dropout", dropout, "AutogradCPU")
         library.impl("scaled_dot_product_attention", attention, "AutogradCPU")
         yield
@@ -89,19 +91,16 @@ def attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """What `scaled_dot_product_attention` calls on CUDA: flash attention in half precision without a mask, else the
-    memory-efficient kernel, which takes no shared keys."""
-    aten = torch.ops.aten
+    memory-efficient kernel. The latter takes no keys that queries share: they are multiplied out."""
     if attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
-        flash: Tensor = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
-        return flash
-    if enable_gqa:
-        plain: Tensor = aten._scaled_dot_product_attention_math(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
-        )[0]
-        return plain
-    if attn_mask is not None and attn_mask.dtype != query.dtype:
-        attn_mask = attn_mask.to(query.dtype)
-    efficient: Tensor = aten._scaled_dot_product_efficient_attention(
-        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
-    )[0]
-    return efficient
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention
+        given: tuple[Any, ...] = (query, key, value, dropout_p, is_causal)
+    elif enable_gqa:
+        kernel = partial(torch.ops.aten._scaled_dot_product_attention_math, enable_gqa=True)
+        given = (query, key, value, attn_mask, dropout_p, is_causal)
+    else:
+        kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+        bias = attn_mask if attn_mask is None else attn_mask.to(query.dtype)
+        given = (query, key, value, bias, True, dropout_p, is_causal)
+    computed: Tensor = kernel(*given, scale=scale)[0]
+    return computed
