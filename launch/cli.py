@@ -34,7 +34,7 @@ def plan(
         bool, typer.Option("--memory", help="Bytes a process under every strategy, instead of the cells.")
     ] = False,
     gpu: Annotated[
-        str | None, typer.Option("--gpu", help="With --memory: recommend what fits, e.g. h100, a100-40 or 24GiB.")
+        str | None, typer.Option("--gpu", help="With --memory: plan for this GPU, e.g. h100, a100-40 or 24GiB.")
     ] = None,
     processes: Annotated[
         str, typer.Option("--processes", help="With --memory: numbers of processes to look at.")
@@ -43,7 +43,8 @@ def plan(
     """Show every cell of a sweep: ranks, parameters, residual to the budget, and what is done; train nothing.
 
     Each distinct backbone and adapter is built on torch's meta device, so shapes and counts are checked. With --memory,
-    one step of each backbone and task is traced without data, on the longest examples of the training set.
+    one step of each backbone and task is traced without data, on the longest examples of the training set: by CUDA's
+    rules with --gpu or where the sweep asks for CUDA, by the CPU's otherwise. No GPU is needed for either.
 
     Examples:
 

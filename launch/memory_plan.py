@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from launch.sweep import PlannedRun, Sweep, load_sweep
 from tensloradist.errors import UserError
@@ -17,19 +17,25 @@ GiB = 2**30
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The needs of the runs that differ only by adapter, seed and rates; measured on the largest adapter."""
+    """The needs of the runs that differ only by adapter, seed and rates; measured on the largest adapter.
+
+    Attributes:
+        device: whose rules the needs are planned by: cpu or cuda.
+    """
 
     backbone: str
     task: str
     precision: str
     micro_batch: int
+    device: Literal["cpu", "cuda"]
     needs: tuple[Need, ...]
     recommended: Need | None
 
 
 def memory_plans(sweep: Sweep, processes: list[int], gpu: int | None) -> list[MemoryPlan]:
-    """One plan for each backbone, task, precision and batch of the sweep.
+    """One plan for each backbone, task, precision, batch and device of the sweep.
 
+    It is for a GPU where `gpu`, its memory in bytes, is given or the sweep asks for one, and for the CPU elsewhere.
     Without `compute.micro_batch`, a process's share of the batch becomes smaller with their number, so a step is traced
     for each.
     """
@@ -37,11 +43,13 @@ def memory_plans(sweep: Sweep, processes: list[int], gpu: int | None) -> list[Me
     for run in sweep.runs:
         spec = run.spec
         size = spec.compute.micro_batch or spec.optimizer.batch_size
-        key = (spec.backbone, spec.task, spec.protocol, spec.precision, size, spec.compute.micro_batch is None)
+        device = "cuda" if gpu is not None or spec.compute.device == "cuda" else "cpu"
+        divided = spec.compute.micro_batch is None
+        key = (spec.backbone, spec.task, spec.protocol, device, spec.precision, size, divided)
         if key not in groups or run.adapter_parameters > groups[key].adapter_parameters:
             groups[key] = run
     plans = []
-    for (*_, precision, size, divided), run in groups.items():
+    for (*_, device, precision, size, divided), run in groups.items():
         found: list[Need] = []
         quantised = run.spec.backbone.quantization is not None
         offered = [
@@ -49,10 +57,10 @@ def memory_plans(sweep: Sweep, processes: list[int], gpu: int | None) -> list[Me
         ]  # which cannot shard such weights
         for world in processes:
             share = -(-size // world) if divided else size
-            step = measure_step(run.spec, share, run.spec.compute.activation_checkpointing)
+            step = measure_step(run.spec, share, run.spec.compute.activation_checkpointing, device)
             found += needs(step, [world], offered)
         best = recommend(found, gpu) if gpu is not None else None
-        plans.append(MemoryPlan(run.backbone, run.task, precision, size, tuple(found), best))
+        plans.append(MemoryPlan(run.backbone, run.task, precision, size, device, tuple(found), best))
     return plans
 
 
@@ -87,7 +95,8 @@ def _print(console: Any, plan: MemoryPlan, gpu: str | None, size: int | None) ->
     what = f"micro-batch {plan.micro_batch}" if plan.needs else ""
     largest = max((need.total for need in plan.needs), default=0)
     unit, scale, digits = ("GiB", GiB, 2) if largest >= GiB else ("MiB", 2**20, 1)
-    table = Table(title=f"{plan.backbone}, {plan.task}, {plan.precision}, {what}: {unit} a process")
+    where = "on a GPU" if plan.device == "cuda" else "on the CPU"
+    table = Table(title=f"{plan.backbone}, {plan.task}, {plan.precision}, {what}: {unit} a process {where}")
     columns = ("parameters", "gradients", "optimizer", "activations", "buffers", "total", "loaded")
     table.add_column("strategy")
     for name in ("processes", *columns, *(["fits"] if size is not None else [])):
@@ -103,6 +112,8 @@ def _print(console: Any, plan: MemoryPlan, gpu: str | None, size: int | None) ->
         highlight=False,
     )
     if gpu is None or size is None:
+        if plan.device == "cpu":
+            console.print("A GPU keeps other tensors than the CPU: plan for one with --gpu.", highlight=False)
         return
     if plan.recommended is None:
         console.print(

@@ -1,13 +1,15 @@
 """Frozen linear layers in 8 or 4 bits, by bitsandbytes where it is installed: QLoRA's way (arXiv 2305.14314).
 
 The classification head, the prediction of tokens and the embeddings keep their precision. A quantised backbone is
-another backbone: the run's identity says so, and an update cannot be merged into it.
+another backbone: the run's identity says so, and an update cannot be merged into it. It is quantised where it is
+loaded, on the CPU, and moved: so its bits, and the hash of them that an adapter's file holds, are the same everywhere.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from tensloradist.backbones.base import family_of
 from tensloradist.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -33,6 +36,8 @@ def quantize(model: nn.Module, quantization: str) -> nn.Module:
     from torch import nn
 
     library = _library(quantization)
+    from tensloradist.backbones.linear8bit import Linear8bit  # which imports the library
+
     # With each layer and pass it says anew that activations are cast, as LLM.int8 does by its definition.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     kept = (*family_of(model).head(model), "lm_head")
@@ -46,7 +51,7 @@ def quantize(model: nn.Module, quantization: str) -> nn.Module:
         sizes, bias = (layer.in_features, layer.out_features), layer.bias is not None
         with torch.device("meta"):
             if quantization == "int8":
-                new: Any = library.nn.Linear8bitLt(*sizes, bias=bias, has_fp16_weights=False)
+                new: Any = Linear8bit(*sizes, bias=bias, has_fp16_weights=False)
             else:
                 new = library.nn.Linear4bit(*sizes, bias=bias, quant_type="nf4")
         # Both quantise when their parameter is moved to a device.
@@ -63,6 +68,22 @@ def quantize(model: nn.Module, quantization: str) -> nn.Module:
             quantised = new.to(layer.weight.device).train(layer.training)
         setattr(model.get_submodule(parent), name, quantised)
     return model
+
+
+def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let the layers in 4 bits compute in `dtype`, and restore their weights to it at once, not through float32.
+
+    Left to itself a layer computes from then on in the type of its first input, which under autocast depends on the
+    device. Layers in 8 bits compute in the type of each input.
+    """
+    if "bitsandbytes" not in sys.modules:
+        return  # no layer here is quantised
+    library = _library("nf4")
+    for module in model.modules():
+        if isinstance(module, library.nn.Linear4bit):
+            module.compute_dtype = dtype
+            module.compute_type_is_set = True
+            module.weight.quant_state.dtype = dtype
 
 
 def check_kernels(model: nn.Module, quantization: str, precision: str) -> None:

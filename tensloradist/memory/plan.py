@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tensloradist.errors import UserError, unknown
 from tensloradist.memory.step import FULL, StepBytes
+from tensloradist.training.deepspeed_config import BUCKET, FETCHED_ON_GPU, LIVE_ON_GPU
 
 GiB = 2**30
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
@@ -31,8 +32,6 @@ GPUS = {
     "h200": 141,
     "b200": 180,
 }
-# DeepSpeed's buckets in elements: gradients on their way to be reduced, and under ZeRO-3 gathered parameters.
-_BUCKET = 5_000_000
 _BROADCAST = 2 * 250 * 2**20  # bytes: DDP's two buckets in flight when it gives every process the first one's weights
 
 
@@ -102,18 +101,27 @@ def _need(step: StepBytes, strategy: str, world: int) -> Need:
     if strategy == "ddp":
         gradients += trained  # the buckets that are reduced
     if zero:
-        gradients += min(trained, _BUCKET * FULL)
+        # The bucket of gradients on their way to be reduced: whole on a GPU, touched as far as it is filled on the CPU.
+        gradients += BUCKET * FULL if step.device == "cuda" else min(trained, BUCKET * FULL)
     moments = 2 * (shard if zero else trained)
     masters = shard if zero else 0
     best = trained  # the weights at the best epoch
     parameters, buffers = step.frozen + trained, step.buffers
     if zero == 3:
         parameters = math.ceil(parameters / world)
-        # The layer in use, the one that is fetched ahead, and what may stay gathered.
-        buffers += 2 * step.largest + min(step.frozen, 2 * _BUCKET * FULL)
+        buffers += _gathered(step)
     starting = parameters + (min(parameters, _BROADCAST) if strategy == "ddp" else 0)
     optimizer = moments + masters + best
     return Need(strategy, world, parameters, gradients, optimizer, step.activations, buffers, starting, step.loaded)
+
+
+def _gathered(step: StepBytes) -> int:
+    """Bytes of whole parameters that ZeRO-3 has on a process at once, at most."""
+    if step.device == "cpu":  # the layer in use, the one that is fetched ahead, and what may stay gathered
+        return 2 * step.largest + min(step.frozen, 2 * BUCKET * FULL)
+    # With every layer it fetches more ahead, until so many are there; a bucket of them is copied as it arrives.
+    live = min(step.frozen, LIVE_ON_GPU * step.frozen_itemsize + step.largest)
+    return live + max(step.largest, min(step.frozen, FETCHED_ON_GPU * step.frozen_itemsize))
 
 
 def recommend(found: Iterable[Need], gpu: int) -> Need | None:

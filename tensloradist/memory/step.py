@@ -1,15 +1,16 @@
 """One training step on tensors without data: how many bytes its parameters hold, and its activations at their peak.
 
 The run's own backbone, adapter and a batch of its own data pass forward and backward under torch's FakeTensorMode, as
-on a CPU; every storage is counted from its first operation until nothing refers to it any more.
+on a CPU or by CUDA's rules; every storage is counted from its first operation until nothing refers to it any more.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from tensloradist import backbones, tasks
 from tensloradist.adapter import attach
 from tensloradist.dataless import autocast, empty_like, fill, forward_and_backward
+from tensloradist.memory.cuda_rules import cuda_rules
 from tensloradist.spec import RunSpec
 from tensloradist.tasks.base import LoadedTask, SplitData
 from tensloradist.training.blocks import blocks, recompute
@@ -40,6 +42,8 @@ class StepBytes:
         buffers: bytes of the model's buffers and of the batch.
         activations: bytes beyond all of these at the peak of training and of evaluation, whichever is higher.
         loaded: bytes of the whole model in float32, as it is when loaded, before it is moved to an accelerator.
+        device: whose rules decide what the step keeps: cpu or cuda.
+        frozen_itemsize: bytes of an element of the backbone's parameters, quantised or not.
     """
 
     frozen: int
@@ -48,6 +52,8 @@ class StepBytes:
     buffers: int
     activations: int
     loaded: int
+    device: Literal["cpu", "cuda"] = "cpu"
+    frozen_itemsize: int = FULL
 
 
 class LiveBytes(TorchDispatchMode):
@@ -86,8 +92,16 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.live)
 
 
-def measure_step(spec: RunSpec, micro_batch: int, activation_checkpointing: bool = False) -> StepBytes:
+def measure_step(
+    spec: RunSpec,
+    micro_batch: int,
+    activation_checkpointing: bool = False,
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> StepBytes:
     """The bytes of one pass over the longest `micro_batch` training examples of the run's data, which is loaded.
+
+    Args:
+        device: what the step is planned for; neither a GPU nor a build of torch for CUDA is needed.
 
     Raises:
         UserError: the data or the backbone's configuration cannot be read, or they do not fit.
@@ -106,7 +120,7 @@ def measure_step(spec: RunSpec, micro_batch: int, activation_checkpointing: bool
     )
     batch, labels = _longest(task, micro_batch)  # read before tensors lose their data
     evaluated = _evaluated(task, evaluation_batch(spec.compute))
-    with FakeTensorMode():
+    with cuda_rules() if device == "cuda" else nullcontext(), FakeTensorMode():
         fill(model, frozen_dtype)
         inputs = empty_like(batch)
         labels = torch.empty(labels.shape, dtype=labels.dtype)
@@ -130,6 +144,8 @@ def measure_step(spec: RunSpec, micro_batch: int, activation_checkpointing: bool
         buffers=sum(tensor.untyped_storage().nbytes() for tensor in held),
         activations=max(training.peak, evaluation.peak),
         loaded=loaded,
+        device=device,
+        frozen_itemsize=frozen_dtype.itemsize,
     )
 
 

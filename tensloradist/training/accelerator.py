@@ -18,6 +18,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import nn
 
 from tensloradist import environment
+from tensloradist.backbones.quantization import compute_in
 from tensloradist.errors import UserError
 from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
@@ -141,11 +142,15 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
 
 
 def in_precision(model: nn.Module, precision: str) -> None:
-    """Hold what is frozen in the run's precision; what is trained stays in its own, and autocast rounds it."""
+    """Hold what is frozen in the run's precision, and compute in it with layers in 4 bits.
+
+    What is trained stays in its own, and autocast rounds it.
+    """
     if precision == "bf16":
         for parameter in model.parameters():
             if not parameter.requires_grad and parameter.is_floating_point():  # quantised ones stay as they are
                 parameter.data = parameter.data.to(torch.bfloat16)
+        compute_in(model, torch.bfloat16)
 
 
 def release(accelerator: Accelerator) -> None:

@@ -1,10 +1,14 @@
 """Quantised frozen backbones: near the original, small, trainable around, and refused where that is not possible."""
 
 import builtins
+import copy
+import ctypes
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tensloradist import backbones
 from tensloradist.adapter import attach, load
@@ -15,6 +19,7 @@ from tensloradist.identity import resolve
 from tensloradist.spec import AdapterSpec, RunSpec
 from tensloradist.tasks.examples import language_backbone
 from tensloradist.training import train
+from tensloradist.training.accelerator import in_precision
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 NAMES = ("llama", "bert", "timm_vit")
@@ -119,6 +124,92 @@ def test_a_layer_that_the_kernels_do_not_take_is_refused_by_name_and_size(monkey
     ):
         check_kernels(model, "nf4", "bf16")
     check_kernels(quantize(wide("llama")[0], "nf4"), "nf4", "fp32")
+
+
+class MovedToCuda(TorchFunctionMode):
+    """Tensors moved within it say to be on that device; their bytes stay in the host's memory, and no kernel runs."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.Tensor.to:
+            device = torch._C._nn._parse_to(*args[1:], **kwargs)[0]
+            if device is not None and device != args[0].device:
+                with torch._C.DisableTorchFunction():
+                    return said_to_be_on(args[0].detach(), device)
+        return func(*args, **kwargs)
+
+
+def said_to_be_on(tensor, device):
+    """The tensor under another device's name, by way of the label in its DLPack capsule."""
+    capsule = torch._C._to_dlpack(tensor)
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    label = ctypes.cast(pointer(capsule, b"dltensor"), ctypes.POINTER(ctypes.c_int32))
+    label[2], label[3] = {"cpu": 1, "cuda": 2}[device.type], device.index or 0
+    return torch._C._from_dlpack(capsule)
+
+
+def held(model):
+    """Every tensor that the layers of a quantised model compute with, by name."""
+    found = {}
+    for path, layer in model.named_modules():
+        if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+            owner = layer.weight if layer.weight.CB is not None else layer.state
+            found |= {f"{path}.CB": owner.CB, f"{path}.SCB": owner.SCB}
+        elif isinstance(layer, bitsandbytes.nn.Linear4bit):
+            state = layer.weight.quant_state
+            found |= {f"{path}.absmax": state.absmax, f"{path}.code": state.code, f"{path}.offset": state.offset}
+            found |= {f"{path}.state2.absmax": state.state2.absmax, f"{path}.state2.code": state.state2.code}
+    return {**found, **dict(model.named_parameters())}
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+@pytest.mark.parametrize("passed", [False, True], ids=["before a pass", "after a pass"])
+def test_all_that_a_quantised_layer_computes_with_is_moved_with_the_model(quantization, passed, monkeypatch):
+    monkeypatch.setattr("torch.cuda._lazy_init", lambda: None)
+    model, inputs = wide("llama")
+    quantize(model, quantization)
+    family = FAMILIES["llama"]
+    before = family.logits(model, inputs).detach() if passed else family.logits(copy.deepcopy(model), inputs).detach()
+    with MovedToCuda():
+        model.to("cuda:1")
+        assert {str(tensor.device) for tensor in held(model).values()} == {"cuda:1"}
+        model.to("cpu")
+        assert {str(tensor.device) for tensor in held(model).values()} == {"cpu"}
+    torch.testing.assert_close(family.logits(model, inputs).detach(), before, rtol=0, atol=0)
+    if quantization == "int8":  # moved, it is still held once
+        layer = model.model.layers[0].mlp.up_proj
+        assert layer.state.CB.data_ptr() == layer.weight.data_ptr()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_in_4_bits_are_restored_to_the_type_of_the_run_and_not_through_float32(precision):
+    model, _ = wide("llama")
+    quantize(model, "nf4")
+    in_precision(model, precision)
+    layer, dtype = model.model.layers[0].mlp.up_proj, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    restored = Dtypes(torch.ops.bitsandbytes.dequantize_4bit.default)
+    x = torch.randn(2, WIDTH, requires_grad=True)  # float32, as normalisation gives it under CUDA's autocast
+    with restored:
+        out = layer(x)
+        out.sum().backward()
+    assert restored.found == [dtype]  # in the backward pass; the forward pass is one operation
+    weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    assert torch.equal(out, (x.to(dtype) @ weight.T).float())
+
+
+class Dtypes(TorchDispatchMode):
+    """The types of what an operation gives, in order."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.operation, self.found = operation, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is self.operation:
+            self.found.append(result.dtype)
+        return result
 
 
 def family_is_kept(family, model):

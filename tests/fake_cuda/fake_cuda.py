@@ -56,48 +56,23 @@ def tensors_without_data() -> Iterator[None]:
     """FakeTensorMode in which 'cuda' is a device with bfloat16, and attention is what CUDA's kernels compute."""
     import torch
     import torch.cuda.amp.common as availability
-    import torch.nn.functional as F
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    kept = availability.amp_definitely_not_available, torch.cuda.is_bf16_supported, F.scaled_dot_product_attention
+    from tensloradist.memory.cuda_rules import attention
+
+    kept = availability.amp_definitely_not_available, torch.cuda.is_bf16_supported
     availability.amp_definitely_not_available = lambda: False
     torch.cuda.is_bf16_supported = lambda *args, **kwargs: True
-    F.scaled_dot_product_attention = _attention
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("scaled_dot_product_attention", attention, "AutogradCUDA")
+    # CUDA has a kernel of its own for it, which a build for CPUs lacks: it would be made up of other operations.
+    library.impl("silu_backward", lambda gradient, x: torch.empty_like(x), "CUDA")
     try:
         with FakeTensorMode():
             yield
     finally:
-        availability.amp_definitely_not_available, torch.cuda.is_bf16_supported, F.scaled_dot_product_attention = kept
-
-
-def _attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    """What `scaled_dot_product_attention` calls on CUDA: flash attention in half precision without a mask, else the
-    memory-efficient kernel."""
-    import torch
-
-    if enable_gqa:
-        repeats = query.size(-3) // key.size(-3)
-        key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
-    if torch.is_autocast_enabled("cuda") and query.device.type == "cuda":
-        dtype = torch.get_autocast_dtype("cuda")
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    aten = torch.ops.aten
-    if attn_mask is None and query.dtype != torch.float32:
-        return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        attn_mask = attn_mask.to(query.dtype)
-    return aten._scaled_dot_product_efficient_attention(
-        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
-    )[0]
+        library._destroy()
+        availability.amp_definitely_not_available, torch.cuda.is_bf16_supported = kept
 
 
 # What launches no kernel: other views of a tensor's memory, memory without content, and questions.

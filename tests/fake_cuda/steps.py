@@ -1,6 +1,7 @@
 """A training step of members of the family on CUDA tensors without data; run with the device preloaded (fake_cuda.py).
 
-Prints one line of JSON: for each combination that failed, its name and error; and how many were tried.
+Prints one line of JSON: for each combination that failed, its name and error; how many were tried; and what some steps
+hold at their peak (peaks.py).
 
     python steps.py few|all
 """
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from fake_cuda import operations, tensors_without_data
+from families import EXAMPLES, FAMILIES
+from peaks import peaks
 
 from tensloradist._torchvision import declare_missing_operators
 from tensloradist.adapter import attach
@@ -26,7 +29,6 @@ from tensloradist.spec import AdapterSpec, OptimizerSpec
 from tensloradist.tasks.losses import example_losses
 from tensloradist.training.optimization import make_optimizer
 
-EXAMPLES, CLASSES = 8, 10
 FEW = (  # each family in both precisions, and each way in which pairs are made
     "lora, dropout",
     "att tucker",
@@ -38,57 +40,6 @@ FEW = (  # each family in both precisions, and each way in which pairs are made
     "full",
     "cara original",
 )
-
-
-def _tokens() -> dict[str, Any]:
-    ids = torch.empty(EXAMPLES, 32, dtype=torch.int64, device="cuda")
-    return {"input_ids": ids, "attention_mask": torch.empty_like(ids)}
-
-
-def _images() -> dict[str, Any]:
-    return {"pixel_values": torch.empty(EXAMPLES, 3, 224, 224, device="cuda")}
-
-
-def _bert() -> tuple[Any, Any, int]:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
-    return BertForSequenceClassification(BertConfig(num_labels=CLASSES, **sizes)), _tokens, CLASSES
-
-
-def _vit() -> tuple[Any, Any, int]:
-    from transformers import ViTConfig, ViTForImageClassification
-
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
-    return ViTForImageClassification(ViTConfig(num_labels=CLASSES, **sizes)), _images, CLASSES
-
-
-def _timm() -> tuple[Any, Any, int]:
-    import timm
-
-    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 4}
-    return timm.create_model("vit_tiny_patch16_224", num_classes=CLASSES, **sizes), _images, CLASSES
-
-
-def _llama() -> tuple[Any, Any, int]:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=256,
-        vocab_size=100,
-    )
-    return (
-        LlamaForCausalLM(config),
-        lambda: {**_tokens(), "targets": torch.empty(EXAMPLES, 6, dtype=torch.int64, device="cuda")},
-        0,
-    )
-
-
-FAMILIES = {"bert": _bert, "vit": _vit, "timm": _timm, "llama": _llama}
 
 
 def members() -> dict[str, dict[str, Any]]:
@@ -140,7 +91,7 @@ def step(family: str, member: str, precision: str) -> list[str]:
         counted = {id(p) for group in adapter.parameter_groups().values() for p in group}
         head = [parameter for parameter in trained if id(parameter) not in counted]
         optimizer = make_optimizer(adapter, head, OptimizerSpec(epochs=1, batch_size=8, learning_rate=1e-3))
-        batch, labels = inputs(), torch.empty(EXAMPLES, dtype=torch.int64, device="cuda")
+        batch, labels = inputs("cuda"), torch.empty(EXAMPLES, dtype=torch.int64, device="cuda")
         for _ in range(2):
             with operations() as counter:
                 with autocast(precision, "cuda"):
@@ -171,7 +122,8 @@ def main() -> None:
         tried += 1
         if found:
             waits[name] = found
-    print(json.dumps({"tried": tried, "refused": refused, "failed": failed, "waits": waits}))
+    held = peaks(sys.argv[1], "cuda", tensors_without_data)
+    print(json.dumps({"tried": tried, "refused": refused, "failed": failed, "waits": waits, "peaks": held}))
 
 
 if __name__ == "__main__":

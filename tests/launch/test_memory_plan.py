@@ -45,12 +45,19 @@ def test_one_plan_for_all_runs_of_a_model_with_a_smaller_share_for_more_processe
     assert none.recommended is None
 
 
-def test_the_command_prints_and_recommends(sweep):
+def test_the_command_prints_and_recommends_for_the_device_that_is_meant(sweep):
+    """A GPU by --gpu or by the sweep, whatever there is on this machine; the CPU otherwise, which the plan says."""
     run = CliRunner().invoke(_application(), ["plan", str(sweep), "--memory", "--gpu", "24GiB", "--processes", "1,2"])
     assert run.exit_code == 0, run.output
     assert "zero3" in run.output and "Recommended on 24GiB: strategy single with 1 process," in run.output
+    assert "MiB a process on a GPU" in run.output
+    run = CliRunner().invoke(_application(), ["plan", str(sweep), "--memory", "--processes", "1"])
+    assert "MiB a process on the CPU" in run.output and "plan for one with --gpu" in run.output
+    data = json.loads(sweep.read_text())
+    sweep.write_text(json.dumps({**data, "compute": {"device": "cuda"}}))
     run = CliRunner().invoke(_application(), ["plan", str(sweep), "--memory", "--json", "--processes", "2"])
-    assert {need["processes"] for need in json.loads(run.stdout)[0]["needs"]} == {2}
+    (plan,) = json.loads(run.stdout)
+    assert {need["processes"] for need in plan["needs"]} == {2} and plan["device"] == "cuda"
 
 
 def test_the_demo_is_planned_too():

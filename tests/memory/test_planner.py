@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -16,11 +17,20 @@ from tensloradist.memory import StepBytes, gpu_bytes, measure_step, needs, recom
 from tensloradist.memory.step import LiveBytes
 from tensloradist.spec import RunSpec
 from tensloradist.tasks.examples import image_folder, language_backbone, language_folder
+from tensloradist.training.deepspeed_config import deepspeed_config
 
 MiB = 2**20
 STEP = StepBytes(
     frozen=1000 * MiB, trainable=MiB, largest=50 * MiB, buffers=MiB, activations=100 * MiB, loaded=1004 * MiB
 )
+
+ZERO3 = {
+    "backbone": {"source": "digits_vit", "name": "digits_vit"},
+    "task": {"name": "digits"},
+    "adapter": {"grouping": "att", "ranks": 2},
+    "optimizer": {"epochs": 1, "batch_size": 32},
+    "compute": {"strategy": "zero3", "processes": 4},
+}
 
 
 def test_live_bytes_counts_storages_once_and_until_they_are_gone():
@@ -45,6 +55,21 @@ def test_what_each_strategy_shards():
     assert found["zero2", 4].gradients < found["zero1", 4].gradients
     assert found["zero3", 4].parameters == found["zero3", 2].parameters / 2 == ddp.parameters / 4
     assert found["zero3", 4].total < found["zero2", 4].total < single.total + 30 * MiB
+
+
+def test_on_a_gpu_deepspeed_makes_its_buckets_whole_and_zero3_fetches_ahead_as_far_as_it_may():
+    large = replace(STEP, frozen=14_000 * MiB, device="cuda", frozen_itemsize=2)
+    found = {need.strategy: need for need in needs(large, [4])}
+    cpu = {need.strategy: need for need in needs(replace(large, device="cpu"), [4])}
+    for strategy in ("zero1", "zero2", "zero3"):
+        assert found[strategy].gradients - cpu[strategy].gradients == 20_000_000 - 4 * MiB
+    limits = deepspeed_config(RunSpec.model_validate(ZERO3), on_gpu=True)["zero_optimization"]
+    elements = limits["stage3_max_live_parameters"] + limits["stage3_prefetch_bucket_size"]
+    assert found["zero3"].buffers == large.buffers + 2 * elements + large.largest
+    small = replace(large, frozen=200 * MiB)  # gathered whole, and copied as it arrives
+    (need,) = needs(small, [4], ["zero3"])
+    assert small.buffers + 200 * MiB < need.buffers <= small.buffers + 300 * MiB
+    assert found["ddp"] == cpu["ddp"]
 
 
 def test_under_zero3_the_first_process_alone_loads_the_model():
@@ -86,9 +111,11 @@ def test_a_step_is_measured_without_data(tmp_path, monkeypatch):
     monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "cache"))
     full = measure_step(language(tmp_path, hidden_size=64, num_hidden_layers=3), 8)
     (tmp_path / "other").mkdir()
-    half = measure_step(language(tmp_path / "other", "bf16", hidden_size=64, num_hidden_layers=3), 8)
+    spec = language(tmp_path / "other", "bf16", hidden_size=64, num_hidden_layers=3)
+    half, on_gpu = measure_step(spec, 8), measure_step(spec, 8, device="cuda")
     assert full.frozen + full.trainable * 4 == full.loaded + full.trainable * 4 == 2 * half.frozen + half.trainable * 4
-    assert half.activations < full.activations
+    assert half.activations < on_gpu.activations < full.activations  # on a GPU normalisation is in float32
+    assert replace(on_gpu, activations=half.activations, device="cpu") == half
 
 
 # Name -> the run. Small on purpose: a plan for 70 B parameters is the same sum.

@@ -1,0 +1,26 @@
+"""The linear layer of LLM.int8 (arXiv 2208.07339) whose scales follow its weight from device to device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bitsandbytes.nn import Linear8bitLt
+from torch import Tensor
+
+
+class Linear8bit(Linear8bitLt):
+    """bitsandbytes' layer, which may be a part of a model that is moved.
+
+    It keeps the int8 weight and its scales a second time (`CB`, `SCB`): in its parameter before the first pass, and in
+    its `state` afterwards. When a model is moved, torch replaces the data of each parameter and leaves those behind.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Linear8bit:
+        super()._apply(fn, recurse)
+        weight: Any = self.weight
+        for owner in (weight, self.state):
+            if owner.CB is not None:
+                owner.CB = weight.data  # one storage, as the library has it
+                owner.SCB = owner.SCB.to(weight.device)
+        return self
