@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
+
+from tensloradist.backbones.masks import known_padding
+from tensloradist.training.batches import Batches
+from tensloradist.training.order import unweighted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from tensloradist.tasks.base import SplitData
 
 EVALUATION_BATCH = 64
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 def evaluation_batch(micro_batch: int | None) -> int:
@@ -30,18 +30,6 @@ def evaluation_batch(micro_batch: int | None) -> int:
     Where training's number is said for memory's sake, four times that: without gradients no layer's inputs are kept.
     """
     return min(EVALUATION_BATCH, 4 * micro_batch if micro_batch else EVALUATION_BATCH)
-
-
-def prefetch(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
-    """`make(item)` for each item, in order, the next one being made by a thread while the last one is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
-        pending = None
-        for item in items:
-            made, pending = pending, thread.submit(make, item)
-            if made is not None:
-                yield made.result()
-        if pending is not None:
-            yield pending.result()
 
 
 @torch.no_grad()
@@ -64,14 +52,15 @@ def predict(
     share = math.ceil(len(order) / processes)
     mine = order[rank * share : (rank + 1) * share]
     padded = np.concatenate([mine, np.full(share - len(mine), order[0])])
-    batches = [padded[i : i + batch] for i in range(0, share, batch)]
+    parts = [padded[i : i + batch] for i in range(0, share, batch)]
     outputs = []
-    for inputs in prefetch(batches, lambda indices: split.batch(indices, None)):
-        with accelerator.autocast():
-            logits = family.logits(model, {name: value.to(accelerator.device) for name, value in inputs.items()})
-        outputs.append(logits.float())
-        if between is not None:
-            between()
+    with Batches(split, [unweighted(part) for part in parts], accelerator.device) as ready:
+        for one in ready:
+            with accelerator.autocast(), known_padding(one.padded):
+                logits = family.logits(model, one.inputs)
+            outputs.append(logits.float())
+            if between is not None:
+                between()
     gathered = accelerator.gather(torch.cat(outputs)).cpu().numpy()[: len(order)]
     result = np.empty_like(gathered)
     result[order] = gathered

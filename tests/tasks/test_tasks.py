@@ -111,7 +111,7 @@ def test_augmentation_is_keyed_by_seed_epoch_and_example(images):
 def test_decoding_on_the_fly_equals_the_cache(images, monkeypatch):
     task, backbone = images
     cached = load(task, backbone).train.batch([0, 5], None)["pixel_values"]
-    monkeypatch.setattr("tensloradist.tasks.images.CACHE_LIMIT", 0)
+    monkeypatch.setattr("tensloradist.tasks.image_pixels.CACHE_SHARE", 0)
     assert torch.equal(load(task, backbone).train.batch([0, 5], None)["pixel_values"], cached)
 
 
@@ -120,7 +120,7 @@ def test_a_picture_replaced_under_a_loaded_task_is_never_trained_on(images, tmp_
     folder = tmp_path / "copy"
     shutil.copytree(str(task.data), folder)
     task = task.model_copy(update={"data": str(folder)})
-    monkeypatch.setattr("tensloradist.tasks.images.CACHE_LIMIT", 0)
+    monkeypatch.setattr("tensloradist.tasks.image_pixels.CACHE_SHARE", 0)
     train = load(task, backbone).train
     first = folder / train.ids[0]
     Image.new("RGB", (20, 20), "red").save(first)
