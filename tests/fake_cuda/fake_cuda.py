@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 SOURCE = Path(__file__).with_name("device.cpp")
 HERE = str(Path(__file__).parent)
@@ -77,8 +77,8 @@ def tensors_without_data(beside_others: bool = False) -> Iterator[None]:
 class Stream:
     """A CUDA stream that computes nothing, and writes down in `history` what it is asked for."""
 
-    current: Stream
-    history: list[str] = []
+    current: ClassVar[Stream]
+    history: ClassVar[list[str]] = []
 
     def __init__(self, device: Any = None, name: str = "copies") -> None:
         self.name = name
@@ -114,7 +114,7 @@ def _within(stream: Stream) -> Iterator[None]:
 
 @contextmanager
 def streams() -> Iterator[list[str]]:
-    """torch.cuda's streams, events and pinned memory, as the fake device has them; gives what streams were asked for."""
+    """torch.cuda's streams, events and pinned memory as stand-ins; gives what streams were asked for."""
     import torch
 
     Stream.current, Stream.history = Stream(name="training"), []

@@ -1,4 +1,4 @@
-"""The training loop on a GPU, without a GPU: the host prepares batches ahead and waits for nothing but losses it reads."""
+"""The training loop on a GPU, without a GPU: the host waits for nothing but the losses that it looks at."""
 
 import json
 import subprocess
