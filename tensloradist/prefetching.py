@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def prefetch(items: Iterable[Item], make: Callable[[Item], Made], threads: int = 1) -> Iterator[Made]:
+def prefetch(items: Iterable[Item], make: Callable[[Item], Made], threads: int = 1) -> Generator[Made, None, None]:
     """`make(item)` for each item, in order; as many of the next ones as there are threads are made meanwhile.
 
     What `make` raises is raised in its item's place. A caller that may stop early closes the iterator, which waits for

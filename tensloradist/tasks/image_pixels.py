@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tensloradist.caching import cache_root, cached_folder, entry_path, writing_cache
+from tensloradist.caching import cache_root, cached_folder, entry_path, one_at_a_time
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.prefetching import prefetch, threads_here
@@ -117,21 +117,23 @@ def cached_pixels(
     # The ids are part of the key, since two tasks may read different splits of one data set.
     geometry = json.dumps(how.geometry(), sort_keys=True)
     key = hash_bytes("images", str(_VERSION), PIL.__version__, data_fingerprint, geometry, *listing.ids)
-    size = len(listing.ids) * 3 * how.size**2
-    try:
-        if entry_path("images", key).is_dir() or _has_room(size, task):
-            return np.load(cached_folder("images", key, make) / "pixels.npy", mmap_mode="r")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        log.warning("%s", _decoded_each_time(size, task, error.strerror or "no space left"))
-    _require_same(now(), data_fingerprint, task)  # so the digests listed are those of the fingerprint
-    return None
+    entry, size = entry_path("images", key), len(listing.ids) * 3 * how.size**2
+    if not entry.is_dir():
+        try:
+            with one_at_a_time("images"):
+                if entry.is_dir() or _has_room(size, task):
+                    cached_folder("images", key, make)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning("%s", _decoded_each_time(size, task, error.strerror or "no space left"))
+    if not entry.is_dir():
+        _require_same(now(), data_fingerprint, task)  # so the digests listed are those of the fingerprint
+        return None
+    return np.load(entry / "pixels.npy", mmap_mode="r")
 
 
 def _has_room(size: int, task: TaskSpec) -> bool:
-    with writing_cache():
-        cache_root().mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache_root()).free
     if size <= CACHE_SHARE * free:
         return True

@@ -8,7 +8,8 @@ the stream that trains waits for that one on the device. On the CPU the threads 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -101,7 +102,7 @@ class Batches:
         labels = torch.from_numpy(self._split.labels[micro.indices])
         return _Read(examples, labels, torch.from_numpy(micro.weights))
 
-    def _on_cpu(self, micros: Sequence[MicroBatch]) -> Any:
+    def _on_cpu(self, micros: Sequence[MicroBatch]) -> Generator[Batch, None, None]:
         def make(micro: MicroBatch) -> Batch:
             read = self._read(micro)
             return Batch(read.examples.inputs(), read.labels, read.weights)
@@ -121,7 +122,7 @@ class Batches:
                 None if mask is None else not bool(mask.all()),
             )
 
-    def _on_cuda(self, micros: Sequence[MicroBatch], readers: int) -> Any:
+    def _on_cuda(self, micros: Sequence[MicroBatch], readers: int) -> Generator[Batch, None, None]:
         """One batch is copied ahead of the one in use."""
         copies, ahead = torch.cuda.Stream(self._device), None
         with closing(prefetch(micros, self._pinned, readers)) as reads:
@@ -170,7 +171,7 @@ class _DeviceClock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._spans: list[tuple[Any, Any]] = []
+        self._spans: deque[tuple[Any, Any]] = deque()
 
     def _event(self) -> Any:
         event = torch.cuda.Event(enable_timing=True)
@@ -185,6 +186,8 @@ class _DeviceClock:
 
     def taken(self) -> float:
         """Of the spans that the device has passed; the others count next time, so that nothing waits for it."""
-        passed = [(began, ended) for began, ended in self._spans if ended.query()]
-        self._spans = [span for span in self._spans if span not in passed]
-        return sum(began.elapsed_time(ended) for began, ended in passed) / 1000
+        milliseconds = 0.0
+        while self._spans and self._spans[0][1].query():
+            began, ended = self._spans.popleft()
+            milliseconds += began.elapsed_time(ended)
+        return milliseconds / 1000

@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +26,7 @@ from tensloradist.tasks.examples import (
     language_folder,
     text_backbone,
 )
+from tensloradist.tasks.image_pixels import decoded
 from tensloradist.tasks.preprocessing import image_preprocessing
 from tensloradist.tasks.text import GLUE_TASKS
 
@@ -168,6 +171,22 @@ def test_a_disk_that_fills_up_while_decoding_is_said_and_the_images_decoded_each
     assert "(Disk quota exceeded): they are decoded anew in every epoch" in caplog.text
     assert not list(tmp_path.glob("cache/images/*")), "nothing is left over"
     assert torch.equal(load(task, backbone).train.batch([0, 5], None)["pixel_values"], without)
+
+
+def test_workers_that_start_at_once_decode_the_images_once(images, monkeypatch):
+    task, backbone = images
+    asked = []
+
+    def slowly(listing, index, *how):
+        asked.append(index)
+        time.sleep(0.002)
+        return decoded(listing, index, *how)
+
+    monkeypatch.setattr("tensloradist.tasks.image_pixels.decoded", slowly)
+    with ThreadPoolExecutor(3) as workers:
+        loaded = list(workers.map(lambda _: load(task, backbone), range(3)))
+    assert sorted(asked) == list(range(30))
+    assert len({part.train.batch([3], None)["pixel_values"].numpy().tobytes() for part in loaded}) == 1
 
 
 @pytest.mark.parametrize("threads", [1, 3])
