@@ -69,6 +69,7 @@ MEASURED = {
     "test_metrics": Column("str", "the metrics' own", "all test metrics at the last epoch, as JSON"),
     "trainable_parameters": Column("Int64", "parameters", "adapter and head"),
     "step_seconds": Column("float64", "seconds", "median of the training steps"),
+    "data_wait_share": Column("float64", "fraction", "of the steps' time, in which the device waited for data"),
     "samples_per_second": Column("float64", "examples / second", "while training"),
     "train_seconds": Column("float64", "seconds", "of training"),
     "total_seconds": Column("float64", "seconds", "of the run, loading and evaluation included"),

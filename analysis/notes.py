@@ -17,6 +17,7 @@ from analysis.tables import Block, Row, Runs
 from analysis.verdicts import Verdicts, kind_of_test, span, verdicts
 
 HARDWARE = {"hardware": "hardware", "precision": "precision", "versions": "library versions"}
+WAITING = 0.1  # share of the steps' time that may be waiting for data without a warning
 SETTINGS = {"threads": "numbers of CPU threads", "environment": "settings of the environment"}
 
 
@@ -36,8 +37,19 @@ def with_notes(block: Block, runs: dict[tuple[str, str], Runs], blocks: list[Blo
         f"Warning: runs of different {what} are compared here ({'; '.join(found)}); times must not be compared."
         for what, found in mixed.items()
     ]
+    notes += _of_waiting([run.data_wait_share for run in ended if not pd.isna(run.data_wait_share)])
     notes += _of_rows(block) + _absent(block, blocks) + _failures(runs) + _choices(block.rows)
     return replace(block, notes=notes, no_times=", ".join(reasons) or None)
+
+
+def _of_waiting(shares: list[float]) -> list[str]:
+    """A warning where step times are the data's more than the methods'."""
+    if not shares or max(shares) <= WAITING:
+        return []
+    return [
+        f"Warning: training waited for its data for up to {max(shares):.0%} of the steps' time; the step times of "
+        "methods differ by more than they appear to."
+    ]
 
 
 def _edited_plugins(listed: set[str]) -> list[str]:

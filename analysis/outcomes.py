@@ -91,6 +91,7 @@ def measured(result: Result) -> dict[str, Any]:
         "test_metrics": json.dumps(metrics.test, sort_keys=True),
         "trainable_parameters": result.trainable_parameters,
         "step_seconds": result.times.step_seconds,
+        "data_wait_share": result.times.data_wait_share,
         "samples_per_second": result.times.samples_per_second,
         "train_seconds": result.times.train_seconds,
         "total_seconds": result.times.total_seconds,

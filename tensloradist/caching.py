@@ -7,6 +7,7 @@ name and renamed, so that several processes may make the same entry at once and 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -144,6 +145,29 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # left over only when another process was first, or make failed
     return final
+
+
+@contextmanager
+def one_at_a_time(kind: str) -> Iterator[None]:
+    """Within it, no other process of this machine makes large entries of this kind: it waits, and then finds them made.
+
+    Where the file system has no locks on folders (NFS), several may make the same entry, and one is kept.
+    """
+    folder = cache_root() / kind
+    with writing_cache():
+        folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process is filling %s: waiting for it", folder)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError as error:
+            log.debug("%s cannot be locked: %s", folder, error)
+        yield
+    finally:
+        os.close(held)
 
 
 def cached_json(kind: str, key: str, make: Callable[[], Any]) -> Any:

@@ -76,6 +76,11 @@ class Times(Record):
     step_seconds: float | None
     samples_per_second: float | None
     steps: int
+    data_wait_share: float | None = Field(
+        None,
+        description="of all training steps' time, 0..1, in which the device had to wait for its batch; null in results "
+        "from before it was recorded",
+    )
     throughput: Throughput | None = Field(None, description="null in results from before it was recorded")
 
 

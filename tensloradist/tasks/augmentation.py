@@ -17,25 +17,41 @@ if TYPE_CHECKING:
 
 STRENGTH = 0.4  # brightness, contrast and saturation are multiplied by 1 ± this; hue turns by ± this part of a circle
 PROBABILITY = 0.5  # of a flip, and of jitter
+Counts = tuple[tuple[int, ...], ...]
 
 
-def augmented(pixels: Tensor, examples: npt.NDArray[np.int64], key: tuple[int, int], how: str) -> Tensor:
-    """Pixels (n, 3, h, w) in 0..1 after the augmentation named `how`: 'flip' or 'flip_jitter'."""
+def draws(examples: npt.NDArray[np.int64], key: tuple[int, int], how: str) -> tuple[dict[str, Tensor], Counts]:
+    """The augmentation `how` of these examples, 'flip' or 'flip_jitter', drawn on the CPU.
+
+    Returns:
+        `flips` (n,) bool and, for jitter, `amounts` (n, 4) float32 of the four operations, and `order` (4, k) int64:
+        at each of four places the jittered examples, by the operation that comes there; and for each place how many
+        examples each operation has. The counts stay on the CPU: they are shapes.
+    """
     import torch
 
-    draws = np.stack([np.random.default_rng([*key, int(example)]).random(10) for example in examples])
-    flips = torch.from_numpy(draws[:, 0] < PROBABILITY)
-    pixels = torch.where(flips.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+    drawn = np.stack([np.random.default_rng([*key, int(example)]).random(10) for example in examples])
+    tensors = {"flips": torch.from_numpy(drawn[:, 0] < PROBABILITY)}
     if how == "flip":
-        return pixels
-    jittered = draws[:, 1] < PROBABILITY
-    amounts = torch.from_numpy(STRENGTH * (2 * draws[:, 2:6] - 1)).to(pixels.dtype)
-    order = np.argsort(draws[:, 6:10], axis=1)
-    for place in range(4):
-        for number, operation in enumerate((brightness, contrast, saturation, hue)):
-            chosen = torch.from_numpy(np.flatnonzero(jittered & (order[:, place] == number)))
+        return tensors, ()
+    jittered = np.flatnonzero(drawn[:, 1] < PROBABILITY)
+    operations = np.argsort(drawn[jittered, 6:10], axis=1)  # of each example, at each place
+    tensors["amounts"] = torch.from_numpy(STRENGTH * (2 * drawn[:, 2:6] - 1)).to(torch.float32)
+    tensors["order"] = torch.from_numpy(jittered[np.argsort(operations, axis=0, kind="stable")].T.copy())
+    return tensors, tuple(tuple(np.bincount(place, minlength=4).tolist()) for place in operations.T)
+
+
+def augmented(pixels: Tensor, drawn: dict[str, Tensor], counts: Counts) -> Tensor:
+    """Pixels (n, 3, h, w) in 0..1 after the augmentation that `draws` gave, on their device; these may be changed."""
+    import torch
+
+    pixels = torch.where(drawn["flips"].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+    for place, sizes in enumerate(counts):
+        parts = drawn["order"][place].split(sizes)
+        for number, (operation, chosen) in enumerate(zip(_OPERATIONS, parts, strict=True)):
             if len(chosen):
-                pixels[chosen] = operation(pixels[chosen], amounts[chosen, number].view(-1, 1, 1, 1))
+                amounts = drawn["amounts"][chosen, number].view(-1, 1, 1, 1)
+                pixels[chosen] = operation(pixels[chosen], amounts)
     return pixels
 
 
@@ -75,3 +91,6 @@ def hue(pixels: Tensor, amount: Tensor) -> Tensor:
         place = (angle + offset) % 6
         turned.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
     return torch.stack(turned, 1)
+
+
+_OPERATIONS = (brightness, contrast, saturation, hue)

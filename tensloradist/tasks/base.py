@@ -24,7 +24,27 @@ if TYPE_CHECKING:
     from tensloradist.spec import BackboneSpec, TaskSpec
 
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+Finish = Callable[[dict[str, "Tensor"]], dict[str, "Tensor"]]
 MetricFunction = Callable[[npt.NDArray[np.float32], Labels], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """Examples as they were read, on the CPU.
+
+    Attributes:
+        tensors: what travels to the device.
+        finish: gives the model's inputs from these tensors on whichever device; where they are the inputs, None. It
+            only launches work there: on an accelerator it must not look at a value.
+    """
+
+    tensors: dict[str, Tensor]
+    finish: Finish | None = None
+
+    def inputs(self, tensors: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The model's inputs: from the batch's own tensors, or from these copies of them on a device."""
+        tensors = self.tensors if tensors is None else tensors
+        return tensors if self.finish is None else self.finish(tensors)
 
 
 class SplitData(ABC):
@@ -61,6 +81,10 @@ class SplitData(ABC):
         Args:
             augment: (seed, epoch) in training, which with an example's index decides its augmentation; else None.
         """
+
+    def read(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> HostBatch:
+        """The same examples, with what is better computed on the device left to do; several threads may call it."""
+        return HostBatch(self.batch(indices, augment))
 
 
 @dataclass(frozen=True)

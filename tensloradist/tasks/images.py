@@ -1,17 +1,15 @@
 """Image classification: folders with one sub-folder a class, and the Hub's image data sets, through `datasets`.
 
-Images are decoded and resized once into a content-addressed cache of uint8 pixels; normalisation happens a batch at a
-time. Very large data sets are decoded on the fly instead. What of a folder counts is in `image_folders`. Copies of one
+The pixels of `image_pixels` travel to the device as bytes, and are augmented and normalised there, a batch at a time.
+What of a folder counts is in `image_folders`. Copies of one
 image are examples of their own, and a folder without splits of its own may have them in different parts; the line on
 the parts says how many there are.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tensloradist.caching import cached_folder
 from tensloradist.errors import DataMissing, UserError
-from tensloradist.fingerprint import hash_bytes, read_anew
+from tensloradist.fingerprint import read_anew
 from tensloradist.tasks import hub
 from tensloradist.tasks.base import (
+    HostBatch,
     Labels,
     LoadedTask,
     SplitData,
@@ -37,34 +35,18 @@ from tensloradist.tasks.base import (
     stratified_parts,
 )
 from tensloradist.tasks.image_folders import PART_WORDS, SUFFIXES, ImageFolder, read_folder, shown
+from tensloradist.tasks.image_pixels import Listing, cached_pixels, decoded
 from tensloradist.tasks.image_readings import data_reading_changes, is_read_deep
 from tensloradist.tasks.named_images import HUB_IMAGES, HubImages, Official
-from tensloradist.tasks.pictures import BROKEN, UnsupportedPicture, rgb
 from tensloradist.tasks.preprocessing import ImagePreprocessing, image_preprocessing, require_kind
-from tensloradist.tasks.progress import tracked
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tensloradist.spec import BackboneSpec, TaskSpec
+    from tensloradist.tasks.augmentation import Counts
 
-CACHE_LIMIT = 4 * 2**30  # bytes of decoded pixels; above, images are decoded when they are used
-_VERSION = 3  # of the cache's layout and of how images are resized
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """Every image of a data set before the split: where it is, its class, and its own split if it has one."""
-
-    ids: list[str]
-    labels: npt.NDArray[np.int64]
-    classes: list[str]
-    pictures: Sequence[Any]  # each image's path, or what `datasets` has of it, a copy of ours: {"path", "bytes"}
-    digests: list[str] | None  # each image's SHA-256, where `pictures` are paths: what lies there may be replaced
-    parts: list[str] | None  # the data set's own split of each image
-    sources: dict[str, str]  # part -> what it is called
-    notes: tuple[str, ...] = ()
 
 
 def _folder(task: TaskSpec) -> Path:
@@ -92,16 +74,16 @@ def _classes(folder: Path, found: ImageFolder) -> list[str]:
     return classes
 
 
-def _list_folder(task: TaskSpec) -> _Listing:
+def _list_folder(task: TaskSpec) -> Listing:
     folder = _folder(task)
     found = read_folder(folder)
     classes = _classes(folder, found)
     labels = np.searchsorted(classes, found.names).astype(np.int64)
     sources = {part: f"{name}/" for part, name in found.sources.items()}
-    return _Listing(found.ids, labels, classes, found.files, found.digests, found.parts, sources, found.notes)
+    return Listing(found.ids, labels, classes, found.files, found.digests, found.parts, sources, found.notes)
 
 
-def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
+def _list_hub(task: TaskSpec, entry: HubImages) -> Listing:
     data = hub.load(task, entry.hub)
     ids: list[str] = []
     labels: list[object] = []
@@ -138,7 +120,7 @@ def _list_hub(task: TaskSpec, entry: HubImages) -> _Listing:
     classes = _names_of(data[entry.train].features[entry.label], entry.classes)
     named = {"train": entry.train, "validation": entry.validation, "test": entry.test}
     sources = {part: f"split {split}" for part, split in named.items() if split is not None}
-    return _Listing(ids, values, classes, concatenate_datasets(pieces)["image"], None, parts, sources)
+    return Listing(ids, values, classes, concatenate_datasets(pieces)["image"], None, parts, sources)
 
 
 def _names_of(feature: object, number: int) -> list[str]:
@@ -147,83 +129,12 @@ def _names_of(feature: object, number: int) -> list[str]:
     return names if len(names) == number else [str(index) for index in range(number)]
 
 
-def _decoded(
-    listing: _Listing, index: int, task: TaskSpec, how: ImagePreprocessing, deep: bool
-) -> npt.NDArray[np.uint8]:
-    """uint8 (3, size, size) of one image; `deep`: whether grey of more than 8 bits may occur in this data."""
-    from PIL import Image as Pillow
-
-    try:
-        image = rgb(_source(listing, index, task), on_white=how.on_white, deep=deep)
-        return np.asarray(how.resized(image), dtype=np.uint8).transpose(2, 0, 1)
-    except (*BROKEN, Pillow.DecompressionBombError) as error:
-        name = f"task.data: {task.data or task.name}: the image {shown(listing.ids[index])}"
-        if isinstance(error, UnsupportedPicture):
-            raise UserError(f"{name} is not supported: {error}") from error
-        reason = f"{type(error).__name__}: {str(error)[:200]}"
-        if isinstance(error, Pillow.UnidentifiedImageError):  # whose message names the stream in memory
-            reason = "its content is no picture in a format that Pillow knows"
-        raise UserError(f"{name} cannot be read ({reason}); repair or remove it") from error
-
-
-def _source(listing: _Listing, index: int, task: TaskSpec) -> str | bytes:
-    """The bytes of one image, or a path that `datasets` has of it.
-
-    Raises:
-        UserError: another picture lies there than when the data was listed.
-    """
-    found = listing.pictures[index]
-    if listing.digests is None:
-        return found["bytes"] or found["path"]  # type: ignore[no-any-return]
-    content = Path(found).read_bytes()
-    if hashlib.sha256(content).hexdigest() != listing.digests[index]:
-        raise UserError(
-            f"task.data: {task.data}: the image {shown(listing.ids[index])} was replaced while the data was in use; "
-            "start again, so that its fingerprint is taken anew"
-        )
-    return content
-
-
-def _pixels(
-    listing: _Listing, task: TaskSpec, how: ImagePreprocessing, data_fingerprint: str, now: Callable[[], str]
-) -> Any:
-    """uint8 (n, 3, size, size), mapped from the cache, or None where that would exceed `CACHE_LIMIT`.
-
-    Args:
-        now: the data's fingerprint after decoding: pixels of other files are never kept under this one.
-    """
-    shape = (len(listing.ids), 3, how.size, how.size)
-    if int(np.prod(shape)) > CACHE_LIMIT:
-        _require_same(now(), data_fingerprint, task)  # so the digests listed are those of the fingerprint
-        return None
-
-    def make(folder: Path) -> None:
-        pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
-        for index in tracked(list(range(shape[0])), f"decoding {task.data or task.name}"):
-            pixels[index] = _decoded(listing, index, task, how, is_read_deep(data_fingerprint))
-        pixels.flush()
-        _require_same(now(), data_fingerprint, task)
-        (folder / "ids.json").write_text(json.dumps(listing.ids), encoding="utf-8")
-
-    import PIL
-
-    # The ids are part of the key, since two tasks may read different splits of one data set.
-    geometry = json.dumps(how.geometry(), sort_keys=True)
-    key = hash_bytes("images", str(_VERSION), PIL.__version__, data_fingerprint, geometry, *listing.ids)
-    return np.load(cached_folder("images", key, make) / "pixels.npy", mmap_mode="r")
-
-
-def _require_same(now: str, data_fingerprint: str, task: TaskSpec) -> None:
-    if now != data_fingerprint:
-        raise UserError(f"task.data: {task.data} has changed while it was read; start again when it is complete")
-
-
 class _Images(SplitData):
     """A part of a data set of decoded (or decodable) images."""
 
     def __init__(
         self,
-        listing: _Listing,
+        listing: Listing,
         pixels: Any,
         indices: npt.NDArray[np.int64],
         task: TaskSpec,
@@ -238,22 +149,45 @@ class _Images(SplitData):
     def batch(
         self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None
     ) -> dict[str, Tensor]:
+        return self.read(indices, augment).inputs()
+
+    def read(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> HostBatch:
+        """The pixels as bytes, a quarter of what the model takes, and what was drawn for their augmentation."""
         import torch
+
+        from tensloradist.tasks.augmentation import draws
 
         chosen = self._indices[np.asarray(indices)]
         if self._pixels is None:
-            raw = np.stack([_decoded(self._listing, int(i), self._task, self._how, self._deep) for i in chosen])
+            raw = np.stack([decoded(self._listing, int(i), self._task, self._how, self._deep) for i in chosen])
         else:
             raw = self._pixels[chosen]
-        pixels = torch.from_numpy(raw).to(torch.float32).div_(255)
+        tensors, counts = {"pixels": torch.from_numpy(raw)}, None
         if augment is not None and self._task.augmentation != "none":
-            from tensloradist.tasks.augmentation import augmented
-
-            pixels = augmented(pixels, chosen, augment, self._task.augmentation)
+            drawn, counts = draws(chosen, augment, self._task.augmentation)
+            tensors |= drawn
         if self._how.mean is not None and self._how.std is not None:
-            mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self._how.mean, self._how.std))
-            pixels.sub_(mean).div_(std)
-        return {"pixel_values": pixels}
+            tensors["normalisation"] = torch.tensor((self._how.mean, self._how.std)).view(2, 1, 3, 1, 1)
+        return HostBatch(tensors, partial(_pixel_values, counts))
+
+
+def _pixel_values(counts: Counts | None, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The model's input from what `_Images.read` gives, on the device of these tensors.
+
+    Args:
+        counts: of `augmentation.draws`; None: not augmented.
+    """
+    import torch
+
+    from tensloradist.tasks.augmentation import augmented
+
+    pixels = tensors["pixels"].to(torch.float32).div_(255)
+    if counts is not None:
+        pixels = augmented(pixels, tensors, counts)
+    if "normalisation" in tensors:
+        mean, std = tensors["normalisation"].unbind()
+        pixels.sub_(mean).div_(std)
+    return {"pixel_values": pixels}
 
 
 @dataclass(frozen=True)
@@ -266,7 +200,7 @@ class _Split:
     origin: str
 
 
-def _split(listing: _Listing, task: TaskSpec, protocol: str, pooled: bool) -> _Split:
+def _split(listing: Listing, task: TaskSpec, protocol: str, pooled: bool) -> _Split:
     """The data set's own split, what it lacks carved from its training part.
 
     Without one: 60/20/20. Under the official protocol, which picks the epoch on the test part, validation is the test
@@ -303,7 +237,7 @@ def _split(listing: _Listing, task: TaskSpec, protocol: str, pooled: bool) -> _S
     return _Split(train, validation, test, ", ".join(f"{part}: {said[part]}" for part in PART_WORDS))
 
 
-def _origin(split: _Split, listing: _Listing, task: TaskSpec) -> str:
+def _origin(split: _Split, listing: Listing, task: TaskSpec) -> str:
     return "; ".join([split.origin, *drawn(task, len(split.train)), *listing.notes])
 
 
@@ -330,7 +264,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages
         if official.train_examples and task.train_examples is None:
             task = task.model_copy(update={"train_examples": official.train_examples})
     data_fingerprint = task.fingerprint or fingerprint(task, entry)
-    pixels = _pixels(listing, task, how, data_fingerprint, lambda: fingerprint(task, entry))
+    pixels = cached_pixels(listing, task, how, data_fingerprint, lambda: fingerprint(task, entry))
     split, deep = _split(listing, task, protocol, official.pooled), is_read_deep(data_fingerprint)
     fitted, chosen, held_out = (
         _Images(listing, pixels, part, task, how, deep)

@@ -18,6 +18,7 @@ Colours of 16 bits (RGB, RGBA, LA, CMYK) are cut to their upper 8 bits by Pillow
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,21 +98,38 @@ def rgb(source: str | bytes, *, on_white: bool = False, deep: bool = True) -> Im
         UnsupportedPicture: a mode that is refused, or a deep picture where none may occur.
         one of BROKEN, or Pillow's DecompressionBombError: the file is broken or too large.
     """
-    with _opened(source) as image, _whole():
+    with _opened(source) as image, _whole:
         image.load()
         return to_rgb(image, on_white=on_white, deep=deep)
 
 
-@contextmanager
-def _whole() -> Iterator[None]:
-    """Truncated files are errors, even where other code in the process told Pillow to fill them with grey."""
-    from PIL import ImageFile
+class _Whole:
+    """Truncated files are errors, even where other code in the process told Pillow to fill them with grey.
 
-    kept, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = kept
+    The setting is the process's, and threads decode at once: the first one in sets it, the last one out restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._within, self._kept = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        from PIL import ImageFile
+
+        with self._lock:
+            if not self._within:
+                self._kept, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+            self._within += 1
+
+    def __exit__(self, *error: object) -> None:
+        from PIL import ImageFile
+
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._kept
+
+
+_whole = _Whole()
 
 
 def to_rgb(image: Image.Image, *, on_white: bool = False, deep: bool = True) -> Image.Image:

@@ -162,6 +162,7 @@ def _captured(run: Run, shared: dict[str, Tensor]) -> tuple[dict[str, Any], dict
         "history": run.writer.history,
         "train_seconds": run.train_seconds + run.epoch_seconds(),
         "evaluate_seconds": run.evaluate_seconds,
+        "data_wait_seconds": run.data_wait_seconds,
         "fingerprints": run.fingerprints.model_dump(),
         "not_exact": run.not_exact,
     }
@@ -211,6 +212,7 @@ def restore(run: Run, saved: Saved) -> None:
     run.step, run.epoch, run.position = state["step"], state["epoch"], state["position"]
     run.step_seconds = progress["step_seconds"].tolist()
     run.train_seconds, run.evaluate_seconds = state["train_seconds"], state["evaluate_seconds"]
+    run.data_wait_seconds = state.get("data_wait_seconds", 0.0)  # of checkpoints from before it was recorded: none
     run.scores.validation = {int(epoch): metrics for epoch, metrics in state["validation"].items()}
     run.scores.best_epoch = state["best_epoch"]
     kind = "predictions."

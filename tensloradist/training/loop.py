@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,7 @@ from tensloradist import backbones, tasks
 from tensloradist.adapter import Adapter, attach
 from tensloradist.adapter.checkpoint import save
 from tensloradist.backbones import family_of, initialize_head
+from tensloradist.backbones.masks import known_padding
 from tensloradist.environment import process_index
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
@@ -39,13 +40,14 @@ from tensloradist.tasks.base import describe_parts
 from tensloradist.tasks.losses import example_losses
 from tensloradist.throughput import Communication, measure
 from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
+from tensloradist.training.batches import Batch, Batches
 from tensloradist.training.blocks import blocks, compile_blocks, recompute
 from tensloradist.training.checkpoint import Boundary, Saved, restore
 from tensloradist.training.compilers import check_compiler
 from tensloradist.training.frozen import hashed, refuse_changed
 from tensloradist.training.optimization import make_optimizer, make_schedule
 from tensloradist.training.order import MicroBatch, epoch_batches, order_fingerprint, share
-from tensloradist.training.prediction import EvaluationPasses, predict, prefetch
+from tensloradist.training.prediction import EvaluationPasses, predict
 from tensloradist.training.provenance import peak_memory_of_all, provenance_of, reset_peak_memory
 from tensloradist.training.records import AttemptWriter, Scores, defined
 from tensloradist.training.strategy import Strategy, strategy_for
@@ -53,6 +55,7 @@ from tensloradist.training.warm import backbone_for, keep_backbone, settle, task
 
 log = logging.getLogger(__name__)
 Progress = Callable[[dict[str, Any]], None]
+Pass = tuple[MicroBatch, int, bool]  # a micro-batch, the terms of its batch's loss, and whether the update follows
 _LOSS_CHECK = 20  # updates between looks at the loss on an accelerator, where each look waits for the device
 
 
@@ -233,7 +236,7 @@ class Run:
         self.step_seconds: list[float] = []
         self.communication = Communication(accelerator.num_processes, accelerator.device)
         self.evaluation = EvaluationPasses.of(compute)
-        self.train_seconds = self.evaluate_seconds = 0.0
+        self.train_seconds = self.evaluate_seconds = self.data_wait_seconds = 0.0
         self.step = self.epoch = self.position = 0  # updates done; the epoch (0-based), and updates done in it
         self.total_loss = torch.zeros((), device=accelerator.device)  # of the epoch's examples, on this process
         self.best_state: list[torch.Tensor] | None = None
@@ -284,9 +287,20 @@ class Run:
         spec, accelerator = self.spec, self.accelerator
         batches = (self.first_batches if self.epoch == 0 else self._batches(self.epoch))[self.position :]
         plan, examples = self._micro_batches(batches), sum(len(batch) for batch in batches)
-        inputs_of = prefetch(
-            [micro for micro, _, _ in plan], lambda micro: self.task.train.batch(micro.indices, (spec.seed, self.epoch))
-        )
+        micros = [micro for micro, _, _ in plan]
+        key = (spec.seed, self.epoch)
+        with Batches(self.task.train, micros, accelerator.device, key, spec.compute.threads) as ready:
+            self._updates(plan, ready, boundary)
+        self.strategy.check_coverage(len(self.task.train), micros, examples)
+        mean = float(accelerator.reduce(self.total_loss, reduction="sum")) / self.task.train.terms_of()
+        self.data_wait_seconds += ready.waited()
+        if not math.isfinite(mean):
+            raise Diverged(f"the mean loss of epoch {self.epoch + 1} is {mean}")
+        return mean
+
+    def _updates(self, plan: Sequence[Pass], ready: Batches, boundary: Boundary) -> None:
+        """The updates of `plan`. On an accelerator the host waits for nothing but the losses that it looks at."""
+        spec, accelerator = self.spec, self.accelerator
         self.model.train()
         # A fault of the official script, kept under its protocol: text has no dropout from each epoch's second update.
         evaluates = spec.protocol == "official" and self.task.kind == "text"
@@ -294,10 +308,10 @@ class Run:
             self.model.eval()
         update_loss = torch.zeros((), device=accelerator.device)  # of the update in progress, on this process
         began = time.perf_counter()
-        for (micro, terms, last), inputs in zip(plan, inputs_of, strict=True):
+        for _, terms, last in plan:
             self.communication.begin()
             with self.strategy.pass_(last):
-                loss = self._loss(inputs, micro) / terms
+                loss = self._loss(next(ready)) / terms
                 accelerator.backward(loss * self.strategy.loss_factor)
             self.total_loss += loss.detach() * terms
             update_loss += loss.detach()
@@ -312,6 +326,7 @@ class Run:
                 if not math.isfinite(value):
                     raise Diverged(f"the loss is not finite at update {self.step} of {self.steps}")
                 self.writer.step(self.epoch + 1, self.step, self.steps, value)
+                self.data_wait_seconds += ready.waited()
             now = time.perf_counter()
             self.step_seconds.append(now - began)
             self.communication.end()
@@ -320,14 +335,9 @@ class Run:
             boundary.reached()
             update_loss.zero_()
             began = time.perf_counter()
-        self.strategy.check_coverage(len(self.task.train), [micro for micro, _, _ in plan], examples)
-        mean = float(accelerator.reduce(self.total_loss, reduction="sum")) / self.task.train.terms_of()
-        if not math.isfinite(mean):
-            raise Diverged(f"the mean loss of epoch {self.epoch + 1} is {mean}")
-        return mean
 
-    def _micro_batches(self, batches: list[np.ndarray]) -> list[tuple[MicroBatch, int, bool]]:
-        """This process's share of the batches: (micro-batch, terms of its batch's loss, whether it is its last)."""
+    def _micro_batches(self, batches: list[np.ndarray]) -> list[Pass]:
+        """This process's share of the batches."""
         accelerator, size = self.accelerator, self.spec.compute.micro_batch
         plan = []
         for batch in batches:
@@ -335,14 +345,12 @@ class Run:
             plan += [(micro, self.task.train.terms_of(batch), micro is micros[-1]) for micro in micros]
         return plan
 
-    def _loss(self, inputs: dict[str, torch.Tensor], micro: Any) -> torch.Tensor:
+    def _loss(self, batch: Batch) -> torch.Tensor:
         """The sum of the examples' losses, each with its weight."""
-        device = self.accelerator.device
-        with self.accelerator.autocast():
-            logits = self.family.logits(self.model, {name: value.to(device) for name, value in inputs.items()}).float()
-        labels = torch.as_tensor(self.task.train.labels[micro.indices], device=device)
-        losses = example_losses(logits, labels, self.task.num_labels, self.task.regression)
-        return (losses * torch.as_tensor(micro.weights, device=device)).sum()
+        with self.accelerator.autocast(), known_padding(batch.padded):
+            logits = self.family.logits(self.model, batch.inputs).float()
+        losses = example_losses(logits, batch.labels, self.task.num_labels, self.task.regression)
+        return (losses * batch.weights).sum()
 
     def _evaluate_epoch(self, epoch: int, boundary: Boundary) -> None:
         """Validation scores of this epoch (the official protocol's validation is its test part)."""
@@ -405,6 +413,7 @@ class Run:
                 train_seconds=self.train_seconds,
                 evaluate_seconds=self.evaluate_seconds,
                 step_seconds=step,
+                data_wait_share=min(1.0, self.data_wait_seconds / sum(self.step_seconds)) if step else None,
                 steps=self.step,
                 samples_per_second=spec.optimizer.batch_size / step if step else None,
                 throughput=self._throughput(step) if self.accelerator.is_main_process else None,

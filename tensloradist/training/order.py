@@ -56,6 +56,11 @@ class MicroBatch:
     weights: npt.NDArray[np.float32]
 
 
+def unweighted(indices: Indices) -> MicroBatch:
+    """One in which each example counts once."""
+    return MicroBatch(indices, np.ones(len(indices), dtype=np.float32))
+
+
 def share(batch: Indices, rank: int, processes: int, micro_batch: int | None) -> list[MicroBatch]:
     """This process's part of a batch, in micro-batches; every process gets equally many of equal sizes."""
     per_process = math.ceil(len(batch) / processes)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tensloradist.backbones.masks import known_padding
 from tensloradist.compute import ComputeSpec
 from tensloradist.results.control import EvaluationOutOfMemory
 from tensloradist.results.execute import cause_of
+from tensloradist.training.batches import Batches
+from tensloradist.training.order import unweighted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from accelerate import Accelerator
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 EVALUATION_BATCH = 64
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 def evaluation_batch(compute: ComputeSpec) -> int:
@@ -87,18 +86,6 @@ class EvaluationPasses:
             return None
 
 
-def prefetch(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
-    """`make(item)` for each item, in order, the next one being made by a thread while the last one is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
-        pending = None
-        for item in items:
-            made, pending = pending, thread.submit(make, item)
-            if made is not None:
-                yield made.result()
-        if pending is not None:
-            yield pending.result()
-
-
 @torch.no_grad()
 def predict(
     accelerator: Accelerator,
@@ -123,18 +110,19 @@ def predict(
     share = math.ceil(len(order) / processes)
     mine = order[rank * share : (rank + 1) * share]
     padded = np.concatenate([mine, np.full(share - len(mine), order[0])])
-    batches = [padded[i : i + passes.size] for i in range(0, share, passes.size)]
+    parts = [padded[i : i + passes.size] for i in range(0, share, passes.size)]
 
     def forward(inputs: dict[str, Tensor]) -> Tensor:
         with accelerator.autocast():
-            logits = family.logits(model, {name: value.to(accelerator.device) for name, value in inputs.items()})
-        return logits.float()
+            return family.logits(model, inputs).float()
 
     outputs: list[Tensor] = []
-    for inputs in prefetch(batches, lambda indices: split.batch(indices, None)):
-        outputs += passes.logits(forward, inputs)
-        if between is not None:
-            between()
+    with Batches(split, [unweighted(part) for part in parts], accelerator.device) as ready:
+        for one in ready:
+            with known_padding(one.padded):
+                outputs += passes.logits(forward, one.inputs)
+            if between is not None:
+                between()
     gathered = accelerator.gather(torch.cat(outputs)).cpu().numpy()[: len(order)]
     result = np.empty_like(gathered)
     result[order] = gathered

@@ -142,6 +142,14 @@ def test_times_of_mixed_hardware_or_shared_gpus_are_refused(loaded_of):
     assert "shared a GPU" in build(loaded)[0].no_times
 
 
+def test_waiting_for_data_is_said_where_it_takes_much_of_the_steps_time(loaded_of):
+    loaded = loaded_of(scores(1, ROWS), range(4))
+    loaded.frame["data_wait_share"] = 0.02
+    assert not any("waited for its data" in note for note in build(loaded)[0].notes)
+    loaded.frame.loc[0, "data_wait_share"] = 0.34
+    assert any("waited for its data for up to 34% of the steps' time" in note for note in build(loaded)[0].notes)
+
+
 def test_different_grids_are_said_to_be_unfair(folder):
     for seed in range(2):
         for rate in (1e-3, 1e-2, 1e-1):

@@ -15,9 +15,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 SOURCE = Path(__file__).with_name("device.cpp")
 HERE = str(Path(__file__).parent)
@@ -52,8 +52,12 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def tensors_without_data() -> Iterator[None]:
-    """FakeTensorMode in which 'cuda' is a device with bfloat16, and attention is what CUDA's kernels compute."""
+def tensors_without_data(beside_others: bool = False) -> Iterator[None]:
+    """FakeTensorMode in which 'cuda' is a device with bfloat16, and attention is what CUDA's kernels compute.
+
+    Args:
+        beside_others: whether ordinary tensors of the CPU may be used within, such as a batch that was read.
+    """
     import torch
     import torch.cuda.amp.common as availability
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -68,11 +72,79 @@ def tensors_without_data() -> Iterator[None]:
     # CUDA has a kernel of its own for it, which a build for CPUs lacks: it would be made up of other operations.
     library.impl("silu_backward", lambda gradient, x: torch.empty_like(x), "CUDA")
     try:
-        with FakeTensorMode():
+        with FakeTensorMode(allow_non_fake_inputs=beside_others):
             yield
     finally:
         library._destroy()
         availability.amp_definitely_not_available, torch.cuda.is_bf16_supported = kept
+
+
+class Stream:
+    """A CUDA stream that computes nothing, and writes down in `history` what it is asked for."""
+
+    current: ClassVar[Stream]
+    history: ClassVar[list[str]] = []
+
+    def __init__(self, device: Any = None, name: str = "copies") -> None:
+        self.name = name
+
+    def wait_stream(self, other: Stream) -> None:
+        self.history.append(f"{self.name} waits for {other.name}")
+
+
+class Event:
+    """A CUDA event that any stream has always passed, at the same time."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        pass
+
+    def record(self, stream: Stream) -> None:
+        pass
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, other: Event) -> float:
+        return 0.0
+
+
+@contextmanager
+def _within(stream: Stream) -> Iterator[None]:
+    kept, Stream.current = Stream.current, stream
+    try:
+        yield
+    finally:
+        Stream.current = kept
+
+
+@contextmanager
+def streams() -> Iterator[list[str]]:
+    """torch.cuda's streams, events and pinned memory as stand-ins; gives what streams were asked for."""
+    import torch
+
+    Stream.current, Stream.history = Stream(name="training"), []
+
+    def pinned(tensor: Any) -> Any:
+        copy = tensor.clone()
+        copy.is_pinned_by_test = True
+        return copy
+
+    replaced = {
+        (torch.cuda, "Stream"): Stream,
+        (torch.cuda, "Event"): Event,
+        (torch.cuda, "stream"): _within,
+        (torch.cuda, "current_stream"): lambda device=None: Stream.current,
+        (torch.cuda, "device"): lambda device: nullcontext(),
+        (torch.Tensor, "pin_memory"): pinned,
+    }
+    kept = {place: getattr(*place) for place in replaced}
+    for (owner, name), stand_in in replaced.items():
+        setattr(owner, name, stand_in)
+    try:
+        yield Stream.history
+    finally:
+        for (owner, name), original in kept.items():
+            setattr(owner, name, original)
 
 
 # What launches no kernel: other views of a tensor's memory, memory without content, and questions.
@@ -87,7 +159,8 @@ _NO_KERNEL = frozenset(
 
 def operations() -> Any:
     """A dispatch mode that counts, by name, what launches a kernel (`kernels`) and lists what makes the host wait
-    for the device (`waits`): a value that is read, and a copy between devices."""
+    for the device (`waits`): a value that is read, and a copy between devices, but for one that need not wait: from
+    pinned memory and `non_blocking`. Each value that is read of a device's tensor is 1."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -101,12 +174,15 @@ def operations() -> Any:
             name = func._schema.name.split("::")[1]
             if name not in _NO_KERNEL:
                 self.kernels[name] += 1
-            if name == "_local_scalar_dense":
+            if name == "_local_scalar_dense" and args[0].device.type == "cuda":
                 self.waits.append(name)
-            elif name in ("_to_copy", "copy_"):
+                return {torch.bool: True, torch.int64: 1}.get(args[0].dtype, 1.0)
+            if name in ("_to_copy", "copy_"):
                 source = args[1] if name == "copy_" else args[0]
                 target = args[0].device if name == "copy_" else (kwargs or {}).get("device")
-                if target is not None and torch.device(target).type != source.device.type:
+                asynchronous = args[2:] == (True,) if name == "copy_" else (kwargs or {}).get("non_blocking", False)
+                asynchronous = asynchronous and getattr(source, "is_pinned_by_test", False)
+                if target is not None and torch.device(target).type != source.device.type and not asynchronous:
                     self.waits.append(f"{name} {source.device} -> {target} {tuple(source.shape)}")
             return func(*args, **(kwargs or {}))
 

@@ -1,6 +1,7 @@
 """What becomes of a picture in each of Pillow's modes, and of broken files."""
 
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image, ImageCms, ImageFile, ImageSequence
 
 from tensloradist.errors import UserError
 from tensloradist.spec import TaskSpec
-from tensloradist.tasks import load, task_named
+from tensloradist.tasks import load, pictures, task_named
 from tensloradist.tasks.examples import image_backbone, image_hub_folder
 from tensloradist.tasks.image_folders import read_folder
 from tensloradist.tasks.named_images import HUB_IMAGES
@@ -255,3 +256,15 @@ def test_a_picture_may_have_another_format_than_its_suffix(tmp_path):
         lambda path, value: Image.fromarray(np.full((16, 16), value, np.uint16)).save(f"{path}.jpg", format="PNG"),
     )
     assert read_folder(Path(task.data)).fingerprint.endswith("+grey16")
+
+
+def test_truncated_files_are_errors_while_any_thread_decodes(monkeypatch):
+    """Whatever other code in the process has set, which holds again once the last one is done."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    first, second = (ExitStack() for _ in range(2))
+    for thread in (first, second):
+        thread.enter_context(pictures._whole)
+    first.close()
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "the second one is still at it"
+    second.close()
+    assert ImageFile.LOAD_TRUNCATED_IMAGES

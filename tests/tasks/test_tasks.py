@@ -1,8 +1,12 @@
 """Images and text: the real data sets, splits, augmentation, and what is refused."""
 
+import errno
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +26,8 @@ from tensloradist.tasks.examples import (
     language_folder,
     text_backbone,
 )
+from tensloradist.tasks.image_pixels import decoded
+from tensloradist.tasks.preprocessing import image_preprocessing
 from tensloradist.tasks.text import GLUE_TASKS
 
 
@@ -111,8 +117,89 @@ def test_augmentation_is_keyed_by_seed_epoch_and_example(images):
 def test_decoding_on_the_fly_equals_the_cache(images, monkeypatch):
     task, backbone = images
     cached = load(task, backbone).train.batch([0, 5], None)["pixel_values"]
-    monkeypatch.setattr("tensloradist.tasks.images.CACHE_LIMIT", 0)
+    monkeypatch.setattr("tensloradist.tasks.image_pixels.CACHE_SHARE", 0)
     assert torch.equal(load(task, backbone).train.batch([0, 5], None)["pixel_values"], cached)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip", "flip_jitter"])
+def test_pictures_travel_as_bytes_and_are_finished_on_the_device(images, augmentation):
+    task, backbone = images
+    train = load(task.model_copy(update={"augmentation": augmentation}), backbone).train
+    read, finished = train.read(range(12), (0, 1)), train.batch(range(12), (0, 1))["pixel_values"]
+    assert read.tensors["pixels"].dtype == torch.uint8 and read.tensors["pixels"].shape == finished.shape
+    rest = sum(value.nbytes for name, value in read.tensors.items() if name != "pixels")
+    assert rest < 1000, "of the augmentation, what was drawn; of the normalisation, its six numbers"
+    elsewhere = {name: value.clone() for name, value in read.tensors.items()}
+    assert torch.equal(read.inputs(elsewhere)["pixel_values"], finished)
+    assert torch.equal(read.inputs()["pixel_values"], finished), "what was read is not used up"
+
+
+def free_space(monkeypatch, task, backbone, pictures):
+    """Let the cache's disk have room for so many of its pictures twice."""
+    size = image_preprocessing(backbone).size
+    free = int(2 * pictures * 3 * size**2)
+    monkeypatch.setattr("tensloradist.tasks.image_pixels.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+
+
+def test_pixels_are_cached_where_the_disk_has_room(images, monkeypatch, caplog, tmp_path):
+    task, backbone = images
+    free_space(monkeypatch, task, backbone, 29)
+    without = load(task, backbone).train.batch([0, 5], None)["pixel_values"]
+    assert "no room for 0.0 GiB of decoded images" in caplog.text and "set TENSLORADIST_CACHE" in caplog.text
+    assert not list(tmp_path.glob("cache/images/*"))
+    free_space(monkeypatch, task, backbone, 30)
+    caplog.clear()
+    assert torch.equal(load(task, backbone).train.batch([0, 5], None)["pixel_values"], without)
+    assert len(list(tmp_path.glob("cache/images/*/pixels.npy"))) == 1 and not caplog.text
+    free_space(monkeypatch, task, backbone, 0)
+    load(task, backbone)
+    assert not caplog.text, "what is there takes no more room"
+
+
+def test_a_disk_that_fills_up_while_decoding_is_said_and_the_images_decoded_each_time(
+    images, monkeypatch, caplog, tmp_path
+):
+    task, backbone = images
+
+    def full(items, make, threads=1):
+        yield make(0)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tensloradist.tasks.image_pixels.prefetch", full)
+        without = load(task, backbone).train.batch([0, 5], None)["pixel_values"]
+    assert "(Disk quota exceeded): they are decoded anew in every epoch" in caplog.text
+    assert not list(tmp_path.glob("cache/images/*")), "nothing is left over"
+    assert torch.equal(load(task, backbone).train.batch([0, 5], None)["pixel_values"], without)
+
+
+def test_workers_that_start_at_once_decode_the_images_once(images, monkeypatch):
+    task, backbone = images
+    asked = []
+
+    def slowly(listing, index, *how):
+        asked.append(index)
+        time.sleep(0.002)
+        return decoded(listing, index, *how)
+
+    monkeypatch.setattr("tensloradist.tasks.image_pixels.decoded", slowly)
+    with ThreadPoolExecutor(3) as workers:
+        loaded = list(workers.map(lambda _: load(task, backbone), range(3)))
+    assert sorted(asked) == list(range(30))
+    assert len({part.train.batch([3], None)["pixel_values"].numpy().tobytes() for part in loaded}) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_cache_is_the_same_whatever_the_number_of_threads(images, monkeypatch, tmp_path, threads):
+    task, backbone = images
+    monkeypatch.setattr("tensloradist.tasks.image_pixels.threads_here", lambda: threads)
+    load(task, backbone)
+    pixels = np.load(next(tmp_path.glob("cache/images/*/pixels.npy")))
+    assert pixels.dtype == np.uint8 and pixels.shape == (30, 3, 16, 16)
+    how = image_preprocessing(backbone)
+    for row, file in zip(pixels, sorted(Path(task.data).rglob("*.png")), strict=True):
+        with Image.open(file) as picture:
+            assert np.array_equal(row, np.asarray(how.resized(picture.convert("RGB"))).transpose(2, 0, 1))
 
 
 def test_a_picture_replaced_under_a_loaded_task_is_never_trained_on(images, tmp_path, monkeypatch):
@@ -120,7 +207,7 @@ def test_a_picture_replaced_under_a_loaded_task_is_never_trained_on(images, tmp_
     folder = tmp_path / "copy"
     shutil.copytree(str(task.data), folder)
     task = task.model_copy(update={"data": str(folder)})
-    monkeypatch.setattr("tensloradist.tasks.images.CACHE_LIMIT", 0)
+    monkeypatch.setattr("tensloradist.tasks.image_pixels.CACHE_SHARE", 0)
     train = load(task, backbone).train
     first = folder / train.ids[0]
     Image.new("RGB", (20, 20), "red").save(first)

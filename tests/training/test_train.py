@@ -62,6 +62,7 @@ def test_it_learns_and_reports(finished):
     assert result.adapter_parameters == 668
     assert result.trainable_parameters == 668 + 48 * 5 + 5
     assert result.times.steps == 3 * 17 and result.times.step_seconds > 0
+    assert 0 < result.times.data_wait_share < 1
     assert result.peak_memory.host_bytes > 50 * 2**20
     assert result.provenance["versions"]["torch"] == torch.__version__
     folder = RunFolder(root, run.run_id)
