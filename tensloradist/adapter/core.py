@@ -151,7 +151,7 @@ class Adapter(nn.Module):
         for group in self._groups().values():
             layouts = [layout for layout, _ in group]
             parameters = [tensor.parameters_by_name() for _, tensor in group]
-            stacked = {name: torch.stack([p[name] for p in parameters]) for name in parameters[0]}
+            stacked = {name: _stack([p[name] for p in parameters]) for name in parameters[0]}
             compute = self._fused_pairs if self.spec.fused else self._unfused_pairs
             pairs.update(compute(layouts, stacked))
         return pairs
@@ -326,6 +326,12 @@ class Adapter(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.spec.method}, grouping={self.spec.grouping}, ranks={self.ranks}, layout={self.spec.head_layout}"
+
+
+def _stack(parameters: Sequence[Tensor]) -> Tensor:
+    """The parameters stacked, by way of a flat view: their gradients are then made contiguous, as an optimiser wants
+    them, in one copy of all instead of one copy each."""
+    return torch.stack(list(parameters)).flatten().view(len(parameters), *parameters[0].shape)
 
 
 class _Slices:
