@@ -83,8 +83,7 @@ def _in_each_layer(rows: Rows, build: Callable[[Rows], Sequence[Tensor]]) -> Seq
 def _side_by_side(rows: Rows) -> Sequence[Tensor]:
     if all(len(row) == 1 for row in rows):
         return [row[0] for row in rows]
-    widths = [sum(matrix.shape[1] for matrix in row) for row in rows]
-    return torch.cat(list(itertools.chain(*rows)), dim=1).split(widths, dim=1)
+    return _cut(torch.cat(list(itertools.chain(*rows)), dim=1), len(rows))
 
 
 def _among_zeros(row: Sequence[Tensor], kind: _Kind) -> list[Tensor]:
@@ -104,4 +103,9 @@ def _block_diagonal(rows: Rows, kind: _Kind) -> Sequence[Tensor]:
     for n, place in enumerate(places):
         outputs = [row[n] if at == place else zeros[width] for row in rows for at, width in enumerate(kind.widths)]
         blocks.append(torch.cat(outputs, dim=1))
-    return torch.cat(blocks).split(sum(kind.widths), dim=1)
+    return _cut(torch.cat(blocks), len(rows))
+
+
+def _cut(whole: Tensor, count: int) -> Sequence[Tensor]:
+    """So many equally wide matrices, of which the whole consists."""
+    return whole.chunk(count, dim=1) if count > 1 else [whole]
