@@ -1,6 +1,7 @@
 """A training step of members of the family on CUDA tensors without data; run with the device preloaded (fake_cuda.py).
 
-Prints one line of JSON: for each combination that failed, its name and error; and how many were tried.
+Prints one line of JSON: for each combination that failed, its name and error; how many were tried; and the kernels of a
+layer (kernels.py).
 
     python steps.py few|all
 """
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import kernels
 import torch
 from fake_cuda import operations, tensors_without_data
 
@@ -171,7 +173,8 @@ def main() -> None:
         tried += 1
         if found:
             waits[name] = found
-    print(json.dumps({"tried": tried, "refused": refused, "failed": failed, "waits": waits}))
+    result = {"tried": tried, "refused": refused, "failed": failed, "waits": waits}
+    print(json.dumps({**result, "kernels": kernels.found() if sys.argv[1] == "few" else {}}))
 
 
 if __name__ == "__main__":
