@@ -151,7 +151,7 @@ class Adapter(nn.Module):
         for group in self._groups().values():
             layouts = [layout for layout, _ in group]
             parameters = [tensor.parameters_by_name() for _, tensor in group]
-            stacked = {name: torch.stack([p[name] for p in parameters]) for name in parameters[0]}
+            stacked = {name: _stack([p[name] for p in parameters]) for name in parameters[0]}
             compute = self._fused_pairs if self.spec.fused else self._unfused_pairs
             pairs.update(compute(layouts, stacked))
         return pairs
@@ -176,13 +176,21 @@ class Adapter(nn.Module):
 
     def _unfused_pairs(self, layouts: list[TensorLayout], stacked: Parameters) -> dict[tuple[str, int], Pair]:
         lefts, rights = self._factored(stacked, self._fold())
-        left_of, right_of = _Slices(lefts), _Slices(rights)
+        left_of, right_of = _Slices(lefts), self._right_sides(layouts[0].projections, rights)
         pairs = {}
         for t, layout in enumerate(layouts):
             for p, projection in enumerate(layout.projections):
                 for d, layer in enumerate(layout.layers):
-                    pairs[projection, layer] = self._fit(projection, left_of(t, p, d), right_of(t, p, d))
+                    pairs[projection, layer] = self._fit(projection, left_of(t, p, d), right_of[p](t, p, d))
         return pairs
+
+    def _right_sides(self, projections: Sequence[str], rights: Tensor) -> list[_Slices]:
+        """What to cut each projection's right side from, (T, P, L, k, d_out): means over shared heads for some."""
+        averaged = [self.arrangement.is_averaged(projection) for projection in projections]
+        if not any(averaged) or rights.shape[1] == 1:
+            return [_Slices(rights)] * len(projections)
+        parts = zip(projections, averaged, rights.split(1, dim=1), strict=True)
+        return [_Slices(self._average_heads(part, p) if is_averaged else part) for p, is_averaged, part in parts]
 
     def _fold(self) -> Fold:
         """Where dropout acts on the hidden features, they come after what depends on the layer (FacT)."""
@@ -194,11 +202,12 @@ class Adapter(nn.Module):
         pairs = {}
         whole = [projection for projection in layout.projections if projection not in FFN]
         if whole:
-            order = [(projection, layer) for layer in layout.layers for projection in whole]
-            lefts, rights = self._factored(self._blocks(layout, stacked, whole), self._fold())
-            left_of, right_of = _Slices(lefts), _Slices(rights)
-            for n, (projection, layer) in enumerate(order):
-                pairs[projection, layer] = self._fit(projection, left_of(0, n, 0), right_of(0, n, 0))
+            sides = self._factored(self._blocks(layout, stacked, whole), self._fold())
+            lefts, rights = (_by_layer(side, len(whole)) for side in sides)
+            left_of, right_of = _Slices(lefts), self._right_sides(whole, rights)
+            for d, layer in enumerate(layout.layers):
+                for p, projection in enumerate(whole):
+                    pairs[projection, layer] = self._fit(projection, left_of(d, p, 0), right_of[p](d, p, 0))
         for projection in (p for p in layout.projections if p in FFN):
             columns = self.arrangement.chunk_side(projection) == "output"
             blocks = self._blocks(layout, stacked, [projection])
@@ -227,17 +236,18 @@ class Adapter(nn.Module):
 
     def _fit(self, projection: str, left: Tensor, right: Tensor) -> Pair:
         """The tensor's slice as this projection's update: averaged over shared heads, swapped for attention_output."""
-        if self.arrangement.is_averaged(projection):
-            right = self._average_heads(right, self.shape.heads_of(projection))
+        if self.arrangement.is_averaged(projection) and right.shape[-1] != self.shape.widths(projection)[1]:
+            right = self._average_heads(right, projection)  # one right side for all projections
         if self.arrangement.is_transposed(projection):
             return right.mT, left.mT
         return left, right
 
-    def _average_heads(self, right: Tensor, kv_heads: int) -> Tensor:
-        """(k, heads · head_dim) -> (k, kv_heads · head_dim): the mean over the query heads that share a key/value head.
+    def _average_heads(self, right: Tensor, projection: str) -> Tensor:
+        """(…, heads · head_dim) -> (…, kv_heads · head_dim): the mean over the query heads that share a key/value head.
 
         aligned: consecutive heads, as the backbone's attention shares them; official: strided heads (g, g + KV, …).
         """
+        kv_heads = self.shape.heads_of(projection)
         repeats = self.shape.heads // kv_heads
         if self.spec.head_layout == "aligned":
             return right.unflatten(-1, (kv_heads, repeats, self.shape.head_dim)).mean(-2).flatten(-2)
@@ -328,13 +338,29 @@ class Adapter(nn.Module):
         return f"{self.spec.method}, grouping={self.spec.grouping}, ranks={self.ranks}, layout={self.spec.head_layout}"
 
 
+def _stack(parameters: Sequence[Tensor]) -> Tensor:
+    """The parameters stacked, by way of a flat view: their gradients are then made contiguous, as an optimiser wants
+    them, in one copy of all instead of one copy each."""
+    return torch.stack(list(parameters)).flatten().view(len(parameters), *parameters[0].shape)
+
+
+def _by_layer(side: Tensor, projections: int) -> Tensor:
+    """(1, L · P, 1, …), the slices of a fused mode, seen as those of a tensor for each layer, (L, P, 1, …)."""
+    return side if side.shape[1] == 1 else side.squeeze(0).unflatten(0, (-1, projections))
+
+
 class _Slices:
-    """(T, P, L, …) cut into its matrices by one unbind, whose backward is one stack instead of many zero fills."""
+    """(T, P, L, …) cut into its matrices by one unbind, whose backward is one stack instead of many zero fills.
+
+    An axis of one slice has it for every index.
+    """
 
     def __init__(self, stacked: Tensor) -> None:
         self._shape = stacked.shape[:3]
-        self._matrices = stacked.flatten(0, 2).unbind(0)
+        matrices = stacked.flatten(0, 2)
+        self._matrices = matrices.unbind() if len(matrices) > 1 else (matrices.squeeze(0),)
 
-    def __call__(self, t: int, p: int, d: int) -> Tensor:
+    def __call__(self, *index: int) -> Tensor:
+        t, p, d = (min(i, size - 1) for i, size in zip(index, self._shape, strict=True))
         _, projections, layers = self._shape
-        return self._matrices[(t * projections + min(p, projections - 1)) * layers + min(d, layers - 1)]
+        return self._matrices[(t * projections + p) * layers + d]

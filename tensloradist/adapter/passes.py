@@ -30,6 +30,7 @@ from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispat
 from torch.utils.hooks import RemovableHandle
 
 from tensloradist.adapter.frames import caller, calling_frame, is_running, runs_in
+from tensloradist.adapter.joined import with_joined
 from tensloradist.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Passes:
     def _trace(self, module: nn.Module) -> None:
         """Within a graph of torch.compile there are no frames and threads: the graph is the whole pass."""
         self._traced = module
-        self._hand_out(self.adapter.forward())
+        self._hand_out(self._pairs())
 
     def _enter(self, module: nn.Module) -> None:
         if getattr(module, "_is_replica", False):
@@ -211,15 +212,19 @@ class Passes:
         if backward_pass == -1:
             self._recomputed = None
         if not torch.is_grad_enabled() or not _saved_tensors_are_hooked():
-            return self.adapter.forward()
+            return self._pairs()
         # A checkpointed block: what is saved within it must be the same whether its pass began outside or inside it.
         with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _itself), _outside_selective_checkpoints():
             if backward_pass == -1:
-                return self.adapter.forward()
+                return self._pairs()
             key = (backward_pass, *_autocast())
             if self._recomputed is None or self._recomputed[0] != key:
-                self._recomputed = key, self.adapter.forward()
+                self._recomputed = key, self._pairs()
             return self._recomputed[1]
+
+
+    def _pairs(self) -> Pairs:
+        return with_joined(self.adapter.forward(), self.projections)
 
 
 class _Again:

@@ -1,9 +1,8 @@
 """Wrapped projections: the frozen linear layer with the adapter's low-rank update added to its output.
 
 One class serves separate and fused (concatenated q, k, v) layers. A wrapped projection holds the adapter as a plain
-reference, not as a submodule: the shared parameters belong to the adapter alone. What it computes with, its pairs, it
-is handed for each forward pass (`passes`); it does not look them up by its layer, so that all layers compile to one
-graph.
+reference, not as a submodule: the shared parameters belong to the adapter alone. What it computes with, a pair, it is
+handed for each forward pass (`passes`); it does not look it up by its layer, so that all layers compile to one graph.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tensloradist.adapter.frames import is_running
+from tensloradist.adapter.joined import joined_name, with_joined
 
 if TYPE_CHECKING:
     from tensloradist.adapter.core import Adapter, Pair
@@ -30,7 +30,7 @@ class _Handed(threading.local):
         frame: what runs the pass. Ctrl-C ends it without any hook, and what was handed out for it is then no more used.
     """
 
-    pairs: tuple[Pair | None, ...] = ()
+    pair: Pair | None = None
     frame: FrameType | None = None
 
     def __reduce__(self) -> tuple[type[_Handed], tuple[()]]:
@@ -65,29 +65,35 @@ class AdaptedLinear(nn.Module):
         self.scale, self.dropout, self.dropout_on = adapter.scale, adapter.spec.dropout, adapter.spec.dropout_on
         self.merged = False
         self._handed = _Handed()
-        self._compiled_with: tuple[Pair | None, ...] = ()  # the same for torch.compile, which knows no threads
+        self._compiled_with: Pair | None = None  # the same for torch.compile, which knows no threads
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pairs are activations of one forward pass: they cannot be copied with the module.
-        return {**self.__dict__, "_compiled_with": ()}
+        # A pair is an activation of one forward pass: it cannot be copied with the module.
+        return {**self.__dict__, "_compiled_with": None}
 
     def receive(self, pairs: Mapping[tuple[str, int], Pair] | None, frame: FrameType | None = None) -> None:
-        """Take this layer's (A, B) from all pairs of the forward pass that the frame runs, or drop them (None)."""
-        self._compiled_with = () if pairs is None else self._own(pairs)
+        """Take this layer's (A, B) from all pairs (`with_joined`) of the forward pass that the frame runs, or drop it
+        (None)."""
+        self._compiled_with = None if pairs is None else self._own(pairs)
         if not torch.compiler.is_dynamo_compiling():
-            self._handed.pairs, self._handed.frame = self._compiled_with, frame
+            self._handed.pair, self._handed.frame = self._compiled_with, frame
 
-    def _of_this_pass(self) -> tuple[Pair | None, ...]:
+    def _of_this_pass(self) -> Pair | None:
         frame = self._handed.frame
-        return self._handed.pairs if frame is not None and is_running(frame) else ()
+        return self._handed.pair if frame is not None and is_running(frame) else None
 
-    def _own(self, pairs: Mapping[tuple[str, int], Pair]) -> tuple[Pair | None, ...]:
-        return tuple(None if p is None else pairs[p, self.layer] for p in self.projections)
+    def _own(self, pairs: Mapping[tuple[str, int], Pair]) -> Pair:
+        return pairs[joined_name(self.projections), self.layer]
 
     @property
     def adapter(self) -> Adapter:
         adapter: Adapter = self.__dict__["_adapter"]
         return adapter
+
+    @property
+    def drops_hidden(self) -> bool:
+        """Whether dropout acts between A and B."""
+        return bool(self.dropout) and self.dropout_on == "hidden"
 
     # Some models read these of the layer they own (its dtype, or its bias to reset it).
     @property
@@ -111,14 +117,15 @@ class AdaptedLinear(nn.Module):
             return self.base(x)  # type: ignore[no-any-return]
         if x.dim() == 1:  # a single example, which nn.Linear takes too
             return self.forward(x[None])[0]
-        pairs = self._compiled_with if torch.compiler.is_dynamo_compiling() else self._of_this_pass()
-        pairs = pairs or self._own(self.adapter.forward())  # none where `forward` is called itself, past the hooks
-        y = self._base_with_bias(x)
-        x = F.dropout(x, self.dropout, self.training) if self.dropout and self.dropout_on == "input" else x
-        if len(self.projections) == 1:
-            return self._add(y, x, pairs[0])
-        parts = y.split(self.widths, dim=-1)
-        return torch.cat([self._add(part, x, pair) for part, pair in zip(parts, pairs, strict=True)], dim=-1)
+        pair = self._compiled_with if torch.compiler.is_dynamo_compiling() else self._of_this_pass()
+        if pair is None:  # `forward` is called itself, past the hooks
+            pair = self._own(with_joined(self.adapter.forward(), [self]))
+        rounded = _as_autocast_rounds(x)
+        # A quantised layer chooses what it computes in by what it is given.
+        y = self._base_with_bias(rounded if self.weight.is_floating_point() else x)
+        if self.dropout and self.dropout_on == "input":
+            return self._add(y, F.dropout(x, self.dropout, self.training), *pair)
+        return self._add(y, rounded, *pair)
 
     def _base_with_bias(self, x: Tensor) -> Tensor:
         """The frozen layer, with the adapter's trained bias where the preset has one for this projection (CaRA)."""
@@ -135,16 +142,22 @@ class AdaptedLinear(nn.Module):
             return None
         return self.scale * self.adapter.biases[projection]
 
-    def _add(self, y: Tensor, x: Tensor, pair: Pair | None) -> Tensor:
-        if pair is None:
-            return y
-        left, right = pair
+    def _add(self, y: Tensor, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """y + scale · x A B. A B of fewer output features than y serves all of the layer's projections (`joined`)."""
         if not torch.is_autocast_enabled(x.device.type) and left.dtype != x.dtype:
             left, right = left.to(x.dtype), right.to(x.dtype)
-        hidden = (x @ left).flatten(0, -2)
-        if self.dropout and self.dropout_on == "hidden":
-            hidden = F.dropout(hidden, self.dropout, self.training)
-        return torch.addmm(y.flatten(0, -2), hidden, right, alpha=self.scale).view(y.shape)
+        hidden = x @ left
+        if self.drops_hidden and self.training:
+            hidden = self._dropped(hidden)
+        rank, width = right.shape
+        added = torch.addmm(y.reshape(-1, width), hidden.reshape(-1, rank), right, alpha=self.scale)
+        return added.view(y.shape)
+
+    def _dropped(self, hidden: Tensor) -> Tensor:
+        """Dropout of the hidden features, each projection's drawn by itself, as in layers of one projection."""
+        count = sum(projection is not None for projection in self.projections)
+        parts = [F.dropout(part, self.dropout) for part in hidden.flatten(0, -2).chunk(count, dim=-1)]
+        return torch.cat(parts, dim=-1) if count > 1 else parts[0]
 
     @torch.no_grad()
     def dense_update(self, pairs: Mapping[tuple[str, int], Pair]) -> Tensor:
@@ -164,3 +177,11 @@ class AdaptedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"projections={self.projections}, layer={self.layer}, scale={self.scale}, merged={self.merged}"
+
+
+def _as_autocast_rounds(x: Tensor) -> Tensor:
+    """x as autocast hands it to each product, rounded once for all of them: autocast would cast it for each."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:  # which autocast leaves alone
+        return x
+    return x.to(torch.get_autocast_dtype(kind))

@@ -404,7 +404,7 @@ def held(adapter):
     return (
         passes._handed_out
         or bool(passes._open.passes)
-        or any(p._handed.pairs or p._compiled_with for p in passes.projections)
+        or any(p._handed.pair or p._compiled_with for p in passes.projections)
     )
 
 

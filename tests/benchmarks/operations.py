@@ -24,7 +24,7 @@ PRELOADED = "fake_cuda.so" in os.environ.get("LD_PRELOAD", "")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model's configuration, and the names of its query, key and value layers for PEFT."""
+    """A model of so many layers, and the names of its query, key and value layers for PEFT."""
 
     make: Any
     targets: tuple[str, ...]
@@ -32,30 +32,31 @@ class Backbone:
     inputs: Any
 
 
-def _vit() -> Any:
+def _vit(layers: int = 12) -> Any:
     from transformers import ViTConfig, ViTForImageClassification
 
-    return ViTForImageClassification(ViTConfig(num_labels=10))
+    return ViTForImageClassification(ViTConfig(num_labels=10, num_hidden_layers=layers))
 
 
-def _timm() -> Any:
+def _timm(layers: int = 12) -> Any:
     import timm
 
-    return timm.create_model("vit_base_patch16_224", num_classes=10)
+    return timm.create_model("vit_base_patch16_224", num_classes=10, depth=layers)
 
 
-def _roberta() -> Any:
+def _roberta(layers: int = 12) -> Any:
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
-    return RobertaForSequenceClassification(RobertaConfig(num_labels=10, max_position_embeddings=514))
+    config = RobertaConfig(num_labels=10, max_position_embeddings=514, num_hidden_layers=layers)
+    return RobertaForSequenceClassification(config)
 
 
-def _llama() -> Any:
+def _llama(layers: int = 16) -> Any:
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     config = LlamaConfig(
         hidden_size=2048,
-        num_hidden_layers=16,
+        num_hidden_layers=layers,
         num_attention_heads=32,
         num_key_value_heads=8,
         intermediate_size=8192,
@@ -103,8 +104,14 @@ def members(which: str) -> dict[str, dict[str, Any]]:
     return named
 
 
-def count(backbone: Backbone, member: dict[str, Any] | None, precision: str) -> dict[str, Any]:
-    """Kernels and waits of the second step of a member, or of PEFT's LoRA (None)."""
+def count(
+    backbone: Backbone, member: dict[str, Any] | None, precision: str, layers: int | None = None
+) -> dict[str, Any]:
+    """Kernels and waits of the second step of a member, or of PEFT's LoRA (None).
+
+    Args:
+        layers: of the backbone, its own number by default.
+    """
     import torch
     from fake_cuda import operations, tensors_without_data
 
@@ -114,7 +121,7 @@ def count(backbone: Backbone, member: dict[str, Any] | None, precision: str) -> 
     from tensloradist.training.optimization import make_optimizer
 
     with torch.device("meta"):
-        model = backbone.make().train()
+        model = (backbone.make() if layers is None else backbone.make(layers)).train()
         if member is None:
             from peft import LoraConfig, inject_adapter_in_model
 

@@ -1,7 +1,7 @@
 """A training step of members of the family on CUDA tensors without data; run with the device preloaded (fake_cuda.py).
 
-Prints one line of JSON: for each combination that failed, its name and error; how many were tried; and what some steps
-hold at their peak (peaks.py).
+Prints one line of JSON: for each combination that failed, its name and error; how many were tried; what some steps hold
+at their peak (peaks.py); and the kernels of a layer (kernels.py).
 
     python steps.py few|all
 """
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import kernels
 import torch
 from fake_cuda import operations, tensors_without_data
 from families import EXAMPLES, FAMILIES
@@ -122,8 +123,10 @@ def main() -> None:
         tried += 1
         if found:
             waits[name] = found
-    held = peaks(sys.argv[1], "cuda", tensors_without_data)
-    print(json.dumps({"tried": tried, "refused": refused, "failed": failed, "waits": waits, "peaks": held}))
+    result = {"tried": tried, "refused": refused, "failed": failed, "waits": waits}
+    result["peaks"] = peaks(sys.argv[1], "cuda", tensors_without_data)
+    result["kernels"] = kernels.found() if sys.argv[1] == "few" else {}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
