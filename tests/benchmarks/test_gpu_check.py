@@ -5,14 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from gpu_check import loop, steps
 from gpu_check.command import PARTS, in_order, main, run_parts, share
-from gpu_check.part import Part
+from gpu_check.part import Check, Part
 from gpu_check.process import run_in_process
 from gpu_check.report import Report
-from gpu_check.trace import seen
+from gpu_check.trace import Seen, seen
 
 HERE = Path(__file__).parent
 CHECK = HERE / "gpu_check"
@@ -132,6 +134,34 @@ def test_a_trace_gives_kernels_waits_and_the_time_at_work():
     assert found.busy == pytest.approx(50e-6)
     with pytest.raises(RuntimeError, match="has seen no kernel"):
         seen([event("user_annotation", "gpu_check", 0, 100)], on_gpu=True)
+
+
+@pytest.fixture
+def gpu(tmp_path):
+    return Check(part="any", device="cuda", folder=tmp_path, ends=time.time() + 60)
+
+
+def test_the_loop_holds_where_the_host_does_not_wait_and_the_gpu_works(gpu):
+    def states(waits, busy, places=()):
+        traced = Seen(kernels=500, copies=10, waits=waits, busy=busy)
+        return [(row.state, row.text) for row in loop.judge(gpu, "bf16", traced, Counter(places), 0.01, 0.5)]
+
+    assert [state for state, _ in states({}, 0.05)] == ["holds", "holds", "holds"]
+    (trained, waits, idle) = states({"cudaStreamSynchronize": 15}, 0.04, ["training/loop.py:5"])
+    assert trained == ("holds", "100 kernels an update, 10.0 ms each, 50.0% of the card's peak")
+    assert waits[0] == "falls short" and "15 in 5 updates" in waits[1] and "training/loop.py:5 × 1" in waits[1]
+    assert idle == ("falls short", "20.0% of the time (at most 10%): it works for 8.0 ms of an update")
+
+
+@pytest.mark.parametrize(
+    ("kernels", "seconds", "state"), [(100, 1.04, "holds"), (101, 1.0, "falls short"), (90, 1.06, "falls short")]
+)
+def test_steps_hold_with_no_more_kernels_and_hardly_more_time_than_pefts(gpu, kernels, seconds, state):
+    found = {"peft": {"kernels": 100, "peak": 2**30}, "att": {"kernels": kernels, "peak": 2**29}}
+    row = steps.judge(gpu, "vit_base, bf16", "att", False, found, {"peft": [1.0] * 3, "att": [seconds] * 3})
+    assert row.state == state and row.check == "vit_base, bf16: att"
+    assert row.figures["kernels_to_peft"] == kernels / 100 and row.figures["seconds_to_peft"] == seconds
+    assert row.figures["peak_to_peft"] == 0.5
 
 
 @pytest.mark.evidence

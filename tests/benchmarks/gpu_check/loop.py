@@ -79,12 +79,18 @@ def _of(check: Check, precision: str) -> Iterator[Row]:
     throughput = result_of(outcome).times.throughput
     mfu = throughput.model_flops_utilization if throughput else None
     assert watch.seen is not None
-    yield from _judged(check, precision, watch.seen, _places(said), watch.seconds, mfu)
+    yield from judge(check, precision, watch.seen, _places(said), watch.seconds, mfu)
 
 
-def _judged(
+def judge(
     check: Check, precision: str, seen: Seen, places: Counter[str], seconds: float, mfu: float | None
 ) -> Iterator[Row]:
+    """What follows from the traced updates.
+
+    Args:
+        places: where torch has warned of a wait.
+        seconds: of an update that was not traced.
+    """
     updates = TRACED[1] - TRACED[0]
     each, what = seen.kernels / updates, "kernels" if check.on_gpu else "operations"
     text = f"{each:.0f} {what} an update, {1e3 * seconds:.1f} ms each"

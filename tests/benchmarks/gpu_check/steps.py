@@ -71,7 +71,7 @@ def _of(check: Check, model_name: str, precision: str, compiled: bool) -> Iterat
     found = {method.name: _counted(method, inputs, labels, device) for method in methods}
     seconds = _timed(methods, inputs, labels, device)
     for method in methods[1:]:
-        yield _row(check, f"{model_name}, {precision}", method.name, compiled, found, seconds)
+        yield judge(check, f"{model_name}, {precision}", method.name, compiled, found, seconds)
 
 
 def _counted(method: Method, inputs: dict[str, torch.Tensor], labels: torch.Tensor, device: str) -> dict[str, Any]:
@@ -103,9 +103,15 @@ def _timed(
     return seconds
 
 
-def _row(
+def judge(
     check: Check, setting: str, name: str, compiled: bool, found: dict[str, Any], seconds: dict[str, list[float]]
 ) -> Row:
+    """A method's step against PEFT's.
+
+    Args:
+        found: kernels and peak (bytes; None on the CPU) of a step, by method.
+        seconds: a step's in each turn, by method.
+    """
     ratio = median(ours / theirs for ours, theirs in zip(seconds[name], seconds[PEFT], strict=True))
     ours, theirs = found[name], found[PEFT]
     kernels = ours["kernels"] / theirs["kernels"]
