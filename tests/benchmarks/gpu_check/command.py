@@ -23,6 +23,8 @@ from gpu_check.runs import LAUNCH, RUN, TRAIN
 BENCHMARKS = Path(__file__).parents[1]
 ROOT = BENCHMARKS.parents[1]
 LIMIT_SECONDS = {"cuda": 600.0, "cpu": 240.0}
+# One thread: the models are tiny, and on a busy machine threads wait for each other.
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 LEAST_SECONDS = 5.0  # with less no part is begun
 MODELS = ("vit_base", "decoder_1b", "decoder_7b", "tiny", "tiny_decoder")
 MEMBERS = ("all", "lora", "att", "qkv", "depth", "att_qkv", "att_depth", "qkv_depth", "att_qkv_depth")
@@ -38,7 +40,7 @@ PARTS = (
         module="gpu_check.steps",
         question="a step's kernels, time and memory against PEFT's LoRA, eager and compiled",
         needs=("numpy", "pydantic", "safetensors", "transformers", "peft"),
-        expected={"cuda": 180, "cpu": 30},
+        expected={"cuda": 180, "cpu": 45},
     ),
     Part(
         name="loop",
@@ -80,7 +82,7 @@ PARTS = (
         module="gpu_check.variants",
         question="int8, nf4, and ZeRO with offload",
         needs=RUN,
-        expected={"cuda": 90, "cpu": 60},
+        expected={"cuda": 90, "cpu": 40},
     ),
     Part(
         name="collectives",
@@ -127,7 +129,7 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
         if refusal:
             wanted = [part for part in parts if part.name == "versions"]
         if device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
+            environment |= ON_CPU
         options = {"models": given.models, "members": given.members}
         limit = given.limit or LIMIT_SECONDS[device]
         return run_parts(wanted, report, device, limit, options, environment, Path(folder))
@@ -289,7 +291,7 @@ def _environment(inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "TENSLORADIST_CACHE": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",
-        "KINETO_LOG_LEVEL": "5",  # or torch's profiler writes of each start
+        "KINETO_LOG_LEVEL": "99",  # or torch's profiler writes of each start
     }
     left_over = ("TENSLORADIST_RESULTS", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     return {**{name: value for name, value in inherited.items() if name not in left_over}, **own}
