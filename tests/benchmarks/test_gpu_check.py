@@ -1,5 +1,6 @@
 """`make gpu-check`: a part that fails, dies or hangs is said with its reason, and costs no other part."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gpu_check import loop, steps
-from gpu_check.command import PARTS, in_order, main, run_parts, share
+from gpu_check.command import PARTS, as_if_installed, in_order, main, run_parts, share
 from gpu_check.part import Check, Part
 from gpu_check.process import run_in_process
 from gpu_check.report import Report
@@ -110,6 +111,13 @@ def test_mistakes_are_one_message(tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_checkout_that_is_not_installed_has_all_commands(tmp_path):
+    (found,) = importlib.metadata.distributions(path=[str(as_if_installed(tmp_path / "site"))])
+    commands = found.entry_points.select(group="tensloradist.commands")
+    assert found.metadata["Name"] == "tensloradist" and {"launch", "doctor"} <= {entry.name for entry in commands}
+    assert callable(next(iter(commands)).load())
 
 
 def event(category, name, begin, duration):

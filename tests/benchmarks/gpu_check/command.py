@@ -285,7 +285,7 @@ def _environment(inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Of the parts' processes: they import this checkout, write below `folder`, and ask no network."""
     paths = [str(BENCHMARKS), str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
     if not _is_installed():
-        paths.append(str(_as_if_installed(folder / "installed")))
+        paths.append(str(as_if_installed(folder / "installed")))
     own = {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
@@ -305,7 +305,7 @@ def _is_installed() -> bool:
     return True
 
 
-def _as_if_installed(folder: Path) -> Path:
+def as_if_installed(folder: Path) -> Path:
     """What an installation would say of this checkout: without it the command line has no `launch`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     about = folder / f"tensloradist-{project['version']}.dist-info"
