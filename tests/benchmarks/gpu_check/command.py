@@ -150,9 +150,8 @@ def run_parts(
         for index, part in enumerate(order := in_order(parts)):
             seconds = share([later.expected[device] for later in order[index:]], limit - (time.monotonic() - began))
             if seconds < LEAST_SECONDS:
-                _add(
-                    report, Row(part=part.name, check="all of it", state="skipped", text=f"the {limit:.0f} s are over")
-                )
+                reason = f"not begun: the {limit:.0f} s are over"
+                _add(report, Row(part=part.name, check="all of it", state="skipped", text=reason))
                 continue
             _say(f"{part.name} ({index + 1} of {len(order)}, at most {seconds:.0f} s): {part.question}")
             for row in run_in_process(
@@ -186,13 +185,13 @@ def _summary(report: Report, counts: Mapping[Any, int], took: float) -> int:
 def share(expected: Sequence[float], left: float) -> float:
     """How many of the seconds that are left the first part gets.
 
-    The parts after it keep what they are expected to take, so that a hang costs no other part; where that is more than
-    there is, all get less in proportion.
+    Where there is enough for all, the parts after it keep what they are expected to take, so that a hang costs no other
+    part; where there is not, the last ones have to go without.
     """
     first, *later = expected
-    scale = min(1.0, left / sum(expected))
-    spare = left - scale * sum(expected)
-    return scale * first + (min(spare, 2 * first + 0.3 * spare) if later else spare)
+    spare = max(0.0, left - sum(expected))
+    more = max(0.5 * first, min(spare, 2 * first + 0.3 * spare))
+    return min(left, first + more) if later else left
 
 
 def in_order(parts: Sequence[Part]) -> list[Part]:
