@@ -95,8 +95,8 @@ def test_a_part_that_hangs_is_ended_with_all_that_it_has_started(tmp_path, envir
 
 
 def test_time_that_is_left_goes_to_the_parts_without_taking_that_of_later_ones():
-    assert share([10, 20, 30], 60) == share([10, 20, 30], 20) == 15 and share([10, 20, 30], 8) == 8
-    assert 10 < share([10, 20, 30], 600) < 600 - 20 - 30 and share([30], 600) == 600
+    assert share([10, 20, 30], 60) == share([10, 20, 30], 40) == 30 and share([10, 20, 30], 8) == 8
+    assert 100 < share([10, 20, 30], 600) < 600 - 20 - 30 and share([30], 600) == 600
     assert in_order(PARTS)[-1].name == "steps"
     for device, limit in (("cuda", 600), ("cpu", 240)):
         assert sum(part.expected[device] for part in PARTS) < limit

@@ -26,6 +26,7 @@ LIMIT_SECONDS = {"cuda": 600.0, "cpu": 240.0}
 # One thread: the models are tiny, and on a busy machine threads wait for each other.
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 LEAST_SECONDS = 5.0  # with less no part is begun
+START_SECONDS = 20.0  # what a slow disk may take to import torch
 MODELS = ("vit_base", "decoder_1b", "decoder_7b", "tiny", "tiny_decoder")
 MEMBERS = ("all", "lora", "att", "qkv", "depth", "att_qkv", "att_depth", "qkv_depth", "att_qkv_depth")
 PARTS = (
@@ -190,7 +191,7 @@ def share(expected: Sequence[float], left: float) -> float:
     """
     first, *later = expected
     spare = max(0.0, left - sum(expected))
-    more = max(0.5 * first, min(spare, 2 * first + 0.3 * spare))
+    more = max(START_SECONDS, min(spare, 2 * first + 0.3 * spare))
     return min(left, first + more) if later else left
 
 
