@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -98,7 +99,7 @@ import torch
 print(torch.__version__, torch.cuda.device_count() if torch.cuda.is_available() else 0)
 """
 _ABOUT_CPU = """\
-No GPU was found: all parts run on the CPU, on tiny models. This shows that the check itself works; nothing that
+{}: all parts run on the CPU, on tiny models. This shows that the check itself works; nothing that
 follows is about GPUs."""
 
 
@@ -111,8 +112,11 @@ class Torch:
 def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) -> int:
     given = _parser(parts).parse_args(arguments)
     wanted = [part for part in parts if not given.parts or part.name in given.parts]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what a part has started is ended, too
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         environment = _environment(os.environ, Path(folder))
+        print(f"Asking torch of {sys.executable} which GPUs there are ...", flush=True)
         try:
             found = _probe(environment)
         except RuntimeError as error:
@@ -124,16 +128,16 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
         except OSError as error:
             print(f"error: {given.json}: {error.strerror}; name another file with --json", file=sys.stderr)
             return 2
-        print(
-            refusal or (_ABOUT_CPU if device == "cpu" else f"torch {found.version}, {found.cards} × CUDA"), flush=True
-        )
+        cards = f"torch {found.version}, {found.cards} × CUDA"
+        on_cpu = _ABOUT_CPU.format(f"{cards}, and --device cpu" if found.cards else "No GPU was found")
+        print(refusal or (on_cpu if device == "cpu" else cards), flush=True)
         if refusal:
             wanted = [part for part in parts if part.name == "versions"]
         if device == "cpu":
             environment |= ON_CPU
         options = {"models": given.models, "members": given.members}
         limit = given.limit or LIMIT_SECONDS[device]
-        return run_parts(wanted, report, device, limit, options, environment, Path(folder))
+        return run_parts(wanted, report, device, limit, options, environment, Path(folder), began)
 
 
 def run_parts(
@@ -144,8 +148,15 @@ def run_parts(
     options: dict[str, Any],
     environment: dict[str, str],
     folder: Path,
+    began: float,
 ) -> int:
-    began = time.monotonic()
+    """Run the parts in order and print the table; returns the exit code.
+
+    Args:
+        limit: seconds for all of them, from `began` (time.monotonic()) on.
+        options, environment: of the parts' processes.
+        folder: where the parts may write.
+    """
     print(f"\n{HEADER}", flush=True)
     try:
         for index, part in enumerate(order := in_order(parts)):
@@ -174,7 +185,7 @@ def run_parts(
 
 
 def _summary(report: Report, counts: Mapping[Any, int], took: float) -> int:
-    print("\n" + ", ".join(f"{number} {state}" for state, number in counts.items()) + f"; {took:.0f} s", flush=True)
+    print("\n" + ", ".join(f"{state}: {number}" for state, number in counts.items()) + f"; {took:.0f} s", flush=True)
     for row in report.rows:
         if row.state == "falls short":
             print(row.line(), *(f"    {line}" for line in row.output), sep="\n")
