@@ -8,14 +8,18 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from gpu_check import loop, steps
 from gpu_check.command import PARTS, as_if_installed, in_order, main, run_parts, share
+from gpu_check.compare import FILES, compared
 from gpu_check.part import Check, Part
 from gpu_check.process import run_in_process
 from gpu_check.report import Report
 from gpu_check.trace import Seen, seen
+from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
 CHECK = HERE / "gpu_check"
@@ -170,6 +174,21 @@ def test_steps_hold_with_no_more_kernels_and_hardly_more_time_than_pefts(gpu, ke
     assert row.state == state and row.check == "vit_base, bf16: att"
     assert row.figures["kernels_to_peft"] == kernels / 100 and row.figures["seconds_to_peft"] == seconds
     assert row.figures["peak_to_peft"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("other", "on_gpu", "on_cpu"),
+    [(0.0, True, True), (1e-4, True, False), (1e-2, False, False), (float("nan"), False, False)],
+)
+def test_runs_are_alike_to_the_bit_or_on_a_gpu_nearly(tmp_path, other, on_gpu, on_cpu):
+    folders = tmp_path / "first", tmp_path / "second"
+    for folder, value in zip(folders, (0.0, other), strict=True):
+        folder.mkdir()
+        for name in FILES:
+            save_file({"logits": torch.tensor([1.0, -0.5 + value])}, folder / name)
+    result = SimpleNamespace(fingerprints="the same", metrics=SimpleNamespace(score=0.5))
+    assert compared(result, result, folders, "fp32", bits=False)[0] == on_gpu
+    assert compared(result, result, folders, "fp32", bits=True)[0] == on_cpu
 
 
 @pytest.mark.evidence

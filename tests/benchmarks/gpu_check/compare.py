@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from tensloradist.results.schema import Result
 
-FILES = ("predictions.safetensors", "adapter.safetensors", "head.safetensors")
+PREDICTIONS = "predictions.safetensors"
+FILES = (PREDICTIONS, "adapter.safetensors", "head.safetensors")
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}  # largest difference of logits, as a share of the largest logit
 
 
@@ -19,22 +22,27 @@ def compared(first: Result, second: Result, folders: tuple[Path, Path], precisio
         folders: their attempts' folders.
         bits: whether nothing but equal bits will do.
     """
-    import torch
-    from safetensors.torch import load_file
-
     if first.fingerprints != second.fingerprints:
         return False, "the fingerprints of data, order, head or backbone differ"
     if all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in FILES):
-        return first.metrics == second.metrics, "predictions and trained weights are equal to the bit"
-    a, b = (load_file(folder / FILES[0]) for folder in folders)
-    if a.keys() != b.keys():
-        return False, f"predictions of {sorted(a)} and of {sorted(b)}"
-    largest = 0.0
-    for name in a:
-        if not torch.is_floating_point(a[name]):
-            continue
-        difference = (a[name].double() - b[name].double()).abs().max()
-        largest = max(largest, float(difference / a[name].double().abs().max().clamp_min(1e-12)))
-    scores = f"scores {first.metrics.score} and {second.metrics.score}"
-    text = f"logits differ by {largest:.1e} of the largest (tolerance {TOLERANCE[precision]:.0e}), {scores}"
-    return not bits and largest <= TOLERANCE[precision], text
+        if first.metrics == second.metrics:
+            return True, "predictions and trained weights are equal to the bit"
+        return False, f"equal predictions, but scores {first.metrics.score} and {second.metrics.score}"
+    apart, most = distance(folders[0] / PREDICTIONS, folders[1] / PREDICTIONS), TOLERANCE[precision]
+    allowed = "none allowed" if bits else f"at most {most:.0e}"
+    text = f"not to the bit: logits are {apart:.1e} of the largest apart ({allowed}), "
+    text += f"scores {first.metrics.score} and {second.metrics.score}"
+    return not bits and apart <= most, text
+
+
+def distance(first: Path, second: Path) -> float:
+    """The largest difference between two files' numbers, as a share of the largest in its tensor; NaN where one is."""
+    from safetensors.torch import load_file
+
+    a, b = load_file(first), load_file(second)
+    if {name: value.shape for name, value in a.items()} != {name: value.shape for name, value in b.items()}:
+        return float("inf")
+    shares = [
+        (a[name].double() - b[name].double()).abs().max() / a[name].double().abs().max().clamp_min(1e-12) for name in a
+    ]
+    return float(torch.stack(shares).max())  # of which NaN is the largest
