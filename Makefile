@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= results/demo-report
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-random test-elsewhere test-browser test-distributed test-slurm lint types evidence soak benchmark devcluster \
+.PHONY: help install demo test test-random test-elsewhere test-browser test-distributed test-slurm lint types evidence soak benchmark gpu-check devcluster \
 	devcluster-down clean
 
 help:  ## What can be made
@@ -73,6 +73,10 @@ types: $(INSTALLED)  ## mypy
 
 benchmark: $(INSTALLED)  ## Step time and memory against PEFT's LoRA (about 15 minutes on 2 cores)
 	$(BIN)/python tests/benchmarks/adapter_step.py --members tucker --bound 1.05
+
+# Without an installation, too: the machine with the GPU may have no network, and another build of torch.
+gpu-check:  ## What holds on this machine's GPU, part by part, in ten minutes (on the CPU: tiny models, in four)
+	$(if $(shell $(BIN)/python -c 'print(1)' 2>/dev/null),$(BIN)/python,$(PYTHON)) tests/benchmarks/gpu_check $(if $(PARTS),--parts $(PARTS)) $(if $(LIMIT),--limit $(LIMIT))
 
 UNLIMITED := --timeout 0 -o faulthandler_timeout=0
 

@@ -1,0 +1,106 @@
+"""Versions, and whether every card computes what the CPU computes. torch alone is enough."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from gpu_check.part import Check
+from gpu_check.report import Row
+
+LIBRARIES = ("accelerate", "deepspeed", "bitsandbytes", "transformers", "timm", "peft", "triton", "numpy", "pydantic")
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # of a product's largest element
+SIZE = 512
+
+
+def rows(check: Check) -> Iterator[Row]:
+    figures = {"python": platform.python_version(), **_of_torch(), **{name: _version(name) for name in LIBRARIES}}
+    yield check.judged("versions", True, ", ".join(f"{k} {v or 'absent'}" for k, v in figures.items()), **figures)
+    if not check.on_gpu:
+        yield _computes(check, "cpu", "the CPU")
+        return
+    if not torch.cuda.is_available():
+        yield check.judged("devices", False, f"torch {torch.__version__} sees no CUDA device: {_reason()}")
+        return
+    for index in range(torch.cuda.device_count()):
+        yield _computes(check, f"cuda:{index}", f"card {index}, {torch.cuda.get_device_name(index)}")
+
+
+def _of_torch() -> dict[str, str | None]:
+    cudnn = torch.backends.cudnn.version() if torch.version.cuda else None
+    return {
+        "torch": torch.__version__,
+        "CUDA": torch.version.cuda,
+        "HIP": torch.version.hip,
+        "driver": _driver(),
+        "cuDNN": str(cudnn) if cudnn else None,
+        "NCCL": _nccl(),
+    }
+
+
+def _nccl() -> str | None:
+    if not (torch.distributed.is_available() and torch.distributed.is_nccl_available()):
+        return None
+    found = torch.cuda.nccl.version()
+    return ".".join(map(str, found)) if isinstance(found, tuple) else str(found)
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _driver() -> str | None:
+    """The NVIDIA driver's version, from nvidia-smi or the kernel's module; None without one."""
+    if shutil.which("nvidia-smi"):
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            said = subprocess.run(asked, capture_output=True, text=True, errors="replace", timeout=20)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"unknown ({error})"
+        return said.stdout.split()[0] if said.returncode == 0 and said.stdout.strip() else "unknown"
+    module = Path("/proc/driver/nvidia/version")
+    return module.read_text(encoding="utf-8").splitlines()[0] if module.exists() else None
+
+
+def _reason() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "it is a build for CPUs"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return " ".join(str(error).split())
+    return "it finds no device"
+
+
+def _computes(check: Check, device: str, name: str) -> Row:
+    """A matrix product on the device, in both precisions, against the CPU's in double precision."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(SIZE, SIZE, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    errors = {}
+    for precision, tolerance in TOLERANCE.items():
+        dtype = getattr(torch, precision)
+        try:
+            found = (a.to(device, dtype) @ b.to(device, dtype)).cpu().double()
+        except RuntimeError as error:  # of this card alone: the others are looked at, too
+            return check.failed(f"computes: {device}", error)
+        errors[precision] = float((found - exact).abs().max() / exact.abs().max())
+        if not errors[precision] <= tolerance:
+            return check.judged(
+                f"computes: {device}", False, f"{name}: a product in {precision} is off by {errors[precision]:.1e}"
+            )
+    memory = ""
+    if device != "cpu":
+        free, total = torch.cuda.mem_get_info(device)
+        memory = f", {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    said = ", ".join(f"{precision} to {error:.0e}" for precision, error in errors.items())
+    return check.judged(f"computes: {device}", True, f"{name}{memory}: products in {said}", name=name, **errors)
