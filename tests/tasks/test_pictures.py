@@ -231,7 +231,7 @@ def test_deep_pictures_in_parquet_are_read_rightly(tmp_path, monkeypatch):
     pixels = loaded.test.batch(range(3), None)["pixel_values"] * 0.5 + 0.5
     assert abs(pixels * 255 - 195).max() < 4  # (49152 + 1000 and more) >> 8
     # Of the Hub nothing but the commit is known when a run is planned: there they are refused.
-    monkeypatch.setattr("tensloradist.tasks.images.is_read_deep", lambda fingerprint: False)
+    monkeypatch.setattr("tensloradist.tasks.image_pixels.is_read_deep", lambda fingerprint: False)
     monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path / "another"))
     with pytest.raises(UserError, match="grey of more than 8 bits, which this data is not known to hold"):
         load(task, backbone)
