@@ -33,9 +33,9 @@ def test_a_step_on_cuda_keeps_to_its_device_and_never_makes_the_host_wait(which,
 
 
 def test_a_layer_launches_fewer_kernels_than_with_pefts_lora():
-    """On fused and on separate layers, in both precisions."""
+    """On fused and on separate layers."""
     counts = steps("few")["kernels"]
-    assert len(counts) == 6
+    assert len(counts) == 2
     assert all(ours < pefts for ours, pefts in counts.values()), counts
 
 
