@@ -222,7 +222,6 @@ class Passes:
                 self._recomputed = key, self._pairs()
             return self._recomputed[1]
 
-
     def _pairs(self) -> Pairs:
         return with_joined(self.adapter.forward(), self.projections)
 

@@ -123,8 +123,8 @@ class AdaptedLinear(nn.Module):
         rounded = _as_autocast_rounds(x)
         # A quantised layer chooses what it computes in by what it is given.
         y = self._base_with_bias(rounded if self.weight.is_floating_point() else x)
-        if self.dropout and self.dropout_on == "input":
-            return self._add(y, F.dropout(x, self.dropout, self.training), *pair)
+        if self.dropout and self.dropout_on == "input" and self.training:
+            return self._add(y, F.dropout(x, self.dropout), *pair)
         return self._add(y, rounded, *pair)
 
     def _base_with_bias(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Kernels that each further layer of a backbone adds to a training step, the family's and PEFT's; as steps.py is run.
+"""Kernels that each further layer of a backbone adds to a training step, our LoRA's and PEFT's.
 
-What does not grow with depth, the pairs' own computation, is in the benchmark's counts (tests/benchmarks/operations.py).
+What does not grow with depth, the pairs' own computation, is in the counts of tests/benchmarks/operations.py.
 """
 
 from __future__ import annotations
@@ -13,23 +13,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from operations import BACKBONES, count
 
-MEMBERS: dict[str, dict[str, Any]] = {
-    "lora": {"method": "lora", "ranks": 4},
-    "att_qkv_depth": {"grouping": "att_qkv_depth", "ranks": 4},
-}
-CASES = (("timm", "bf16"), ("timm", "fp32"), ("vit", "bf16"))
+CASES = (("timm", "bf16"), ("vit", "bf16"))
 
 
 def of_a_layer(backbone: str, member: dict[str, Any] | None, precision: str) -> int:
-    few, many = (count(BACKBONES[backbone], member, precision, layers)["kernels"] for layers in (2, 3))
+    few, many = (count(BACKBONES[backbone], member, precision, layers)["kernels"] for layers in (1, 2))
     return int(many - few)
 
 
 def found() -> dict[str, tuple[int, int]]:
-    """Case -> (ours, PEFT's), for one more layer."""
-    counts = {}
-    for backbone, precision in CASES:
-        pefts = of_a_layer(backbone, None, precision)
-        for name, member in MEMBERS.items():
-            counts[f"{backbone}, {name}, {precision}"] = of_a_layer(backbone, member, precision), pefts
-    return counts
+    """Backbone and precision -> (our LoRA's, PEFT's), for one more layer."""
+    ours = {"method": "lora", "ranks": 4}
+    return {f"{b}, {p}": (of_a_layer(b, ours, p), of_a_layer(b, None, p)) for b, p in CASES}

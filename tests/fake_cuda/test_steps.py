@@ -49,9 +49,9 @@ def test_a_step_planned_for_a_gpu_by_tensors_on_the_cpu_holds_what_it_holds_on_c
 
 
 def test_a_layer_launches_fewer_kernels_than_with_pefts_lora():
-    """On fused and on separate layers, in both precisions."""
+    """On fused and on separate layers."""
     counts = steps("few")["kernels"]
-    assert len(counts) == 6
+    assert len(counts) == 2
     assert all(ours < pefts for ours, pefts in counts.values()), counts
 
 
