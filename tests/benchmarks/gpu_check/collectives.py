@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from gpu_check.part import Check, absent
 from gpu_check.report import Row
-from gpu_check.runs import LAUNCH, failures_in, plain_run, results_in, tensloradist, written
+from gpu_check.runs import LAUNCH, as_sweep, failures_in, plain_run, results_in, tensloradist, written
 
 
 def rows(check: Check) -> Iterator[Row]:
@@ -56,10 +56,8 @@ def _launched(check: Check, strategy: str, processes: int) -> Row:
     counted = f"{processes} process{'es' if processes > 1 else ''}"
     name, root = f"{strategy}, {counted}, launch", check.folder / strategy
     plain = plain_run(check, updates=4, compute={"strategy": strategy, "processes": processes})
-    sweep = {**{k: v for k, v in plain.items() if k != "adapter"}, "name": strategy, "methods": ["lora"]}
-    sweep |= {"conditions": [{"isorank": [4]}], "seeds": 1}
     check.say(f"launching a run of strategy {strategy}, {counted}")
-    done = tensloradist(check, "launch", written(check, strategy, sweep), "--results", str(root))
+    done = tensloradist(check, "launch", written(check, strategy, as_sweep(plain, strategy)), "--results", str(root))
     results = results_in(root)
     if done.code or len(results) != 1:
         why = "; ".join(failures_in(root)[-1:]) or done.last_words()

@@ -10,7 +10,7 @@ from typing import Any
 from gpu_check.part import Check
 from gpu_check.plain import BATCH_LIMIT, MEMORY_LIMIT
 from gpu_check.report import Row
-from gpu_check.runs import failures_in, plain_run, results_in, tensloradist, written
+from gpu_check.runs import as_sweep, failures_in, plain_run, results_in, tensloradist, written
 
 GiB = 2**30
 WORKERS = 2
@@ -25,8 +25,7 @@ def rows(check: Check) -> Iterator[Row]:
     root, batch = check.folder / "results", BATCH[check.device]
     plain = plain_run(check, updates=2, optimizer={"batch_size": batch})
     plain["task"]["name"] = "plain_limited"
-    sweep = {**{k: v for k, v in plain.items() if k != "adapter"}, "name": "limited", "methods": ["lora"]}
-    sweep |= {"conditions": [{"isorank": [4]}], "seeds": WORKERS}
+    sweep = as_sweep(plain, "limited", seeds=WORKERS)
     check.say(f"launching {WORKERS} runs on {WORKERS} workers, with batches of {batch} that do not fit")
     words = ("launch", written(check, "limited", sweep), "--workers", str(WORKERS), "--results", str(root))
     done = tensloradist(check, *words, **LIMITS[check.device])

@@ -44,6 +44,14 @@ def plain_run(check: Check, *, model: str | None = None, updates: int, **changes
     }
 
 
+def as_sweep(run: dict[str, Any], name: str, seeds: int = 1) -> dict[str, Any]:
+    """A sweep of the run, with so many seeds."""
+    adapter = run["adapter"]
+    cell = {"methods": [{"tenslora": {"grouping": [adapter["grouping"]]}}]}
+    conditions = {"conditions": [{"isorank": [adapter["ranks"]]}], "seeds": seeds}
+    return {**{key: value for key, value in run.items() if key != "adapter"}, "name": name, **cell, **conditions}
+
+
 def resolved(run: dict[str, Any]) -> RunSpec:
     from tensloradist.identity import resolve
     from tensloradist.plugins import load_plugins
