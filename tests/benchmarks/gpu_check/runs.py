@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpu_check.part import Check
+from gpu_check.report import Row
 
 if TYPE_CHECKING:
     from tensloradist.results.execute import Outcome
@@ -78,9 +79,16 @@ class Ended:
     code: int
     output: str
 
-    def last_words(self) -> str:
-        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
-        return lines[-1] if lines else "not a word"
+    def row(self, check: Check, name: str, root: Path, has: str) -> Row:
+        """That the command has fallen short: why its attempts failed, or else what it said last.
+
+        Args:
+            has: what is in its results folder, `root`.
+        """
+        lines = tuple(line.rstrip() for line in self.output.splitlines() if line.strip())[-20:]
+        why = "; ".join(failures_in(root)[-2:]) or (lines[-1].strip() if lines else "not a word")
+        text = f"the command ended with code {self.code}, {has}: {why}"
+        return Row(part=check.part, check=name, state="falls short", text=text, output=lines)
 
 
 def tensloradist(check: Check, *words: str, **variables: str) -> Ended:
