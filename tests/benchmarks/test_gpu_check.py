@@ -18,6 +18,7 @@ from gpu_check.compare import FILES, compared
 from gpu_check.part import Check, Part
 from gpu_check.process import run_in_process
 from gpu_check.report import Report
+from gpu_check.runs import Ended
 from gpu_check.trace import Seen, seen
 from safetensors.torch import save_file
 
@@ -189,6 +190,17 @@ def test_runs_are_alike_to_the_bit_or_on_a_gpu_nearly(tmp_path, other, on_gpu, o
     result = SimpleNamespace(fingerprints="the same", metrics=SimpleNamespace(score=0.5))
     assert compared(result, result, folders, "fp32", bits=False)[0] == on_gpu
     assert compared(result, result, folders, "fp32", bits=True)[0] == on_cpu
+
+
+def test_a_command_that_fails_is_said_with_why_its_attempts_failed_or_else_its_last_line(gpu):
+    done, root = Ended(1, "planning\n\n1 failed  \n"), gpu.folder
+    row = done.row(gpu, "a launch", root, "0 runs have a result")
+    assert (row.state, row.text) == ("falls short", "the command ended with code 1, 0 runs have a result: 1 failed")
+    assert row.output == ("planning", "1 failed")
+    attempt = root / "runs" / "0123" / "attempts" / "0001"
+    attempt.mkdir(parents=True)
+    (attempt / "failure.json").write_text(json.dumps({"cause": "bug", "message": "broken"}))
+    assert done.row(gpu, "a launch", root, "").text.endswith(": bug: broken")
 
 
 @pytest.mark.evidence

@@ -69,7 +69,7 @@ PARTS = (
         name="planner",
         module="gpu_check.planner",
         question="the planned memory against the peak",
-        needs=TRAIN,
+        needs=LAUNCH,
         expected={"cuda": 40, "cpu": 12},
     ),
     Part(

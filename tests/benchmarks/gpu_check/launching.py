@@ -10,7 +10,7 @@ from typing import Any
 from gpu_check.part import Check
 from gpu_check.plain import BATCH_LIMIT, MEMORY_LIMIT
 from gpu_check.report import Row
-from gpu_check.runs import failures_in, plain_run, results_in, tensloradist, written
+from gpu_check.runs import as_sweep, plain_run, results_in, tensloradist, written
 
 GiB = 2**30
 WORKERS = 2
@@ -25,16 +25,14 @@ def rows(check: Check) -> Iterator[Row]:
     root, batch = check.folder / "results", BATCH[check.device]
     plain = plain_run(check, updates=2, optimizer={"batch_size": batch})
     plain["task"]["name"] = "plain_limited"
-    sweep = {**{k: v for k, v in plain.items() if k != "adapter"}, "name": "limited", "methods": ["lora"]}
-    sweep |= {"conditions": [{"isorank": [4]}], "seeds": WORKERS}
+    sweep = as_sweep(plain, "limited", seeds=WORKERS)
     check.say(f"launching {WORKERS} runs on {WORKERS} workers, with batches of {batch} that do not fit")
     words = ("launch", written(check, "limited", sweep), "--workers", str(WORKERS), "--results", str(root))
     done = tensloradist(check, *words, **LIMITS[check.device])
     results = results_in(root)
     if done.code or len(results) != WORKERS:
-        why = "; ".join(failures_in(root)[-2:]) or done.last_words()
-        text = f"`launch` ended with {done.code}, {len(results)} of {WORKERS} runs have a result: {why}"
-        yield check.judged("a batch that does not fit", False, text)
+        has = f"{len(results)} of {WORKERS} runs have a result"
+        yield done.row(check, "a batch that does not fit", root, has)
     else:
         yield _halved(check, root, batch)
     cards = len(visible_gpus())

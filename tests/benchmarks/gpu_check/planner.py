@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from gpu_check.part import Check
 from gpu_check.report import Row
-from gpu_check.runs import plain_run, resolved, result_of
+from gpu_check.runs import as_sweep, plain_run, result_of, written
 
 WITHIN = 0.15
 MiB = 2**20
@@ -33,15 +35,17 @@ def rows(check: Check) -> Iterator[Row]:
 
 
 def _of(check: Check, name: str, setting: dict[str, Any]) -> Row:
-    from tensloradist.memory import measure_step, needs
+    from launch.memory_plan import memory_plans
+    from launch.sweep import load_sweep
     from tensloradist.results.execute import execute
     from tensloradist.training import train
 
     sizes = setting if check.on_gpu else {**setting, "optimizer": {"batch_size": 16}}
-    run = resolved(plain_run(check, model="vit_base", updates=3, **sizes))
-    size = run.compute.micro_batch or run.optimizer.batch_size
-    (need,) = needs(measure_step(run, size, run.compute.activation_checkpointing), [1], ["single"])
-    peak = result_of(execute(run, check.folder / name, train)).peak_memory
+    plain = plain_run(check, model="vit_base", updates=3, **sizes)
+    sweep = load_sweep(written(check, name, as_sweep(plain, "planned")))
+    (plan,) = memory_plans(sweep, [1], torch.cuda.mem_get_info()[1] if check.on_gpu else None)
+    need = next(need for need in plan.needs if need.strategy == "single")
+    peak = result_of(execute(sweep.runs[0].spec, check.folder / name, train)).peak_memory
     planned, taken = (need.total, peak.device_bytes) if check.on_gpu else (need.on_cpu, peak.host_bytes)
     label = f"{'ViT-B' if check.on_gpu else 'tiny'}, {name}"
     if taken is None:

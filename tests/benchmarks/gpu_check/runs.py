@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpu_check.part import Check
+from gpu_check.report import Row
 
 if TYPE_CHECKING:
     from tensloradist.results.execute import Outcome
@@ -44,6 +45,14 @@ def plain_run(check: Check, *, model: str | None = None, updates: int, **changes
     }
 
 
+def as_sweep(run: dict[str, Any], name: str, seeds: int = 1) -> dict[str, Any]:
+    """A sweep of the run, with so many seeds."""
+    adapter = run["adapter"]
+    cell = {"methods": [{"tenslora": {"grouping": [adapter["grouping"]]}}]}
+    conditions = {"conditions": [{"isorank": [adapter["ranks"]]}], "seeds": seeds}
+    return {**{key: value for key, value in run.items() if key != "adapter"}, "name": name, **cell, **conditions}
+
+
 def resolved(run: dict[str, Any]) -> RunSpec:
     from tensloradist.identity import resolve
     from tensloradist.plugins import load_plugins
@@ -70,9 +79,16 @@ class Ended:
     code: int
     output: str
 
-    def last_words(self) -> str:
-        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
-        return lines[-1] if lines else "not a word"
+    def row(self, check: Check, name: str, root: Path, has: str) -> Row:
+        """That the command has fallen short: why its attempts failed, or else what it said last.
+
+        Args:
+            has: what is in its results folder, `root`.
+        """
+        lines = tuple(line.rstrip() for line in self.output.splitlines() if line.strip())[-20:]
+        why = "; ".join(failures_in(root)[-2:]) or (lines[-1].strip() if lines else "not a word")
+        text = f"the command ended with code {self.code}, {has}: {why}"
+        return Row(part=check.part, check=name, state="falls short", text=text, output=lines)
 
 
 def tensloradist(check: Check, *words: str, **variables: str) -> Ended:

@@ -60,7 +60,7 @@ def _against_fresh(check: Check, plain: dict, warm: Path) -> Row:
     check.say(f"a fresh process for seed {plain['seed']}")
     done = tensloradist(check, "run", written(check, f"seed{plain['seed']}", plain), "--results", str(fresh))
     if done.code:
-        return check.judged(name, False, f"`tensloradist run` ended with {done.code}: {done.last_words()}")
+        return done.row(check, name, fresh, "the run has no result")
     folders = [RunFolder(root, resolved(plain).run_id) for root in (warm, fresh)]
     first, second = (read_result(folder.result) for folder in folders)
     attempts = (folders[0].attempt(first.attempt), folders[1].attempt(second.attempt))
