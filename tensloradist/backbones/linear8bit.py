@@ -18,9 +18,9 @@ class Linear8bit(Linear8bitLt):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Linear8bit:
         super()._apply(fn, recurse)
-        weight: Any = self.weight
-        for owner in (weight, self.state):
+        owners: tuple[Any, Any] = (self.weight, self.state)
+        for owner in owners:
             if owner.CB is not None:
-                owner.CB = weight.data  # one storage, as the library has it
-                owner.SCB = owner.SCB.to(weight.device)
+                owner.CB = self.weight.data  # one storage, as the library has it
+                owner.SCB = owner.SCB.to(self.weight.device)
         return self

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import Library
+from torch.library import _scoped_library
 from torch.utils._pytree import tree_map
 
 # What CUDA's autocast computes in float32, and what it sums up in float32: AT_FORALL_FP32 and
@@ -38,8 +38,7 @@ FLOAT32_RESULT = """
 @contextmanager
 def cuda_rules() -> Iterator[None]:
     """Within it, and within FakeTensorMode, a step on the CPU's tensors makes and keeps what it would on a GPU."""
-    library = Library("aten", "IMPL")
-    try:
+    with _scoped_library("aten", "IMPL") as library:
         for names, kernel in ((FLOAT32, _in_float32), (FLOAT32_RESULT, _to_float32)):
             for name in names:
                 if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "AutocastCPU"):
@@ -47,8 +46,6 @@ def cuda_rules() -> Iterator[None]:
         library.impl("dropout", dropout, "AutogradCPU")
         library.impl("scaled_dot_product_attention", attention, "AutogradCPU")
         yield
-    finally:
-        library._destroy()
 
 
 def _operation(name: str) -> Callable[..., Any]:
@@ -93,7 +90,7 @@ def attention(
     """What `scaled_dot_product_attention` calls on CUDA: flash attention in half precision without a mask, else the
     memory-efficient kernel. The latter takes no keys that queries share: they are multiplied out."""
     if attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention
+        kernel: Callable[..., Any] = torch.ops.aten._scaled_dot_product_flash_attention
         given: tuple[Any, ...] = (query, key, value, dropout_p, is_causal)
     elif enable_gqa:
         kernel = partial(torch.ops.aten._scaled_dot_product_attention_math, enable_gqa=True)

@@ -116,7 +116,7 @@ def _need(step: StepBytes, strategy: str, world: int) -> Need:
 
 
 def _gathered(step: StepBytes) -> int:
-    """Bytes of whole parameters that ZeRO-3 has on a process at once, at most."""
+    """Bytes of whole parameters that ZeRO-3 is configured to have on a process at once."""
     if step.device == "cpu":  # the layer in use, the one that is fetched ahead, and what may stay gathered
         return 2 * step.largest + min(step.frozen, 2 * BUCKET * FULL)
     # With every layer it fetches more ahead, until so many are there; a bucket of them is copied as it arrives.
