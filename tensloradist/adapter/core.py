@@ -217,9 +217,9 @@ class Adapter(nn.Module):
                 rights = rights.squeeze(2).unflatten(1, (-1, FFN_CHUNKS)).transpose(2, 3).flatten(3)[:, :, None]
             else:
                 lefts = lefts.squeeze(2).unflatten(1, (-1, FFN_CHUNKS)).flatten(2, 3)[:, :, None]
-            left_of, right_of = _Slices(lefts), _Slices(rights)
+            left_at, right_at = _Slices(lefts), _Slices(rights)
             for n, layer in enumerate(layout.layers):
-                pairs[projection, layer] = self._fit(projection, left_of(0, n, 0), right_of(0, n, 0))
+                pairs[projection, layer] = self._fit(projection, left_at(0, n, 0), right_at(0, n, 0))
         return pairs
 
     def _blocks(self, layout: TensorLayout, stacked: Parameters, projections: list[str]) -> Parameters:
