@@ -198,8 +198,8 @@ def _rows(analysis: Analysis) -> list[str]:
 
 
 def _compare_runs(root: Path, first: str, second: str, json: bool) -> None:
-    from analysis.comparison import compare_runs
     from analysis.progress import progress
+    from analysis.run_comparison import compare_runs
 
     with progress("Resampling examples"):
         found = compare_runs(root, first, second)

@@ -11,6 +11,7 @@ from analysis.statistics.aggregate import interquartile_mean, normalised, probab
 from analysis.statistics.intervals import BOOTSTRAP_FROM, Estimate, Values
 from analysis.statistics.ranks import LEAST_BLOCKS, Ranks, rank
 from analysis.tables import Block, Row
+from tensloradist.metrics import may_pool
 from tensloradist.results.schema import Condition
 
 
@@ -53,7 +54,7 @@ def _overall(block: Block) -> Overall:
             f"{', '.join(left_out)}."
         )
     scale = _scale(block, notes)
-    pooled = scale is not None or len(set(block.metrics.values())) == 1
+    pooled = scale is not None or may_pool(block.metrics.values())
     if not pooled:
         notes.append(f"Scores of different metrics ({', '.join(sorted(set(block.metrics.values())))}) are not pooled.")
     baseline, why = baseline_of(block)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 from analysis.cells import Address, CellStory
-from analysis.comparison import Comparison, RunComparison
+from analysis.comparison import Comparison
 from analysis.render import text
 from analysis.render.terminal import console
 from analysis.reproduction import Reproduction
+from analysis.run_comparison import RunComparison
 from analysis.selection import describe
 from analysis.statistics.paired import Paired
 from analysis.verdicts import kind_of_test, span, verdicts

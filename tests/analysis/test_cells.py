@@ -13,11 +13,14 @@ from safetensors.numpy import save_file
 from analysis.address import parse, parse_name
 from analysis.analyse import analyse
 from analysis.cells import Address, addresses, story
-from analysis.comparison import compare_methods, compare_runs
+from analysis.comparison import compare_methods
 from analysis.load import load
 from analysis.reproduction import reproduce
+from analysis.run_comparison import compare_runs
 from analysis.showing import story_lines
 from tensloradist.errors import UserError
+from tensloradist.metrics import METRICS
+from tensloradist.spec import RunSpec
 
 NAMES = [
     Address(backbone, condition, row, task)
@@ -144,10 +147,33 @@ def test_two_language_models_are_compared_by_their_answers(folder):
     assert (m.both, m.only_first, m.only_second, m.neither, m.p) == (1, 2, 1, 0, 1.0)
 
 
-def test_the_metric_of_a_plugin_cannot_be_computed_here(folder):
-    runs = [answered(folder, seed, [[0, 1]] * 4, metric="hits") for seed in (0, 1)]
-    with pytest.raises(UserError, match="metric 'hits' is a plugin's, .* known: accuracy, .*exact_match"):
-        compare_runs(folder.root, *runs)
+PLUGIN = """
+from tensloradist.metrics import METRICS, Metric
+
+METRICS["loudness"] = Metric(
+    name="loudness", compute=lambda outputs, labels: float(outputs[:, 0].mean()), range=(0.0, 9.0), pool="decibels",
+    correct=lambda outputs, labels: outputs[:, 0] > 1,
+)
+"""
+
+
+def test_the_metric_of_a_plugin_is_compared_once_it_is_registered(folder, tmp_path, monkeypatch):
+    one = answered(folder, 0, [[1, 0], [2, 0], [3, 0], [4, 0]], metric="loudness")
+    two = answered(folder, 1, [[1, 0], [1, 0], [1, 0], [1, 0]], metric="loudness")
+    with pytest.raises(UserError, match="metric 'loudness' is not registered, .* known: accuracy, .*exact_match"):
+        compare_runs(folder.root, one, two)
+    (tmp_path / "loudness_plugin.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    spec = {"backbone": {"name": "digits_vit", "source": "digits_vit"}, "task": {"name": "digits"}}
+    spec |= {"adapter": {"grouping": "qkv", "ranks": 2}, "plugins": ["loudness_plugin"]}
+    (folder.root / "runs" / one / "spec.json").write_text(RunSpec.model_validate(spec).model_dump_json())
+    try:
+        found = compare_runs(folder.root, one, two)
+    finally:
+        METRICS.pop("loudness", None)
+    assert found.scores == (2.5, 1.0) and found.difference.value == 1.5
+    assert (found.mcnemar.only_first, found.mcnemar.neither) == (3, 1)
 
 
 SWEEP = """
