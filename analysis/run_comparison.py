@@ -43,9 +43,7 @@ def compare_runs(root: Path, first: str, second: str) -> RunComparison:
     results = [_result(folder) for folder in folders]
     metric = results[0].metrics.primary
     if results[1].metrics.primary != metric:
-        raise UserError(
-            f"the runs have different metrics, {metric} and {results[1].metrics.primary}: their scores have no difference"
-        )
+        raise UserError(f"the runs have different metrics, {metric} and {results[1].metrics.primary}")
     (one, labels, ids), (two, other_labels, other_ids) = (
         _predictions(folder, result) for folder, result in zip(folders, results, strict=True)
     )
@@ -68,8 +66,8 @@ def _registered(name: str, run: RunFolder) -> Metric:
         load_plugins(spec.plugins)
     if name not in METRICS:
         raise UserError(
-            f"metric {name!r} is not registered, so it cannot be computed on resampled examples: a plugin registers its "
-            f"metrics in tensloradist.metrics.METRICS; known: {', '.join(METRICS)}"
+            f"metric {name!r} is not registered, so it cannot be computed on resampled examples: add it to "
+            f"tensloradist.metrics.METRICS in its plugin; known: {', '.join(METRICS)}"
         )
     return METRICS[name]
 

@@ -29,7 +29,7 @@ _VERSION = 1  # of what is looked for in `_changes`
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One GLUE task: its text fields, number of labels (1: regression), and the names of its metrics, the primary one first."""
+    """One GLUE task: its text fields, number of labels (1: regression), and metrics, the primary one first."""
 
     name: str
     fields: tuple[str, ...]
