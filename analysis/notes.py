@@ -63,7 +63,7 @@ def _of_task(block: Block, task: str) -> list[str]:
     for name, paired in found.untested:
         reasons.setdefault(paired.untested or "", []).append(name)
     notes += [
-        f"{task}, {', '.join(names)}: {reason}: not tested, the difference is that of the others."
+        f"{task}, {', '.join(names)}: {reason}: not tested; the difference is over the other seeds."
         for reason, names in reasons.items()
     ]
     return notes + (_verdict(task, block.metrics[task], found) if found.tested else [])

@@ -45,7 +45,10 @@ def show_comparisons(first: str, second: str, found: list[Comparison], method: s
 def _verdict(found: list[Comparison]) -> list[str]:
     """What the corrected test can say of the cells shown, and what the columns mean."""
     split = verdicts((_place(one), one.difference) for one in found if one.difference is not None)
-    lines = [f"{place}: {d.untested}: not tested, the difference is that of the others." for place, d in split.untested]
+    lines = [
+        f"{place}: {paired.untested}: not tested; the difference is over the other seeds."
+        for place, paired in split.untested
+    ]
     if not split.tested:
         return lines
     paired = split.tested[0][1]

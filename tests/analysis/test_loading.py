@@ -100,7 +100,7 @@ def test_a_sweep_from_before_a_field_existed_is_joined(folder):
     renamed(folder, "t", today)
     assert len(load_from(["s", "t"], folder.root).frame) == 4
     renamed(folder, "u", lambda manifest: today(manifest, alpha=16))
-    with pytest.raises(UserError, match=r"adapter.alpha is not given and 16; report on them apart"):
+    with pytest.raises(UserError, match=r"adapter.alpha is not given and 16; report on them separately"):
         load_from(["s", "u"], folder.root)
 
 
@@ -224,9 +224,9 @@ def test_two_different_sweeps_of_one_name_are_refused(folder, tmp_path):
     write_bundle(folder.root, manifest, folder.digest, bundle)
     folder.add("qkv tucker", 0)
     folder.write()
-    with pytest.raises(UserError, match="two different sweeps of the name 's'"):
+    with pytest.raises(UserError, match="different sweeps, both named 's'"):
         load_from([str(bundle), "s"], folder.root)
-    with pytest.raises(UserError, match="no sweep is given"):
+    with pytest.raises(UserError, match="no sweep given"):
         load_from([], folder.root)
 
 

@@ -48,7 +48,7 @@ def test_survivors_are_shown_and_not_tested(survivors):
     assert paired.n == 10 and paired.p is None and paired.p_holm is None and paired.untested == "4 of 14 seeds diverged"
     assert paired.equivalence.probability is None and paired.equivalence.undefined == "4 of 14 seeds diverged"
     notes = "\n".join(block.notes)
-    assert "att tucker: 4 of 14 seeds diverged: not tested, the difference is that of the others." in notes
+    assert "att tucker: 4 of 14 seeds diverged: not tested; the difference is over the other seeds." in notes
     assert "different from LoRA at 5 % (exact sign-flip test, Holm over 2 rows): qkv tucker." in notes
 
 
@@ -83,7 +83,7 @@ def test_survivors_are_not_tested_by_compare(survivors, capsys):
     assert found.difference.p is None and found.difference.untested == "4 of 14 seeds of att tucker diverged"
     show_comparisons("att tucker", "qkv tucker", [found])
     shown = capsys.readouterr().out
-    assert "not tested" in shown and "4 of 14 seeds of att tucker diverged: not tested, the difference is" in shown
+    assert "not tested" in shown and "4 of 14 seeds of att tucker diverged: not tested; the difference is" in shown
 
 
 def test_divergences_of_lora_bar_every_verdict(folder):
