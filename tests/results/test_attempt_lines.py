@@ -23,7 +23,7 @@ def run(tmp_path):
         user="somebody",
         pid=1,
         slurm=SlurmJob(
-            job_id="7", array_job_id=None, array_task_id=None, restart_count=2, partition=None, node_list=None, limits={}
+            job_id="7", array_job_id=None, array_task_id=None, restart_count=2, partition=None, node_list=None
         ),
         compute={},
         resumed_from=ResumedFrom(attempt=3, step=40, checkpoint="attempts/0003/checkpoints/40"),
