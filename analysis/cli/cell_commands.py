@@ -92,7 +92,7 @@ def compare(
     if between is not None:
         if second is not None:
             raise UserError(f"--between compares one method between two conditions: leave out {second!r} or --between")
-        _compare_conditions(first, between, analysis_of(sweep, results, margin), json)
+        _compare_conditions(first, between, _analysis(sweep, results, margin), json)
         return
     if second is None:
         raise UserError(
@@ -105,7 +105,7 @@ def compare(
     from analysis.address import parse_name
     from analysis.comparison import compare_methods
 
-    analysis = analysis_of(sweep, results, margin)
+    analysis = _analysis(sweep, results, margin)
     names = [parse_name(name, "method", _rows(analysis)) for name in (first, second)]
     if names[0] == names[1]:
         raise UserError(f"{first!r} and {second!r} are the same method, {names[0]}")
@@ -130,7 +130,7 @@ def explain(cell: CellArgument, sweep: SweepOption = None, results: Results = No
     from analysis.address import parse
     from analysis.explanation import explain as explanation_of
 
-    analysis = analysis_of(sweep, results)
+    analysis = _analysis(sweep, results)
     found = explanation_of(analysis, parse(cell, analysis.addresses()))
     if json:
         _json(_explained(found))
@@ -161,7 +161,7 @@ def reproduce(
     from analysis.cli.showing import show_reproduction
     from analysis.reproduction import reproduce as run_again
 
-    analysis = analysis_of(sweep, results)
+    analysis = _analysis(sweep, results)
     address = parse(cell, analysis.addresses())
     found = run_again(analysis, address, seed, out, lambda line: typer.echo(line, err=True))
     show_reproduction(address, found)
@@ -212,6 +212,14 @@ def _is_run(name: str, root: Path) -> bool:
     """Whether a name can only be that of a run: it is hexadecimal and the beginning of an id."""
     hexadecimal = len(name) >= 2 and set(name) <= set("0123456789abcdef")
     return hexadecimal and any(root.glob(f"runs/{name}*"))
+
+
+def _analysis(sweep: list[str] | None, results: Path | None, margin: float = 0.5) -> Analysis:
+    """The analysis; warnings about what was read go to standard error, since no table shows them here."""
+    found = analysis_of(sweep, results, margin)
+    for line in found.loaded.warnings:
+        typer.echo(line, err=True)
+    return found
 
 
 def _json(data: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
 
 from analysis.model import Block, Cell, Estimate, Interval, Overall, OverallRow, Row
 from tensloradist.results.schema import Condition
@@ -73,11 +75,24 @@ def parameters(row: Row, block: Block) -> str:
     return text
 
 
+class Column(NamedTuple):
+    """A column that every task has in the tables: its title, a cell's text, and the number that a cell is sorted by."""
+
+    title: Callable[[Block, str], str]
+    text: Callable[[Cell | None], str]
+    value: Callable[[Cell], float | None]
+
+
+OF_TASK = (  # the first is what is bold
+    Column(lambda block, task: f"{task} ({block.metrics[task]})", score, lambda cell: cell.mean),
+    Column(
+        lambda block, task: "Δ to LoRA", difference, lambda cell: cell.difference.effect if cell.difference else None
+    ),
+)
+
+
 def header(block: Block) -> list[str]:
-    columns = ["method", "parameters"]
-    for task in block.tasks:
-        columns += [f"{task} ({block.metrics[task]})", "Δ to LoRA"]
-    return columns
+    return ["method", "parameters", *(column.title(block, task) for task in block.tasks for column in OF_TASK)]
 
 
 def body(block: Block) -> list[list[str]]:
@@ -86,7 +101,7 @@ def body(block: Block) -> list[list[str]]:
         [
             row.name,
             parameters(row, block),
-            *(f(row.cells.get(task)) for task in block.tasks for f in (score, difference)),
+            *(column.text(row.cells.get(task)) for task in block.tasks for column in OF_TASK),
         ]
         for row in block.rows
     ]
@@ -95,7 +110,7 @@ def body(block: Block) -> list[list[str]]:
 def bold(block: Block) -> set[tuple[int, int]]:
     """(line, column) of the best."""
     return {
-        (line, 2 + 2 * index)
+        (line, 2 + len(OF_TASK) * index)
         for line, row in enumerate(block.rows)
         for index, task in enumerate(block.tasks)
         if task in row.cells and row.cells[task].best

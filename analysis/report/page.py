@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 
@@ -102,11 +102,12 @@ def _block(block: Block, cells: Cells) -> Table:
         shown = [Shown(text.parameters(row, block), row.parameters)]
         for task in block.tasks:
             cell = row.cells.get(task)
+            for column in text.OF_TASK:
+                value = None if cell is None else column.value(cell)
+                shown.append(Shown(column.text(cell), "" if value is None else value))
+            first = len(shown) - len(text.OF_TASK)
             anchor = cells.anchors.get(block.address(row, task))
-            mean = "" if cell is None or cell.mean is None else cell.mean
-            effect = "" if cell is None or cell.difference is None else cell.difference.effect
-            shown.append(Shown(text.score(cell), mean, bool(cell and cell.best), anchor))
-            shown.append(Shown(text.difference(cell), effect))
+            shown[first] = replace(shown[first], bold=bool(cell and cell.best), anchor=anchor)
         searched = " ".join([row.name, block.backbone, block.condition.name, *block.tasks])
         lines.append(Line(row.name, searched, shown))
     empty = text.emptiness(block) if text.is_empty(block) else None

@@ -17,6 +17,7 @@ from analysis.build import analyse
 from analysis.figures.plan import plan_figures
 from analysis.load import load
 from analysis.model import Estimate, Interval, Method
+from analysis.render import text as cell_text
 from analysis.render.export import COLUMNS, tidy_csv, to_json
 from analysis.render.latex import escape, latex
 from analysis.render.markdown import markdown
@@ -137,6 +138,17 @@ def test_another_kind_of_interval_is_shown_in_every_format_by_what_it_says_of_it
     assert (line["interval"], line["low_95"], line["high_95"]) == ("bootstrap", "0.25", "0.875")
     (points,) = (d.data.points for d in plan_figures(changed).drawings if d.name == f"parameters_{task}_deit_tiny")
     assert Estimate(50.0, Interval(25.0, 87.5, Method.BOOTSTRAP)) in [point.score for point in points]
+
+
+def test_a_column_is_added_in_one_place(analysis, monkeypatch):
+    column = cell_text.Column(lambda _, task: f"seeds of {task}", lambda cell: f"{len(cell.scores)} s", lambda _: 1.5)
+    monkeypatch.setattr(cell_text, "OF_TASK", (*cell_text.OF_TASK, column))
+    shown = Console(file=io.StringIO(), width=250)
+    show(analysis, shown)
+    for output in (markdown(analysis), latex(analysis), page(analysis, [], []), shown.file.getvalue()):
+        assert "seeds of dtd" in output and "seeds of mrpc" in output and "4 s" in output
+    assert page(analysis, [], []).count('data-v="1.5"') == sum(len(block.cells()) for block in analysis.blocks)
+    assert "**70.2 ± 1.7**" in markdown(analysis), "what is bold has moved with its column"
 
 
 def test_the_terminal_shows_brackets_and_bold(analysis):
