@@ -47,7 +47,7 @@ class Look:
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """A look for each method ('qkv_depth tucker'); methods of one grouping differ in dash and fill."""
+    """A look for each method ('qkv_depth tucker'); those of one grouping differ in dash and fill."""
     variants = sorted({variant_of(method) for method in methods if " " in method}, key=lambda v: (v != "tucker", v))
     chosen = {}
     for method in methods:
