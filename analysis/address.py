@@ -1,4 +1,4 @@
-"""What a user types for a cell, a method or a condition: 'qkv_depth, dtd, isorank 4' for the cell of those names."""
+"""How a user names a cell, a method or a condition, such as 'qkv_depth, dtd, isorank 4'."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from analysis.cells import Address
+from analysis.model import Address
 from tensloradist.errors import UserError
 
 _FIELDS = ("row", "task", "condition", "backbone")
 
 
 def parse(text: str, known: Sequence[Address]) -> Address:
-    """The one cell that a text means: parts in any order, separated by commas, each a name or its first words.
+    """The cell that a text names: parts in any order, separated by commas, each a name or the first words of one.
 
     Raises:
-        UserError: a part that names nothing (with the nearest name), parts that no cell has together, or several cells.
+        UserError: a part that matches no name (the nearest is suggested), no cell with all parts, or several cells.
     """
     for address in known:
-        if str(address) == text:  # in full, as tables and commands print it: letter by letter
+        if str(address) == text:  # in full, exactly as tables and commands print it
             return address
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise UserError(
-            "an empty address; name a cell as 'method, task, condition', such as 'qkv_depth, dtd, isorank 4'"
-        )
+        raise UserError("empty address; name a cell as 'method, task, condition', such as 'qkv_depth, dtd, isorank 4'")
     if not known:
         raise UserError(f"{text!r}: these sweeps have no cell yet")
     for part in parts:
@@ -33,37 +31,37 @@ def parse(text: str, known: Sequence[Address]) -> Address:
             raise UserError(_unknown(part, known))
     found = [address for address in known if all(_fits(part, address) for part in parts)]
     exact = [address for address in found if all(_is(part, address) for part in parts)]
-    # 'att' means the row 'att tucker' where there is no 'att', but 'lora' is not 'lora scale=2' where 'lora' is there.
+    # 'att' means 'att tucker' if there is no row 'att', but 'lora' means 'lora scale=2' only if there is no row 'lora'.
     nearest = exact or [a for a in found if not any(_exact_elsewhere(part, a, found) for part in parts)] or found
     if len(nearest) == 1:
         return nearest[0]
     if not nearest:
-        raise UserError(f"{text!r}: no cell has all of that; try `tensloradist table` for those that there are")
+        raise UserError(f"{text!r}: no cell matches all of these; `tensloradist table` shows the cells there are")
     shown = "".join(f"\n  {address}" for address in nearest[:8]) + ("\n  …" if len(nearest) > 8 else "")
-    raise UserError(f"{text!r} means {len(nearest)} cells; say more:{shown}")
+    raise UserError(f"{text!r} matches {len(nearest)} cells; add another name:{shown}")
 
 
 def parse_name(text: str, kind: str, names: Sequence[str]) -> str:
-    """The one method (row), or the one condition, that a text means: its name, or its first words.
+    """The method (row) or condition that a text names, by its name or the first words of it.
 
     Args:
-        kind: 'method' or 'condition', for the message.
+        kind: 'method' or 'condition', for messages.
 
     Raises:
-        UserError: none, or several.
+        UserError: there is none, or there are several.
     """
     found = [name for name in names if _words(text) == _words(name)] or [name for name in names if _begins(text, name)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{text!r} means {len(found)} {kind}s: {', '.join(found)}; give one in full")
+        raise UserError(f"{text!r} matches {len(found)} {kind}s: {', '.join(found)}; give the whole name")
     near = _near(text, names)
     hint = f" Did you mean {near!r}?" if near else ""
     raise UserError(f"Unknown {kind} {text!r}.{hint} Known: {', '.join(names)}.")
 
 
 def _words(text: str) -> list[str]:
-    """'isorank r=4' and 'Isorank 4' are the same words, and so are 'core×8' and 'corex8', where no key is ×."""
+    """'isorank r=4' and 'Isorank 4' are the same words, and so are 'core×8' and 'corex8', for keyboards without ×."""
     return re.sub(r"\br=", "", text.lower()).replace("×", "x").replace(",", " ").split()
 
 
@@ -73,7 +71,7 @@ def _begins(part: str, name: str) -> bool:
 
 
 def _within(part: str, name: str) -> bool:
-    """A piece of a name that has commas itself, such as a list of projections."""
+    """Whether it is a piece of a name that contains commas, such as a list of projections."""
     return "," in name and " ".join(_words(part)) in " ".join(_words(name))
 
 
@@ -105,5 +103,5 @@ def _unknown(part: str, known: Sequence[Address]) -> str:
     hint = f" Did you mean {near!r}?" if near else ""
     lists = {"methods": by_field["row"], "tasks": by_field["task"], "conditions": by_field["condition"]}
     lists["backbones"] = by_field["backbone"]
-    told = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items())
-    return f"{part!r} is no method, task, condition or backbone of these sweeps.{hint} {told}."
+    known_names = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items())
+    return f"{part!r} is no method, task, condition or backbone of these sweeps.{hint} {known_names}."

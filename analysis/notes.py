@@ -1,4 +1,4 @@
-"""What has to be said beside a block: what could not be compared, guards, failures, choices, what seeds allow."""
+"""The notes below a table: what could not be compared, mixed hardware and code, failures, choices, and power."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis.differences import baseline_of
-from analysis.pairing import NO_COMMON_SEED
-from analysis.selection import describe
-from analysis.statistics.paired import Paired
+from analysis.differences import NO_COMMON_SEED
+from analysis.model import Block, Paired, Row, Runs
 from analysis.statistics.power import detectable
-from analysis.tables import Block, Row, Runs
-from analysis.verdicts import Verdicts, kind_of_test, span, verdicts
+from analysis.verdicts import Verdicts, kind_of_test, seeds_of, verdicts
+from tensloradist.metrics import span
 
 HARDWARE = {"hardware": "hardware", "precision": "precision", "versions": "library versions"}
 WAITING = 0.1  # share of the steps' time that may be waiting for data without a warning
@@ -22,7 +20,7 @@ SETTINGS = {"threads": "numbers of CPU threads", "environment": "settings of the
 
 
 def with_notes(block: Block, runs: dict[tuple[str, str], Runs], blocks: list[Block]) -> Block:
-    """The block with its notes, and with why its times must not be compared, if so."""
+    """The block with its notes, and with the reason if its times must not be compared."""
     ended = [run for own in runs.values() for run in own if run.state in ("finished", "diverged")]
     mixed = {what: sorted({str(getattr(run, column)) for run in ended}) for column, what in HARDWARE.items()}
     for column, what in SETTINGS.items():  # results from before these were recorded say nothing
@@ -53,7 +51,7 @@ def _of_waiting(shares: list[float]) -> list[str]:
 
 
 def _edited_plugins(listed: set[str]) -> list[str]:
-    """The plugins, with the hashes of their code, that not all runs had the same code of."""
+    """The plugins whose code differs between runs, with the hashes of their code."""
     codes: dict[str, set[str]] = {}
     for plugin in {plugin for plugins in listed for plugin in plugins.split(", ")}:
         codes.setdefault(plugin.split(" ")[0], set()).add(plugin)
@@ -61,7 +59,7 @@ def _edited_plugins(listed: set[str]) -> list[str]:
 
 
 def _of_task(block: Block, task: str) -> list[str]:
-    baseline, why = baseline_of(block)
+    baseline, why = block.baseline
     if baseline is None:
         return [f"{task}: {why}, so there are no paired differences."]
     if baseline.refused:
@@ -77,14 +75,14 @@ def _of_task(block: Block, task: str) -> list[str]:
     for name, paired in found.untested:
         reasons.setdefault(paired.untested or "", []).append(name)
     notes += [
-        f"{task}, {', '.join(names)}: {reason}: not tested, the difference is that of the others."
+        f"{task}, {', '.join(names)}: {reason}: not tested; the difference is over the other seeds."
         for reason, names in reasons.items()
     ]
-    return notes + (_verdict(task, found) if found.tested else [])
+    return notes + (_verdict(task, block.metrics[task], found) if found.tested else [])
 
 
-def _verdict(task: str, found: Verdicts[str]) -> list[str]:
-    """What the corrected test says, or how many seeds it would need; what is equivalent; what could have been found."""
+def _verdict(task: str, metric: str, found: Verdicts[str]) -> list[str]:
+    """What the corrected test says or how many seeds it needs, what is equivalent, and what could have been found."""
     notes = []
     rows, need = _of_family(found.tested)
     if found.enough:
@@ -96,8 +94,8 @@ def _verdict(task: str, found: Verdicts[str]) -> list[str]:
         are = "is" if {paired.n for _, paired in found.few} == {1} else "are"
         whom = f": {_names(found.few)}" if found.enough else ""
         notes.append(
-            f"{task}: {span(found.few)} {are} too few for a corrected test over {rows} rows (it needs {need}){whom}; "
-            "the intervals are the estimate, not a verdict."
+            f"{task}: {seeds_of(found.few)} {are} too few for a corrected test over {rows} rows (it needs {need})"
+            f"{whom}; the intervals are the estimate, not a verdict."
         )
     margin = found.tested[0][1].equivalence.margin
     if found.equivalent:
@@ -108,11 +106,11 @@ def _verdict(task: str, found: Verdicts[str]) -> list[str]:
     if undefined:
         why = sorted({d.equivalence.undefined or "" for _, d in undefined})
         notes.append(f"{task}: equivalence to LoRA is undefined for {_names(undefined)}: {'; '.join(why)}.")
-    return notes + _power(task, found.enough or found.few, rows)
+    return notes + _power(task, found.enough or found.few, rows, span(metric))
 
 
 def _of_family(tested: list[tuple[str, Paired]]) -> tuple[int, int]:
-    """How many rows Holm's correction is over, and the seeds that this needs: the same for all of a column."""
+    """The number of rows that Holm's correction is over, and of seeds it needs: the same for a whole column."""
     paired = tested[0][1]
     return paired.family or 0, paired.seeds_needed or 0
 
@@ -121,14 +119,18 @@ def _names(items: list[tuple[str, Paired]]) -> str:
     return ", ".join(name for name, _ in items)
 
 
-def _power(task: str, items: list[tuple[str, Paired]], rows: int) -> list[str]:
-    """What these rows could have shown, with the seeds that the least of them has and their median spread."""
+def _power(task: str, items: list[tuple[str, Paired]], rows: int, greatest: float) -> list[str]:
+    """The difference that these rows could have shown with their smallest number of seeds and their median spread.
+
+    Args:
+        greatest: the greatest difference that scores can have.
+    """
     have = min(paired.n for _, paired in items)
     spreads = [paired.spread for _, paired in items if paired.spread]
     shown = detectable(float(np.median(spreads)), have, rows) if spreads else None
     if shown is None:
         return []
-    if shown > 1:  # 100 points: most scores cannot differ by more
+    if shown > greatest:
         return [
             f"{task}: with {have} seeds and the spread seen here, hardly any difference would be found (paired t test "
             f"at 5 % / {rows} rows): one of {100 * shown:.0f} points in 80 % of repetitions."
@@ -155,7 +157,7 @@ def _of_rows(block: Block) -> list[str]:
 
 
 def _absent(block: Block, blocks: list[Block]) -> list[str]:
-    """Methods that other conditions or other tasks have."""
+    """Methods that are planned under other conditions or on other tasks only."""
     own = {row.name for row in block.rows}
     other = [row.name for b in blocks if b.backbone == block.backbone for row in b.rows if row.name not in own]
     notes = [f"{name}: not planned under this condition." for name in dict.fromkeys(other)]
@@ -172,7 +174,7 @@ def _failures(runs: dict[tuple[str, str], Runs]) -> list[str]:
 
 
 def _choices(rows: list[Row]) -> list[str]:
-    """What was chosen for whom: methods with the same choice on one line."""
+    """What was chosen for which method; methods with the same choice share a note."""
     groups: dict[tuple[str, str], list[str]] = {}
     not_chosen: dict[str, list[str]] = {}
     diverged = []
@@ -182,14 +184,14 @@ def _choices(rows: list[Row]) -> list[str]:
             choice = cell.choice
             if choice is None:
                 continue
-            grids.setdefault(task, set()).add(" / ".join(describe(tried.values) for tried in choice.tried))
+            grids.setdefault(task, set()).add(" / ".join(tried.label for tried in choice.tried))
             if choice.why_not_chosen:
                 not_chosen.setdefault(choice.why_not_chosen, []).append(row.name)
                 continue
             groups.setdefault((task, choice.describe()), []).append(row.name)
             if lost := choice.setting.without_score:
                 diverged.append(
-                    f"{task}, {row.name}: of the {choice.common_seeds} runs that {describe(choice.chosen)} was chosen "
+                    f"{task}, {row.name}: of the {choice.common_seeds} runs that {choice.setting.label} was chosen "
                     f"by, {lost} {'have' if lost > 1 else 'has'} no validation score (diverged); no setting has fewer "
                     "such runs."
                 )

@@ -1,45 +1,18 @@
-"""Tables over tasks: interquartile mean, probability of improvement over LoRA, and mean ranks with their caution."""
+"""Tables over tasks: interquartile mean, probability of improvement over LoRA, and mean ranks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
-from analysis.differences import baseline_of
+from analysis.model import Block, Overall, OverallRow, Row
 from analysis.statistics.aggregate import interquartile_mean, normalised, probability_of_improvement
-from analysis.statistics.intervals import BOOTSTRAP_FROM, Estimate, Values
+from analysis.statistics.intervals import BOOTSTRAP_FROM, Values
 from analysis.statistics.ranks import LEAST_BLOCKS, Ranks, rank
-from analysis.tables import Block, Row
-from tensloradist.results.schema import Condition
-
-
-@dataclass(frozen=True)
-class OverallRow:
-    """One method over all tasks; `normalised` scores have head-only training at 0 and full fine-tuning at 1."""
-
-    name: str
-    parameters: int
-    normalised: bool
-    iqm: Estimate | None
-    improvement: Estimate | None  # the probability that a run is better than LoRA's
-    mean_rank: float | None
-
-
-@dataclass(frozen=True)
-class Overall:
-    """One backbone under one condition, over its tasks."""
-
-    backbone: str
-    condition: Condition
-    tasks: tuple[str, ...]
-    rows: list[OverallRow]
-    ranks: Ranks | None
-    notes: list[str] = field(default_factory=list)
+from tensloradist.metrics import may_pool
 
 
 def build_overall(blocks: list[Block]) -> list[Overall]:
-    """A table for each block of two tasks or more; none for one task, where there is nothing to aggregate."""
+    """A table for each block with at least two tasks."""
     return [_overall(block) for block in blocks if len(block.tasks) > 1]
 
 
@@ -53,10 +26,10 @@ def _overall(block: Block) -> Overall:
             f"{', '.join(left_out)}."
         )
     scale = _scale(block, notes)
-    pooled = scale is not None or len(set(block.metrics.values())) == 1
+    pooled = scale is not None or may_pool(block.metrics.values())
     if not pooled:
         notes.append(f"Scores of different metrics ({', '.join(sorted(set(block.metrics.values())))}) are not pooled.")
-    baseline, why = baseline_of(block)
+    baseline, why = block.baseline
     if baseline is None:
         notes.append(f"No probability of improvement: {why}.")
     elif baseline not in complete:
@@ -72,7 +45,16 @@ def _overall(block: Block) -> Overall:
         if baseline is not None and row is not baseline:
             improvement = probability_of_improvement(strata, [_scores(baseline, task) for task in block.tasks])
         iqm = interquartile_mean(scaled) if pooled else None
-        rows.append(OverallRow(row.name, row.parameters, scale is not None, iqm, improvement, means.get(row.name)))
+        rows.append(
+            OverallRow(
+                name=row.name,
+                parameters=row.parameters,
+                normalised=scale is not None,
+                iqm=iqm,
+                improvement=improvement,
+                mean_rank=means.get(row.name),
+            )
+        )
     lacking = [row.name for row in rows if any(e and not e.interval for e in (row.iqm, row.improvement))]
     if lacking:
         whom = "" if len(lacking) == len(rows) else f" for {', '.join(lacking)}"
@@ -80,7 +62,9 @@ def _overall(block: Block) -> Overall:
             f"No intervals over tasks{whom}: they would be bootstrapped from the seeds of each task, and below "
             f"{BOOTSTRAP_FROM} seeds such intervals are too narrow."
         )
-    return Overall(block.backbone, block.condition, block.tasks, rows, ranks, notes)
+    return Overall(
+        backbone=block.backbone, condition=block.condition, tasks=block.tasks, rows=rows, ranks=ranks, notes=notes
+    )
 
 
 def _scores(row: Row, task: str) -> Values:
@@ -88,7 +72,7 @@ def _scores(row: Row, task: str) -> Values:
 
 
 def _scale(block: Block, notes: list[str]) -> dict[str, tuple[float, float]] | None:
-    """Mean scores of head-only training and full fine-tuning on each task, if all are there and in order."""
+    """Task -> mean scores of head-only training and of full fine-tuning; None if they give no scale."""
     references = {row.method: row for row in block.rows if row.is_reference and not row.refused}
     if set(references) != {"head", "full"}:
         missing = [name for name in ("head", "full") if name not in references]

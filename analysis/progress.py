@@ -1,4 +1,4 @@
-"""Progress on standard error of work that turns out to take longer than two seconds; nothing of shorter work."""
+"""Progress on standard error, for work that takes longer than two seconds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 
 from tensloradist.terminal import description, terminal
 
-PATIENCE, EVERY = 2.0, 10.0  # seconds: until anything is shown, and between lines where there is no terminal
+PATIENCE, EVERY = 2.0, 10.0  # seconds: before anything is shown, and between lines
 Progress = Callable[[int, int], None]
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Progress]:
-    """Yields a function to call with the number done and the number of all; it need not be called.
+    """Yields a function that may be called with the number of steps done and the total.
 
-    On a terminal a bar is shown, and gone afterwards. Elsewhere, a line now and then.
+    On a terminal a bar is shown and removed afterwards; elsewhere a line is printed now and then.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
@@ -42,18 +42,18 @@ def progress(what: str) -> Iterator[Progress]:
 
 
 def _lines(what: str) -> Iterator[Progress]:
-    said = time.monotonic() + PATIENCE - EVERY
+    last = time.monotonic() + PATIENCE - EVERY
     timer = threading.Timer(PATIENCE, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()
 
-    def tell(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > EVERY:
-            said = time.monotonic()
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > EVERY:
+            last = time.monotonic()
             print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
 
     try:
-        yield tell
+        yield show
     finally:
         timer.cancel()

@@ -1,4 +1,4 @@
-"""Training one seed of a cell again, by the code that trained it, and comparing: the original is never touched."""
+"""Training one seed of a cell again in a folder of its own, and comparing the scores; the original is not touched."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.analyse import Analysis
-from analysis.cells import Address, story
-from analysis.statistics.intervals import Interval
+from analysis.model import Address, Analysis, Interval
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder, write_once
 from tensloradist.results.layout import RunFolder
@@ -21,9 +19,9 @@ from tensloradist.results.schema import Result
 EXIT_MISTAKE = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """A score, the score of the same run trained again, and the interval of its cell."""
+    """The published score of a run, its score when trained again, and the interval of its cell."""
 
     run_id: str
     seed: int
@@ -41,14 +39,14 @@ class Reproduction:
 
     @property
     def is_inside(self) -> bool | None:
-        """Whether the new score lies in the interval; None where one seed has none."""
+        """Whether the new score lies in the interval; None without an interval, as with one seed."""
         if self.interval is None or self.again is None:
             return None
         return self.interval.low <= self.again <= self.interval.high
 
     @property
     def holds(self) -> bool:
-        """Equal, inside the interval, or among the seeds' scores: seeds may well lie outside the mean's interval."""
+        """Whether it is equal, inside the interval, or in the range of the seeds, which is often wider."""
         if self.is_equal or self.is_inside:
             return True
         return self.again is not None and self.spread[0] <= self.again <= self.spread[1]
@@ -60,20 +58,20 @@ def reproduce(
     """Train one seed of a cell again in a process and a results folder of its own.
 
     Args:
-        seed: which; None: the first that has a score.
-        out: a folder for reproductions; None: `reproductions` in the results folder.
-        say: told what is done, and each line of the training's output.
+        seed: None for the first seed with a score.
+        out: a folder for reproductions; None for `reproductions` in the results folder.
+        say: called with what is done and with each line of the training's output.
 
     Raises:
-        UserError: the cell has no such seed, the run cannot be trained here, or it is another run by now.
+        UserError: the cell has no such seed, the run cannot be trained here, or its data or code have changed.
     """
-    cell = story(analysis, address).cell
+    _, _, cell = analysis.place(address)
     if not cell.scores:
         raise UserError(f"{address}: no seed has a score yet, so there is nothing to reproduce")
     seed = next(iter(cell.scores)) if seed is None else seed
     if seed not in cell.scores:
         known = ", ".join(map(str, cell.scores))
-        raise UserError(f"--seed {seed}: {address} has scores of the seeds {known}")
+        raise UserError(f"--seed {seed}: {address} has scores for the seeds {known}")
     if out is None and analysis.loaded.root is None:
         raise UserError("--out is needed with bundles: a folder to train in")
     run_id = cell.run_ids[seed]
@@ -87,7 +85,7 @@ def reproduce(
             "compute.nodes=null",
             "compute.processes_per_node=null",
         ]
-        say("trained by several processes at the time, now by one: sums round in another order")
+        say("trained by several processes originally and by one now, so sums are rounded in another order")
     given = folder / "run.yaml"
     write_once(given, json.dumps(spec, indent=1) + "\n")  # JSON is YAML
     say(f"training run {run_id} (seed {seed}) again in {folder}")
@@ -95,24 +93,26 @@ def reproduce(
     again = RunFolder(folder, run_id).result
     if not again.exists():
         others = [path.parent.name for path in folder.glob("runs/*/result.json")]
-        raise UserError(f"run {run_id} is {', '.join(others) or 'no run'} by now: its data or the code's fields differ")
+        raise UserError(
+            f"run {run_id} is now {', '.join(others) or 'no run'}: its data, or the fields of the code, have changed"
+        )
     result = read_result(again)
     scores = list(cell.scores.values())
     return Reproduction(
-        run_id,
-        seed,
-        cell.scores[seed],
-        result.metrics.score,
-        result.metrics.primary,
-        cell.interval,
-        (min(scores), max(scores)),
-        folder,
-        result,
+        run_id=run_id,
+        seed=seed,
+        original=cell.scores[seed],
+        again=result.metrics.score,
+        metric=result.metrics.primary,
+        interval=cell.estimate.interval if cell.estimate else None,
+        spread=(min(scores), max(scores)),
+        folder=folder,
+        result=result,
     )
 
 
 def _new_folder(parent: Path) -> Path:
-    """The next of 0001, 0002, …: an earlier reproduction is a result too."""
+    """The next of 0001, 0002, …, so that earlier reproductions stay."""
     make_folder(parent)
     number = 1 + max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
     while True:

@@ -1,78 +1,20 @@
-"""Selection: which learning rate (or other optimiser setting) stands for a method, chosen on validation scores only."""
+"""Selection: which learning rate (or other optimiser setting) represents a method, chosen on validation scores only."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.model import CELL, ENDED, Choice, Setting
 from tensloradist.errors import UserError
-from tensloradist.wording import exactly
-
-CELL = ["backbone", "task", "condition", "row"]
-ENDED = ("finished", "diverged")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting that was tried in a cell; its mean validation score over the seeds common to all of them."""
-
-    values: dict[str, Any]
-    validation: float | None  # of its runs that have a score; None: no common seed, or no run has a score
-    ended: int  # runs that have finished or diverged
-    without_score: int = 0  # runs on the common seeds that have none: diverged, or not defined
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen for one cell, from what, and whether it lies at the edge of a grid."""
-
-    cell: tuple[str, ...]  # as in CELL
-    chosen: dict[str, Any]
-    tried: tuple[Setting, ...]
-    common_seeds: int
-    at_edge: bool
-
-    @property
-    def candidates(self) -> int:
-        return len(self.tried)
-
-    @property
-    def setting(self) -> Setting:
-        """The one that stands for the method."""
-        return next(setting for setting in self.tried if setting.values == self.chosen)
-
-    @property
-    def why_not_chosen(self) -> str | None:
-        """Why nothing could be chosen on validation scores, so that the first of the grid stands; None if it was."""
-        if not self.common_seeds:
-            return "its settings have no common seed yet"
-        if self.setting.validation is None:
-            return "no run of any setting has a validation score"
-        return None
-
-    def describe(self) -> str:
-        if self.why_not_chosen:
-            return describe(self.chosen) + " (the grid's first, not chosen)"
-        return describe(self.chosen) + (" (at the grid's edge)" if self.at_edge else "")
-
-
-def describe(values: dict[str, Any]) -> str:
-    """'learning_rate 0.001, epochs 10'."""
-    return ", ".join(
-        f"{name.removeprefix('optimizer.')} {exactly(value)}"
-        if isinstance(value, int | float)
-        else f"{name.removeprefix('optimizer.')} {value}"
-        for name, value in values.items()
-    )
 
 
 def axis_columns(frame: pd.DataFrame) -> list[str]:
-    """The optimiser's fields that differ between runs of the same cell."""
+    """The optimiser fields that differ between runs of the same cell."""
     names = [c for c in frame.columns if c == "learning_rate" or c.startswith("optimizer.")]
     varied = [name for name in names if frame[name].nunique(dropna=False) > 1]
     if not varied:
@@ -82,15 +24,16 @@ def axis_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def select(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Choice]]:
-    """The rows of the chosen settings, and the choices.
+    """The frame's lines of the chosen settings, and the choices.
 
-    A setting is chosen over the seeds that all settings of the cell have results for: by the fewest runs without a
-    validation score (diverged), then by the highest mean of the others. A divergence is thus no veto where every
-    setting has as many, and never hidden by the mean of the survivors. Without a common seed yet, or without any
-    score, nothing can be chosen: the first setting stands, and `Choice.why_not_chosen` says why.
+    Settings are compared over the seeds for which all settings of the cell have results. The one with the fewest runs
+    without a validation score (diverged) is chosen, then the one with the highest mean over the other runs: divergence
+    does not exclude a setting if all settings diverge as often, and the mean of the survivors never hides it. Without a
+    common seed or without any score there is no choice: the first setting is used, and `Choice.why_not_chosen` says
+    why.
 
     Raises:
-        UserError: a cell has two runs of one seed and setting, of which one would silently stand for both.
+        UserError: a cell has two runs of one seed and setting, of which one would silently represent both.
     """
     axes = axis_columns(frame)
     columns = [frame[name].tolist() for name in CELL]
@@ -131,8 +74,8 @@ def _refuse_repeated(cell: tuple[str, ...], runs: Sequence[tuple[int, str]]) -> 
             backbone, task, condition, row = cell
             raise UserError(
                 f"the cell '{row}, {task}, {condition}, {backbone}' has two runs of seed {seed}, {other} and {run_id}, "
-                "which its name does not tell apart; launch the sweep again with this version, whose labels do "
-                "(nothing is trained again), or report on two sweeps apart"
+                "which its name does not distinguish; launch the sweep again with this version, whose labels do "
+                "(nothing is trained again), or report on two sweeps separately"
             )
 
 
@@ -142,7 +85,7 @@ def _setting(values: dict[str, Any], scores: list[float], ended: int) -> Setting
 
 
 def _merit(setting: Setting) -> tuple[int, float]:
-    """The greater is chosen."""
+    """What is compared: the setting with the greater value is chosen."""
     return -setting.without_score, -np.inf if setting.validation is None else setting.validation
 
 

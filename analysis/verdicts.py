@@ -1,7 +1,6 @@
-"""What can be said of compared differences: one split, which the notes, the opening and `compare` all speak from.
+"""What can be said of differences: the one classification behind the notes, the report's opening and `compare`.
 
-Whether a difference is established, or has too few seeds for that, is its own matter: one row with failures takes
-nothing from the others.
+Every difference is judged by its own seeds: a row with failures does not affect the others.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ from typing import Generic, TypeVar
 from analysis.statistics.paired import Paired
 from analysis.statistics.permutation import DRAWS, EXACT_UP_TO
 
-LEVEL = 0.05
-SURE = 0.95  # posterior probability from which a difference is called practically equivalent to none
+SURE = 0.95  # posterior probability from which two methods are called practically equivalent
 Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
 class Verdicts(Generic[Key]):
-    """Differences by what their test can say; `enough`: the corrected test can reach 5 % with their seeds."""
+    """Differences by what their test can say; `enough` and `few`: whether it can reach 5 % with their seeds."""
 
     enough: list[tuple[Key, Paired]]
     few: list[tuple[Key, Paired]]
@@ -32,7 +30,7 @@ class Verdicts(Generic[Key]):
 
     @property
     def established(self) -> list[tuple[Key, Paired]]:
-        return [item for item in self.tested if is_established(item[1])]
+        return [item for item in self.tested if item[1].is_established]
 
     @property
     def equivalent(self) -> list[tuple[Key, Paired]]:
@@ -41,7 +39,7 @@ class Verdicts(Generic[Key]):
 
 
 def verdicts(items: Iterable[tuple[Key, Paired]]) -> Verdicts[Key]:
-    """The split of differences, in their order; those of no family (the references') are in none of its parts."""
+    """The differences by what can be said of them, in order; those without a family (of references) are left out."""
     split: Verdicts[Key] = Verdicts([], [], [])
     for key, paired in items:
         if paired.untested:
@@ -51,20 +49,21 @@ def verdicts(items: Iterable[tuple[Key, Paired]]) -> Verdicts[Key]:
     return split
 
 
-def is_established(paired: Paired | None) -> bool:
-    """Whether the corrected test tells the difference from none."""
-    return paired is not None and paired.p_holm is not None and paired.p_holm <= LEVEL
-
-
-def span(items: Iterable[tuple[object, Paired]]) -> str:
-    """'3 seeds', or '2 to 10 seeds': what differences are paired over."""
+def seeds_of(items: Iterable[tuple[object, Paired]]) -> str:
+    """'3 seeds' or '2 to 10 seeds': the seeds that the differences are paired over."""
     numbers = {paired.n for _, paired in items}
     low, high = min(numbers), max(numbers)
     return f"{low if low == high else f'{low} to {high}'} seed{'s' if high > 1 else ''}"
 
 
+def exact_and_drawn(items: Iterable[tuple[object, Paired]]) -> str:
+    """'exact', 'with 100,000 seeded draws', or both: how the permutation tests were computed."""
+    exact = {paired.n <= EXACT_UP_TO for _, paired in items}
+    return " or ".join(["exact"] * (True in exact) + [f"with {DRAWS:,} seeded draws"] * (False in exact))
+
+
 def kind_of_test(items: Iterable[tuple[object, Paired]]) -> str:
-    """'exact sign-flip test', and what it is above 16 seeds, where it is drawn."""
+    """'exact sign-flip test', or for more than 16 seeds, that it is a Monte Carlo test."""
     exact = {paired.n <= EXACT_UP_TO for _, paired in items}
     drawn = f"Monte Carlo sign-flip test, {DRAWS:,} draws"
     if exact == {False}:

@@ -6,9 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launch.display import duration
 from launch.efficiency import Efficiency, Spent
-from tensloradist.wording import counted
+from tensloradist.wording import counted, duration
 
 
 def render(sets: list[Efficiency], spent: Spent) -> RenderableType:

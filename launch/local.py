@@ -8,7 +8,6 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from launch.display import duration
 from launch.local_workers import LocalLaunch, default_workers
 from launch.plan import Plan, write_manifest
 from launch.signals import interrupt_on_termination
@@ -16,7 +15,7 @@ from launch.watch import Watcher, follow
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
 from tensloradist.terminal import terminal
-from tensloradist.wording import counted
+from tensloradist.wording import counted, duration
 
 
 def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: float) -> None:

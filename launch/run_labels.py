@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensloradist.errors import UserError
+from tensloradist.names import dotted
 from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.schema import ManifestRun
 from tensloradist.wording import exactly
@@ -46,7 +47,7 @@ class RunLabels:
 
 def _settings(cell: Sequence[Run]) -> dict[str, str]:
     """What of the optimiser's settings differs within a cell, in words for each of its runs."""
-    flat = {run.run_id: dict(_flattened(_optimizer(run))) for run in cell}
+    flat = {run.run_id: dict(dotted(_optimizer(run))) for run in cell}
     names = list(dict.fromkeys(name for fields in flat.values() for name in fields))
     varied = [name for name in names if len({repr(fields.get(name)) for fields in flat.values()}) > 1]
     return {run_id: ", ".join(f"{n} {_shown(fields.get(n))}" for n in varied) for run_id, fields in flat.items()}
@@ -58,13 +59,6 @@ def _seed(run: Run) -> int:
 
 def _optimizer(run: Run) -> dict[str, Any]:
     return dict(run.spec["optimizer"]) if isinstance(run.spec, dict) else run.spec.optimizer.model_dump()
-
-
-def _flattened(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs = []
-    for name, value in fields.items():
-        pairs += _flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
-    return pairs
 
 
 def _shown(value: Any) -> str:

@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launch.display import SYMBOLS, duration
+from launch.display import SYMBOLS
 from launch.origin import Hints
 from launch.policy import RULES
 from launch.status import OVER, RunStatus, SweepStatus
-from tensloradist.wording import counted
+from tensloradist.wording import counted, duration
 
 MOST_CELLS = 60  # rows of the table; beyond them cells that are done are left out
 MOST_NAMED = 4  # runs at work that are named, with their steps

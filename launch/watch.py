@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from launch.display import SYMBOLS, duration
+from launch.display import SYMBOLS
 from launch.failures import FailureBook
 from launch.local_workers import LocalLaunch
 from launch.plan import Plan
@@ -25,6 +25,7 @@ from launch.words import read_words
 from tensloradist.results.claims import is_alive
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.standing import standing
+from tensloradist.wording import duration
 
 MOST_ROWS = 30  # of the live table; larger sweeps show counts only
 

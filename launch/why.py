@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tensloradist.errors import SpecError, UserError
+from tensloradist.names import dotted
 from tensloradist.records import UnreadableRecord
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import read_manifest
@@ -102,13 +103,7 @@ def flat(spec: dict[str, Any]) -> Flat:
         content = json.loads(RunSpec.model_validate(spec).canonical_json())
     except SpecError as error:
         raise UserError(f"a specification of another version ({error})") from error
-    return dict(_flattened(content))
-
-
-def _flattened(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(name, value)]
-    return [pair for key, part in value.items() for pair in _flattened(part, f"{name}.{key}" if name else key)]
+    return dict(dotted(content))
 
 
 def _differences(old: Flat, new: Flat) -> list[tuple[str, Any, Any]]:
@@ -117,7 +112,7 @@ def _differences(old: Flat, new: Flat) -> list[tuple[str, Any, Any]]:
 
 
 def _code(provenance: dict[str, Any]) -> Flat:
-    return dict(provenance.get("versions", {})) | dict(_flattened({"code": provenance.get("code", {})}))
+    return dict(provenance.get("versions", {})) | dict(dotted({"code": provenance.get("code", {})}))
 
 
 def _now(then: dict[str, Any]) -> dict[str, Any]:

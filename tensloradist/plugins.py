@@ -1,7 +1,8 @@
-"""Plugins: modules outside this project that add factorisations, tasks, backbone families or sources.
+"""Plugins: modules outside this project that add factorisations, tasks, metrics, backbone families or sources.
 
 A plugin is an importable module that, on import, writes entries into the registries: `FACTORIZATIONS`
-(tensloradist.factorizations), `TASKS` (tensloradist.tasks), `FAMILIES` and `SOURCES` (tensloradist.backbones).
+(tensloradist.factorizations), `TASKS` (tensloradist.tasks), `METRICS` (tensloradist.metrics), `FAMILIES` and `SOURCES`
+(tensloradist.backbones).
 """
 
 from __future__ import annotations

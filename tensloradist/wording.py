@@ -1,4 +1,4 @@
-"""Numbers in sentences: of things, and of settings."""
+"""Numbers in sentences: of things, of settings, and of seconds."""
 
 from __future__ import annotations
 
@@ -15,3 +15,12 @@ def exactly(value: int | float) -> str:
     if float(short) == value:
         return short
     return str(value) if isinstance(value, int) else repr(float(value))
+
+
+def duration(seconds: float | None) -> str:
+    """'2 h 05 min', '3 min 20 s' or '7 s'; '?' for None."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tensloradist.config import expand_path
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
-from tensloradist.names import MOST, file_name, printable
+from tensloradist.names import MOST, dotted, file_name, printable
 from tensloradist.results.schema import Failure
 
 ALIKE = [
@@ -102,3 +102,9 @@ def test_a_terminal_without_the_letters_shows_escapes():
         text=True,
     )
     assert shown.returncode == 0 and r"\xd7" in shown.stdout, shown.stderr
+
+
+def test_nested_fields_have_dotted_names_and_empty_ones_only_on_request():
+    fields = {"a": {"b": 1, "c": {}}, "d": None, "e": {}}
+    assert dict(dotted(fields)) == {"a.b": 1, "d": None}
+    assert dict(dotted(fields, keep_empty=True)) == {"a.b": 1, "a.c": {}, "d": None, "e": {}}

@@ -9,6 +9,7 @@ import torch
 from tensloradist.adapter import Adapter, attach
 from tensloradist.backbones import FAMILIES
 from tensloradist.factorizations import FACTORIZATIONS
+from tensloradist.metrics import METRICS
 from tensloradist.modes import GROUPINGS, AttentionShape
 from tensloradist.spec import AdapterSpec
 from tensloradist.tasks import TASKS, load
@@ -19,7 +20,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.fixture
 def registries():
-    saved = [(registry, dict(registry)) for registry in (FAMILIES, FACTORIZATIONS, TASKS)]
+    saved = [(registry, dict(registry)) for registry in (FAMILIES, FACTORIZATIONS, METRICS, TASKS)]
     yield
     for registry, before in saved:
         registry.clear()

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from analysis.selection import describe
+from analysis.model import Setting
 from launch.run_labels import RunLabels
 from launch.status import RunStatus, _of_files
 from tensloradist.wording import counted, exactly
@@ -37,7 +37,7 @@ def test_settings_that_differ_are_shown_differently(values):
     ]
     labels = RunLabels(runs)
     assert len({labels.label(run.run_id) for run in runs}) == 2
-    assert len({describe({"learning_rate": value}) for value in values}) == 2
+    assert len({Setting({"learning_rate": value}, None, 0).label for value in values}) == 2
 
 
 def test_a_plain_setting_stays_short():

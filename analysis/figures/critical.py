@@ -1,5 +1,4 @@
-"""The critical-difference diagram (Demšar 2006): mean ranks over tasks; a bar joins what the Nemenyi test can't tell
-apart."""
+"""The critical-difference diagram (Demšar 2006): mean ranks; bars join what the Nemenyi test cannot separate."""
 
 from __future__ import annotations
 
@@ -63,7 +62,7 @@ def draw(data: CriticalDifference) -> Figure:
 
 
 def cliques(ranks: list[float], difference: float | None) -> list[tuple[float, float]]:
-    """The maximal groups of sorted mean ranks that lie within the critical difference: (best, worst) of each."""
+    """(best, worst) of the maximal groups of sorted mean ranks that lie within the critical difference."""
     if difference is None:
         return []
     groups: list[tuple[int, int]] = []

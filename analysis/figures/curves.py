@@ -1,10 +1,11 @@
-"""Learning curves: the validation score after each epoch, mean over seeds with its 95 % interval as a band."""
+"""Learning curves: the mean validation score after each epoch, with its 95 % interval as a band."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analysis.figures.data import Curve, Curves
+from analysis.curves import Curve
+from analysis.figures.data import Curves
 from analysis.figures.panels import panel_areas, panels_of
 from analysis.figures.style import Look, label_beside, looks
 
@@ -30,11 +31,12 @@ def _panel(axes: Axes, curves: list[Curve], styles: dict[str, Look]) -> None:
     marks = []
     for curve in curves:
         look = styles[curve.method]
-        means = [value.mean for value in curve.values]
+        values = [value.scaled(100) for value in curve.values]
+        means = [value.value for value in values]
         one = len(means) == 1  # a curve of one epoch is a point
         axes.plot(curve.epochs, means, color=look.color, ls=look.dash, marker=look.marker if one else "")
-        low = [value.mean if value.low is None else value.low for value in curve.values]
-        high = [value.mean if value.high is None else value.high for value in curve.values]
+        low = [value.interval.low if value.interval else value.value for value in values]
+        high = [value.interval.high if value.interval else value.value for value in values]
         if one and low != high:
             axes.plot([*curve.epochs] * 2, [low[0], high[0]], color=look.color, lw=0.8, alpha=0.6)
         elif low != high:

@@ -1,20 +1,15 @@
-"""What each kind of figure shows, as plain values: prepared once, and light enough to be sent to another process.
+"""What each kind of figure shows, as plain values that can be sent to another process.
 
-Scores and differences are in points (100 × the metric), intervals at 95 %.
+Scores and differences are in points (100 × the metric) but for curves; costs and curves are in their own units.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its interval; None where there is none, as with one seed."""
-
-    mean: float
-    low: float | None = None
-    high: float | None = None
+from analysis.costs import Cost
+from analysis.curves import Curve
+from analysis.model import Estimate
 
 
 @dataclass(frozen=True)
@@ -26,7 +21,7 @@ class Point:
     kind: str  # isorank or isoparameter
     parameters: int
     score: Estimate
-    complete: bool  # every planned seed finished, within the budget: only these may be on the Pareto front
+    complete: bool  # whether it may be on the Pareto front: every planned seed finished, within the budget
 
 
 @dataclass(frozen=True)
@@ -42,13 +37,6 @@ class Pairs:
     metric: str
     conditions: tuple[str, ...]  # 'isorank', 'isoparameter spectrum'
     rows: tuple[tuple[str, tuple[Estimate | None, ...]], ...]  # method, and its score in each condition
-
-
-@dataclass(frozen=True)
-class Curve:
-    method: str
-    epochs: tuple[int, ...]
-    values: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True)
@@ -76,16 +64,16 @@ class Lines:
 @dataclass(frozen=True)
 class CriticalDifference:
     ranks: tuple[tuple[str, float], ...]  # method, mean rank (1 is best)
-    difference: float | None  # None: too few blocks for one
+    difference: float | None  # None: too few data sets for one
     blocks: int
 
 
 @dataclass(frozen=True)
-class Cost:
-    rows: tuple[tuple[str, Estimate | None, Estimate | None], ...]  # method, milliseconds a step, mebibytes (min, max)
+class Costs:
+    methods: tuple[Cost, ...]
 
 
-Data = Parameters | Pairs | Curves | Forest | Lines | CriticalDifference | Cost
+Data = Parameters | Pairs | Curves | Forest | Lines | CriticalDifference | Costs
 
 
 @dataclass(frozen=True)
@@ -98,5 +86,5 @@ class Drawing:
     subtitle: str  # for which task, backbone and condition
     caption: str
     backbone: str
-    task: str  # empty where it is over tasks
+    task: str  # empty if it is over tasks
     data: Data

@@ -33,7 +33,7 @@ FORMATS = ("svg", "png")
 
 
 def figure_of(drawing: Drawing) -> Figure:
-    """The drawn figure, of its kind and with its title."""
+    """The drawn figure with its title."""
     import matplotlib
 
     with matplotlib.rc_context(settings()):
@@ -43,7 +43,7 @@ def figure_of(drawing: Drawing) -> Figure:
 
 
 def render(drawing: Drawing, formats: Sequence[str] = FORMATS) -> dict[str, bytes]:
-    """The figure in each format: 'svg' (compact, its text as text) and 'png'."""
+    """The figure in each format: 'svg' (compact, with text as text) and 'png'."""
     import matplotlib
 
     files = {}
@@ -62,19 +62,22 @@ def render(drawing: Drawing, formats: Sequence[str] = FORMATS) -> dict[str, byte
 
 
 def compact(svg: str) -> str:
-    """matplotlib's SVG in a third of its size: no metadata, comments and names of groups, no digits beyond a hundredth,
-    and repeated styles as classes, named by their content so that figures on one page agree on them."""
+    """matplotlib's SVG at a third of its size.
+
+    Metadata, comments, names of groups and digits beyond hundredths are removed. Repeated styles become classes, named
+    by their content so that the figures on one page agree on them.
+    """
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
-    # Limits are those of the data, so that there is nothing to clip.
+    # The limits are those of the data, so there is nothing to clip.
     svg = re.sub(r'<clipPath.*?</clipPath>| clip-path="[^"]*"| transform="rotate\(-0 [^"]*"', "", svg, flags=re.S)
     svg = without_plain_groups(re.sub(r'<g id="[^"]*"', "<g", svg))
-    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<![\w#.])-?\d+\.\d{3,}", _hundredths, tag[0]), svg)  # never a text
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<![\w#.])-?\d+\.\d{3,}", _hundredths, tag[0]), svg)  # not in text
     svg = re.sub(r"\s*\n\s*", "\n", svg).strip() + "\n"
     styles = Counter(re.findall(r' style="([^"]*)"', svg))
     shared = {style: f"s{sha256(style.encode()).hexdigest()[:8]}" for style, number in styles.items() if number > 2}
     svg = re.sub(r' style="([^"]*)"', lambda m: f' class="{shared[m[1]]}"' if m[1] in shared else m[0], svg)
     rules = "".join(f".{name}{{{style}}}" for style, name in sorted(shared.items()))
-    svg = svg.replace("*{stroke-linejoin", "svg *{stroke-linejoin")  # inline in a page, `*` would be all of it
+    svg = svg.replace("*{stroke-linejoin", "svg *{stroke-linejoin")  # in a page, `*` would select everything
     return svg.replace("<defs>", f"<style>{rules}</style>\n<defs>", 1)
 
 
@@ -83,9 +86,9 @@ def _hundredths(number: re.Match[str]) -> str:
 
 
 def without_plain_groups(svg: str) -> str:
-    """The SVG without the groups that have no attribute, and so no effect."""
+    """The SVG without the groups that have no attributes and therefore no effect."""
     parts: list[str] = []
-    plain: list[bool] = []  # of the groups that are open
+    plain: list[bool] = []  # whether each open group has no attributes
     for part in re.split(r"(<g\b[^>]*>|</g>)", svg):
         if part == "</g>":
             parts.append("" if plain.pop() else part)
@@ -106,7 +109,7 @@ def draw_all(
         progress: called with the number done and the number of all.
     """
     import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_svg  # imported here once, not in each process  # noqa: F401
+    import matplotlib.backends.backend_svg  # imported once, not in each process  # noqa: F401
 
     processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
     jobs = [(drawing, tuple(formats)) for drawing in drawings]

@@ -1,13 +1,14 @@
-"""Score against rank, and score against learning rate: one line for each method over a logarithmic axis."""
+"""Score against rank or learning rate: one line for each method over a logarithmic axis."""
 
 from __future__ import annotations
 
 from math import log
 from typing import TYPE_CHECKING
 
-from analysis.figures.data import Estimate, Lines
+from analysis.figures.data import Lines
 from analysis.figures.panels import panel_areas, panels_of
 from analysis.figures.style import label_beside, looks
+from analysis.model import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,12 +38,12 @@ def _panel(axes: Axes, data: Lines, lines: list[tuple[str, tuple[tuple[float, Es
         look = styles[method]
         shift = 1 + 0.012 * (index - (len(lines) - 1) / 2)  # so that intervals at one x stand side by side
         xs = [x * shift for x, _ in points]
-        ys = [value.mean for _, value in points]
+        ys = [value.value for _, value in points]
         axes.plot(xs, ys, color=look.color, ls=look.dash, marker=look.marker, fillstyle=look.fill)
-        spans = [(x, v.low, v.high) for x, (_, v) in zip(xs, points, strict=True) if None not in (v.low, v.high)]
+        spans = [(x, v.interval.low, v.interval.high) for x, (_, v) in zip(xs, points, strict=True) if v.interval]
         if spans:
             axes.vlines(*zip(*spans, strict=True), color=look.color, lw=0.8, alpha=0.6)
-        rings += [(x, v.mean, look.color) for x, (at, v) in zip(xs, points, strict=True) if chosen.get(method) == at]
+        rings += [(x, v.value, look.color) for x, (at, v) in zip(xs, points, strict=True) if chosen.get(method) == at]
         marks.append((xs[-1], ys[-1], method, look.color))
     if rings:
         ring_xs, ring_ys, colors = zip(*rings, strict=True)
@@ -53,7 +54,7 @@ def _panel(axes: Axes, data: Lines, lines: list[tuple[str, tuple[tuple[float, Es
 
 
 def _apart(ticks: list[float], least: float) -> list[float]:
-    """The ticks that have room for their labels: at least that part of the axis apart."""
+    """The ticks that have room for their labels: at least this fraction of the axis apart."""
     width = log(ticks[-1] / ticks[0]) or 1.0
     kept: list[float] = []
     for tick in ticks:
@@ -63,6 +64,6 @@ def _apart(ticks: list[float], least: float) -> list[float]:
 
 
 def _number(value: float) -> str:
-    """4, 0.002, 5e-05: short, as a person writes it."""
+    """4, 0.002, 5e−5."""
     text = f"{value:.3g}"
     return text.replace("e-0", "e−").replace("e-", "e−").replace("e+0", "e")

@@ -1,18 +1,28 @@
-"""The conditions of one rank side by side, isorank and isoparameter above all: a row a method, a mark a condition."""
+"""The conditions of one rank side by side: a row for each method, a mark for each condition."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analysis.figures.data import Estimate, Pairs
+from analysis.figures.data import Pairs
 from analysis.figures.style import GRID, INK, ROW_INCHES, Margins, canvas, rows_of, text_inches
+from analysis.model import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")  # of conditions
-MARKERS = ("o", "s", "D", "v", "P", "X", "^", "*")  # one more, so that a colour that comes again has another mark
+MARKERS = (
+    "o",
+    "s",
+    "D",
+    "v",
+    "P",
+    "X",
+    "^",
+    "*",
+)  # one more, so that a repeated colour has another marker
 LEGEND_INCHES = 0.19  # of one line
 
 
@@ -35,7 +45,7 @@ def draw(data: Pairs) -> Figure:
             mark(axes, index + step * (place - (len(looks) - 1) / 2), score, *look)
         known = [score for score in scores if score is not None]
         if method.split()[0] == "lora" and known:
-            axes.axvline(known[0].mean, color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0.9)
+            axes.axvline(known[0].value, color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0.9)
     rows_of(axes, names)
     axes.set_xlabel(f"{data.metric} × 100")
     axes.margins(x=0.06)
@@ -48,13 +58,13 @@ def draw(data: Pairs) -> Figure:
 
 
 def mark(axes: Axes, y: float, value: Estimate | None, color: str, marker: str, fill: str) -> None:
-    """One estimate of a dot plot: its interval as a line, its mean as a mark."""
+    """One estimate of a dot plot: its interval as a line, its value as a marker."""
     if value is None:
         return
-    if value.low is None or value.high is None:
-        axes.plot(value.mean, y, color=color, marker=marker, fillstyle=fill, ls="none")
+    if value.interval is None:
+        axes.plot(value.value, y, color=color, marker=marker, fillstyle=fill, ls="none")
     else:
         axes.plot(
-            [value.low, value.mean, value.high], [y] * 3, color=color, lw=1.1, solid_capstyle="butt",
+            [value.interval.low, value.value, value.interval.high], [y] * 3, color=color, lw=1.1, solid_capstyle="butt",
             marker=marker, fillstyle=fill, markevery=[1],
         )  # fmt: skip

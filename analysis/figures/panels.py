@@ -1,4 +1,4 @@
-"""Panels: lines of many methods in one data area, or in one for each grouping where they would hide each other."""
+"""Panels: the lines of many methods in one data area, or in one for each grouping if they would hide each other."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TOGETHER = 8  # with more methods than these, each grouping has a panel of its own, and LoRA is in all of them
+TOGETHER = 8  # with more methods, each grouping has its own panel, and LoRA is in all of them
 T = TypeVar("T")
 
 
 def panels_of(lines: Sequence[tuple[str, T]]) -> list[tuple[str, list[tuple[str, T]]]]:
-    """(title, lines) of each panel, from lines that begin with their method's name."""
+    """(title, lines) of each panel, for lines that begin with the name of their method."""
     if len(lines) <= TOGETHER:
         return [("", list(lines))]
     lora = [line for line in lines if line[0].split()[0] == "lora"]
@@ -29,7 +29,7 @@ def panels_of(lines: Sequence[tuple[str, T]]) -> list[tuple[str, list[tuple[str,
 
 
 def panel_areas(panels: Sequence[tuple[str, list[tuple[str, T]]]], lines_below: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with a data area for each panel, and room beside it for its methods' names."""
+    """A figure with a data area for each panel, and room beside it for the names of its methods."""
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     alone = len(panels) == 1

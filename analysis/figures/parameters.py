@@ -8,16 +8,17 @@ from analysis.figures.data import Parameters, Point
 from analysis.figures.style import INK, Margins, canvas, height_for, label_beside, looks, text_inches
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_LABELS = 12  # beyond them, isoparameter points are known by their marks alone
+MOST_LABELS = 12  # with more, isoparameter points are marked but not labelled
 
 
 def pareto(points: list[Point]) -> list[Point]:
-    """The complete points that no other beats in score with as few parameters, by parameters."""
+    """The complete points for which no other has a better score with as few parameters, by parameters."""
     front: list[Point] = []
-    for point in sorted((p for p in points if p.complete), key=lambda p: (p.parameters, -p.score.mean)):
-        if not front or point.score.mean > front[-1].score.mean:
+    for point in sorted((p for p in points if p.complete), key=lambda p: (p.parameters, -p.score.value)):
+        if not front or point.score.value > front[-1].score.value:
             front.append(point)
     return front
 
@@ -36,26 +37,28 @@ def draw(data: Parameters) -> Figure:
     for method in methods:
         points = sorted((p for p in named if p.method == method), key=lambda p: p.parameters)
         look = styles[method]
-        spans = [(p.parameters, p.score.low, p.score.high) for p in points if None not in (p.score.low, p.score.high)]
+        spans = [(p.parameters, i.low, i.high) for p in points if (i := p.score.interval)]
         if spans:
             axes.vlines(*zip(*spans, strict=True), color=look.color, lw=0.9, alpha=0.6)
         axes.plot(
             [p.parameters for p in points],
-            [p.score.mean for p in points],
+            [p.score.value for p in points],
             color=look.color,
             marker=look.marker,
             fillstyle=look.fill,
             ls=look.dash,
             lw=0.8,
         )
-        marks.append((points[-1].parameters, points[-1].score.mean, method, look.color))
+        marks.append((points[-1].parameters, points[-1].score.value, method, look.color))
     for point in beside:
         look = styles[point.method]
-        axes.plot(point.parameters, point.score.mean, color=look.color, marker=look.marker, ms=3, fillstyle=look.fill)
+        axes.plot(point.parameters, point.score.value, color=look.color, marker=look.marker, ms=3, fillstyle=look.fill)
         if point in labels:
-            marks.append((point.parameters, point.score.mean, labels[point], look.color))
+            marks.append((point.parameters, point.score.value, labels[point], look.color))
     front = pareto(list(data.points))
-    axes.step([p.parameters for p in front], [p.score.mean for p in front], where="post", color=INK, lw=2.2, alpha=0.25)
+    axes.step(
+        [p.parameters for p in front], [p.score.value for p in front], where="post", color=INK, lw=2.2, alpha=0.25
+    )
     axes.set_xscale("log")
     axes.set_xlabel("adapter parameters" + ("\nsmall marks: isoparameter, without intervals" if beside else ""))
     axes.set_ylabel(f"{data.metric} × 100")
@@ -65,8 +68,8 @@ def draw(data: Parameters) -> Figure:
     return figure
 
 
-def parameter_ticks(axes, counts: list[int]) -> None:  # type: ignore[no-untyped-def]
-    """Ticks at 1, 2 and 5 × powers of ten inside the axis, or at its two ends where none of those lie there."""
+def parameter_ticks(axes: Axes, counts: list[int]) -> None:
+    """Ticks at 1, 2 and 5 × powers of ten inside the axis, or at its two ends if it contains none of those."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low, high = axes.get_xlim()

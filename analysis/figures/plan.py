@@ -1,4 +1,4 @@
-"""Which figures an analysis has, and their data: from blocks and the frame to `Drawing`s. Nothing is drawn here."""
+"""Which figures an analysis has, and the data of each; nothing is drawn here."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from analysis.analyse import Analysis
-from analysis.figures.cost_data import cost_of
-from analysis.figures.curve_data import read_curves
+from analysis.costs import costs_of
+from analysis.curves import read_curves
 from analysis.figures.data import (
+    Costs,
     CriticalDifference,
+    Curves,
     Data,
     Drawing,
-    Estimate,
     Forest,
     Lines,
     Pairs,
     Parameters,
     Point,
 )
-from analysis.overall import Overall
+from analysis.model import Analysis, Block, Cell, Estimate, Overall
 from analysis.render import text
-from analysis.tables import Block, Cell, Row
 from tensloradist.names import file_name
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The figures, and for each that could not be drawn one sentence that says why."""
+    """The figures, and a sentence for each that could not be drawn."""
 
     drawings: list[Drawing]
     absent: list[str]
@@ -43,10 +42,11 @@ def plan_figures(analysis: Analysis) -> Planned:
         for task in dict.fromkeys(task for block in blocks for task in block.tasks):
             own = [block for block in blocks if task in block.tasks]
             drawings += _of_task(backbone, task, own)
-            found, why = cost_of(own, task)
-            if found is not None:
+            found, why = costs_of(own, task)
+            if found:
                 caption = "Median over runs, lines from the least to the most; measured on the same hardware."
-                drawings.append(_drawing("cost", "Step time and memory by method", caption, found, backbone, task))
+                title = "Step time and memory by method"
+                drawings.append(_drawing("cost", title, caption, Costs(found), backbone, task))
             elif why:
                 absent.append(f"{task}, {backbone}: no figure of step times, which must not be compared: {why}.")
             for block in own:
@@ -57,7 +57,7 @@ def plan_figures(analysis: Analysis) -> Planned:
 
 
 def _of_task(backbone: str, task: str, blocks: list[Block]) -> Iterator[Drawing]:
-    """What is over all conditions. Those of one kind, such as balanced and spectral ranks, are never merged."""
+    """Figures over all conditions. Conditions of one kind, such as balanced and spectral ranks, are never merged."""
     series: dict[str, list[Block]] = {}
     for block in sorted(blocks, key=lambda block: block.condition.kind != "isorank"):
         series.setdefault(text.series(block.condition), []).append(block)
@@ -82,7 +82,7 @@ def _parameters(backbone: str, task: str, blocks: list[Block], name: str) -> Ite
             cell.is_complete and row.is_ranked,
         )
         for block in blocks
-        for row, cell in _cells(block, task)
+        for row, _, cell in block.cells(task)
         if (estimate := _score(cell)) is not None and not row.is_reference
     )  # fmt: skip
     if found:
@@ -96,8 +96,8 @@ def _parameters(backbone: str, task: str, blocks: list[Block], name: str) -> Ite
 
 
 def _side_by_side(backbone: str, task: str, blocks: dict[str, Block], rank: int) -> Iterator[Drawing]:
-    """The conditions of one rank, by their names without it."""
-    scores = [{row.name: _score(cell) for row, cell in _cells(block, task)} for block in blocks.values()]
+    """The conditions of one rank, named without it."""
+    scores = [{row.name: _score(cell) for row, _, cell in block.cells(task)} for block in blocks.values()]
     names = dict.fromkeys(row.name for block in blocks.values() for row in block.rows)
     rows = tuple((name, tuple(of.get(name) for of in scores)) for name in names)
     rows = tuple((name, found) for name, found in rows if any(found))
@@ -115,7 +115,7 @@ def _side_by_side(backbone: str, task: str, blocks: dict[str, Block], rank: int)
 def _over_ranks(backbone: str, task: str, blocks: list[Block], name: str) -> Iterator[Drawing]:
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     for block in sorted(blocks, key=lambda block: block.condition.rank):
-        for row, cell in _cells(block, task):
+        for row, _, cell in block.cells(task):
             if (estimate := _score(cell)) is not None and not row.is_reference:
                 lines.setdefault(row.name, []).append((block.condition.rank, estimate))
     if any(len(points) > 1 for points in lines.values()):
@@ -125,43 +125,46 @@ def _over_ranks(backbone: str, task: str, blocks: list[Block], name: str) -> Ite
 
 
 def _of_condition(block: Block, task: str, analysis: Analysis, absent: list[str]) -> Iterator[Drawing]:
-    cells = _cells(block, task)
+    cells = [(row.name, cell) for row, _, cell in block.cells(task)]
     name = block.condition.name
     rows = tuple(
-        (row.name, _difference(cell), text.difference(cell))
-        for row, cell in cells
-        if cell.difference is not None or "differ" in (cell.no_difference or "")
+        (method, cell.difference.estimate.scaled(100) if cell.difference else None, text.difference(cell))
+        for method, cell in cells
+        if cell.difference is not None or cell.is_unpaired
     )
     if rows:
         caption = f"Paired by seed, with 95 % intervals; shaded: practically equivalent (± {100 * analysis.margin:g})."
         forest = Forest(rows, 100 * analysis.margin)
         yield _drawing("differences", "Paired differences to LoRA", caption, forest, block.backbone, task, name)
-    curves, why = read_curves(analysis, [(row.name, cell) for row, cell in cells], block.metrics[task])
-    if curves is not None:
+    curves, why = read_curves(analysis, cells, block.metrics[task])
+    if curves:
         caption = "Mean over seeds of the chosen setting; bands are 95 % t intervals."
-        yield _drawing("curves", "Learning curves", caption, curves, block.backbone, task, name)
+        data = Curves(block.metrics[task], curves)
+        yield _drawing("curves", "Learning curves", caption, data, block.backbone, task, name)
     absent += [f"{task}, {block.backbone}, {name}: {reason}." for reason in why]
-    chosen = {row.name: cell.choice for row, cell in cells if cell.choice is not None}
-    if len({s.values.get("learning_rate") for choice in chosen.values() for s in choice.tried}) > 1:
-        lines = []
-        for method, choice in chosen.items():
-            best: dict[float, float] = {}  # the best over the other axes, where there are any
-            for setting in choice.tried:
-                if setting.validation is not None:
-                    rate = float(setting.values["learning_rate"])
-                    best[rate] = max(best.get(rate, setting.validation), setting.validation)
-            if best:
-                lines.append((method, tuple((rate, Estimate(100 * best[rate])) for rate in sorted(best))))
-        if lines:
-            choices = {method: chosen[method] for method, _ in lines}
-            rings = tuple((m, float(c.chosen["learning_rate"])) for m, c in choices.items() if not c.why_not_chosen)
-            caption = (
-                "Mean validation score over the seeds that all settings have, of the runs that have one; the choice is "
-                "made on it, among the settings with the fewest diverged runs."
-            )
-            data = Lines(f"validation {block.metrics[task]}", "learning rate", tuple(lines), rings)
-            title = "Score against learning rate"
-            yield _drawing("learning_rate", title, caption, data, block.backbone, task, name)
+    yield from _over_rates(block, task)
+
+
+def _over_rates(block: Block, task: str) -> Iterator[Drawing]:
+    axis = "learning_rate"
+    chosen = {row.name: cell.choice for row, _, cell in block.cells(task) if cell.choice is not None}
+    if len({setting.values.get(axis) for choice in chosen.values() for setting in choice.tried}) < 2:
+        return
+    lines = tuple(
+        (method, tuple((rate, Estimate(100 * score)) for rate, score in best.items()))
+        for method, choice in chosen.items()
+        if (best := choice.best_by(axis))
+    )
+    if lines:
+        choices = {method: chosen[method] for method, _ in lines}
+        rings = tuple((m, float(c.chosen[axis])) for m, c in choices.items() if not c.why_not_chosen)
+        caption = (
+            "Mean validation score over the seeds that all settings have, of the runs that have one; the choice is "
+            "made on it, among the settings with the fewest diverged runs."
+        )
+        data = Lines(f"validation {block.metrics[task]}", "learning rate", lines, rings)
+        title = "Score against learning rate"
+        yield _drawing(axis, title, caption, data, block.backbone, task, block.condition.name)
 
 
 def _ranking(overall: Overall) -> Iterator[Drawing]:
@@ -180,24 +183,8 @@ def _ranking(overall: Overall) -> Iterator[Drawing]:
         )  # fmt: skip
 
 
-def _cells(block: Block, task: str) -> list[tuple[Row, Cell]]:
-    return [(row, row.cells[task]) for row in block.rows if task in row.cells]
-
-
 def _score(cell: Cell) -> Estimate | None:
-    if cell.mean is None:
-        return None
-    if cell.interval is None:
-        return Estimate(100 * cell.mean)
-    return Estimate(100 * cell.mean, 100 * cell.interval.low, 100 * cell.interval.high)
-
-
-def _difference(cell: Cell) -> Estimate | None:
-    if cell.difference is None:
-        return None
-    interval = cell.difference.interval
-    ends = () if interval is None else (100 * interval.low, 100 * interval.high)
-    return Estimate(100 * cell.difference.effect, *ends)
+    return None if cell.estimate is None else cell.estimate.scaled(100)
 
 
 def _drawing(kind: str, title: str, caption: str, data: Data, backbone: str, task: str, condition: str = "") -> Drawing:
@@ -207,7 +194,7 @@ def _drawing(kind: str, title: str, caption: str, data: Data, backbone: str, tas
 
 
 def _parts(kind: str, name: str, has_task: bool) -> list[str] | None:
-    """The parts that a figure's name is taken to be of: a task without underscores, and a condition with blanks."""
+    """The parts that a figure's name is read as: a task without underscores, and a condition with spaces."""
     found = re.fullmatch(
         rf"{kind}_{'([^_]+)_' if has_task else '()'}(.+?)(?:_((?:isorank|isoparameter|r=\d).*))?", name
     )

@@ -1,7 +1,7 @@
 """The figures' look: one colour, marker and dash for each method in every figure, and a canvas measured in inches.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart (Wong 2011, doi:10.1038/nmeth.1618); in greyscale
-markers, dashes and the labels beside every mark carry the same information. Text is never drawn into the data area.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish (Wong 2011, doi:10.1038/nmeth.1618); in
+greyscale, markers, dashes and the labels beside every mark carry the same information. Text never covers the data area.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The page replaces these two by its own colours, light or dark.
+# The page replaces these two with its own colours, light or dark.
 INK, GRID = "#101418", "#c9ced4"
 FONT_POINTS = 8.5
 ROW_INCHES = 0.19  # the height of one row of a dot plot
@@ -69,7 +69,7 @@ def settings() -> dict[Any, Any]:
         "svg.hashsalt": "tensloradist",
         "font.family": ["DejaVu Sans", "sans-serif"],
         "font.size": FONT_POINTS,
-        "axes.facecolor": "none",  # on the page, the page's own
+        "axes.facecolor": "none",  # the page's own background
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.linewidth": 0.7,
@@ -79,7 +79,7 @@ def settings() -> dict[Any, Any]:
         "axes.grid.axis": "both",
         "axes.axisbelow": True,
         "axes.titlelocation": "left",
-        "axes.titley": 1.0,  # given, so that matplotlib does not look for it
+        "axes.titley": 1.0,  # stated, so that matplotlib does not search for it
         "axes.titlesize": FONT_POINTS + 1,
         "axes.unicode_minus": True,
         "axes.formatter.useoffset": False,
@@ -126,7 +126,7 @@ def canvases(
     width: float, height: float, margins: Margins, columns: int, rows: int, share_rows: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a grid of equal data areas, each with its margins; in rows that share, only the first has a left
-    margin, and all have its y axis."""
+    margin, and all use its y axis."""
     from matplotlib.figure import Figure
 
     gap = 0.3 if share_rows else margins.left
@@ -144,12 +144,12 @@ def canvases(
 
 
 def height_for(labels: int, least: float = 2.4) -> float:
-    """The height, in inches, of a data area with so many labels beside it."""
+    """The height in inches of a data area with this number of labels beside it."""
     return max(least, labels * ROW_INCHES)
 
 
 def spread(positions: Sequence[float], step: float, low: float, high: float) -> list[float]:
-    """Positions for labels: in the order of the wanted ones, at least `step` apart, within [low, high] if they fit."""
+    """Positions for labels in the order of the wanted ones, at least `step` apart, and in [low, high] if they fit."""
     order = sorted(range(len(positions)), key=lambda i: (positions[i], i))
     placed = [min(max(positions[i], low), high) for i in order]
     for i in range(1, len(placed)):
@@ -173,7 +173,7 @@ def label_beside(axes: Axes, marks: Sequence[tuple[float, float, str, str]]) -> 
 
     if not marks:
         return
-    axes.set_xlim(axes.get_xlim())  # until they are asked for, limits are those of an empty figure
+    axes.set_xlim(axes.get_xlim())  # until they are queried, limits are those of an empty figure
     axes.set_ylim(axes.get_ylim())
     inches_wide, inches_high = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
     to_axes = axes.transData + axes.transAxes.inverted()

@@ -1,123 +1,105 @@
-"""Tables for programs: CSV with a line for each cell, JSON with everything; full precision, the metrics' own unit."""
+"""Tables for programs: CSV with a line for each cell, JSON with everything; full precision, in the metric's unit."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from analysis.analyse import Analysis
-from analysis.overall import Overall
-from analysis.statistics.intervals import Estimate, Interval
-from analysis.statistics.paired import Paired
-from analysis.tables import Block, Cell, Row
+from analysis.model import Analysis, Block, Cell, Estimate, Overall, Paired, Row
 
 JSON_VERSION = 1
 
 
+class OfRow(NamedTuple):
+    """A column that every line has."""
+
+    meaning: str
+    read: Callable[[Block, Row, str], Any]
+
+
+class OfCell(NamedTuple):
+    """A column of the lines that have a cell: those of rows that are not refused."""
+
+    meaning: str
+    read: Callable[[Cell], Any]
+
+
+class OfDifference(NamedTuple):
+    """A column of the lines whose cell has a paired difference."""
+
+    meaning: str
+    read: Callable[[Paired], Any]
+
+
+COLUMNS: dict[str, OfRow | OfCell | OfDifference] = {
+    "backbone": OfRow("label of the backbone", lambda block, row, task: block.backbone),
+    "condition": OfRow("isorank r=… or isoparameter r=…", lambda block, row, task: block.condition.name),
+    "method": OfRow("row of the tables", lambda block, row, task: row.name),
+    "task": OfRow("label of the task", lambda block, row, task: task),
+    "metric": OfRow("name of the score's metric", lambda block, row, task: block.metrics[task]),
+    "mean": OfCell("mean test score over seeds, a fraction", lambda cell: cell.mean),
+    "low_95": OfCell("its 95 % interval's lower end", lambda cell: _low(cell.estimate)),
+    "high_95": OfCell("its 95 % interval's upper end", lambda cell: _high(cell.estimate)),
+    "interval": OfCell(
+        "the interval's method: t or BCa",
+        lambda cell: cell.estimate.interval.method if cell.estimate and cell.estimate.interval else None,
+    ),
+    "seeds": OfCell("seeds with a score", lambda cell: len(cell.scores)),
+    "planned_seeds": OfCell("seeds planned", lambda cell: cell.planned),
+    "not_finished": OfCell(
+        "the other runs, by state",
+        lambda cell: "; ".join(f"{number} {state}" for state, number in sorted(cell.other.items()) if number),
+    ),
+    "adapter_parameters": OfRow("of the adapter alone, without the head", lambda block, row, task: row.parameters),
+    "residual": OfRow("adapter_parameters / budget - 1", lambda block, row, task: row.residual),
+    "ranks": OfRow("rank of each mode", lambda block, row, task: row.ranks),
+    "beyond_budget": OfRow("whether the residual is beyond the tolerance", lambda block, row, task: row.beyond_budget),
+    "refused": OfRow("why an isorank row is refused", lambda block, row, task: row.refused),
+    "difference_to_lora": OfDifference("mean paired difference, a fraction", lambda paired: paired.effect),
+    "difference_low_95": OfDifference("its 95 % t interval's lower end", lambda paired: _low(paired.estimate)),
+    "difference_high_95": OfDifference("its 95 % t interval's upper end", lambda paired: _high(paired.estimate)),
+    "paired_seeds": OfDifference("seeds that it is paired over", lambda paired: paired.n),
+    "p_sign_flip": OfDifference("the sign-flip permutation test's p", lambda paired: paired.p),
+    "p_holm": OfDifference("after Holm's correction over the rows of the column", lambda paired: paired.p_holm),
+    "seeds_needed": OfDifference(
+        "the seeds with which the corrected test can reach 5 %", lambda paired: paired.seeds_needed
+    ),
+    "equivalence_margin": OfDifference(
+        "half the region of practical equivalence, a fraction", lambda paired: paired.equivalence.margin
+    ),
+    "equivalence_p": OfDifference("of two one-sided t tests", lambda paired: paired.equivalence.p_tost),
+    "equivalence_probability": OfDifference(
+        "posterior probability that the difference lies within the region",
+        lambda paired: paired.equivalence.probability,
+    ),
+    "not_compared": OfCell("why there is no paired difference", lambda cell: cell.no_difference),
+    "not_tested": OfDifference(
+        "why a difference is of some seeds only and has no p: runs of other seeds diverged",
+        lambda paired: paired.untested,
+    ),
+    "best": OfCell("whether it is bold", lambda cell: cell.best),
+    "chosen": OfCell(
+        "the setting chosen on validation scores", lambda cell: cell.choice.describe() if cell.choice else None
+    ),
+    "step_seconds": OfCell("median over seeds of the median training step", lambda cell: cell.step_seconds),
+    "peak_bytes": OfCell("median over seeds of the peak memory", lambda cell: cell.peak_bytes),
+}
+MEANINGS = {name: column.meaning for name, column in COLUMNS.items()}
+
+
 def tidy_csv(analysis: Analysis) -> str:
-    """One line for each cell of the tables; an empty field is what is not known or not defined.
+    """One line for each cell of the tables; a field is empty if its value is unknown or undefined.
 
     Names stand as they were given, for programs: a spreadsheet may take one that begins with = for a formula.
     """
     out = io.StringIO()
-    lines = [_line(block, row, task) for block in analysis.blocks for row in block.rows for task in block.tasks]
-    writer = csv.DictWriter(out, fieldnames=list(CSV_COLUMNS), lineterminator="\n")
+    writer = csv.DictWriter(out, fieldnames=list(COLUMNS), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(line for block in analysis.blocks for line in _lines(block))
     return out.getvalue()
-
-
-CSV_COLUMNS = {
-    "backbone": "label of the backbone",
-    "condition": "isorank r=… or isoparameter r=…",
-    "method": "row of the tables",
-    "task": "label of the task",
-    "metric": "name of the score's metric",
-    "mean": "mean test score over seeds, a fraction",
-    "low_95": "its 95 % interval's lower end",
-    "high_95": "its 95 % interval's upper end",
-    "interval": "the interval's method: t or BCa",
-    "seeds": "seeds with a score",
-    "planned_seeds": "seeds planned",
-    "not_finished": "the other runs, by state",
-    "adapter_parameters": "of the adapter alone, without the head",
-    "residual": "adapter_parameters / budget - 1",
-    "ranks": "rank of each mode",
-    "beyond_budget": "whether the residual is beyond the tolerance",
-    "refused": "why an isorank row is refused",
-    "difference_to_lora": "mean paired difference, a fraction",
-    "difference_low_95": "its 95 % t interval's lower end",
-    "difference_high_95": "its 95 % t interval's upper end",
-    "paired_seeds": "seeds that it is paired over",
-    "p_sign_flip": "the sign-flip permutation test's p",
-    "p_holm": "after Holm's correction over the rows of the column",
-    "seeds_needed": "the seeds with which the corrected test can reach 5 %",
-    "equivalence_margin": "half the region of practical equivalence, a fraction",
-    "equivalence_p": "of two one-sided t tests",
-    "equivalence_probability": "posterior probability that the difference lies within the region",
-    "not_compared": "why there is no paired difference",
-    "not_tested": "why a difference is that of some seeds and has no p: on others runs diverged",
-    "best": "whether it is bold",
-    "chosen": "the setting chosen on validation scores",
-    "step_seconds": "median over seeds of the median training step",
-    "peak_bytes": "median over seeds of the peak memory",
-}
-
-
-def _line(block: Block, row: Row, task: str) -> dict[str, Any]:
-    cell = row.cells.get(task)
-    line = {
-        "backbone": block.backbone,
-        "condition": block.condition.name,
-        "method": row.name,
-        "task": task,
-        "metric": block.metrics[task],
-        "adapter_parameters": row.parameters,
-        "residual": row.residual,
-        "ranks": row.ranks,
-        "beyond_budget": row.beyond_budget,
-        "refused": row.refused,
-    }
-    if cell is None:
-        return line
-    line |= {
-        "mean": cell.mean,
-        **_ends(cell.interval, ""),
-        "interval": cell.interval.method if cell.interval else None,
-        "seeds": len(cell.scores),
-        "planned_seeds": cell.planned,
-        "not_finished": "; ".join(f"{number} {state}" for state, number in sorted(cell.other.items()) if number),
-        "not_compared": cell.no_difference,
-        "best": cell.best,
-        "chosen": cell.choice.describe() if cell.choice else None,
-        "step_seconds": cell.step_seconds,
-        "peak_bytes": cell.peak_bytes,
-    }
-    return line | (_difference(cell.difference) if cell.difference else {})
-
-
-def _ends(interval: Interval | None, prefix: str) -> dict[str, float | None]:
-    return {
-        f"{prefix}low_95": interval.low if interval else None,
-        f"{prefix}high_95": interval.high if interval else None,
-    }
-
-
-def _difference(paired: Paired) -> dict[str, Any]:
-    return {
-        "difference_to_lora": paired.effect,
-        **_ends(paired.interval, "difference_"),
-        "paired_seeds": paired.n,
-        "p_sign_flip": paired.p,
-        "p_holm": paired.p_holm,
-        "seeds_needed": paired.seeds_needed,
-        "equivalence_margin": paired.equivalence.margin,
-        "equivalence_p": paired.equivalence.p_tost,
-        "equivalence_probability": paired.equivalence.probability,
-        "not_tested": paired.untested,
-    }
 
 
 def to_json(analysis: Analysis) -> str:
@@ -126,29 +108,47 @@ def to_json(analysis: Analysis) -> str:
         "version": JSON_VERSION,
         "name": analysis.name,
         "warnings": analysis.warnings,
-        "columns": CSV_COLUMNS,
+        "columns": MEANINGS,
         "blocks": [_block(block) for block in analysis.blocks],
         "overall": [_overall(overall) for overall in analysis.overall],
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def _lines(block: Block) -> list[dict[str, Any]]:
+    return [_line(block, row, task) for row in block.rows for task in block.tasks]
+
+
+def _line(block: Block, row: Row, task: str) -> dict[str, Any]:
+    line = {name: column.read(block, row, task) for name, column in COLUMNS.items() if isinstance(column, OfRow)}
+    if (cell := row.cells.get(task)) is None:
+        return line
+    line |= {name: column.read(cell) for name, column in COLUMNS.items() if isinstance(column, OfCell)}
+    if (paired := cell.difference) is not None:
+        line |= {name: column.read(paired) for name, column in COLUMNS.items() if isinstance(column, OfDifference)}
+    return line
+
+
+def _low(estimate: Estimate | None) -> float | None:
+    return estimate.interval.low if estimate and estimate.interval else None
+
+
+def _high(estimate: Estimate | None) -> float | None:
+    return estimate.interval.high if estimate and estimate.interval else None
+
+
 def _block(block: Block) -> dict[str, Any]:
-    lines = [
-        _line(block, row, task) | {"scores_by_seed": _scores(row.cells.get(task))}
+    scores = [
+        {} if (cell := row.cells.get(task)) is None else {str(seed): value for seed, value in cell.scores.items()}
         for row in block.rows
         for task in block.tasks
     ]
     return {
         "backbone": block.backbone,
         "condition": block.condition.model_dump(mode="json"),
-        "cells": lines,
+        "cells": [line | {"scores_by_seed": own} for line, own in zip(_lines(block), scores, strict=True)],
         "notes": block.notes,
     }
-
-
-def _scores(cell: Cell | None) -> dict[str, float]:
-    return {} if cell is None else {str(seed): value for seed, value in cell.scores.items()}
 
 
 def _overall(overall: Overall) -> dict[str, Any]:
@@ -163,22 +163,22 @@ def _overall(overall: Overall) -> dict[str, Any]:
         }
         for row in overall.rows
     ]
-    ranks = overall.ranks
+    ranks = overall.ranks and {
+        "data_sets": overall.ranks.blocks,
+        "friedman_p": overall.ranks.friedman_p,
+        "critical_difference": overall.ranks.critical_difference,
+    }
     return {
         "backbone": overall.backbone,
         "condition": overall.condition.name,
         "tasks": list(overall.tasks),
         "rows": rows,
-        "ranks": None
-        if ranks is None
-        else {
-            "data_sets": ranks.blocks,
-            "friedman_p": ranks.friedman_p,
-            "critical_difference": ranks.critical_difference,
-        },
+        "ranks": ranks,
         "notes": overall.notes,
     }
 
 
 def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
-    return None if estimate is None else {"value": estimate.value, **_ends(estimate.interval, "")}
+    if estimate is None:
+        return None
+    return {"value": estimate.value, "low_95": _low(estimate), "high_95": _high(estimate)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.analyse import Analysis
+from analysis.model import Analysis
 from analysis.render import text
 
 PREAMBLE = "% \\usepackage{booktabs} in the preamble; pdfLaTeX, XeLaTeX and LuaLaTeX read this file.\n"

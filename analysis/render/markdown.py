@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from analysis.analyse import Analysis
+from analysis.model import Analysis
 from analysis.render import text
 
 

@@ -1,13 +1,11 @@
-"""Tables on the terminal, through rich: coloured where there is one, plain text of a fixed width in a pipe."""
+"""Tables on the terminal through rich: coloured, or as plain text of a fixed width if the output is no terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analysis.analyse import Analysis
-from analysis.overall import Overall
+from analysis.model import Analysis, Block, Overall
 from analysis.render import text
-from analysis.tables import Block
 from tensloradist.terminal import terminal
 
 if TYPE_CHECKING:
@@ -18,12 +16,12 @@ PIPE_WIDTH = 200
 
 
 def console() -> Console:
-    """Standard output; wide where it is no terminal, so that no table is cut."""
+    """Standard output; wide if it is no terminal, so that no table is cut."""
     return terminal(width=PIPE_WIDTH)
 
 
 def show(analysis: Analysis, to: Console) -> None:
-    """All tables with their notes, and the warnings last, where they are seen."""
+    """All tables with their notes, and the warnings last, where they are noticed."""
     for block in analysis.blocks:
         if text.is_empty(block):
             to.print(f"{text.title(block)}: {text.emptiness(block)}", markup=False, highlight=False)

@@ -1,13 +1,12 @@
-"""A cell's text, the same in every format: scores × 100, what is missing beside them, differences in points."""
+"""The text of a cell, the same in every format: scores × 100 with what is missing, and differences in points."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
 
-from analysis.overall import Overall, OverallRow
-from analysis.statistics.intervals import Estimate, Interval
-from analysis.tables import Block, Cell, Row
-from analysis.verdicts import is_established
+from analysis.model import Block, Cell, Estimate, Interval, Overall, OverallRow, Row
 from tensloradist.results.schema import Condition
 
 MINUS = "−"
@@ -19,15 +18,31 @@ HEAD = (
 )
 
 
-def points(value: float, plus: bool = False, digits: int = 1) -> str:
-    """A fraction in points, as '−0.3': a real minus, and none before zero."""
-    rounded = round(100 * value, digits) + 0.0
+def number(value: float, plus: bool = False, digits: int = 1) -> str:
+    """'−0.3': with a true minus sign, and without one before zero."""
+    rounded = round(value, digits) + 0.0
     return (f"{rounded:+.{digits}f}" if plus and rounded else f"{rounded:.{digits}f}").replace("-", MINUS)
 
 
-def bracketed(interval: Interval | None) -> str:
-    """' [1.3, 5.6]', or nothing where there is no interval."""
-    return "" if interval is None else f" [{points(interval.low)}, {points(interval.high)}]"
+def points(value: float, plus: bool = False, digits: int = 1) -> str:
+    """A fraction in points: '−0.3'."""
+    return number(100 * value, plus, digits)
+
+
+def bracketed(interval: Interval | None, digits: int = 1) -> str:
+    """' [1.3, 5.6]', or nothing without an interval."""
+    if interval is None:
+        return ""
+    return f" [{points(interval.low, digits=digits)}, {points(interval.high, digits=digits)}]"
+
+
+def estimate(found: Estimate | None) -> str:
+    """'84.2 ± 1.3' or '84.2 [83.1, 85.0]', as its interval asks for."""
+    if found is None:
+        return "—"
+    if found.interval is not None and found.interval.method.is_symmetric:
+        return f"{points(found.value)} ± {points(found.interval.half_width)}"
+    return points(found.value) + bracketed(found.interval)
 
 
 def score(cell: Cell | None) -> str:
@@ -36,11 +51,7 @@ def score(cell: Cell | None) -> str:
         return "refused"
     if not cell.planned:
         return "not planned"
-    text = "—" if cell.mean is None else points(cell.mean)
-    if cell.interval is not None and cell.interval.method == "t":
-        text += f" ± {points(cell.interval.half_width)}"
-    else:
-        text += bracketed(cell.interval)
+    text = estimate(cell.estimate)
     missing = [f"{number} {state}" for state, number in sorted(cell.other.items()) if number]
     if not cell.is_complete or len(cell.scores) == 1:
         text += f" ({', '.join([f'{len(cell.scores)}/{cell.planned} seeds', *missing])})"
@@ -48,27 +59,40 @@ def score(cell: Cell | None) -> str:
 
 
 def difference(cell: Cell | None) -> str:
-    """'+0.8 [−0.2, 1.8]', with * where the corrected test is below 5 %, and † where runs diverged and none is made."""
+    """'+0.8 [−0.2, 1.8]', with * if the corrected test is below 5 %, and † if runs diverged and there is no test."""
     if cell is None or cell.difference is None:
-        return "not paired" if cell is not None and "differ" in (cell.no_difference or "") else ""
+        return "not paired" if cell is not None and cell.is_unpaired else ""
     paired = cell.difference
-    sign = "†" if paired.untested else "*" if is_established(paired) else ""
+    sign = "†" if paired.untested else "*" if paired.is_established else ""
     return points(paired.effect, plus=True) + bracketed(paired.interval) + sign
 
 
 def parameters(row: Row, block: Block) -> str:
-    """'4,608', with the residual to the budget where there is one: '4,460 (−3.2 %)'."""
+    """'4,608', under isoparameter with the residual to the budget: '4,460 (−3.2 %)'."""
     text = f"{row.parameters:,}"
     if block.condition.kind == "isoparameter" and not row.is_reference:
         text += f" ({points(row.residual, plus=True)} %)"
     return text
 
 
+class Column(NamedTuple):
+    """A column that every task has in the tables: its title, a cell's text, and the number that a cell is sorted by."""
+
+    title: Callable[[Block, str], str]
+    text: Callable[[Cell | None], str]
+    value: Callable[[Cell], float | None]
+
+
+OF_TASK = (  # the first is what is bold
+    Column(lambda block, task: f"{task} ({block.metrics[task]})", score, lambda cell: cell.mean),
+    Column(
+        lambda block, task: "Δ to LoRA", difference, lambda cell: cell.difference.effect if cell.difference else None
+    ),
+)
+
+
 def header(block: Block) -> list[str]:
-    columns = ["method", "parameters"]
-    for task in block.tasks:
-        columns += [f"{task} ({block.metrics[task]})", "Δ to LoRA"]
-    return columns
+    return ["method", "parameters", *(column.title(block, task) for task in block.tasks for column in OF_TASK)]
 
 
 def body(block: Block) -> list[list[str]]:
@@ -77,24 +101,24 @@ def body(block: Block) -> list[list[str]]:
         [
             row.name,
             parameters(row, block),
-            *(f(row.cells.get(task)) for task in block.tasks for f in (score, difference)),
+            *(column.text(row.cells.get(task)) for task in block.tasks for column in OF_TASK),
         ]
         for row in block.rows
     ]
 
 
 def bold(block: Block) -> set[tuple[int, int]]:
-    """(line, column) of what is best."""
+    """(line, column) of the best."""
     return {
-        (line, 2 + 2 * index)
+        (line, 2 + len(OF_TASK) * index)
         for line, row in enumerate(block.rows)
         for index, task in enumerate(block.tasks)
-        if (cell := row.cells.get(task)) is not None and cell.best
+        if task in row.cells and row.cells[task].best
     }
 
 
 def wrapped(lines: list[list[str]], places: set[tuple[int, int]], before: str, after: str) -> list[list[str]]:
-    """The lines with the cells at the places between two strings."""
+    """The lines, with two strings around the cells at these places."""
     return [
         [f"{before}{cell}{after}" if (i, j) in places else cell for j, cell in enumerate(line)]
         for i, line in enumerate(lines)
@@ -110,18 +134,18 @@ def title(block: Block | Overall) -> str:
 
 
 def series(condition: Condition) -> str:
-    """'isoparameter spectrum': a condition but for its rank, which is what a line over ranks is of."""
+    """'isoparameter spectrum': a condition without its rank, for lines over ranks."""
     return condition.name.replace(f" r={condition.rank}", "", 1)
 
 
 def is_empty(block: Block) -> bool:
-    """Whether there is not one score in it: then a sentence says so, and no table is shown."""
-    return not any(cell.scores for row in block.rows for cell in row.cells.values())
+    """Whether the block has no score at all, so that a sentence is shown instead of a table."""
+    return not any(cell.scores for _, _, cell in block.cells())
 
 
 def emptiness(block: Block) -> str:
     """'No score yet: 18 runs missing, 2 failed.'"""
-    states: Counter[str] = sum((cell.other for row in block.rows for cell in row.cells.values()), Counter())
+    states: Counter[str] = sum((cell.other for _, _, cell in block.cells()), Counter())
     counts = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     return f"No score yet: {counts or 'every row is refused'}."
 
@@ -132,33 +156,31 @@ def has_overall(overall: Overall) -> bool:
 
 
 def overall_table(overall: Overall) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a table over tasks, without the columns that nothing is known for."""
+    """Header and lines of a table over tasks, without empty columns."""
     scale = "normalised score" if any(row.normalised for row in overall.rows) else "score × 100"
     columns = [
         ("method", [row.name for row in overall.rows]),
         ("parameters", [f"{row.parameters:,}" for row in overall.rows]),
-        (f"interquartile mean, {scale}", [_aggregate(row) for row in overall.rows]),
-        ("probability of improvement over LoRA", [_estimate(row.improvement, 1.0, 2) for row in overall.rows]),
+        (f"interquartile mean, {scale}", [_iqm(row) for row in overall.rows]),
+        ("probability of improvement over LoRA", [_aggregate(row.improvement, 2) for row in overall.rows]),
         ("mean rank", [_rank(row) for row in overall.rows]),
     ]
     kept = [column for column in columns if any(column[1])]
     return [name for name, _ in kept], [list(line) for line in zip(*(cells for _, cells in kept), strict=True)]
 
 
-def _aggregate(row: OverallRow) -> str:
-    return _estimate(row.iqm, *((1.0, 2) if row.normalised else (100.0, 1)))
+def _iqm(row: OverallRow) -> str:
+    if row.normalised or row.iqm is None:
+        return _aggregate(row.iqm, 2)
+    return _aggregate(row.iqm.scaled(100), 1)
 
 
-def _estimate(estimate: Estimate | None, factor: float, digits: int) -> str:
-    if estimate is None:
+def _aggregate(found: Estimate | None, digits: int) -> str:
+    if found is None:
         return ""
-
-    def number(value: float) -> str:
-        return f"{round(factor * value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
-
-    if estimate.interval is None:
-        return number(estimate.value)
-    return f"{number(estimate.value)} [{number(estimate.interval.low)}, {number(estimate.interval.high)}]"
+    ends = (found.interval.low, found.interval.high) if found.interval else ()
+    between = f" [{', '.join(number(end, digits=digits) for end in ends)}]" if ends else ""
+    return number(found.value, digits=digits) + between
 
 
 def _rank(row: OverallRow) -> str:

@@ -1,27 +1,24 @@
-"""The answer in three sentences: at LoRA's budget, at LoRA's rank, and what can be concluded from it."""
+"""The answer in three sentences: at LoRA's budget, at LoRA's rank, and what can be concluded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.analyse import Analysis
-from analysis.render.text import bracketed, points, series
-from analysis.render.text import score as score_text
-from analysis.statistics.paired import Paired
-from analysis.tables import Block, Cell
-from analysis.verdicts import span, verdicts
+from analysis.model import Analysis, Block, Cell, Paired
+from analysis.render import text
+from analysis.verdicts import seeds_of, verdicts
 
 MOST_TASKS = 4
 Item = tuple[tuple[str, str, Block], Paired]  # (method, task, block) and its difference
 
 
 def opening(analysis: Analysis) -> list[str]:
-    """One sentence for each kind of condition that there is, and one for what can be concluded."""
+    """One sentence for each kind of condition in the sweep, and one for what can be concluded."""
     sentences = []
     for kind in ("isoparameter", "isorank"):
         blocks = [block for block in analysis.blocks if block.condition.kind == kind]
         if blocks:
-            # The first of those that have the most scores: early in a sweep others may have none yet.
+            # The first block with the most scores, since others may have none yet while a sweep runs.
             headline = max(blocks, key=_scores)
             sentence = _of_block(headline)
             more = len(blocks) - 1
@@ -32,14 +29,14 @@ def opening(analysis: Analysis) -> list[str]:
 
 
 def _scores(block: Block) -> int:
-    return sum(len(cell.scores) for row in block.rows for cell in row.cells.values())
+    return sum(len(cell.scores) for _, _, cell in block.cells())
 
 
 def _where(block: Block) -> str:
     rank = block.condition.rank
     if block.condition.kind == "isorank":
         return f"at rank {rank}"
-    allotted = series(block.condition).removeprefix("isoparameter").strip()  # '' where balanced, as by default
+    allotted = text.series(block.condition).removeprefix("isoparameter").strip()  # '' if balanced, the default
     return f"at LoRA r={rank}'s budget" + (f" ({allotted})" if allotted else "")
 
 
@@ -74,11 +71,11 @@ def _best_and_worst(block: Block, task: str) -> str:
 
 
 def _compared(block: Block, task: str) -> list[tuple[str, Paired]]:
-    """The methods that are compared with LoRA, the highest first; what is beyond its budget is not among them."""
+    """The methods that are compared with LoRA, the best first, without those beyond their budget."""
     found = [
         (row.name, cell.difference)
-        for row in block.rows
-        if row.is_ranked and (cell := row.cells.get(task)) is not None and cell.difference is not None
+        for row, _, cell in block.cells(task)
+        if row.is_ranked and cell.difference is not None
     ]
     return sorted(found, key=lambda item: (-item[1].effect, item[0]))
 
@@ -86,7 +83,7 @@ def _compared(block: Block, task: str) -> list[tuple[str, Paired]]:
 def _listed(block: Block, compared: Sequence[tuple[str, Paired]]) -> str:
     parts = []
     for index, (name, paired) in enumerate(compared):
-        value = points(paired.effect, plus=True) + bracketed(paired.interval)
+        value = text.points(paired.effect, plus=True) + text.bracketed(paired.interval)
         if index:
             parts.append(f"{short(name, block)} {value}{_caveat(paired)}")
         else:
@@ -96,12 +93,12 @@ def _listed(block: Block, compared: Sequence[tuple[str, Paired]]) -> str:
 
 
 def _caveat(paired: Paired) -> str:
-    """A difference of survivors never stands without the count of those that did not survive."""
+    """How many seeds diverged, which is always stated with a difference of the others."""
     return f" ({paired.untested}: not tested)" if paired.untested else ""
 
 
 def _not_compared(block: Block, task: str) -> str:
-    cells: list[tuple[str, Cell]] = [(row.name, row.cells[task]) for row in block.rows if task in row.cells]
+    cells: list[tuple[str, Cell]] = [(row.name, cell) for row, _, cell in block.cells(task)]
     if not any(name.split()[0] == "lora" for name, _ in cells):
         why = "there is no LoRA to compare with"
     else:
@@ -111,11 +108,11 @@ def _not_compared(block: Block, task: str) -> str:
     if not known:
         return f"{why}, and no run has a score yet"
     _, name, cell = max(known, key=lambda item: item[0])
-    return f"{why}; the highest mean is that of {short(name, block)}, {score_text(cell)}"
+    return f"{why}; the highest mean is that of {short(name, block)}, {text.score(cell)}"
 
 
 def short(name: str, block: Block) -> str:
-    """A row's name without its factorisation where all rows have the same."""
+    """A row's name, without its factorisation if all rows have the same one."""
     variants = {row.name.partition(" ")[2] for row in block.rows if " " in row.name}
     return name.split()[0] if len(variants) == 1 else name
 
@@ -123,11 +120,8 @@ def short(name: str, block: Block) -> str:
 def _conclusion(analysis: Analysis) -> str:
     found = verdicts(
         ((row.name, task, block), cell.difference)
-        for block in analysis.blocks
-        for row in block.rows
-        if not row.is_reference
-        for task, cell in row.cells.items()
-        if cell.difference is not None
+        for block, row, task, cell in analysis.cells()
+        if not row.is_reference and cell.difference is not None
     )
     untested = f"not tested, since runs diverged: {_named(found.untested, analysis)}" if found.untested else ""
     if not found.tested:
@@ -136,7 +130,7 @@ def _conclusion(analysis: Analysis) -> str:
         if not any(_scores(block) for block in analysis.blocks):
             return "No run is finished, so nothing can be concluded yet."
         return "No method is compared with LoRA, so nothing can be concluded about which is better."
-    with_seeds = f"With {span(found.tested)}"
+    with_seeds = f"With {seeds_of(found.tested)}"
     untested = f"; {untested}" if untested else ""
     equivalent = ""
     if found.equivalent:
@@ -163,7 +157,7 @@ def _conclusion(analysis: Analysis) -> str:
 
 
 def _named(items: Sequence[Item], analysis: Analysis) -> str:
-    """Names of cells, each with what tells it from the others, and its divergences; at most five."""
+    """At most five cells by name, each with what distinguishes it from the others, and its divergences."""
     several_tasks = len({task for block in analysis.blocks for task in block.tasks}) > 1
     several_backbones = len({block.backbone for block in analysis.blocks}) > 1
     texts = []
@@ -175,5 +169,5 @@ def _named(items: Sequence[Item], analysis: Analysis) -> str:
     return ", ".join(texts) + (f" and {more} more" if more > 0 else "")
 
 
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]

@@ -1,23 +1,20 @@
-"""The HTML page: one file that needs nothing else, no network and no JavaScript to be read."""
+"""The HTML page: one file that can be read without a network and without JavaScript."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 
-from analysis.analyse import Analysis
-from analysis.cells import Address
 from analysis.figures.data import Drawing
 from analysis.figures.style import GRID, INK
-from analysis.methods import methods_paragraph
-from analysis.overall import Overall
+from analysis.model import Analysis, Block, Overall
 from analysis.render import text
-from analysis.report.cells import Cells, cell_sections
+from analysis.report.methods import methods_paragraph
 from analysis.report.opening import opening
-from analysis.tables import Block
+from analysis.report.sections import Cells, cell_sections
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def page(analysis: Analysis, drawn: Sequence[tuple[Drawing, Mapping[str, bytes]]
     """The page.
 
     Args:
-        drawn: the figures with their files, of which the SVG is used.
+        drawn: the figures with their files; the SVG is used.
         absent: sentences on figures that could not be drawn.
     """
     from jinja2 import Environment
@@ -105,11 +102,12 @@ def _block(block: Block, cells: Cells) -> Table:
         shown = [Shown(text.parameters(row, block), row.parameters)]
         for task in block.tasks:
             cell = row.cells.get(task)
-            anchor = cells.anchors.get(Address(block.backbone, block.condition.name, row.name, task))
-            mean = "" if cell is None or cell.mean is None else cell.mean
-            effect = "" if cell is None or cell.difference is None else cell.difference.effect
-            shown.append(Shown(text.score(cell), mean, bool(cell and cell.best), anchor))
-            shown.append(Shown(text.difference(cell), effect))
+            for column in text.OF_TASK:
+                value = None if cell is None else column.value(cell)
+                shown.append(Shown(column.text(cell), "" if value is None else value))
+            first = len(shown) - len(text.OF_TASK)
+            anchor = cells.anchors.get(block.address(row, task))
+            shown[first] = replace(shown[first], bold=bool(cell and cell.best), anchor=anchor)
         searched = " ".join([row.name, block.backbone, block.condition.name, *block.tasks])
         lines.append(Line(row.name, searched, shown))
     empty = text.emptiness(block) if text.is_empty(block) else None
@@ -126,7 +124,7 @@ def _overall(overall: Overall) -> Table:
 
 
 def _leading_number(cell: str) -> float | str:
-    """What a cell like '0.69 [0.38, 0.94]' is sorted by."""
+    """The number that a cell like '0.69 [0.38, 0.94]' is sorted by."""
     first = cell.replace(",", "").replace(text.MINUS, "-").split(" ")[0]
     return float(first) if first else ""
 
@@ -151,11 +149,10 @@ def _inline(drawing: Drawing, svg: bytes) -> str:
 
 
 def _failures(analysis: Analysis) -> list[tuple[str, str, str, str, str]]:
-    """Method, task, state, cause and seeds of the runs without a score, those of one cause on one line."""
-    frame = analysis.loaded.frame.drop_duplicates("run_id")
-    frame = frame[~frame["state"].isin(["finished", "missing"])]
-    columns = (frame[name].fillna("").tolist() for name in ("row", "task", "state", "cause"))
+    """Method, task, state, cause and seeds of the runs that failed, grouped by cause."""
     seeds: dict[tuple[str, str, str, str], set[int]] = {}
-    for row, task, state, cause, seed in zip(*columns, frame["seed"].tolist(), strict=True):
-        seeds.setdefault((str(row), str(task), str(state), str(cause)), set()).add(int(seed))
+    for run in analysis.runs.values():
+        if run["state"] not in ("finished", "missing"):
+            key = (run["row"], run["task"], run["state"], run["cause"] or "")
+            seeds.setdefault(key, set()).add(int(run["seed"]))
     return [(*key, ", ".join(map(str, sorted(found)))) for key, found in seeds.items()]

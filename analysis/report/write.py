@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from analysis.analyse import Analysis
 from analysis.figures.data import Drawing
 from analysis.figures.drawing import draw_all
 from analysis.figures.plan import plan_figures
+from analysis.model import Analysis
 from analysis.progress import Progress
 from analysis.render.export import tidy_csv, to_json
 from analysis.render.latex import latex

@@ -1,5 +1,5 @@
-"""Statistics over seeds, the unit of replication; scipy and statsmodels do the work. Everything is seeded.
+"""Statistics over seeds, the unit of replication, computed by scipy and statsmodels. Every random draw is seeded.
 
-Intervals cover the randomness of training (data order, head, adapter), not the sampling of test examples. Nothing here
-knows of sweeps or tables: the input is arrays of scores.
+Intervals cover the randomness of training (data order, head, adapter), not the sampling of test examples. The input is
+arrays of scores; nothing here knows about sweeps or tables.
 """

@@ -8,23 +8,49 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
-BOOTSTRAP_FROM = 10  # seeds; of a mean, and of each task where an interval is over tasks
+BOOTSTRAP_FROM = 10  # seeds, of each task if the interval is over tasks
 RESAMPLES = 9_999
 _BATCH = 999  # resamples at a time; fixed, since the draws depend on it
 
 
+class Method(StrEnum):
+    """How an interval is made. The value is its name in files; how it is shown to readers is defined here only.
+
+    Attributes:
+        label: its name in a sentence.
+        is_symmetric: whether it is shown as ± half its width; otherwise its ends are shown.
+        use: when it is used, if not always.
+    """
+
+    label: str
+    is_symmetric: bool
+    use: str
+
+    def __new__(cls, value: str, label: str, is_symmetric: bool = False, use: str = "") -> Method:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.label, member.is_symmetric, member.use = label, is_symmetric, use
+        return member
+
+    T = "t", "Student's t", True
+    BCA = "BCa", "BCa bootstrap", False, f"from {BOOTSTRAP_FROM} seeds on"
+    BOOTSTRAP = "bootstrap", "percentile bootstrap"
+    RANGE = "range", "smallest to largest value"
+
+
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval, in the unit of the scores, and the method that made it: 't', 'BCa' or 'bootstrap'."""
+    """An interval in the unit of the scores, at 95 % but for a range, and the method that made it."""
 
     low: float
     high: float
-    method: str
+    method: Method
 
     @property
     def half_width(self) -> float:
@@ -33,14 +59,21 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval; None where one value alone has none."""
+    """A value with its interval; no interval if a single value allows none."""
 
     value: float
-    interval: Interval | None
+    interval: Interval | None = None
+
+    def scaled(self, factor: float) -> Estimate:
+        """In another unit: times a positive factor."""
+        if self.interval is None:
+            return Estimate(factor * self.value)
+        low, high = factor * self.interval.low, factor * self.interval.high
+        return Estimate(factor * self.value, Interval(low, high, self.interval.method))
 
 
 def t_intervals(samples: Sequence[Values], confidence: float = 0.95) -> list[Interval | None]:
-    """Student's t interval of the mean of each sample; None below two values, where there is none."""
+    """Student's t interval of the mean of each sample; None for fewer than two values."""
     from scipy import stats
 
     found: list[Interval | None] = [None] * len(samples)
@@ -50,10 +83,10 @@ def t_intervals(samples: Sequence[Values], confidence: float = 0.95) -> list[Int
         stacked = np.array([samples[place] for place in places])  # (cells, n)
         means = stacked.mean(axis=1)
         half = stats.t.ppf(0.5 + confidence / 2, n - 1) * stacked.std(axis=1, ddof=1) / np.sqrt(n)
-        equal = np.ptp(stacked, axis=1) == 0  # whose mean may round to another number than each of them
+        equal = np.ptp(stacked, axis=1) == 0  # their mean may be rounded to another number
         means, half = np.where(equal, stacked[:, 0], means), np.where(equal, 0.0, half)
         for place, mean, width in zip(places, means, half, strict=True):
-            found[place] = Interval(float(mean - width), float(mean + width), "t")
+            found[place] = Interval(float(mean - width), float(mean + width), Method.T)
     return found
 
 
@@ -62,7 +95,7 @@ def mean_intervals(
 ) -> list[Interval | None]:
     """The interval of the mean of each sample: t below `bootstrap_from` seeds, BCa from there on.
 
-    A sample without spread has the t interval of no width; a bootstrap of it is not defined.
+    A sample without spread has a t interval of width zero, since its bootstrap is undefined.
     """
     found = t_intervals(samples, confidence)
     for n, places in _by_length(samples).items():
@@ -73,14 +106,14 @@ def mean_intervals(
             continue
         lows, highs = bca(np.array([samples[place] for place in spread]), confidence)
         for place, low, high in zip(spread, lows, highs, strict=True):
-            found[place] = Interval(float(low), float(high), "BCa")
+            found[place] = Interval(float(low), float(high), Method.BCA)
     return found
 
 
 def bca(stacked: Values, confidence: float = 0.95, resamples: int = RESAMPLES) -> tuple[Values, Values]:
     """Lows and highs of the BCa bootstrap (Efron 1987) of the mean of each row of (cells, n).
 
-    The draws are the same for each row, so that but for rounding a row's interval does not depend on its neighbours.
+    The draws are the same for each row, so a row's interval depends on its neighbours only through rounding.
     """
     from scipy import stats
 

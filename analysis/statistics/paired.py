@@ -1,7 +1,7 @@
 """Paired differences over seeds: effect, interval, exact test, equivalence.
 
 The interval is always Student's t, also from ten seeds on, where means have BCa: differences of paired runs are nearly
-symmetric, and there t keeps its coverage at every n (BCa is at 91 % with ten seeds; `make evidence` prints both).
+symmetric, so t keeps its coverage at every n (BCa has 91 % with ten seeds; `make evidence` prints both).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.statistics.intervals import Interval, Values, t_intervals
+from analysis.statistics.intervals import Estimate, Interval, Values, t_intervals
 from analysis.statistics.permutation import sign_flip_ps
 
 MARGIN = 0.005  # half a point: the region of practical equivalence
+LEVEL = 0.05  # of a corrected test
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Equivalence:
     """Whether a mean difference lies within ± margin.
 
     `p_tost`: two one-sided t tests (Schuirmann 1987). `probability`: the posterior of the mean difference under the
-    reference prior, Student t(n − 1, mean, s/√n), within the region. Both are None where `undefined` says why.
+    reference prior, Student t(n − 1, mean, s/√n), within the region. Both are None if `undefined` says why.
     """
 
     margin: float
@@ -34,26 +35,34 @@ class Equivalence:
 
 @dataclass(frozen=True)
 class Paired:
-    """A method's difference to another over the seeds that both have; p is the sign-flip test's, exact to 16 seeds.
+    """The difference of two methods over the seeds that both have.
 
-    `seeds_needed`: the seeds at which a corrected test over the `family` can reach 5 % at all. `untested`: why this is
-    the difference of some seeds and no test of the methods, as where others diverged; then there is no p.
+    Attributes:
+        effect: the mean difference; `spread` is the standard deviation of the differences.
+        p: of the sign-flip test, exact up to 16 seeds; `p_holm` is corrected over the `family` of so many differences.
+        seeds_needed: the number of seeds from which the corrected test can reach 5 %.
+        untested: why this is the difference of some seeds only, for example because others diverged; then p is None.
     """
 
     n: int
     effect: float
-    spread: float | None  # standard deviation of the differences
+    spread: float | None
     interval: Interval | None
     p: float | None
     equivalence: Equivalence
     p_holm: float | None = None
     seeds_needed: int | None = None
-    family: int | None = None  # how many differences Holm's correction is over
+    family: int | None = None
     untested: str | None = None
 
     @property
-    def half_width(self) -> float | None:
-        return None if self.interval is None else self.interval.half_width
+    def estimate(self) -> Estimate:
+        return Estimate(self.effect, self.interval)
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the corrected test distinguishes the difference from zero."""
+        return self.p_holm is not None and self.p_holm <= LEVEL
 
 
 def paired_many(differences: Sequence[Values], margin: float = MARGIN) -> list[Paired]:
@@ -67,18 +76,13 @@ def paired_many(differences: Sequence[Values], margin: float = MARGIN) -> list[P
         stacked = np.array([differences[place] for place in places])
         means, ps = stacked.mean(axis=1), sign_flip_ps(stacked)
         spreads = stacked.std(axis=1, ddof=1) if n > 1 else np.full(len(places), np.nan)
-        # Differences that are equal on paper may differ in their last bits.
+        # Differences that are mathematically equal may differ in their last bits.
         spreads = np.where(np.ptp(stacked, axis=1) <= 1e-12 * np.abs(stacked).max(axis=1), 0.0, spreads)
         equivalences = _equivalences(means, spreads, n, margin)
         for place, mean, spread, p, same in zip(places, means, spreads, ps, equivalences, strict=True):
             known = float(spread) if n > 1 else None
             found[place] = Paired(n, float(mean), known, intervals[place], float(p), same)
     return [found[place] for place in range(len(differences))]
-
-
-def paired(values: Values, baseline: Values, margin: float = MARGIN) -> Paired:
-    """The paired difference values - baseline, seed by seed (at least one)."""
-    return paired_many([values - baseline], margin)[0]
 
 
 def _equivalences(means: Values, spreads: Values, n: int, margin: float) -> list[Equivalence]:

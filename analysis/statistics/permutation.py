@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.statistics.intervals import Values
 
-EXACT_UP_TO = 16  # seeds; above, a seeded sample of sign flips is drawn
+EXACT_UP_TO = 16  # seeds; for more, a seeded sample of sign flips is drawn
 DRAWS = 100_000
 _AT_ONCE = 64  # rows; memory: 64 · draws floats
 
@@ -26,11 +26,11 @@ def _signs(n: int) -> Values:
 def sign_flip_ps(differences: Values) -> Values:
     """Two-sided p of mean difference 0 for each row of (rows, n): exact up to 16 seeds, else Monte Carlo.
 
-    The test is exact where differences are symmetric about 0 under the null, as those of exchangeable runs are.
+    The test is exact if differences are symmetric about 0 under the null, as those of exchangeable runs are.
     """
     n = differences.shape[1]
     signs = _signs(n)
-    # Sums that are equal on paper may differ in their last bits.
+    # Sums that are mathematically equal may differ in their last bits.
     reached = np.abs(differences.sum(axis=1)) - 1e-12 * np.abs(differences).sum(axis=1)
     ps = np.empty(len(differences))
     for start in range(0, len(differences), _AT_ONCE):
@@ -40,15 +40,10 @@ def sign_flip_ps(differences: Values) -> Values:
     return ps
 
 
-def sign_flip_p(differences: Values) -> float:
-    """As `sign_flip_ps`, of one sample."""
-    return float(sign_flip_ps(np.atleast_2d(differences))[0])
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction over the rows of one column.
+    """Holm's correction of the p values of one family.
 
-    The same numbers as statsmodels' multipletests, which collects garbage at each call: a quarter of a second.
+    It returns what statsmodels' multipletests does, which takes a quarter of a second a call to collect garbage.
     """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")

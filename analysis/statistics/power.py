@@ -1,4 +1,4 @@
-"""Power: how many seeds a corrected test needs at least, and what difference a number of seeds could have shown."""
+"""Power: the seeds that a corrected test needs, and the difference that a number of seeds could have shown."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def detectable(spread: float, n: int, rows: int = 1, level: float = 0.05) -> flo
 
 @lru_cache(maxsize=4096)
 def _detectable_effect(n: int, rows: int, level: float) -> float | None:
-    """In standard deviations; equals statsmodels' solve_power where that converges, which it does not at few seeds.
+    """In standard deviations. Equals statsmodels' solve_power, which does not converge for few seeds.
 
-    The power of the t test is the normal one, averaged over the quantiles of the estimated spread.
+    The power of the t test is that of a normal test, averaged over the quantiles of the estimated spread.
     """
     from scipy import optimize, stats
 
@@ -50,28 +50,3 @@ def _detectable_effect(n: int, rows: int, level: float) -> float | None:
     while missing(high) < 0:
         high *= 2
     return float(optimize.brentq(missing, 0.0, high) / np.sqrt(n))
-
-
-def seeds_for(effect: float, spread: float, rows: int = 1, level: float = 0.05, most: int = 1000) -> int | None:
-    """The seeds with which a difference like this would be found with 80 % power; None above `most`, or for effect 0.
-
-    Never below what the sign-flip test needs to reach the level at all.
-    """
-    if effect == 0:
-        return None
-    least = max(2, seeds_needed(rows, level))
-    if spread == 0:
-        return least
-    wanted = abs(effect) / spread
-
-    def enough(n: int) -> bool:
-        found = _detectable_effect(n, rows, level)
-        return found is not None and found <= wanted
-
-    if not enough(most):
-        return None
-    low, high = least - 1, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high

@@ -1,25 +1,26 @@
-"""Two runs compared example by example, from their stored predictions: McNemar's test, and a bootstrap of examples.
+"""Two runs compared example by example from their predictions: McNemar's test, and a bootstrap of examples.
 
-This asks whether these two trained models differ on the population of examples; it says nothing of other seeds.
+This asks whether these two trained models differ on the population of examples, and says nothing about other seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.statistics.intervals import Estimate, Interval
+from analysis.statistics.intervals import Estimate, Interval, Method
 
 RESAMPLES = 2_000
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Examples that only one of two models gets right, and the exact two-sided p of as many for either."""
+    """Counts of the examples that each of two models gets right, and the exact two-sided p of McNemar's test."""
 
     both: int
     only_first: int
@@ -45,7 +46,7 @@ def bootstrap_difference(
     """metric(first) − metric(second) on the same examples, with the percentile interval of resampled examples.
 
     Args:
-        metric: of (outputs, labels), examples first. Draws where it is undefined (NaN) are left out.
+        metric: a function of (outputs, labels), examples first. Draws for which it is undefined (NaN) are left out.
     """
     value = metric(first, labels) - metric(second, labels)
     rng = np.random.default_rng(0)
@@ -55,6 +56,6 @@ def bootstrap_difference(
         draws.append(metric(first[chosen], labels[chosen]) - metric(second[chosen], labels[chosen]))
     defined = np.array(draws)[np.isfinite(draws)]
     if len(defined) < resamples / 2:
-        return Estimate(float(value), None)
+        return Estimate(float(value))
     low, high = np.quantile(defined, [0.025, 0.975])
-    return Estimate(float(value), Interval(float(low), float(high), "bootstrap"))
+    return Estimate(float(value), Interval(float(low), float(high), Method.BOOTSTRAP))

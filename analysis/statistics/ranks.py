@@ -1,6 +1,6 @@
 """Mean ranks over data sets with Friedman's test and Nemenyi's critical difference (Demšar 2006).
 
-Only from five data sets on: below that the critical difference is most of the range that ranks can have.
+They need five data sets: with fewer, the critical difference is most of the range of ranks.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ LEAST_BLOCKS = 5
 
 @dataclass(frozen=True)
 class Ranks:
-    """Mean ranks of k methods over n data sets (1 is best); two differ if theirs are further apart than the difference.
+    """Mean ranks of k methods over n data sets (1 is best).
 
-    `share`: critical_difference / (k − 1), the part of all possible differences that is not one.
+    Two methods differ if their mean ranks are further apart than the critical difference; `share` is its part of the
+    range of ranks, critical_difference / (k − 1).
     """
 
     names: tuple[str, ...]  # best first
@@ -34,7 +35,7 @@ def rank(names: list[str], scores: Values, data_sets: list[str], level: float = 
     """Ranks of methods by their scores (methods, tasks); None below five data sets or two methods.
 
     Args:
-        data_sets: of each task; tasks on the same one are not independent, and count once with their mean rank.
+        data_sets: of each task. Tasks on the same data set are not independent, and count once with their mean rank.
     """
     from scipy import stats
 
@@ -53,7 +54,7 @@ def rank(names: list[str], scores: Values, data_sets: list[str], level: float = 
 
 
 def _two(ranks: Values) -> float:
-    """Friedman's test of two methods is the sign test."""
+    """For two methods, Friedman's test is the sign test."""
     from scipy import stats
 
     signs = np.sign(ranks[:, 0] - ranks[:, 1])

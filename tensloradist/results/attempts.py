@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +28,7 @@ from tensloradist.results.schema import (
 )
 from tensloradist.spec import RunSpec
 from tensloradist.users import username
+from tensloradist.wording import duration
 
 T = TypeVar("T")
 
@@ -127,6 +129,33 @@ def attempt_files(run: RunFolder, number: int) -> AttemptFiles:
         read(lambda: read_decision(attempt)),
         tuple(unreadable),
     )
+
+
+def attempt_line(run: RunFolder, number: int, zone: tzinfo | None = UTC) -> str:
+    """What is on record of an attempt, as one line: when and where it ran, from which checkpoint, and how it ended.
+
+    Args:
+        zone: of the time; None for this machine's.
+    """
+    files, parts = attempt_files(run, number), []
+    record, end, failure = files.record, files.end, files.failure
+    if record is not None:
+        when = datetime.fromtimestamp(record.started, UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+        job = f", job {record.slurm.job_id}, restart {record.slurm.restart_count}" if record.slurm else ""
+        parts.append(f"{when}{' UTC' if zone is UTC else ''} on {record.host}{job}")
+        if record.resumed_from is not None:
+            parts.append(f"from step {record.resumed_from.step} of attempt {record.resumed_from.attempt}")
+    if end is not None:
+        took = "" if record is None else f" after {duration(end.ended - record.started)}"
+        parts.append(f"{end.state}{took}" + (f" ({end.cause})" if end.cause and failure is None else ""))
+    if failure is not None:
+        parts.append(f"{failure.cause}: {failure.message}")
+    elif end is None and not files.unreadable:
+        has_result = (run.attempt(number) / "result.json").exists()
+        parts.append("has a result" if has_result else "did not record how it ended")
+    if files.decision is not None:
+        parts.append(f"→ {files.decision.reason}")
+    return "; ".join([*parts, *(f"! {error}" for error in files.unreadable)])
 
 
 def resumed_from(attempt: Path) -> Path | None:

@@ -17,16 +17,14 @@ import numpy.typing as npt
 
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, why_changed
+from tensloradist.metrics import Labels, MetricFunction, lower_is_better, scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tensloradist.spec import BackboneSpec, TaskSpec
 
-Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 Finish = Callable[[dict[str, "Tensor"]], dict[str, "Tensor"]]
-MetricFunction = Callable[[npt.NDArray[np.float32], Labels], dict[str, float]]
-
 
 @dataclass(frozen=True)
 class HostBatch:
@@ -93,7 +91,9 @@ class LoadedTask:
 
     Attributes:
         num_labels: outputs of the head; 0 (LANGUAGE_MODEL) for a language model, whose outputs are answers' scores.
-        lower_is_better: the metrics whose best value is the lowest; never the primary one.
+        primary_metric: the metric that is the score.
+        metric_names: all that `metrics` computes, the primary one first; their directions are those of `METRICS`
+            (tensloradist.metrics).
         classes: what the labels 0, 1, … stand for, where the data or the task itself says it.
         origin: where the parts came from, such as "60/20/20 % of photographs/"; empty where there is nothing to say.
     """
@@ -109,7 +109,6 @@ class LoadedTask:
     metric_names: tuple[str, ...]
     metrics: MetricFunction
     data_fingerprint: str
-    lower_is_better: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     origin: str = ""
 
@@ -117,6 +116,11 @@ class LoadedTask:
         for part in ("train", "validation", "test"):
             if not len(getattr(self, part)):
                 raise UserError(f"task {self.name}: the {part} part of its data is empty")
+
+    @property
+    def lower_is_better(self) -> tuple[str, ...]:
+        """The metrics whose best value is the lowest."""
+        return tuple(name for name in self.metric_names if lower_is_better(name))
 
     @property
     def split_fingerprint(self) -> str:
@@ -225,5 +229,4 @@ def limited(train: npt.NDArray[np.int64], task: TaskSpec) -> npt.NDArray[np.int6
     return np.sort(random.choice(train, task.train_examples, replace=False))
 
 
-def accuracy(logits: npt.NDArray[np.float32], labels: Labels) -> dict[str, float]:
-    return {"accuracy": float((logits.argmax(-1) == labels).mean())}
+accuracy = scorer("accuracy")

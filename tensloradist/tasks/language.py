@@ -23,6 +23,7 @@ from tensloradist.backbones.decoders import IGNORED
 from tensloradist.caching import cached_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
+from tensloradist.metrics import scorer
 from tensloradist.tasks import language_rows
 from tensloradist.tasks.base import (
     LoadedTask,
@@ -35,7 +36,6 @@ from tensloradist.tasks.base import (
     stratified_parts,
 )
 from tensloradist.tasks.language_rows import NAME, Example, fingerprint, may_begin, may_end
-from tensloradist.tasks.metrics import answers
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
 from tensloradist.tasks.progress import tracked
 from tensloradist.tasks.vocabulary import check_tokens
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 FRACTIONS = (0.8, 0.1, 0.1)  # of a single file
 VALIDATION_FRACTION = 0.1  # of a training file that comes with a test file alone
 _VERSION = 3  # of the cache's layout, and of how files are read
+METRIC_NAMES = ("exact_match", "perplexity")
 
 
 class _Tokenizer:
@@ -195,11 +196,10 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
         train,
         validation,
         test,
-        primary_metric="exact_match",
-        metric_names=("exact_match", "perplexity"),
-        metrics=answers,
+        primary_metric=METRIC_NAMES[0],
+        metric_names=METRIC_NAMES,
+        metrics=scorer(*METRIC_NAMES),
         data_fingerprint=data_fingerprint,
-        lower_is_better=("perplexity",),
         origin="; ".join([origin, *drawn(task, len(parts[0][1]))]),
     )
 

@@ -20,7 +20,8 @@ from tensloradist import backbones
 from tensloradist.caching import cached_folder
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
-from tensloradist.tasks import hub, metrics, text_rows
+from tensloradist.metrics import scorer
+from tensloradist.tasks import hub, text_rows
 from tensloradist.tasks.base import (
     LoadedTask,
     SplitData,
@@ -49,20 +50,12 @@ ENTAILMENT = ("entailment", "not_entailment")
 GLUE_TASKS = {
     entry.name: entry
     for entry in (
-        GlueTask("cola", ("sentence",), 2, ("matthews", "accuracy"), metrics.matthews, ("unacceptable", "acceptable")),
-        GlueTask(
-            "mrpc",
-            ("sentence1", "sentence2"),
-            2,
-            ("accuracy", "f1"),
-            metrics.accuracy_f1,
-            ("not_equivalent", "equivalent"),
-            True,
-        ),
-        GlueTask("rte", ("sentence1", "sentence2"), 2, ("accuracy",), metrics.accuracy, ENTAILMENT),
-        GlueTask("sst2", ("sentence",), 2, ("accuracy",), metrics.accuracy, ("negative", "positive")),
-        GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), metrics.accuracy, ENTAILMENT, True),
-        GlueTask("stsb", ("sentence1", "sentence2"), 1, ("spearman", "pearson"), metrics.correlations),
+        GlueTask("cola", ("sentence",), 2, ("matthews", "accuracy"), ("unacceptable", "acceptable")),
+        GlueTask("mrpc", ("sentence1", "sentence2"), 2, ("accuracy", "f1"), ("not_equivalent", "equivalent"), True),
+        GlueTask("rte", ("sentence1", "sentence2"), 2, ("accuracy",), ENTAILMENT),
+        GlueTask("sst2", ("sentence",), 2, ("accuracy",), ("negative", "positive")),
+        GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), ENTAILMENT, True),
+        GlueTask("stsb", ("sentence1", "sentence2"), 1, ("spearman", "pearson")),
     )
 }
 
@@ -199,7 +192,7 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
         held_out,
         primary_metric=entry.metric_names[0],
         metric_names=entry.metric_names,
-        metrics=entry.metrics,
+        metrics=scorer(*entry.metric_names),
         data_fingerprint=data_fingerprint,
         origin=_origin(task, entry, rows["train"], carved),
         classes=entry.classes,

@@ -15,7 +15,7 @@ from tensloradist.caching import cached_json
 from tensloradist.errors import DataMissing, UserError
 from tensloradist.fingerprint import hash_bytes, hash_path, read_anew
 from tensloradist.tasks import hub
-from tensloradist.tasks.base import Labels, MetricFunction
+from tensloradist.tasks.base import Labels
 from tensloradist.tasks.lines import Lines, json_row, require_characters
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ class GlueTask:
     fields: tuple[str, ...]
     labels: int
     metric_names: tuple[str, ...]
-    metrics: MetricFunction
     classes: tuple[str, ...] = ()  # what the labels 0, 1 mean, in GLUE's own words
     joined_officially: bool = False  # the official script joins the two texts of MRPC and QNLI into one
 

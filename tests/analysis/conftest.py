@@ -1,22 +1,11 @@
 """A results folder made by hand through the schema: scores that a test chooses, and everything that can go wrong."""
 
 import pytest
-from synthetic import put_manifest
+from synthetic import put_manifest, result_of
 
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import publish, write_failure
-from tensloradist.results.schema import (
-    Condition,
-    Failure,
-    Fingerprints,
-    Manifest,
-    ManifestRun,
-    Membership,
-    Metrics,
-    PeakMemory,
-    Result,
-    Times,
-)
+from tensloradist.results.schema import Condition, Failure, Fingerprints, Manifest, ManifestRun, Membership
 
 PARAMETERS = {"lora": 100, "att tucker": 60, "qkv_depth tucker": 20}
 
@@ -78,35 +67,13 @@ class Folder:
             write_failure(folder.attempt(1), Failure(run_id=run_id, attempt=1, cause=cause, message="it broke"))
             return folder
         prints = {"data": "d", "split": "s", "data_order": f"o{seed}", "head": f"h{seed}", "backbone": "b"}
-        value = None if state == "diverged" else score
-        metrics = {"accuracy": value}
         publish(
             folder,
-            Result(
-                run_id=run_id,
+            result_of(
+                run_id,
                 state=state,
-                attempt=1,
-                adapter_parameters=50,
-                trainable_parameters=60,
-                metrics=Metrics(
-                    primary="accuracy",
-                    validation=metrics,
-                    test=metrics,
-                    test_at_best_validation=metrics,
-                    best_epoch=1,
-                    score=value,
-                    validation_score=None if state == "diverged" else validation if validation is not None else score,
-                ),
-                times=Times(
-                    total_seconds=1,
-                    load_seconds=0,
-                    train_seconds=1,
-                    evaluate_seconds=0,
-                    step_seconds=0.1,
-                    samples_per_second=1,
-                    steps=1,
-                ),
-                peak_memory=PeakMemory(host_bytes=1, device_bytes=None),
+                score=score,
+                validation=validation,
                 fingerprints=Fingerprints(**{**prints, **(fingerprints or {})}),
                 provenance={
                     "hardware": {"cpu": hardware, "gpu": None},
@@ -133,8 +100,8 @@ def folder(tmp_path):
 
 def loaded_of(scores, seeds, conditions=None):
     """What loading would give for scores[task][row] (one a seed), without files."""
-    from analysis.columns import COLUMNS, FINGERPRINTS, typed
-    from analysis.load import Loaded
+    from analysis.load.columns import COLUMNS, typed
+    from analysis.model import FINGERPRINTS, Loaded
 
     condition = Condition(name="isorank r=4", kind="isorank", rank=4)
     rows = [
@@ -171,7 +138,7 @@ def loaded_of(scores, seeds, conditions=None):
         for seed, score in zip(seeds, values, strict=True)
     ]
     manifest = Manifest(name="s", sweep_sha256="0", conditions=(condition,), runs=())
-    return Loaded((manifest,), typed(rows, COLUMNS))
+    return Loaded(manifests=(manifest,), frame=typed(rows, COLUMNS))
 
 
 @pytest.fixture(name="loaded_of", scope="session")
@@ -183,4 +150,4 @@ def _loaded_of():
 def own_cache(tmp_path_factory, monkeypatch):
     """The analysis' cache of each test is its own."""
     folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr("analysis.cache.entry_path", lambda kind, key: folder / kind / key)
+    monkeypatch.setattr("analysis.load.cache.entry_path", lambda kind, key: folder / kind / key)

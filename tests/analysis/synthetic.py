@@ -44,6 +44,40 @@ def put_manifest(root: Path, manifest: Manifest) -> str:
     return digest
 
 
+def result_of(
+    run_id="run", *, attempt=1, state="finished", metric="accuracy", score=0.5, validation=None, best_epoch=1, **fields
+):
+    """A result that the schema accepts; a diverged one has no score.
+
+    Args:
+        validation: the validation score; None: the test score.
+        fields: of `Result`, or of its times, in place of the plain ones here.
+    """
+    score = None if state == "diverged" else score
+    validation = score if validation is None or score is None else validation
+    times = dict.fromkeys((f"{part}_seconds" for part in ("total", "load", "train", "evaluate")), 1.0)
+    times |= {"step_seconds": 0.1, "samples_per_second": 10.0, "steps": 3}
+    times |= {name: fields.pop(name) for name in times.keys() & fields.keys()}
+    plain = {
+        "adapter_parameters": 10,
+        "trainable_parameters": 20,
+        "metrics": Metrics(
+            primary=metric,
+            validation={metric: validation},
+            test={metric: score},
+            test_at_best_validation={metric: score},
+            best_epoch=best_epoch,
+            score=score,
+            validation_score=validation,
+        ),
+        "times": Times(**times),
+        "peak_memory": PeakMemory(host_bytes=1, device_bytes=None),
+        "fingerprints": Fingerprints(data="d", split="s", data_order="o", head="h", backbone="b"),
+        "provenance": {},
+    }
+    return Result(run_id=run_id, state=state, attempt=attempt, **{**plain, **fields})
+
+
 @dataclass
 class Synthetic:
     """What is in the folder. `write` returns the number of runs."""
@@ -189,25 +223,12 @@ class Synthetic:
         seed = run.spec["seed"]
         elsewhere = run.row in self.other_hardware
         steps = 0.02 * (1 + self._random("time", run.row).random())
-        result = Result(
-            run_id=run.run_id,
-            state=state,
-            attempt=1,
+        result = result_of(
+            run.run_id, state=state, metric=metric, score=score, validation=validation, best_epoch=self.epochs,
             adapter_parameters=run.adapter_parameters,
             trainable_parameters=run.adapter_parameters + 1930,
-            metrics=Metrics(
-                primary=metric,
-                validation={metric: validation},
-                test={metric: score},
-                test_at_best_validation={metric: score},
-                best_epoch=self.epochs,
-                score=score,
-                validation_score=validation,
-            ),
-            times=Times(
-                total_seconds=70.0, load_seconds=3.0, train_seconds=60.0, evaluate_seconds=7.0,
-                step_seconds=steps * (1 + 0.02 * seed), samples_per_second=32 / steps, steps=10 * self.epochs,
-            ),
+            total_seconds=70.0, load_seconds=3.0, train_seconds=60.0, evaluate_seconds=7.0,
+            step_seconds=steps * (1 + 0.02 * seed), samples_per_second=32 / steps, steps=10 * self.epochs,
             peak_memory=PeakMemory(
                 host_bytes=900_000_000, device_bytes=None if not elsewhere else 600_000_000 + 10_000_000 * seed
             ),

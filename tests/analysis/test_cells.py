@@ -11,13 +11,17 @@ import pytest
 from safetensors.numpy import save_file
 
 from analysis.address import parse, parse_name
-from analysis.analyse import analyse
-from analysis.cells import Address, addresses, story
-from analysis.comparison import compare_methods, compare_runs
+from analysis.build import analyse
+from analysis.cli.showing import explanation_lines
+from analysis.comparison import compare_methods
+from analysis.explanation import explain
 from analysis.load import load
+from analysis.model import Address
 from analysis.reproduction import reproduce
-from analysis.showing import story_lines
+from analysis.run_comparison import compare_runs
 from tensloradist.errors import UserError
+from tensloradist.metrics import METRICS
+from tensloradist.spec import RunSpec
 
 NAMES = [
     Address(backbone, condition, row, task)
@@ -60,10 +64,10 @@ def test_every_address_finds_itself(address):
         ("qkv_dept, dtd, isorank 4", "Did you mean 'qkv_depth"),
         ("att, dtdd, isorank 4", "Did you mean 'dtd'"),
         ("att, dtd, isorank 5", "'isorank 5' is no method"),
-        ("qkv_depth, dtd, isorank 4", "means 2 cells"),
-        ("att, dtd", "means 3 cells"),
-        ("att, lora, dtd, cub", "no cell has all of that"),
-        (" , ", "an empty address"),
+        ("qkv_depth, dtd, isorank 4", "matches 2 cells"),
+        ("att, dtd", "matches 3 cells"),
+        ("att, lora, dtd, cub", "no cell matches all of these"),
+        (" , ", "empty address"),
     ],
 )
 def test_addresses_that_mean_no_cell_or_several(text, says):
@@ -75,7 +79,7 @@ def test_addresses_that_mean_no_cell_or_several(text, says):
 def test_methods_by_their_first_words():
     rows = ["lora", "lora scale=2.0", "att tucker", "qkv tucker", "qkv cp"]
     assert [parse_name(text, "method", rows) for text in ("lora", "att", "qkv cp")] == ["lora", "att tucker", "qkv cp"]
-    for text, says in (("qkv", "means 2 methods"), ("atr", "Did you mean 'att tucker'"), ("", "Unknown")):
+    for text, says in (("qkv", "matches 2 methods"), ("atr", "Did you mean 'att tucker'"), ("", "Unknown")):
         with pytest.raises(UserError, match=says):
             parse_name(text, "method", rows)
 
@@ -92,18 +96,18 @@ def test_the_story_of_a_cell_names_its_runs_and_what_was_tried(folder):
     folder.add("att tucker", 3, state="failed")
     folder.write()
     analysis = analyse(load("s", folder.root))
-    address = parse("att, dtd", addresses(analysis))
-    found = story(analysis, address)
+    address = parse("att, dtd", analysis.addresses())
+    found = explain(analysis, address)
     assert [(run.seed, run.state, run.score) for run in found.runs][:3] == [
         (0, "finished", 0.83),
         (1, "finished", 0.84),
         (2, "finished", 0.86),
     ]
     assert found.runs[3].state == "failed" and "it broke" in found.runs[3].cause
-    assert found.runs[3].attempts[0].line == "failed (bug)" and found.runs[0].attempts[0].line == "has a result"
+    assert found.runs[3].attempts[0].line == "bug: it broke" and found.runs[0].attempts[0].line == "has a result"
     assert "seed" not in found.spec and found.spec["optimizer"]["learning_rate"] == 1e-3
-    text = "\n".join(story_lines(found))
-    assert "learning_rate 0.01: 70.00" in text and "+3.3" in text and found.reproduce in text
+    text = "\n".join(explanation_lines(found))
+    assert "learning_rate 0.01: 70.00" in text and "+3.33" in text and found.reproduce in text
 
 
 def test_two_methods_are_compared_in_all_cells_or_it_is_said_why_not(folder):
@@ -144,10 +148,33 @@ def test_two_language_models_are_compared_by_their_answers(folder):
     assert (m.both, m.only_first, m.only_second, m.neither, m.p) == (1, 2, 1, 0, 1.0)
 
 
-def test_the_metric_of_a_plugin_cannot_be_computed_here(folder):
-    runs = [answered(folder, seed, [[0, 1]] * 4, metric="hits") for seed in (0, 1)]
-    with pytest.raises(UserError, match="metric 'hits' is a plugin's, .* known: accuracy, .*exact_match"):
-        compare_runs(folder.root, *runs)
+PLUGIN = """
+from tensloradist.metrics import METRICS, Metric
+
+METRICS["loudness"] = Metric(
+    name="loudness", compute=lambda outputs, labels: float(outputs[:, 0].mean()), range=(0.0, 9.0), pool="decibels",
+    correct=lambda outputs, labels: outputs[:, 0] > 1,
+)
+"""
+
+
+def test_the_metric_of_a_plugin_is_compared_once_it_is_registered(folder, tmp_path, monkeypatch):
+    one = answered(folder, 0, [[1, 0], [2, 0], [3, 0], [4, 0]], metric="loudness")
+    two = answered(folder, 1, [[1, 0], [1, 0], [1, 0], [1, 0]], metric="loudness")
+    with pytest.raises(UserError, match="metric 'loudness' is not registered, .* known: accuracy, .*exact_match"):
+        compare_runs(folder.root, one, two)
+    (tmp_path / "loudness_plugin.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    spec = {"backbone": {"name": "digits_vit", "source": "digits_vit"}, "task": {"name": "digits"}}
+    spec |= {"adapter": {"grouping": "qkv", "ranks": 2}, "plugins": ["loudness_plugin"]}
+    (folder.root / "runs" / one / "spec.json").write_text(RunSpec.model_validate(spec).model_dump_json())
+    try:
+        found = compare_runs(folder.root, one, two)
+    finally:
+        METRICS.pop("loudness", None)
+    assert found.scores == (2.5, 1.0) and found.difference.value == 1.5
+    assert (found.mcnemar.only_first, found.mcnemar.neither) == (3, 1)
 
 
 SWEEP = """
@@ -196,8 +223,8 @@ def test_from_real_runs_to_the_numbers_behind_a_table(tmp_path):
     assert "exactly the same score" in again.stdout and "/reproductions/" in again.stdout
     assert (root / "runs" / first / "result.json").read_bytes() == original
     analysis = analyse(load("tiny", root))
-    address = parse(cell, addresses(analysis))
-    with pytest.raises(UserError, match="scores of the seeds 0"):
+    address = parse(cell, analysis.addresses())
+    with pytest.raises(UserError, match="scores for the seeds 0"):
         reproduce(analysis, address, 5, None, print)
     exported = cli("results", "tiny", "--results", root)
     assert pd.read_csv(pd.io.common.StringIO(exported.stdout))["score"].notna().all()

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from analysis.address import parse_name
-from analysis.analyse import analyse
+from analysis.build import analyse
 from analysis.comparison import compare_conditions
 from analysis.load import load
 from tensloradist.errors import UserError
@@ -60,7 +60,7 @@ def test_conditions_by_their_first_words():
     wanted = {"isorank": RANK, "isoparameter 4": BUDGET, "Isoparameter r=4 spectrum": SPECTRUM}
     assert {text: parse_name(text, "condition", names) for text in wanted} == wanted
     for text, says in (
-        ("isoparameter", "'isoparameter' means 3 conditions: isoparameter r=4, .* give one in full"),
+        ("isoparameter", "'isoparameter' matches 3 conditions: isoparameter r=4, .* give the whole name"),
         ("isoparameter 8", "Unknown condition 'isoparameter 8'. .*Known: isorank r=4, isoparameter r=4, "),
     ):
         with pytest.raises(UserError, match=says):
@@ -84,9 +84,9 @@ def test_the_command_shows_it_or_says_what_is_wrong(folder):
     assert {cell["task"]: cell["difference"]["n"] for cell in data["cells"]} == {"dtd": 8, "cub": 5}
     for arguments, says in (
         (["att", "--between", "isorank 8", BUDGET], f"Known: {RANK}, {BUDGET}, {SPECTRUM}."),
-        (["att", "--between", BUDGET, "isoparameter 4"], f"both are 'isoparameter r=4'; the conditions are {RANK}"),
-        (["att", "lora", "--between", RANK, BUDGET], "leave 'lora' or --between out"),
-        (["att"], "'att' is compared with nothing"),
+        (["att", "--between", BUDGET, "isoparameter 4"], f"both are 'isoparameter r=4'; known conditions: {RANK}"),
+        (["att", "lora", "--between", RANK, BUDGET], "leave out 'lora' or --between"),
+        (["att"], "nothing to compare 'att' with"),
         (["atr", "--between", RANK, BUDGET], "Unknown method 'atr'. Did you mean"),
     ):
         refused = compare(folder, *arguments)

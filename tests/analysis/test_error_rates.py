@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.build import build
 from analysis.statistics.aggregate import interquartile_mean, probability_of_improvement
 from analysis.statistics.intervals import bca, mean_intervals, t_intervals
 from analysis.statistics.paired import paired_many
 from analysis.statistics.permutation import holm
 from analysis.statistics.power import seeds_needed
-from analysis.tables import build
 
 SEEDS = (3, 5, 8, 10)
 REPEATS = 4000

@@ -12,15 +12,15 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from synthetic import Synthetic
 
-from analysis.analyse import analyse
+from analysis.build import analyse
+from analysis.costs import Cost
+from analysis.curves import Curve
 from analysis.figures.critical import cliques
 from analysis.figures.data import (
-    Cost,
+    Costs,
     CriticalDifference,
-    Curve,
     Curves,
     Drawing,
-    Estimate,
     Forest,
     Lines,
     Pairs,
@@ -32,6 +32,7 @@ from analysis.figures.parameters import pareto
 from analysis.figures.plan import plan_figures
 from analysis.figures.style import GROUPINGS, looks, settings, spread
 from analysis.load import load
+from analysis.model import Estimate, Interval, Method
 
 FACTORIZATIONS = ("tucker", "cp", "tensor_train", "tensor_ring")
 CONDITIONS = ("isorank", "isoparameter", "isoparameter spectrum", "isoparameter depth=1", "isoparameter projection=1")
@@ -44,7 +45,7 @@ def data_of(kind, methods, seed=0):
 
     def estimate(low=70.0, high=90.0, width=3.0):
         mean, half = random.uniform(low, high), random.uniform(0.2, width)
-        return Estimate(float(mean), float(mean - half), float(mean + half))
+        return Estimate(float(mean), Interval(float(mean - half), float(mean + half), Method.T))
 
     if kind == "parameters":
         points = []
@@ -60,7 +61,9 @@ def data_of(kind, methods, seed=0):
         return Forest((*rows[:-1], (methods[-1], None, "not paired")), 0.5)
     if kind == "curves":
         epochs = tuple(range(1, 11))
-        curves = [Curve(m, epochs, tuple(estimate(60 + 2 * e, 62 + 2 * e) for e in epochs)) for m in methods]
+        curves = [
+            Curve(m, epochs, tuple(estimate(60 + 2 * e, 62 + 2 * e).scaled(0.01) for e in epochs)) for m in methods
+        ]
         return Curves("accuracy", tuple(curves))
     if kind in ("rank", "learning_rate"):
         xs = (1, 2, 4, 8, 16) if kind == "rank" else (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
@@ -69,7 +72,7 @@ def data_of(kind, methods, seed=0):
     if kind == "ranking":
         ranks = tuple((m, float(random.uniform(1, len(methods)))) for m in methods)
         return CriticalDifference(ranks, 0.3 * len(methods), 6)
-    return Cost(tuple((method, estimate(20, 60), estimate(500, 900)) for method in methods))
+    return Costs(tuple(Cost(m, estimate(20, 60).scaled(0.001), estimate(500, 900).scaled(2**20)) for m in methods))
 
 
 def drawing_of(kind, methods, seed=0):
@@ -128,7 +131,9 @@ def test_no_text_overlaps_or_is_clipped(kind, count):
 
 
 def test_no_text_of_five_conditions_overlaps_or_is_clipped():
-    rows = tuple((m, tuple(Estimate(80.0 + i, 79.0 + i, 81.0 + i) for i in range(5))) for m in METHODS[:4])
+    rows = tuple(
+        (m, tuple(Estimate(80.0 + i, Interval(79.0 + i, 81.0 + i, Method.BCA)) for i in range(5))) for m in METHODS[:4]
+    )
     drawing = replace(drawing_of("pairs", METHODS[:4]), data=Pairs("accuracy", CONDITIONS, rows))
     figure = figure_of(drawing)
     boxes = texts_of(figure)
@@ -149,7 +154,7 @@ def test_conditions_of_one_kind_and_rank_are_not_merged(tmp_path):
     drawings = {drawing.name: drawing for drawing in plan_figures(analysis).drawings}
     pairs = drawings["pairs_dtd_deit_tiny_r=4"].data
     assert pairs.conditions == ("isorank", "isoparameter spectrum", "isoparameter")
-    assert {c: s.mean for c, s in zip(pairs.conditions, dict(pairs.rows)["att tucker"], strict=True)} == pytest.approx(
+    assert {c: s.value for c, s in zip(pairs.conditions, dict(pairs.rows)["att tucker"], strict=True)} == pytest.approx(
         {
             "isorank": means["isorank r=4"],
             "isoparameter spectrum": means["isoparameter r=4 spectrum"],
@@ -158,7 +163,7 @@ def test_conditions_of_one_kind_and_rank_are_not_merged(tmp_path):
     )
     for series, suffix in (("isorank", ""), ("isoparameter", ""), ("isoparameter spectrum", " spectrum")):
         lines = drawings[f"rank_dtd_deit_tiny_{series.replace(' ', '_')}"].data.lines
-        found = {rank: estimate.mean for rank, estimate in dict(lines)["att tucker"]}
+        found = {rank: estimate.value for rank, estimate in dict(lines)["att tucker"]}
         kind = series.split()[0]
         assert found == pytest.approx({rank: means[f"{kind} r={rank}{suffix}"] for rank in (4, 16)})
     for series in ("isoparameter", "isoparameter_spectrum"):
@@ -206,7 +211,7 @@ def test_the_pareto_front_is_what_nothing_beats():
         return Point("m", "c", "isorank", parameters, Estimate(mean), complete)
 
     points = [point(10, 80), point(20, 79), point(30, 85), point(30, 82), point(40, 99, complete=False)]
-    assert [(p.parameters, p.score.mean) for p in pareto(points)] == [(10, 80), (30, 85)]
+    assert [(p.parameters, p.score.value) for p in pareto(points)] == [(10, 80), (30, 85)]
 
 
 def test_cliques_are_the_maximal_groups_within_the_critical_difference():

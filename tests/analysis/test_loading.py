@@ -9,13 +9,12 @@ import pyarrow.parquet
 import pytest
 from synthetic import put_manifest
 
-from analysis import cache
-from analysis.analyse import analyse
-from analysis.cache import cache_path
-from analysis.columns import COLUMNS
-from analysis.exporting import dictionary, export, exported
-from analysis.load import load, load_from
-from analysis.methods import methods_paragraph
+from analysis.build import analyse
+from analysis.load import cache, load, load_from
+from analysis.load.cache import cache_path
+from analysis.load.columns import COLUMNS
+from analysis.load.exporting import dictionary, export, exported
+from analysis.report.methods import methods_paragraph
 from tensloradist.errors import UserError
 from tensloradist.results import schema
 from tensloradist.results.bundle import write_bundle
@@ -101,7 +100,7 @@ def test_a_sweep_from_before_a_field_existed_is_joined(folder):
     renamed(folder, "t", today)
     assert len(load_from(["s", "t"], folder.root).frame) == 4
     renamed(folder, "u", lambda manifest: today(manifest, alpha=16))
-    with pytest.raises(UserError, match=r"adapter.alpha is not given and 16; report on them apart"):
+    with pytest.raises(UserError, match=r"adapter.alpha is not given and 16; report on them separately"):
         load_from(["s", "u"], folder.root)
 
 
@@ -122,7 +121,7 @@ def test_a_file_that_changes_under_the_cache_is_read_again(folder):
 
 def test_the_cache_may_be_unwritable(folder, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("analysis.cache.entry_path", lambda kind, key: tmp_path / "file" / kind / key)
+    monkeypatch.setattr("analysis.load.cache.entry_path", lambda kind, key: tmp_path / "file" / kind / key)
     small(folder)
     assert len(load("s", folder.root).frame) == 4
 
@@ -225,9 +224,9 @@ def test_two_different_sweeps_of_one_name_are_refused(folder, tmp_path):
     write_bundle(folder.root, manifest, folder.digest, bundle)
     folder.add("qkv tucker", 0)
     folder.write()
-    with pytest.raises(UserError, match="two different sweeps of the name 's'"):
+    with pytest.raises(UserError, match="different sweeps, both named 's'"):
         load_from([str(bundle), "s"], folder.root)
-    with pytest.raises(UserError, match="no sweep is given"):
+    with pytest.raises(UserError, match="no sweep given"):
         load_from([], folder.root)
 
 

@@ -14,8 +14,8 @@ from pylatexenc.latex2text import LatexNodes2Text
 from synthetic import Synthetic
 
 from analysis.address import parse
-from analysis.analyse import analyse
-from analysis.cells import addresses, story
+from analysis.build import analyse
+from analysis.explanation import explain
 from analysis.figures.plan import plan_figures
 from analysis.load import load
 from analysis.render.export import tidy_csv, to_json
@@ -80,7 +80,7 @@ def test_a_name_with_a_line_end_is_one_line_everywhere(tmp_path):
 
 
 def test_the_command_that_reproduces_a_cell_means_that_cell_whatever_its_name_is(nasty):
-    for address in addresses(nasty):
-        words = shlex.split(story(nasty, address).reproduce)
-        assert words[:2] == ["tensloradist", "reproduce"] and parse(words[2], addresses(nasty)) == address
-    assert {address.task for address in addresses(nasty)} == set(NASTY)
+    for address in nasty.addresses():
+        words = shlex.split(explain(nasty, address).reproduce)
+        assert words[:2] == ["tensloradist", "reproduce"] and parse(words[2], nasty.addresses()) == address
+    assert {address.task for address in nasty.addresses()} == set(NASTY)

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from analysis.analyse import analyse
+from analysis.build import analyse, build
+from analysis.figures.plan import plan_figures
 from analysis.load import load
-from analysis.methods import methods_paragraph
 from analysis.overall import build_overall
-from analysis.tables import build
+from analysis.render.markdown import markdown
+from analysis.report.methods import methods_paragraph
+from tensloradist.metrics import METRICS, Metric
 
 RNG = np.random.default_rng(3)
 ROWS = {"lora": 0.5, "att tucker": 0.6, "qkv tucker": 0.4}
@@ -67,6 +69,33 @@ def test_without_them_scores_are_raw_and_metrics_are_not_mixed(loaded_of):
     (overall,) = build_overall(build(loaded))
     assert all(row.iqm is None for row in overall.rows) and overall.rows[1].improvement is not None
     assert any("accuracy, matthews" in note and "not pooled" in note for note in overall.notes)
+
+
+def test_metrics_of_one_pool_are_averaged_and_a_plugins_metric_is_shown_by_its_name(loaded_of, monkeypatch):
+    loaded = loaded_of(scores(2, ROWS), range(4))
+    for task, name in (("t0", "top1"), ("t1", "top5")):
+        loaded.frame.loc[loaded.frame["task"] == task, "metric"] = name
+    assert all(row.iqm is None for row in analyse(loaded).overall[0].rows), "not known to be of one pool"
+    for name in ("top1", "top5"):
+        monkeypatch.setitem(METRICS, name, Metric(name=name, compute=lambda *_: 0.0, pool="share of examples"))
+    analysis = analyse(loaded)
+    assert all(row.iqm is not None for row in analysis.overall[0].rows)
+    assert "t0 (top1)" in markdown(analysis) and "t1 (top5)" in markdown(analysis)
+    assert {drawing.data.metric for drawing in plan_figures(analysis).drawings if drawing.kind == "parameters"} == {
+        "top1",
+        "top5",
+    }
+
+
+@pytest.mark.parametrize(("range_", "hardly"), [((0.0, 1.0), True), ((0.0, 100.0), False)])
+def test_what_scores_can_differ_by_is_the_range_of_their_metric(folder, monkeypatch, range_, hardly):
+    monkeypatch.setitem(METRICS, "accuracy", Metric(name="accuracy", compute=lambda *_: 0.0, range=range_))
+    for row, values in {"lora": (0.70, 0.80), "att tucker": (0.60, 0.90)}.items():
+        for seed, value in enumerate(values):
+            folder.add(row, seed, value)
+    folder.write()
+    (note,) = [note for note in analyse(load("s", folder.root)).blocks[0].notes if "of repetitions" in note]
+    assert ("hardly any difference would be found" in note) == hardly
 
 
 def test_full_below_head_is_no_scale(loaded_of):
@@ -162,15 +191,6 @@ def test_different_grids_are_said_to_be_unfair(folder):
 def test_the_power_note_names_a_difference_that_could_have_been_found(loaded_of):
     (block,) = build(loaded_of(scores(1, ROWS), range(4)))
     assert any("would be found in 80 % of repetitions" in note for note in block.notes)
-
-
-def test_the_power_note_of_two_wide_seeds_offers_no_difference_beyond_what_scores_can_have(folder):
-    for row, values in {"lora": (0.70, 0.80), "att tucker": (0.60, 0.90)}.items():
-        for seed, value in enumerate(values):
-            folder.add(row, seed, value)
-    folder.write()
-    (note,) = [note for note in analyse(load("s", folder.root)).blocks[0].notes if "of repetitions" in note]
-    assert "hardly any difference would be found" in note
 
 
 def test_a_report_is_the_same_to_the_bit(loaded_of):

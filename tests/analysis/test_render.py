@@ -13,12 +13,16 @@ from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 from rich.console import Console
 from synthetic import METHODS, Synthetic
 
-from analysis.analyse import analyse
+from analysis.build import analyse
+from analysis.figures.plan import plan_figures
 from analysis.load import load
-from analysis.render.export import CSV_COLUMNS, tidy_csv, to_json
+from analysis.model import Estimate, Interval, Method
+from analysis.render import text as cell_text
+from analysis.render.export import COLUMNS, tidy_csv, to_json
 from analysis.render.latex import escape, latex
 from analysis.render.markdown import markdown
 from analysis.render.terminal import show
+from analysis.report.page import page
 from analysis.report.write import TABLES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -61,7 +65,7 @@ def test_every_format_has_the_same_numbers(analysis):
     assert lines.keys() == cells.keys() and len(lines) == 38
     text, tex = markdown(analysis), latex(analysis)
     for key, line in lines.items():
-        assert set(line) == set(CSV_COLUMNS)
+        assert set(line) == set(COLUMNS)
         for field in ("mean", "low_95", "difference_to_lora", "p_holm", "equivalence_probability"):
             assert (float(line[field]) if line[field] else None) == cells[key].get(field)
         if line["mean"]:
@@ -116,6 +120,35 @@ def test_what_is_empty_is_a_sentence_and_no_table(tmp_path):
         assert "No score yet: 24 missing." in text and "0/3 seeds" not in text
     assert "\\begin{table}" not in latex(nothing)
     assert json.loads(to_json(nothing))["blocks"][0]["cells"][0]["mean"] is None
+
+
+def test_another_kind_of_interval_is_shown_in_every_format_by_what_it_says_of_itself(analysis):
+    """Renderers choose nothing: a kind that no table has today is shown without a change to any of them."""
+    (block, row, task, cell) = next(place for place in analysis.cells() if place[1].name == "lora")
+    shown = Estimate(0.5, Interval(0.25, 0.875, Method.BOOTSTRAP))
+    other = block.with_cells({(row.name, task): replace(cell, estimate=shown)})
+    changed = replace(analysis, blocks=[other if b is block else b for b in analysis.blocks])
+    bracketed = "50.0 [25.0, 87.5]"
+    for render in (markdown, latex, lambda a: page(a, [], [])):
+        assert bracketed in render(changed) and bracketed not in render(analysis)
+    html = page(changed, [], [])
+    assert "95 % interval (percentile bootstrap) 25.00 to 87.50" in html and "percentile bootstrap intervals" in html
+    lines = {(r["condition"], r["method"], r["task"]): r for r in csv.DictReader(io.StringIO(tidy_csv(changed)))}
+    line = lines[block.condition.name, row.name, task]
+    assert (line["interval"], line["low_95"], line["high_95"]) == ("bootstrap", "0.25", "0.875")
+    (points,) = (d.data.points for d in plan_figures(changed).drawings if d.name == f"parameters_{task}_deit_tiny")
+    assert Estimate(50.0, Interval(25.0, 87.5, Method.BOOTSTRAP)) in [point.score for point in points]
+
+
+def test_a_column_is_added_in_one_place(analysis, monkeypatch):
+    column = cell_text.Column(lambda _, task: f"seeds of {task}", lambda cell: f"{len(cell.scores)} s", lambda _: 1.5)
+    monkeypatch.setattr(cell_text, "OF_TASK", (*cell_text.OF_TASK, column))
+    shown = Console(file=io.StringIO(), width=250)
+    show(analysis, shown)
+    for output in (markdown(analysis), latex(analysis), page(analysis, [], []), shown.file.getvalue()):
+        assert "seeds of dtd" in output and "seeds of mrpc" in output and "4 s" in output
+    assert page(analysis, [], []).count('data-v="1.5"') == sum(len(block.cells()) for block in analysis.blocks)
+    assert "**70.2 ± 1.7**" in markdown(analysis), "what is bold has moved with its column"
 
 
 def test_the_terminal_shows_brackets_and_bold(analysis):

@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import pytest
 from synthetic import METHODS, Synthetic
 
-from analysis.analyse import analyse
+from analysis.build import analyse
 from analysis.figures.drawing import render
 from analysis.figures.plan import plan_figures
 from analysis.load import load, load_from
-from analysis.methods import methods_paragraph
+from analysis.report.methods import methods_paragraph
 from analysis.report.opening import opening
 from analysis.report.page import page
 from analysis.report.write import write_report
@@ -164,7 +164,7 @@ def test_broken_files_are_listed_and_their_curves_are_missed(tmp_path):
     analysis = analyse(load_from(["synthetic"], tmp_path))
     planned = plan_figures(analysis)
     text = Page(page(analysis, [], planned.absent)).text
-    assert "schema_version 99" in text and "lora: the learning curves of 1 of 3 runs can't be read" in text
+    assert "schema_version 99" in text and "lora: the learning curves of 1 of 3 runs cannot be read" in text
     assert "attempt.json: the attempt's record is damaged" in text
 
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 from synthetic import THIRTY, Synthetic
 
-from analysis.analyse import analyse
+from analysis.build import analyse
 from analysis.load import load
 from analysis.report.write import write_report
 

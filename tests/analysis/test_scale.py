@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from analysis.analyse import analyse
+from analysis.build import analyse
 from analysis.load import load_from
 from tensloradist.results import layout
 

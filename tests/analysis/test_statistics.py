@@ -13,9 +13,9 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from analysis.statistics.aggregate import interquartile_mean, normalised, probability_of_improvement
 from analysis.statistics.intervals import Estimate, mean_intervals, t_intervals
-from analysis.statistics.paired import paired, paired_many
-from analysis.statistics.permutation import holm, sign_flip_p, sign_flip_ps
-from analysis.statistics.power import detectable, seeds_for, seeds_needed
+from analysis.statistics.paired import MARGIN, paired_many
+from analysis.statistics.permutation import holm, sign_flip_ps
+from analysis.statistics.power import detectable, seeds_needed
 from analysis.statistics.predictions import bootstrap_difference, mcnemar
 from analysis.statistics.ranks import rank
 
@@ -49,6 +49,14 @@ def test_bca_from_ten_seeds_on_equals_scipys_and_does_not_depend_on_its_neighbou
     reference = stats.bootstrap((samples[1],), np.mean, n_resamples=20_000, rng=np.random.default_rng(7))
     low, high = reference.confidence_interval
     assert (found[1].low, found[1].high) == pytest.approx((low, high), rel=0.02)
+
+
+def sign_flip_p(values):
+    return sign_flip_ps(values[None])[0]
+
+
+def paired(values, baseline, margin=MARGIN):
+    return paired_many([values - baseline], margin)[0]
 
 
 @given(st.lists(st.integers(-20, 20), min_size=1, max_size=7))
@@ -95,7 +103,7 @@ def test_holm_by_hand():
 def test_paired_difference():
     d = paired(np.array([0.8, 0.7, 0.9]), np.array([0.7, 0.7, 0.7]))
     assert (d.n, d.effect, d.p) == (3, pytest.approx(0.1), 0.5)
-    assert d.half_width == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-5)
+    assert d.interval.half_width == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-5)
 
 
 def test_paired_differences_keep_the_t_interval_also_from_ten_seeds_on():
@@ -125,13 +133,6 @@ def test_the_detectable_difference_equals_statsmodels_where_that_converges():
         reference = TTestPower().solve_power(nobs=n, alpha=0.05 / rows, power=0.8)
         assert detectable(2.0, n, rows) == pytest.approx(2 * reference, rel=1e-4)
     assert detectable(1.0, 1) is None and detectable(1.0, 2, 29) > 100
-
-
-def test_seeds_for_a_difference():
-    n = seeds_for(0.5, 1.0)
-    assert TTestPower().power(0.5, n, 0.05) >= 0.8 > TTestPower().power(0.5, n - 1, 0.05)
-    assert seeds_for(100.0, 1.0, rows=7) == 9, "what the sign-flip test needs at least"
-    assert seeds_for(0.0, 1.0) is None and seeds_for(1e-6, 1.0) is None and seeds_for(1.0, 0.0) == 6
 
 
 def test_normalised_scores():

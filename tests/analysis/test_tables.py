@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.analyse import analyse
+from analysis.build import analyse, build
 from analysis.load import load
 from analysis.render.export import tidy_csv
 from analysis.render.markdown import markdown
 from analysis.render.text import difference, score
 from analysis.report.opening import opening
-from analysis.tables import build
 from tensloradist.errors import UserError
 
 
@@ -291,7 +290,7 @@ def test_the_analysis_imports_no_torch(folder):
     three_seeds(folder)
     folder.write()
     code = (
-        "import sys; from pathlib import Path; from analysis.load import load; from analysis.analyse import analyse; "
+        "import sys; from pathlib import Path; from analysis.load import load; from analysis.build import analyse; "
         "from analysis.render.markdown import markdown; from analysis.report.page import page; "
         "a = analyse(load('s', Path(sys.argv[1]))); print(markdown(a), page(a, [], [])); "
         "assert 'torch' not in sys.modules"

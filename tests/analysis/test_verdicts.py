@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from analysis.analyse import analyse
+from analysis.build import analyse
+from analysis.cli.showing import explanation_lines, show_comparisons
 from analysis.comparison import compare_methods
 from analysis.load import load
-from analysis.methods import methods_paragraph
 from analysis.render.export import tidy_csv
 from analysis.render.latex import latex
 from analysis.render.text import difference, score
+from analysis.report.methods import methods_paragraph
 from analysis.report.opening import opening
 from analysis.report.page import page
-from analysis.showing import show_comparisons, story_lines
 from analysis.statistics.paired import paired_many
 from analysis.statistics.permutation import holm
 from analysis.verdicts import kind_of_test
@@ -48,7 +48,7 @@ def test_survivors_are_shown_and_not_tested(survivors):
     assert paired.n == 10 and paired.p is None and paired.p_holm is None and paired.untested == "4 of 14 seeds diverged"
     assert paired.equivalence.probability is None and paired.equivalence.undefined == "4 of 14 seeds diverged"
     notes = "\n".join(block.notes)
-    assert "att tucker: 4 of 14 seeds diverged: not tested, the difference is that of the others." in notes
+    assert "att tucker: 4 of 14 seeds diverged: not tested; the difference is over the other seeds." in notes
     assert "different from LoRA at 5 % (exact sign-flip test, Holm over 2 rows): qkv tucker." in notes
 
 
@@ -67,13 +67,15 @@ def test_survivors_are_never_named_without_their_divergences(survivors):
 
 def test_survivors_are_marked_in_every_format(survivors):
     assert r"$\dagger$" in latex(survivors) and "† is not tested" in page(survivors, [], [])
-    assert "not tested, since 4 of 14 seeds diverged: it is that of the others." in page(survivors, [], [])
+    assert "not tested, since 4 of 14 seeds diverged: this is the difference of the other seeds." in page(
+        survivors, [], []
+    )
     assert "4 of 14 seeds diverged" in tidy_csv(survivors)
     from analysis.address import parse
-    from analysis.cells import addresses, story
+    from analysis.explanation import explain
 
-    lines = "\n".join(story_lines(story(survivors, parse("att, dtd", addresses(survivors)))))
-    assert "over 10 seeds, not tested, since 4 of 14 seeds diverged" in lines
+    lines = "\n".join(explanation_lines(explain(survivors, parse("att, dtd", survivors.addresses()))))
+    assert "points; not tested, since 4 of 14 seeds diverged" in lines
 
 
 def test_survivors_are_not_tested_by_compare(survivors, capsys):
@@ -81,7 +83,7 @@ def test_survivors_are_not_tested_by_compare(survivors, capsys):
     assert found.difference.p is None and found.difference.untested == "4 of 14 seeds of att tucker diverged"
     show_comparisons("att tucker", "qkv tucker", [found])
     shown = capsys.readouterr().out
-    assert "not tested" in shown and "4 of 14 seeds of att tucker diverged: not tested, the difference is" in shown
+    assert "not tested" in shown and "4 of 14 seeds of att tucker diverged: not tested; the difference is" in shown
 
 
 def test_divergences_of_lora_bar_every_verdict(folder):

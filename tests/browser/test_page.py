@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from synthetic import Synthetic
 
-from analysis.analyse import analyse
+from analysis.build import analyse
 from analysis.figures.drawing import draw_all
 from analysis.figures.plan import plan_figures
 from analysis.load import load

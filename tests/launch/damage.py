@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from synthetic import result_of
+
 from launch.accepted import Submitted, accepted_array
 from launch.origin import Origin
 from launch.plan import write_manifest
@@ -26,11 +28,6 @@ from tensloradist.results.publish import write_failure, write_spec
 from tensloradist.results.schema import (
     AttemptEnd,
     Failure,
-    Fingerprints,
-    Metrics,
-    PeakMemory,
-    Result,
-    Times,
 )
 
 SWEEP = """
@@ -84,34 +81,12 @@ KINDS = (
 STAMP = "20260101T000000-aaaaaa"
 
 
-def result_of(spec, attempt, progress, control):
+def trained(spec, attempt, progress, control):
     """In place of training: a result of that run."""
-    scores = {"accuracy": 0.5}
-    metrics = Metrics(
-        primary="accuracy",
-        validation=scores,
-        test=scores,
-        test_at_best_validation=scores,
-        best_epoch=1,
-        score=0.5,
-        validation_score=0.5,
-    )
-    times = {f"{name}_seconds": 1 for name in ("total", "load", "train", "evaluate", "step")}
-    return Result(
-        run_id=spec.run_id,
-        state="finished",
-        attempt=int(attempt.name),
-        metrics=metrics,
-        adapter_parameters=10,
-        trainable_parameters=20,
-        times=Times(**times, samples_per_second=10, steps=3),
-        peak_memory=PeakMemory(host_bytes=1, device_bytes=None),
-        fingerprints=Fingerprints(data="d", split="s", data_order="o", head="h", backbone="b"),
-        provenance={},
-    )
+    return result_of(spec.run_id, attempt=int(attempt.name))
 
 
-def make(folder, train=result_of):
+def make(folder, train=trained):
     """A sweep of six runs: two finished, one failed, one claimed elsewhere, one held, one not begun; its file."""
     file, root = folder / "sweep.yaml", folder / "results"
     file.write_text(SWEEP)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from fake_slurm import FakeSlurm
+from synthetic import result_of
 
 from launch.arrays import arrays
 from launch.cluster import launch_on_cluster
@@ -16,7 +17,6 @@ from tensloradist.errors import UserError
 from tensloradist.files import write_once
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import latest_manifest
-from tensloradist.results.schema import Fingerprints, Metrics, PeakMemory, Result, Times
 from tensloradist.spec import RunSpec
 
 BASE = {
@@ -44,28 +44,7 @@ def planned(number, **sections):
 
 
 def finish(root, run, seconds):
-    scores = {"accuracy": 0.5}
-    times = {"load_seconds": 0, "train_seconds": 1, "evaluate_seconds": 0, "step_seconds": 0.1}
-    result = Result(
-        run_id=run.run_id,
-        state="finished",
-        attempt=1,
-        metrics=Metrics(
-            primary="accuracy",
-            validation=scores,
-            test=scores,
-            test_at_best_validation=scores,
-            best_epoch=1,
-            score=0.5,
-            validation_score=0.5,
-        ),
-        adapter_parameters=10,
-        trainable_parameters=20,
-        times=Times(total_seconds=seconds, samples_per_second=10, steps=3, **times),
-        peak_memory=PeakMemory(host_bytes=1, device_bytes=None),
-        fingerprints=Fingerprints(data="t", split="s", data_order="o", head="h", backbone="b"),
-        provenance={},
-    )
+    result = result_of(run.run_id, total_seconds=seconds)
     folder = RunFolder(root, run.run_id)
     write_once(folder.spec, run.model_dump_json())
     write_once(folder.result, result.model_dump_json())

@@ -13,12 +13,12 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from synthetic import result_of
 
 from tensloradist.files import write_replacing
 from tensloradist.results.claims import Watch, claim, highest_claim, is_alive
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import publish, read_result
-from tensloradist.results.schema import Fingerprints, Metrics, PeakMemory, Result, Times
 
 RESULT = """
 import os, random, sys, time
@@ -77,42 +77,10 @@ while any(not run.result.exists() for run in runs):
 )
 
 
-def made_result(run_id="run", attempt=1, score=0.5):
-    metrics = {"accuracy": score}
-    return Result(
-        run_id=run_id,
-        state="finished",
-        attempt=attempt,
-        metrics=Metrics(
-            primary="accuracy",
-            validation=metrics,
-            test=metrics,
-            test_at_best_validation=metrics,
-            best_epoch=1,
-            score=score,
-            validation_score=score,
-        ),
-        adapter_parameters=10,
-        trainable_parameters=20,
-        times=Times(
-            total_seconds=1,
-            load_seconds=0,
-            train_seconds=1,
-            evaluate_seconds=0,
-            step_seconds=0.1,
-            samples_per_second=10,
-            steps=3,
-        ),
-        peak_memory=PeakMemory(host_bytes=1, device_bytes=None),
-        fingerprints=Fingerprints(data="d", split="s", data_order="o", head="h", backbone="b"),
-        provenance={},
-    )
-
-
 def start(script, root, *arguments):
     template = root / "template.json"
     if not template.exists():
-        template.write_text(made_result().model_dump_json())
+        template.write_text(result_of().model_dump_json())
     command = [sys.executable, "-c", script, str(root), str(template), *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -243,7 +211,7 @@ class Machines(RuleBasedStateMachine):
     def end_in_order(self, data, finished):
         number = data.draw(st.sampled_from(sorted(self.held)))
         del self.held[number]
-        if finished and publish(self.run, made_result(attempt=number, score=number / 100)):
+        if finished and publish(self.run, result_of(attempt=number, score=number / 100)):
             assert self.published is None
             self.published = number
         write_replacing(self.run.path / f"released.{number:04d}", "")

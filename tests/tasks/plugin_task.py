@@ -2,7 +2,15 @@
 
 from dataclasses import replace
 
+from tensloradist.metrics import METRICS, Metric, scorer
 from tensloradist.tasks import TASKS
+
+
+def hit(logits, labels):
+    return logits.argmax(-1) == labels
+
+
+METRICS["hits"] = Metric(name="hits", compute=lambda logits, labels: float(hit(logits, labels).mean()), correct=hit)
 
 
 def load(task, backbone, protocol):
@@ -12,7 +20,7 @@ def load(task, backbone, protocol):
         name="plugin_digits",
         primary_metric="hits",
         metric_names=("hits",),
-        metrics=lambda logits, labels: {"hits": float((logits.argmax(-1) == labels).mean())},
+        metrics=scorer("hits"),
     )
 
 

@@ -1,24 +1,25 @@
-"""What `compare`, `explain` and `reproduce` print."""
+"""What the commands `compare`, `explain` and `reproduce` print."""
 
 from __future__ import annotations
 
 import json
 
-from analysis.cells import Address, CellStory
-from analysis.comparison import Comparison, RunComparison
+from analysis.comparison import Comparison
+from analysis.explanation import Explanation
+from analysis.model import Address, Paired
 from analysis.render import text
+from analysis.render.facts import facts
 from analysis.render.terminal import console
 from analysis.reproduction import Reproduction
-from analysis.selection import describe
-from analysis.statistics.paired import Paired
-from analysis.verdicts import kind_of_test, span, verdicts
+from analysis.run_comparison import RunComparison
+from analysis.verdicts import kind_of_test, seeds_of, verdicts
 
 
 def show_comparisons(first: str, second: str, found: list[Comparison], method: str | None = None) -> None:
-    """A line for each cell, and what the test can say at all.
+    """A line for each cell, and what the test can say.
 
     Args:
-        method: the one that is compared between the conditions first and second; None: these are methods.
+        method: the method that is compared between the conditions first and second; None if these are methods.
     """
     from rich.table import Table
     from rich.text import Text
@@ -42,9 +43,12 @@ def show_comparisons(first: str, second: str, found: list[Comparison], method: s
 
 
 def _verdict(found: list[Comparison]) -> list[str]:
-    """What the corrected test can say of the cells shown, and what the columns are."""
+    """What the corrected test can say of the cells shown, and what the columns mean."""
     split = verdicts((_place(one), one.difference) for one in found if one.difference is not None)
-    lines = [f"{place}: {d.untested}: not tested, the difference is that of the others." for place, d in split.untested]
+    lines = [
+        f"{place}: {paired.untested}: not tested; the difference is over the other seeds."
+        for place, paired in split.untested
+    ]
     if not split.tested:
         return lines
     paired = split.tested[0][1]
@@ -53,7 +57,8 @@ def _verdict(found: list[Comparison]) -> list[str]:
         are = "is" if {d.n for _, d in split.few} == {1} else "are"
         cells = f"{paired.family} cell{'s' if paired.family != 1 else ''}"
         lines.append(
-            f"{span(split.few)} {are} too few for a corrected test over {cells} (it needs {paired.seeds_needed}){whom}."
+            f"{seeds_of(split.few)} {are} too few for a corrected test over {cells} (it needs {paired.seeds_needed})"
+            f"{whom}."
         )
     lines.append(
         f"p: {kind_of_test(split.tested)}; Holm over the cells shown. Brackets: 95 % t interval of the paired "
@@ -94,36 +99,22 @@ def show_runs(found: RunComparison) -> None:
             f"McNemar's exact p = {m.p:.3g}"
         )
     lines.append(
-        "This speaks of these two trained models on such examples, not of the methods: for those, compare seeds."
+        "This is about these two trained models on such examples; to compare the methods, compare them over seeds."
     )
     for line in lines:
         console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def show_story(story: CellStory) -> None:
-    """How a number came to be, from the number down to the attempts."""
-    for line in story_lines(story):
+def show_explanation(found: Explanation) -> None:
+    """How a number was obtained, from the number down to the attempts."""
+    for line in explanation_lines(found):
         console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def story_lines(story: CellStory) -> list[str]:
-    cell, row = story.cell, story.row
-    lines = [str(story.address), f"  score × 100: {text.score(cell)} ({cell.metric or 'no metric yet'})"]
-    if cell.interval is not None:
-        lines.append(f"  interval: 95 %, {cell.interval.method}, over {len(cell.scores)} seeds")
-    if cell.difference is not None:
-        d = cell.difference
-        holm = "" if d.p_holm is None else f", {d.p_holm:.3g} after Holm's correction"
-        test = f"not tested, since {d.untested}" if d.p is None else f"sign-flip p = {d.p:.3g}{holm}"
-        lines.append(f"  difference to LoRA: {text.difference(cell)} over {d.n} seeds, {test}")
-        equal = d.equivalence
-        said = equal.undefined if equal.probability is None else f"{equal.probability:.2f}, TOST p = {equal.p_tost:.3g}"
-        lines.append(f"  within ± {text.points(equal.margin)} points of LoRA with probability: {said}")
-    elif cell.no_difference:
-        lines.append(f"  no difference to LoRA: {cell.no_difference}")
-    lines.append(f"  adapter: {text.parameters(row, story.block)} parameters, ranks {row.ranks or 'none'}")
-    if row.beyond_budget:
-        lines.append("  beyond the tolerance of its budget: never bold, not ranked")
+def explanation_lines(found: Explanation) -> list[str]:
+    cell = found.cell
+    lines = [str(found.address), f"  score × 100: {text.score(cell)} ({cell.metric or 'no metric yet'})"]
+    lines += [f"  {fact}" for fact in facts(found)]
     if cell.choice is not None:
         choice = cell.choice
         if choice.why_not_chosen:
@@ -133,18 +124,15 @@ def story_lines(story: CellStory) -> list[str]:
         for tried in choice.tried:
             mean = "no validation score" if tried.validation is None else text.points(tried.validation, digits=2)
             lost = f", {tried.without_score} without a score (diverged)" if tried.without_score else ""
-            lines.append(f"    {describe(tried.values)}: {mean} ({tried.ended} runs ended{lost})")
+            lines.append(f"    {tried.label}: {mean} ({tried.ended} runs ended{lost})")
     lines.append("  runs:")
-    for run in story.runs:
+    for run in found.runs:
         score = "—" if run.score is None else text.points(run.score, digits=2)
         cause = f" ({run.cause})" if run.cause else ""
         lines.append(f"    seed {run.seed}: {run.run_id}, {run.state}{cause}, score {score}")
         lines += [f"      attempt {attempt.number}: {attempt.line}" for attempt in run.attempts]
-    for what in ("hardware", "precision", "versions", "environment", "plugins", "commit"):
-        values = dict.fromkeys(value for run in story.runs if (value := getattr(run, what)))
-        lines += [f"  {what}: {'; '.join(values)}"] if values else []
-    lines.append(f"  specification: {json.dumps(story.spec, sort_keys=True)}")
-    return lines + ([f"  again: {story.reproduce}"] if story.reproduce else [])
+    lines.append(f"  specification: {json.dumps(found.spec, sort_keys=True)}")
+    return lines + ([f"  again: {found.reproduce}"] if found.reproduce else [])
 
 
 def show_reproduction(address: Address, found: Reproduction) -> None:

@@ -1,7 +1,7 @@
-"""The cache of results already read and validated, as Parquet: only ever a cache.
+"""A cache of results that were read and validated, as a Parquet file.
 
-A row is used while its file has the same times, size and inode as when it was read; results are never changed, so such
-a row is right. A cache that is missing, damaged, or made by other code is as good as none, and is written anew.
+A row is used if its file still has the times, size and inode it was read with; since results never change, the row is
+right. A cache that is missing, damaged or written by other code is ignored and written again.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import columns
-from analysis.columns import MEASURED, Column
+from analysis.load import columns
+from analysis.load.columns import MEASURED, Column
 from tensloradist import records
 from tensloradist.caching import entry_path
 from tensloradist.files import write_replacing
@@ -23,28 +23,28 @@ from tensloradist.results import publish, schema, standing
 RUN = {"run_id": Column("str", "", "")}
 STAMP = ("mtime_ns", "ctime_ns", "size", "inode")
 Stamp = tuple[int, int, int, int]
-MAKERS = tuple(  # whoever changes how a row is made, or how a result is read and validated, invalidates it
+MAKERS = tuple(  # a change to how results are read, validated or made into rows invalidates the cache
     Path(module.__file__ or "") for module in (columns, publish, records, schema, standing)
 ) + tuple(Path(__file__).with_name(name) for name in ("outcomes.py", "cache.py"))
 log = logging.getLogger("tensloradist")
 
 
 def stamp_of(path: Path | str) -> Stamp | None:
-    """What identifies a file's content without reading it; None without the file."""
+    """What identifies the content of a file without reading it; None if there is no such file."""
     try:
         found = os.stat(path)
-    except OSError:  # absent, or not to be reached: whoever reads it finds out which
+    except OSError:  # missing or out of reach: reading it will tell
         return None
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def cache_path(root: Path) -> Path:
-    """The cache of one results folder, in the user's own cache: the folder itself may be read-only or shared."""
+    """The cache of one results folder, in the user's own cache, since the folder may be read-only or shared."""
     return entry_path("analysis", hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]).with_suffix(".parquet")
 
 
 def read_cache(root: Path) -> pd.DataFrame | None:
-    """Rows by run_id, with the stamps of their files; None where there is nothing that can be used."""
+    """Rows by run_id with the stamps of their files; None if there is no usable cache."""
     import pyarrow
     import pyarrow.parquet
 
@@ -58,13 +58,13 @@ def read_cache(root: Path) -> pd.DataFrame | None:
         frame = table.to_pandas()[["run_id", *STAMP, *MEASURED]]
         frame = frame.astype({name: column.type for name, column in (RUN | MEASURED).items()})
     except (OSError, KeyError, ValueError, TypeError, pyarrow.ArrowException) as error:
-        log.info("%s: damaged, and not used (%s)", path, error)
+        log.info("%s: damaged, so it is ignored (%s)", path, error)
         return None
     return frame.set_index("run_id", drop=False)
 
 
 def write_cache(root: Path, frame: pd.DataFrame) -> None:
-    """Replace the cache; where it cannot be written there is none, which only costs time."""
+    """Replace the cache; if it cannot be written, results are read again next time."""
     import pyarrow
     import pyarrow.parquet
 

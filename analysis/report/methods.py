@@ -1,16 +1,13 @@
-"""A methods paragraph for a paper: what was done with these very runs, and nothing that was not."""
+"""A methods paragraph for a paper: what was done with these runs, and nothing else."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 
-from analysis.analyse import Analysis
-from analysis.selection import describe
-from analysis.statistics.intervals import BOOTSTRAP_FROM
-from analysis.statistics.permutation import DRAWS, EXACT_UP_TO
-from analysis.tables import Cell
-from analysis.verdicts import verdicts
+from analysis.model import Analysis, Cell, Method
+from analysis.verdicts import exact_and_drawn, verdicts
+from tensloradist.wording import counted
 
 PROTOCOLS = {
     "sound": "training, validation and test parts are disjoint and the same for all seeds, and scores are test scores "
@@ -22,7 +19,7 @@ PROTOCOLS = {
 
 def methods_paragraph(analysis: Analysis) -> str:
     """One paragraph of prose."""
-    cells = [cell for block in analysis.blocks for row in block.rows for cell in row.cells.values() if cell.planned]
+    cells = [cell for _, _, _, cell in analysis.cells() if cell.planned]
     if not any(cell.scores for cell in cells):
         return "No run is finished, so there is nothing to describe yet."
     parts = [*_training(analysis, cells), *_selection(analysis), *_intervals(cells), *_tests(analysis, cells)]
@@ -31,11 +28,10 @@ def methods_paragraph(analysis: Analysis) -> str:
 
 
 def _training(analysis: Analysis, cells: list[Cell]) -> list[str]:
-    frame = analysis.loaded.frame
-    tasks, backbones = frame["task"].unique(), frame["backbone"].unique()
+    tasks, backbones = (_values(analysis, name) for name in ("task", "backbone"))
     rows = list(dict.fromkeys(row.name for block in analysis.blocks for row in block.rows))
     parts = [
-        f"{_count(len(rows), 'method')} ({', '.join(rows)}) {'were' if len(rows) > 1 else 'was'} trained on "
+        f"{counted(len(rows), 'method')} ({', '.join(rows)}) {'were' if len(rows) > 1 else 'was'} trained on "
         f"{_listed(tasks)} with {_listed(backbones)}, {_range(cell.planned for cell in cells)} seeds a setting."
     ]
     kinds = {block.condition.kind for block in analysis.blocks}
@@ -53,35 +49,33 @@ def _training(analysis: Analysis, cells: list[Cell]) -> list[str]:
             )
     parts += [
         f"In these runs {PROTOCOLS.get(str(protocol), f'the protocol is {protocol}')}."
-        for protocol in frame["protocol"].unique()
+        for protocol in _values(analysis, "protocol")
     ]
-    states = Counter(analysis.loaded.frame.drop_duplicates("run_id")["state"])
-    rest = {state: number for state, number in states.items() if state != "finished"}
-    if rest:
-        told = ", ".join(f"{number} {state}" for state, number in sorted(rest.items()))
+    states = Counter(run["state"] for run in analysis.runs.values())
+    if rest := [f"{number} {state}" for state, number in sorted(states.items()) if state != "finished"]:
         parts.append(
-            f"Of {sum(states.values())} runs {states['finished']} finished ({told}); nothing incomplete is ranked."
+            f"Of {sum(states.values())} runs {states['finished']} finished ({', '.join(rest)}); nothing incomplete is "
+            "ranked."
         )
     return parts
 
 
 def _selection(analysis: Analysis) -> list[str]:
+    choices = analysis.choices
     grids = dict.fromkeys(
-        tuple(describe(setting.values) for setting in choice.tried)
-        for choice in analysis.choices
-        if choice.candidates > 1
+        tuple(setting.label for setting in choice.tried) for choice in choices if len(choice.tried) > 1
     )
     if not grids:
         return []
-    edges = sum(choice.at_edge for choice in analysis.choices)
-    diverged = sum(choice.setting.without_score > 0 for choice in analysis.choices if not choice.why_not_chosen)
-    unchosen = sum(choice.why_not_chosen is not None for choice in analysis.choices)
-    official = set(analysis.loaded.frame["protocol"]) == {"official"}
+    edges = sum(choice.at_edge for choice in choices)
+    diverged = sum(choice.setting.without_score > 0 for choice in choices if not choice.why_not_chosen)
+    unchosen = sum(choice.why_not_chosen is not None for choice in choices)
+    official = _values(analysis, "protocol") == ["official"]
     part = "the test part, which serves for validation under this protocol" if official else "validation alone"
     sentences = [
         f"For each method, task and condition one setting ({'; or '.join(' / '.join(grid) for grid in grids)}) was "
         f"chosen by its mean score on {part}, over the seeds common to all settings"
-        + (f"; {edges} of {len(analysis.choices)} choices lie at the edge of their grid." if edges else ".")
+        + (f"; {edges} of {len(choices)} choices lie at the edge of their grid." if edges else ".")
     ]
     if diverged:
         sentences.append(
@@ -90,19 +84,15 @@ def _selection(analysis: Analysis) -> list[str]:
         )
     if unchosen:
         sentences.append(
-            f"In {unchosen} of {len(analysis.choices)} cells nothing could be chosen, for lack of scores on common "
-            "seeds, and the first setting stands."
+            f"In {unchosen} of {len(choices)} cells there was no choice, for lack of scores on common "
+            "seeds, and the first setting was used."
         )
     return sentences
 
 
 def _intervals(cells: list[Cell]) -> list[str]:
-    methods = {cell.interval.method for cell in cells if cell.interval}
-    parts = {
-        "t": "Student's t intervals",
-        "BCa": f"BCa bootstrap intervals (from {BOOTSTRAP_FROM} seeds on)",
-    }
-    used = [text for method, text in parts.items() if method in methods]
+    methods = {cell.estimate.interval.method for cell in cells if cell.estimate and cell.estimate.interval}
+    used = [f"{m.label} intervals" + (f" ({m.use})" if m.use else "") for m in Method if m in methods]
     if not used:
         return ["There is one seed a setting, hence no interval."]
     return [
@@ -121,12 +111,9 @@ def _tests(analysis: Analysis, cells: list[Cell]) -> list[str]:
     ]
     found = verdicts(("", d) for d in differences)
     if found.tested:
-        exact = any(d.n <= EXACT_UP_TO for _, d in found.tested)
-        drawn = any(d.n > EXACT_UP_TO for _, d in found.tested)
-        kinds = ["exact"] * exact + [f"with {DRAWS:,} seeded draws"] * drawn
         parts.append(
-            f"They are tested by two-sided sign-flip permutation tests ({' or '.join(kinds)}), Holm-corrected over the "
-            "methods of a task and condition."
+            f"They are tested by two-sided sign-flip permutation tests ({exact_and_drawn(found.tested)}), "
+            "Holm-corrected over the methods of a task and condition."
         )
         if few := len(found.few):
             parts.append(
@@ -135,8 +122,8 @@ def _tests(analysis: Analysis, cells: list[Cell]) -> list[str]:
             )
     if lost := len(found.untested):
         parts.append(
-            f"{lost} of {len(differences)} differences {'are' if lost > 1 else 'is'} not tested, since runs diverged, "
-            "and they are those of the other seeds."
+            f"{lost} of {len(differences)} differences {'are' if lost > 1 else 'is'} not tested, since runs diverged; "
+            "they are over the other seeds."
         )
     if any(d.equivalence.probability is not None for d in differences):
         parts.append(
@@ -173,13 +160,17 @@ def _overall(analysis: Analysis) -> list[str]:
 
 
 def _provenance(analysis: Analysis) -> list[str]:
-    frame = analysis.loaded.frame
-    told = []
+    parts = []
     for column, what in (("hardware", "on"), ("precision", "in"), ("versions", "with")):
-        values = sorted(frame[column].dropna().unique())
+        values = sorted(_values(analysis, column))
         if values:
-            told.append(f"{what} {' or '.join(f'({v})' if len(values) > 1 and what == 'with' else v for v in values)}")
-    return [f"Runs were made {', '.join(told)}."] if told else []
+            parts.append(f"{what} {' or '.join(f'({v})' if len(values) > 1 and what == 'with' else v for v in values)}")
+    return [f"Runs were made {', '.join(parts)}."] if parts else []
+
+
+def _values(analysis: Analysis, column: str) -> list[str]:
+    """The distinct values that runs have on record, in order."""
+    return [str(value) for value in dict.fromkeys(run[column] for run in analysis.runs.values()) if value is not None]
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -189,10 +180,6 @@ def _listed(names: Iterable[str]) -> str:
 
 def _have(number: int) -> str:
     return "have" if number != 1 else "has"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _range(numbers: Iterable[int]) -> str:

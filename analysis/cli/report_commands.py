@@ -1,22 +1,14 @@
-"""The commands `report`, `table` and `figures`: from one or more sweeps to what people read."""
+"""The commands `report`, `table` and `figures`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from analysis.analyse import Analysis
+from analysis.cli.options import Margin, Results, Sweeps, analysis_of
 
-Sweeps = Annotated[
-    list[str], typer.Argument(metavar="SWEEP...", help="Sweep files, names of launched sweeps, or bundles.")
-]
-Results = Annotated[Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")]
-Margin = Annotated[
-    float, typer.Option("--margin", min=0.0, help="Half the region of practical equivalence, in points.")
-]
 TABLE_FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 
 
@@ -28,8 +20,8 @@ def report(
 ) -> None:
     """Write the report of one or more sweeps, finished or still running: a page, tables and figures.
 
-    DIR/report.html is one self-contained page; beside it are tables.md, .tex, .csv and .json, and figures/ as SVG and
-    PNG. The learning rate is chosen for each method on validation scores; test scores of the chosen one are shown.
+    DIR/report.html is a self-contained page; beside it are tables.md, .tex, .csv and .json, and figures/ as SVG and
+    PNG. The learning rate is chosen for each method on validation scores, and test scores of the chosen one are shown.
 
     Examples:
 
@@ -44,9 +36,9 @@ def report(
     from analysis.report.opening import opening
     from analysis.report.write import write_report
 
-    analysis = _analysis(sweeps, results, margin)
-    with progress("Drawing the figures") as told:
-        path = write_report(analysis, out, told)
+    analysis = analysis_of(sweeps, results, margin)
+    with progress("Drawing the figures") as step:
+        path = write_report(analysis, out, step)
     to = console()
     show(analysis, to)
     to.print()
@@ -83,9 +75,9 @@ def table(
     if form not in TABLE_FORMATS:
         raise unknown("format", form, TABLE_FORMATS)
     if form == "terminal" and out is not None:
-        raise UserError("--out: a terminal's table is only printed; choose --format markdown, latex, csv or json")
-    analysis = _analysis(sweeps, results, margin)
-    if form in ("csv", "latex"):  # the others have them
+        raise UserError("--out needs a --format: markdown, latex, csv or json")
+    analysis = analysis_of(sweeps, results, margin)
+    if form in ("csv", "latex"):  # the other formats contain them
         for line in analysis.loaded.warnings:
             typer.echo(line, err=True)
     if form == "terminal":
@@ -100,7 +92,7 @@ def table(
 def figures(
     sweeps: Sweeps,
     out: Annotated[Path, typer.Option("--out", help="Folder for the figures.")],
-    kinds: Annotated[list[str] | None, typer.Option("--kind", help="Only this kind (repeat).")] = None,
+    kinds: Annotated[list[str] | None, typer.Option("--kind", help="Only this kind (repeatable).")] = None,
     results: Results = None,
     margin: Margin = 0.5,
 ) -> None:
@@ -122,22 +114,12 @@ def figures(
     for kind in kinds or ():
         if kind not in KINDS:
             raise unknown("kind of figure", kind, KINDS)
-    analysis = _analysis(sweeps, results, margin)
-    with progress("Drawing the figures") as told:
-        drawn, absent = write_figures(analysis, out, kinds=kinds, progress=told)
+    analysis = analysis_of(sweeps, results, margin)
+    with progress("Drawing the figures") as step:
+        drawn, absent = write_figures(analysis, out, kinds=kinds, progress=step)
     for sentence in [*analysis.loaded.warnings, *absent, *([] if drawn else ["There is nothing to draw yet."])]:
         typer.echo(sentence)
     typer.echo(f"Written: {len(drawn)} figures in {out}, each as SVG and PNG")
-
-
-def _analysis(sweeps: list[str], results: Path | None, margin: float) -> Analysis:
-    from analysis.analyse import analyse
-    from analysis.load import load_from
-    from analysis.progress import progress
-    from tensloradist.results.layout import results_root
-
-    with progress("Reading the results"):
-        return analyse(load_from(sweeps, results_root(results)), margin / 100)
 
 
 def register(app: typer.Typer) -> None:

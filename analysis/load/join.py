@@ -1,30 +1,29 @@
-"""Several sweeps as one: joined where names mean the same, refused where they do not."""
+"""Several sweeps as one: joined if their names mean the same, refused otherwise."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
-from analysis.columns import COLUMNS
-from analysis.load import Loaded
-from analysis.selection import CELL, ENDED
+from analysis.load.columns import COLUMNS
+from analysis.model import CELL, ENDED, Loaded
 from tensloradist.errors import UserError
+from tensloradist.names import dotted
 from tensloradist.results.schema import Condition, Manifest
 from tensloradist.spec import identifying
 
 Contents = dict[str, dict[str, set[str]]]  # label -> field -> values, as JSON
-REMEDY = "report on them apart, or launch one of them again with a name or label of its own"
+REMEDY = "report on them separately, or launch one of them again under another name or label"
 
 
 def joined(parts: list[Loaded]) -> Loaded:
     """One `Loaded` of several. A run that several sweeps share is one row.
 
     Raises:
-        UserError: the same name stands for different things in two sweeps.
+        UserError: two sweeps use the same name for different things.
     """
     known: dict[str, Loaded] = {}
     for part in parts:
@@ -32,7 +31,7 @@ def joined(parts: list[Loaded]) -> Loaded:
         earlier = known.setdefault(manifest.name, part)
         if earlier.manifests != part.manifests:
             raise UserError(
-                f"{earlier.sources[0]} and {part.sources[0]} are two different sweeps of the name {manifest.name!r}; "
+                f"{earlier.sources[0]} and {part.sources[0]} are different sweeps, both named {manifest.name!r}; "
                 f"{REMEDY}"
             )
     manifests = [part.manifests[0] for part in known.values()]
@@ -41,17 +40,17 @@ def joined(parts: list[Loaded]) -> Loaded:
             _refuse_clashes(other, manifest)
     frame = pd.concat([part.frame for part in parts], ignore_index=True)
     frame = frame.astype({name: column.type for name, column in COLUMNS.items()})
-    # Where a bundle and the folder hold the same run, the one that has its result counts.
+    # If a bundle and the folder hold the same run, the one with a result counts.
     order = (~frame["state"].isin(ENDED)).sort_values(kind="stable").index
     kept = frame.loc[order].drop_duplicates([*CELL, "run_id"]).sort_index()
     roots = {part.root for part in parts}
     return Loaded(
-        tuple(manifests),
-        kept.reset_index(drop=True),
-        list(dict.fromkeys(line for part in parts for line in part.broken)),
-        list(dict.fromkeys(line for part in parts for line in part.warnings)),
-        next(iter(roots)) if len(roots) == 1 else None,
-        tuple(source for part in parts for source in part.sources),
+        manifests=tuple(manifests),
+        frame=kept.reset_index(drop=True),
+        broken=list(dict.fromkeys(line for part in parts for line in part.broken)),
+        warnings=list(dict.fromkeys(line for part in parts for line in part.warnings)),
+        root=next(iter(roots)) if len(roots) == 1 else None,
+        sources=tuple(source for part in parts for source in part.sources),
     )
 
 
@@ -72,7 +71,7 @@ def _refuse_clashes(first: Manifest, second: Manifest) -> None:
 
 
 def _contents(manifest: Manifest) -> tuple[Contents, Contents]:
-    """What stands behind each backbone-and-task label, and behind each method's: all but seeds, rates and ranks."""
+    """What each backbone-and-task label means, and each method label: all but seeds, learning rates and ranks."""
     columns: Contents = defaultdict(lambda: defaultdict(set))
     methods: Contents = defaultdict(lambda: defaultdict(set))
     for run in manifest.runs:
@@ -83,15 +82,7 @@ def _contents(manifest: Manifest) -> tuple[Contents, Contents]:
 
 
 def _identity(spec: dict[str, Any]) -> dict[str, Any]:
-    """What makes a run's identity, by dotted name; but for what differs between the runs of one row of the tables."""
-    fields = dict(_flat(identifying(spec)))
+    """The fields of a run's identity by dotted name, without those that differ between the runs of one row."""
+    fields = dict(dotted(identifying(spec)))
     varied = ("seed", "adapter.ranks", "optimizer.learning_rate")
     return {name: v for name, v in fields.items() if not any(f"{name}.".startswith(f"{field}.") for field in varied)}
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, part in value.items():
-        if isinstance(part, dict):
-            yield from _flat(part, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", part

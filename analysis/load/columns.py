@@ -1,4 +1,4 @@
-"""The column dictionary: every column of the analysis' frame, with its type, unit and meaning."""
+"""The column dictionary: every column of the frame, with its type, unit and meaning."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.model import FINGERPRINTS
 from tensloradist.spec import OptimizerSpec
-
-FINGERPRINTS = ("data", "split", "data_order", "head")
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,6 @@ COLUMNS = PLANNED | MEASURED
 
 
 def typed(rows: Iterable[dict[str, Any]], columns: dict[str, Column]) -> pd.DataFrame:
-    """A frame with all of the columns, typed, also when no row has a value for some of them."""
+    """A frame with all of these columns and their types, even if no row has a value for some of them."""
     frame = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
     return frame.astype({name: column.type for name, column in columns.items()})

@@ -1,34 +1,32 @@
-"""The commands `results`, `compare`, `explain` and `reproduce`: the numbers behind a table, one by one."""
+"""The commands `results`, `compare`, `explain` and `reproduce`: the numbers behind the tables."""
 
 from __future__ import annotations
 
 import json as json_
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from analysis.analyse import Analysis
-    from analysis.load import Loaded
+from analysis.cli.options import Margin, Results, SweepOption, Sweeps, analysis_of, loaded_from
 
-Results = Annotated[Path | None, typer.Option("--results", help="Results folder [TENSLORADIST_RESULTS, ./results].")]
-SweepOption = Annotated[
-    list[str] | None,
-    typer.Option("--sweep", help="A sweep file, launched sweep or bundle (repeat) [the only one launched]."),
-]
+if TYPE_CHECKING:
+    from analysis.explanation import Explanation
+    from analysis.model import Analysis
+
 CellArgument = Annotated[str, typer.Argument(metavar="CELL", help="'method, task, condition', as in the tables.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def results(
-    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Sweep files, launched sweeps, or bundles.")],
+    sweeps: Sweeps,
     form: Annotated[str, typer.Option("--format", help="csv, parquet or json.")] = "csv",
-    out: Annotated[Path | None, typer.Option("--out", help="A file [standard output; not for parquet].")] = None,
-    columns: Annotated[bool, typer.Option("--columns", help="Print the column dictionary and nothing else.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write [standard output, but for parquet].")] = None,
+    columns: Annotated[bool, typer.Option("--columns", help="Only print the column dictionary.")] = False,
     results: Results = None,
 ) -> None:
-    """Export all runs of sweeps, a row for each run and condition, with a dictionary of the columns.
+    """Export all runs of sweeps with a row for each run and condition, and a dictionary of the columns.
 
     The dictionary is in the JSON, in the Parquet file's metadata, and beside a CSV file as FILE.columns.csv.
 
@@ -40,7 +38,7 @@ def results(
 
         tensloradist results demo --columns
     """
-    from analysis.exporting import FORMATS, dictionary, export, exported
+    from analysis.load.exporting import FORMATS, dictionary, export, exported
     from tensloradist.errors import UserError, unknown
 
     if form not in FORMATS:
@@ -52,33 +50,33 @@ def results(
         return
     if form == "parquet" and out is None:
         raise UserError("--format parquet: give a file with --out")
-    loaded = _loaded(sweeps, results)
-    for line in (*loaded.warnings, *(f"Left out: {line}" for line in loaded.broken)):
+    loaded = loaded_from(sweeps, results)
+    for line in (*loaded.warnings, *loaded.left_out()):
         typer.echo(line, err=True)
     if out is None:
         typer.echo(exported(loaded.frame, form), nl=False)
         return
     for path in export(loaded.frame, form, out):
-        typer.echo(f"written: {path}", err=True)
+        typer.echo(f"Written: {path}", err=True)
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A method, or a run's id or the beginning of it.")],
-    second: Annotated[str | None, typer.Argument(metavar="B", help="As A; none with --between.")] = None,
+    first: Annotated[str, typer.Argument(metavar="A", help="A method, or the id of a run (or its beginning).")],
+    second: Annotated[str | None, typer.Argument(metavar="B", help="As A; not with --between.")] = None,
     between: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="CONDITION CONDITION", help="Compare method A under these two conditions."),
     ] = None,
     sweep: SweepOption = None,
     results: Results = None,
-    margin: Annotated[float, typer.Option(min=0.0, help="Half the region of practical equivalence, in points.")] = 0.5,
+    margin: Margin = 0.5,
     json: Json = False,
 ) -> None:
-    """Compare two methods over seeds, in every cell; or one method between two conditions; or two runs.
+    """Compare two methods over seeds in every cell, one method between two conditions, or two runs.
 
     Methods: A − B paired by seed, with the sign-flip test. One method --between two conditions: the first − the second,
     paired by seed, on every backbone and task. Runs: McNemar's test and a bootstrap of examples, from the stored
-    predictions; this speaks of these two trained models, not of the methods.
+    predictions; this is about these two trained models, not about the methods.
 
     Examples:
 
@@ -93,12 +91,12 @@ def compare(
 
     if between is not None:
         if second is not None:
-            raise UserError(f"--between compares one method between two conditions: leave {second!r} or --between out")
+            raise UserError(f"--between compares one method between two conditions: leave out {second!r} or --between")
         _compare_conditions(first, between, _analysis(sweep, results, margin), json)
         return
     if second is None:
         raise UserError(
-            f"{first!r} is compared with nothing: give a second method or run, or --between CONDITION CONDITION"
+            f"nothing to compare {first!r} with: give a second method or run, or --between CONDITION CONDITION"
         )
     root = results_root(results)
     if not sweep and all(_is_run(name, root) for name in (first, second)):
@@ -113,15 +111,15 @@ def compare(
         raise UserError(f"{first!r} and {second!r} are the same method, {names[0]}")
     found = compare_methods(analysis, names[0], names[1])
     if json:
-        _json({"first": names[0], "second": names[1], "cells": [_plain(one) for one in found]})
+        _json({"first": names[0], "second": names[1], "cells": [asdict(one) for one in found]})
         return
-    from analysis.showing import show_comparisons
+    from analysis.cli.showing import show_comparisons
 
     show_comparisons(names[0], names[1], found)
 
 
 def explain(cell: CellArgument, sweep: SweepOption = None, results: Results = None, json: Json = False) -> None:
-    """Say how a number of the tables came to be: what was chosen, its runs, specification, attempts, hardware.
+    """Explain how a number of the tables was obtained: the chosen setting, runs, specification, attempts, hardware.
 
     Examples:
 
@@ -130,16 +128,16 @@ def explain(cell: CellArgument, sweep: SweepOption = None, results: Results = No
         tensloradist explain "lora, dtd, isoparameter 4, deit_tiny" --json
     """
     from analysis.address import parse
-    from analysis.cells import addresses, story
+    from analysis.explanation import explain as explanation_of
 
     analysis = _analysis(sweep, results)
-    found = story(analysis, parse(cell, addresses(analysis)))
+    found = explanation_of(analysis, parse(cell, analysis.addresses()))
     if json:
-        _json({**_plain(found), "block": {"notes": found.block.notes, "no_times": found.block.no_times}})
+        _json(_explained(found))
         return
-    from analysis.showing import show_story
+    from analysis.cli.showing import show_explanation
 
-    show_story(found)
+    show_explanation(found)
 
 
 def reproduce(
@@ -149,9 +147,9 @@ def reproduce(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to train in [RESULTS/reproductions].")] = None,
     results: Results = None,
 ) -> None:
-    """Train one seed of a cell again, in a folder of its own, and say whether its score is the same.
+    """Train one seed of a cell again in a folder of its own, and compare its score with the published one.
 
-    Exit code 0: the same score, or inside the cell's interval or the range of its seeds; 1: outside of both.
+    Exit code 0: the same score, or one inside the cell's interval or the range of its seeds; 1: outside both.
 
     Examples:
 
@@ -160,12 +158,11 @@ def reproduce(
         tensloradist reproduce "lora, digits, isorank 4" --seed 2 --sweep demo.bundle.tar.gz --out again
     """
     from analysis.address import parse
-    from analysis.cells import addresses
+    from analysis.cli.showing import show_reproduction
     from analysis.reproduction import reproduce as run_again
-    from analysis.showing import show_reproduction
 
     analysis = _analysis(sweep, results)
-    address = parse(cell, addresses(analysis))
+    address = parse(cell, analysis.addresses())
     found = run_again(analysis, address, seed, out, lambda line: typer.echo(line, err=True))
     show_reproduction(address, found)
     if not found.holds:
@@ -182,13 +179,13 @@ def _compare_conditions(method: str, between: tuple[str, str], analysis: Analysi
     first, second = (parse_name(name, "condition", conditions) for name in between)
     if first == second:
         raise UserError(
-            f"--between {between[0]!r} {between[1]!r}: both are {first!r}; the conditions are {', '.join(conditions)}"
+            f"--between {between[0]!r} {between[1]!r}: both are {first!r}; known conditions: {', '.join(conditions)}"
         )
     found = compare_conditions(analysis, row, first, second)
     if json:
-        _json({"method": row, "first": first, "second": second, "cells": [_plain(one) for one in found]})
+        _json({"method": row, "first": first, "second": second, "cells": [asdict(one) for one in found]})
         return
-    from analysis.showing import show_comparisons
+    from analysis.cli.showing import show_comparisons
 
     show_comparisons(first, second, found, row)
 
@@ -198,52 +195,29 @@ def _rows(analysis: Analysis) -> list[str]:
 
 
 def _compare_runs(root: Path, first: str, second: str, json: bool) -> None:
-    from analysis.comparison import compare_runs
     from analysis.progress import progress
+    from analysis.run_comparison import compare_runs
 
     with progress("Resampling examples"):
         found = compare_runs(root, first, second)
     if json:
-        _json(_plain(found))
+        _json(asdict(found))
         return
-    from analysis.showing import show_runs
+    from analysis.cli.showing import show_runs
 
     show_runs(found)
 
 
 def _is_run(name: str, root: Path) -> bool:
-    """Whether a text can only mean a run: hexadecimal, and the beginning of one's id."""
+    """Whether a name can only be that of a run: it is hexadecimal and the beginning of an id."""
     hexadecimal = len(name) >= 2 and set(name) <= set("0123456789abcdef")
     return hexadecimal and any(root.glob(f"runs/{name}*"))
 
 
-def _loaded(sweeps: list[str], results: Path | None) -> Loaded:
-    from analysis.progress import progress
-
-    with progress("Reading results"):
-        from analysis.load import load_from
-        from tensloradist.results.layout import results_root
-
-        return load_from(sweeps, results_root(results))
-
-
-def _analysis(sweeps: list[str] | None, results: Path | None, margin: float = 0.5) -> Analysis:
-    """The analysis of the sweeps that are given, or of the only one that a results folder has."""
-    from analysis.progress import progress
-    from tensloradist.errors import UserError
-    from tensloradist.results.layout import results_root
-
-    root = results_root(results)
-    launched = sorted(path.parent.name for path in root.glob("sweeps/*/latest"))
-    if not sweeps and len(launched) != 1:
-        raise UserError(f"--sweep is needed: {root} has {', '.join(launched) or 'no launched sweep'}")
-    with progress("Reading results and computing"):
-        from analysis.analyse import analyse
-        from analysis.load import load_from
-
-        loaded = load_from(sweeps or launched, root)
-        found = analyse(loaded, margin / 100)
-    for line in loaded.warnings:
+def _analysis(sweep: list[str] | None, results: Path | None, margin: float = 0.5) -> Analysis:
+    """The analysis; warnings about what was read go to standard error, since no table shows them here."""
+    found = analysis_of(sweep, results, margin)
+    for line in found.loaded.warnings:
         typer.echo(line, err=True)
     return found
 
@@ -252,21 +226,12 @@ def _json(data: Any) -> None:
     typer.echo(json_.dumps(data, indent=1, default=str))
 
 
-def _plain(found: Any) -> dict[str, Any]:
-    """A dataclass as plain values, without the whole table that a cell's story refers to."""
-    from dataclasses import asdict, fields, is_dataclass
-
-    plain: dict[str, Any] = {}
-    for field in fields(found):
-        value = getattr(found, field.name)
-        if field.name in ("block", "row"):
-            continue
-        if is_dataclass(value) and not isinstance(value, type):
-            value = asdict(value)
-        elif isinstance(value, tuple):
-            value = [asdict(part) if is_dataclass(part) and not isinstance(part, type) else part for part in value]
-        plain[field.name] = value
-    return plain
+def _explained(found: Explanation) -> dict[str, Any]:
+    """An explanation as plain values; of its table only what concerns the cell."""
+    plain = {name: getattr(found, name) for name in ("spec", "reproduce")}
+    plain |= {"address": asdict(found.address), "cell": asdict(found.cell), "runs": [asdict(run) for run in found.runs]}
+    plain["cell"]["interval"] = (plain["cell"].pop("estimate") or {}).get("interval")
+    return {**plain, "block": {"notes": found.block.notes, "no_times": found.block.no_times}}
 
 
 def register(app: typer.Typer) -> None:

@@ -1,59 +1,38 @@
 """Loading: manifests and results as one tidy pandas frame with a row for each run and condition.
 
-Nothing is dropped in silence: a run without a result has a state that says why, a broken file is listed. Several sweeps
-and bundles are joined where they mean the same by the same names, and refused where they do not.
+Nothing is dropped silently: a run without a result has a state that says why, and broken files are listed. Several
+sweeps and bundles are joined if their names mean the same, and refused otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.columns import COLUMNS, typed
-from analysis.outcomes import outcomes
+from analysis.load.columns import COLUMNS, typed
+from analysis.load.join import joined
+from analysis.load.outcomes import outcomes
+from analysis.model import Loaded
 from tensloradist.errors import UserError
 from tensloradist.names import printable
 from tensloradist.results.bundle import is_bundle, opened
-from tensloradist.results.schema import Condition, Manifest, ManifestRun
+from tensloradist.results.schema import Condition, ManifestRun, Membership
 from tensloradist.results.sweeps import find_sweep
 from tensloradist.spec import ADDED_LATER, OptimizerSpec
 
 
-@dataclass
-class Loaded:
-    """Sweeps and their results: manifests, the frame (see `COLUMNS`), broken files, and warnings for the reader."""
-
-    manifests: tuple[Manifest, ...]
-    frame: pd.DataFrame
-    broken: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    root: Path | None = None  # the results folder; None where a bundle was read, which lies unpacked nowhere
-    sources: tuple[str, ...] = ()  # as the user gave them
-
-    @property
-    def name(self) -> str:
-        """The sweeps' names."""
-        return " + ".join(manifest.name for manifest in self.manifests)
-
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """Those of all sweeps, each once, in order."""
-        return tuple({c.name: c for manifest in self.manifests for c in manifest.conditions}.values())
-
-
 def load_from(sources: Sequence[str], root: Path) -> Loaded:
-    """The results of one or more sweeps, each given by its file, its name, or its bundle (`tensloradist bundle`).
+    """The results of one or more sweeps, each given as a file, a name, or a bundle (`tensloradist bundle`).
 
     Raises:
-        UserError: a sweep was never launched with this results folder, a manifest is not readable, a bundle is
-            damaged, or two sweeps mean different things by the same name.
+        UserError: a sweep was never launched with this results folder, a manifest is unreadable, a bundle is damaged,
+            or two sweeps use the same name for different things.
     """
     if not sources:
-        raise UserError("no sweep is given; name a sweep file, a launched sweep, or a bundle")
+        raise UserError("no sweep given; name a sweep file, a launched sweep, or a bundle")
     parts = []
     for source in dict.fromkeys(sources):
         if is_bundle(source):
@@ -64,23 +43,19 @@ def load_from(sources: Sequence[str], root: Path) -> Loaded:
             part = load(source, root)
         part.sources = (source,)
         parts.append(part)
-    if len(parts) == 1:
-        return parts[0]
-    from analysis.join import joined
-
-    return joined(parts)
+    return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def load(source: str, root: Path, use_cache: bool = True) -> Loaded:
-    """The results of one sweep, by its file, which means what it says now, or the name it was launched with.
+    """The results of one sweep, given as a file, which is read as it is now, or as the name it was launched with.
 
     Raises:
-        UserError: the sweep was never launched with this results folder, its manifest is not readable or was edited,
-            or an edited file cannot be planned.
+        UserError: the sweep was never launched with this results folder, its manifest is unreadable or was edited, or
+            an edited file cannot be planned.
     """
     found = find_sweep(source, root)
     manifest = found.manifest
-    loaded = Loaded((manifest,), pd.DataFrame(), root=root, sources=(source,))
+    loaded = Loaded(manifests=(manifest,), frame=pd.DataFrame(), root=root, sources=(source,))
     if found.note is not None:
         loaded.warnings.append(found.note)
     conditions = {condition.name: condition for condition in manifest.conditions}
@@ -122,7 +97,7 @@ def _planned(run: ManifestRun, sweep: str) -> dict[str, Any]:
     }
 
 
-def _membership(run: ManifestRun, membership: Any, condition: Condition) -> dict[str, Any]:
+def _membership(run: ManifestRun, membership: Membership, condition: Condition) -> dict[str, Any]:
     return {
         "condition": condition.name,
         "kind": condition.kind,
@@ -134,7 +109,7 @@ def _membership(run: ManifestRun, membership: Any, condition: Condition) -> dict
 
 
 def _axes(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """The optimiser's fields: what a selection may choose between."""
+    """The optimiser fields, which a selection may choose between."""
     fields = {}
     for name in OptimizerSpec.model_fields:
         value = optimizer.get(name, ADDED_LATER.get(f"optimizer.{name}"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.columns import COLUMNS
+from analysis.load.columns import COLUMNS
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
 
@@ -16,7 +16,7 @@ FORMATS = ("csv", "parquet", "json")
 
 
 def exported(frame: pd.DataFrame, form: str) -> bytes:
-    """The file's content. JSON has the dictionary in it, and Parquet in its schema's metadata (`columns`).
+    """The content of the file. JSON includes the dictionary, and Parquet has it in its schema's metadata (`columns`).
 
     Raises:
         UserError: an unknown format.
@@ -41,7 +41,7 @@ def exported(frame: pd.DataFrame, form: str) -> bytes:
 
 
 def export(frame: pd.DataFrame, form: str, out: Path) -> list[Path]:
-    """Write the file, and for CSV its column dictionary beside it; returns what was written."""
+    """Write the file, and for CSV a column dictionary beside it; returns the paths of both."""
     write_replacing(out, exported(frame, form))
     if form != "csv":
         return [out]

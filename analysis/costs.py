@@ -1,0 +1,40 @@
+"""Step time and peak memory of methods, from runs whose times may be compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.model import Block, Estimate, Interval, Method
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one method over conditions: medians, with the smallest and largest value as interval."""
+
+    method: str
+    step_seconds: Estimate
+    peak_bytes: Estimate | None
+
+
+def costs_of(blocks: Sequence[Block], task: str) -> tuple[tuple[Cost, ...], str]:
+    """The costs of each method on a task over these blocks; or none and why times must not be compared."""
+    reasons = dict.fromkeys(block.no_times for block in blocks if block.no_times)
+    if reasons:
+        return (), "; ".join(filter(None, reasons))
+    times: dict[str, list[float]] = defaultdict(list)
+    memory: dict[str, list[float]] = defaultdict(list)
+    for block in blocks:
+        for row, _, cell in block.cells(task):
+            if cell.step_seconds is not None:
+                times[row.name].append(cell.step_seconds)
+                memory[row.name] += [] if cell.peak_bytes is None else [cell.peak_bytes]
+    return tuple(
+        Cost(name, _median(found), _median(memory[name]) if memory[name] else None) for name, found in times.items()
+    ), ""
+
+
+def _median(values: list[float]) -> Estimate:
+    ordered = sorted(values)
+    return Estimate(ordered[len(ordered) // 2], Interval(ordered[0], ordered[-1], Method.RANGE))

@@ -1,0 +1,318 @@
+"""What the analysis is made of: sweeps as loaded, choices, cells, rows and blocks. Everything above reads or fills it.
+
+Scores are in the metric's own unit (a fraction for accuracy, not a percentage).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.statistics.intervals import Estimate, Interval, Method
+from analysis.statistics.paired import MARGIN, Paired
+from analysis.statistics.ranks import Ranks
+from tensloradist.results.schema import Condition, Manifest
+from tensloradist.spec import REFERENCES
+from tensloradist.wording import exactly
+
+__all__ = ["Estimate", "Interval", "Method", "Paired", "Ranks"]
+
+CELL = ["backbone", "task", "condition", "row"]  # the frame's columns that name a cell
+ENDED = ("finished", "diverged")  # states of runs that are not trained again
+FINGERPRINTS = ("data", "split", "data_order", "head")  # equal in runs that may be paired
+Runs = list[Any]  # the frame's lines as named tuples, with _ for the . in a column's name
+
+
+@dataclass(kw_only=True)
+class Loaded:
+    """Sweeps and their results.
+
+    Attributes:
+        frame: a row for each run and condition; its columns are `analysis.load.columns.COLUMNS`.
+        broken: one line for each file that could not be read.
+        warnings: sentences for the reader.
+        root: the results folder; None if a bundle was read, which is not unpacked anywhere.
+        sources: the sweeps as the user named them.
+    """
+
+    manifests: tuple[Manifest, ...]
+    frame: pd.DataFrame
+    broken: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    root: Path | None = None
+    sources: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The names of the sweeps."""
+        return " + ".join(manifest.name for manifest in self.manifests)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The conditions of all sweeps, each once, in order."""
+        return tuple({c.name: c for manifest in self.manifests for c in manifest.conditions}.values())
+
+    def left_out(self) -> list[str]:
+        """A warning for each file that could not be read."""
+        return [f"Left out: {line}" for line in self.broken]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One optimiser setting that was tried in a cell, with its mean validation score over the cell's common seeds."""
+
+    values: dict[str, Any]
+    validation: float | None  # over the runs that have a score; None: no common seed, or no run has a score
+    ended: int  # runs that have finished or diverged
+    without_score: int = 0  # runs on the common seeds without a score: diverged, or undefined
+
+    @property
+    def label(self) -> str:
+        """'learning_rate 0.001, epochs 10'."""
+        return ", ".join(
+            f"{name.removeprefix('optimizer.')} {exactly(value) if isinstance(value, int | float) else value}"
+            for name, value in self.values.items()
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which setting was chosen for one cell, which ones were tried, and whether it lies at the edge of the grid."""
+
+    cell: tuple[str, ...]  # backbone, task, condition, row
+    chosen: dict[str, Any]
+    tried: tuple[Setting, ...]
+    common_seeds: int
+    at_edge: bool
+
+    @property
+    def setting(self) -> Setting:
+        """The chosen setting."""
+        return next(setting for setting in self.tried if setting.values == self.chosen)
+
+    @property
+    def why_not_chosen(self) -> str | None:
+        """Why no choice was possible, so that the first setting of the grid is used; None if there was a choice."""
+        if not self.common_seeds:
+            return "its settings have no common seed yet"
+        if self.setting.validation is None:
+            return "no run of any setting has a validation score"
+        return None
+
+    def describe(self) -> str:
+        if self.why_not_chosen:
+            return f"{self.setting.label} (the grid's first, not chosen)"
+        return self.setting.label + (" (at the grid's edge)" if self.at_edge else "")
+
+    def best_by(self, axis: str) -> dict[float, float]:
+        """Value of a numeric axis -> the best validation score over the other axes, in ascending order of values."""
+        best: dict[float, float] = {}
+        for setting in self.tried:
+            if setting.validation is not None:
+                value = float(setting.values[axis])
+                best[value] = max(best.get(value, setting.validation), setting.validation)
+        return dict(sorted(best.items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One method on one task under one condition.
+
+    Attributes:
+        scores: seed -> test score of a finished run.
+        planned: how many runs were planned.
+        other: how many runs without a score are in each state.
+        estimate: the mean of the scores with its 95 % interval; None without a score.
+        difference: the paired difference to LoRA; without one, `no_difference` may say why.
+        best: whether it is shown in bold.
+        step_seconds, peak_bytes: medians over seeds, not to be compared if `Block.no_times` is set.
+        run_ids: seed -> run, for all planned runs of the chosen setting.
+        without_score: seed -> 'diverged' or 'undefined score', for runs that ended without a score.
+    """
+
+    scores: dict[int, float] = field(default_factory=dict)
+    planned: int = 0
+    other: Counter[str] = field(default_factory=Counter)
+    metric: str | None = None
+    estimate: Estimate | None = None
+    difference: Paired | None = None
+    no_difference: str | None = None
+    best: bool = False
+    choice: Choice | None = None
+    step_seconds: float | None = None
+    peak_bytes: int | None = None
+    run_ids: dict[int, str] = field(default_factory=dict)
+    without_score: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float | None:
+        return None if self.estimate is None else self.estimate.value
+
+    @property
+    def is_complete(self) -> bool:
+        return self.planned > 0 and len(self.scores) == self.planned
+
+    @property
+    def is_unpaired(self) -> bool:
+        """Whether there is no difference because the runs differ in more than the method."""
+        return self.difference is None and "differ" in (self.no_difference or "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method: its parameters, and a cell for each task."""
+
+    name: str
+    parameters: int
+    residual: float
+    ranks: str
+    beyond_budget: bool
+    refused: str | None  # why; then it has no cells
+    cells: dict[str, Cell]
+    method: str = ""
+    grouping: str | None = None
+    factorization: str | None = None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it frames the comparison, such as full fine-tuning: it is shown, but neither bold nor tested."""
+        return self.method in REFERENCES
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether it may be bold and takes part in rankings."""
+        return not (self.is_reference or self.beyond_budget or self.refused)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a cell is: 'qkv_depth tucker, dtd, isorank r=4, deit_tiny'."""
+
+    backbone: str
+    condition: str
+    row: str
+    task: str
+
+    def __str__(self) -> str:
+        return f"{self.row}, {self.task}, {self.condition}, {self.backbone}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One backbone under one condition: a table."""
+
+    backbone: str
+    condition: Condition
+    tasks: tuple[str, ...]
+    metrics: dict[str, str]  # task -> name of its metric
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    data_sets: dict[str, str] = field(default_factory=dict)  # task -> fingerprint of its data
+    no_times: str | None = None  # why times must not be compared
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    def cells(self, task: str | None = None) -> list[tuple[Row, str, Cell]]:
+        """(row, task, cell) of the whole table or of one task, row by row; refused rows have none."""
+        return [(row, t, cell) for row in self.rows for t, cell in row.cells.items() if task in (None, t)]
+
+    def address(self, row: Row, task: str) -> Address:
+        return Address(self.backbone, self.condition.name, row.name, task)
+
+    def with_cells(self, new: Mapping[tuple[str, str], Cell]) -> Block:
+        """The block with the cells at these (row, task) replaced."""
+        rows = [
+            replace(row, cells={task: new.get((row.name, task), cell) for task, cell in row.cells.items()})
+            for row in self.rows
+        ]
+        return replace(self, rows=rows)
+
+    @property
+    def baseline(self) -> tuple[Row | None, str]:
+        """The LoRA row, or None and why there is none to compare with."""
+        found = [row for row in self.rows if row.method == "lora"]
+        plain = [row for row in found if row.name == "lora"] or found
+        if len(plain) == 1:
+            return plain[0], ""
+        return None, "no LoRA in this sweep" if not found else "several LoRA variants in this sweep"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverallRow:
+    """One method over all tasks."""
+
+    name: str
+    parameters: int
+    normalised: bool  # whether scores have head-only training at 0 and full fine-tuning at 1
+    iqm: Estimate | None  # interquartile mean
+    improvement: Estimate | None  # the probability that a run is better than LoRA's
+    mean_rank: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overall:
+    """One backbone under one condition, over its tasks."""
+
+    backbone: str
+    condition: Condition
+    tasks: tuple[str, ...]
+    rows: list[OverallRow]
+    ranks: Ranks | None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """Everything that tables, figures and the report show.
+
+    Attributes:
+        warnings: what is shown above everything else.
+        margin: half the region of practical equivalence, in the unit of the scores.
+    """
+
+    loaded: Loaded
+    blocks: list[Block]
+    overall: list[Overall]
+    warnings: list[str]
+    margin: float = MARGIN
+
+    @property
+    def name(self) -> str:
+        return self.loaded.name
+
+    @cached_property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """run_id -> its resolved specification."""
+        return {run.run_id: run.spec for manifest in self.loaded.manifests for run in manifest.runs}
+
+    @cached_property
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """run_id -> its line of the frame; None for a missing value."""
+        frame = self.loaded.frame.drop_duplicates("run_id").astype(object)
+        records = frame.where(frame.notna(), None).to_dict("records")
+        return {str(record["run_id"]): {str(k): v for k, v in record.items()} for record in records}
+
+    def cells(self) -> Iterator[tuple[Block, Row, str, Cell]]:
+        """(block, row, task, cell) of all tables, in their order."""
+        return ((block, *place) for block in self.blocks for place in block.cells())
+
+    def place(self, address: Address) -> tuple[Block, Row, Cell]:
+        """The block, row and cell at one of the `addresses`."""
+        block = next(b for b in self.blocks if (b.backbone, b.condition.name) == (address.backbone, address.condition))
+        row = block.row(address.row)
+        return block, row, row.cells[address.task]
+
+    @property
+    def choices(self) -> list[Choice]:
+        return [cell.choice for _, _, _, cell in self.cells() if cell.choice]
+
+    def addresses(self) -> list[Address]:
+        """The address of every cell, in the tables' order."""
+        return [block.address(row, task) for block, row, task, _ in self.cells()]
