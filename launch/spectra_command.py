@@ -112,7 +112,6 @@ def _specs(source: str) -> list[tuple[RunSpec, tuple[str, str, str]]]:
     from tensloradist import backbones
     from tensloradist.config import load_run_spec
     from tensloradist.identity import resolve
-    from tensloradist.plugins import load_plugins
     from tensloradist.shipped import find_shipped
     from tensloradist.tasks import task_named
     from tensloradist.yaml_reader import read_yaml
@@ -122,7 +121,6 @@ def _specs(source: str) -> list[tuple[RunSpec, tuple[str, str, str]]]:
         distinct = {run.labels: run.spec for run in reversed(load_sweep(source).runs)}
         return [(spec, labels) for labels, spec in reversed(distinct.items())]
     spec = load_run_spec(path, [])
-    load_plugins(spec.plugins)
     method = f"{spec.adapter.grouping} {spec.adapter.factorization}"
     return [(resolve(spec), (method, backbones.label(spec.backbone), task_named(spec.task.name).label(spec.task)))]
 

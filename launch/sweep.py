@@ -21,6 +21,7 @@ from tensloradist import backbones, budget
 from tensloradist.allocation import by_spectrum
 from tensloradist.config import expand_paths, read_sweep
 from tensloradist.errors import UserError, unknown
+from tensloradist.factorizations import DEFAULT_FACTORIZATION
 from tensloradist.identity import resolve_all
 from tensloradist.modes import GROUPINGS, AttentionShape
 from tensloradist.names import MOST, printable
@@ -207,7 +208,8 @@ def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
 
 def _row(method: str, chosen: Fields, varied: Sequence[str]) -> str:
     """'lora', 'fact_tt', or 'qkv_depth tucker'; then the options that set this variant apart from the method."""
-    name = f"{chosen['grouping']} {chosen.get('factorization') or 'tucker'}" if method == "tenslora" else method
+    factorization = chosen.get("factorization") or DEFAULT_FACTORIZATION
+    name = f"{chosen['grouping']} {factorization}" if method == "tenslora" else method
     named = [key for key in dict.fromkeys(varied) if key not in ("grouping", "factorization")]
     # A head layout's value says what it is: 'att tucker official'.
     extra = [str(chosen[key]) if key == "head_layout" else f"{key}={_short(chosen[key])}" for key in named]

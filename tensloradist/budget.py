@@ -1,77 +1,28 @@
-"""Parameter budgets: closed-form counts, the isorank condition, and the isoparameter solver. No torch here.
+"""Parameter budgets: counts, the isorank condition, and the isoparameter solver. Without torch.
 
-Counts are of the adapter alone: the classification head is trained too, and never counted. Under isorank every mode
-gets the LoRA baseline's rank, also where that exceeds the mode's size, as in the official counts; the solver never
-exceeds a mode.
+Counts are of the adapter alone: the classification head is trained but not counted. Under isorank every mode has the
+LoRA baseline's rank, even if that exceeds the mode's size, as in the official counts. The solver never gives a mode's
+own rank more than the mode's size.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from tensloradist.errors import UserError, unknown
-from tensloradist.modes import Arrangement, AttentionShape, TensorLayout, per_mode, rank_names
+from tensloradist.factorizations import factorization_named
+from tensloradist.modes import Arrangement, AttentionShape, TensorLayout
 from tensloradist.presets import bias_projections, has_weights
-from tensloradist.rank_search import SMALL_MODES, Ranks, RankSearch
+from tensloradist.rank_search import Ranks, RankSearch
 from tensloradist.spec import REFERENCES, AdapterSpec
-
-if TYPE_CHECKING:
-    from tensloradist.factorizations import Factorization
 
 STRATEGIES = ("balanced", "uniform")
 
 
-def _sum_of_factors(layout: TensorLayout, ranks: Mapping[str, int]) -> int:
-    return sum(size * ranks[mode] for mode, size in zip(layout.modes, layout.sizes, strict=True))
-
-
-def _tensor_train(layout: TensorLayout, ranks: Mapping[str, int]) -> int:
-    bonds = [1, *(ranks[mode] for mode in layout.modes[:-1]), 1]
-    return sum(bonds[i] * size * bonds[i + 1] for i, size in enumerate(layout.sizes))
-
-
-def _tucker(layout: TensorLayout, ranks: Mapping[str, int]) -> int:
-    return _sum_of_factors(layout, ranks) + math.prod(ranks[mode] for mode in layout.modes)
-
-
-# Parameters of one tensor. A factorisation that is not listed here (a plugin's) is counted from its `shapes`.
-COUNTS: dict[str, Callable[[TensorLayout, Mapping[str, int]], int]] = {
-    "lora": _sum_of_factors,
-    "cp": _sum_of_factors,
-    "tucker": _tucker,
-    "tt": _tensor_train,
-}
-
-
-def _registered(factorization: str | None) -> Factorization:
-    from tensloradist.factorizations import FACTORIZATIONS
-
-    if factorization not in FACTORIZATIONS:
-        raise unknown("factorization", factorization, FACTORIZATIONS)
-    return FACTORIZATIONS[factorization]
-
-
-def _from_shapes(factorization: str) -> Callable[[TensorLayout, Mapping[str, int]], int]:
-    shapes = _registered(factorization).shapes
-    return lambda layout, ranks: sum(math.prod(s) for s in shapes(layout.modes, layout.sizes, ranks).values())
-
-
-def _counter(factorization: str | None) -> Callable[[TensorLayout, Mapping[str, int]], int]:
-    return COUNTS.get(factorization or "") or _from_shapes(factorization or "")
-
-
 def has_one_rank(adapter: AdapterSpec) -> bool:
     """Whether one rank serves all modes (LoRA, CP), so that no mode can be pinned; also where there is no adapter."""
-    return adapter.method in REFERENCES or _has_shared_rank(adapter.factorization)
-
-
-def _has_shared_rank(factorization: str | None) -> bool:
-    if factorization in COUNTS:
-        return factorization in ("lora", "cp")
-    return _registered(factorization).shared_rank
+    return adapter.method in REFERENCES or factorization_named(adapter.factorization).shared_rank
 
 
 def resolve_ranks(adapter: AdapterSpec, shape: AttentionShape) -> Ranks:
@@ -82,73 +33,62 @@ def resolve_ranks(adapter: AdapterSpec, shape: AttentionShape) -> Ranks:
     """
     if adapter.method in REFERENCES:
         return {}
-    bonds = adapter.factorization == "tt"
-    return per_mode(adapter.ranks, Arrangement.of(adapter, shape).rank_names, bonds)
+    return Arrangement.of(adapter, shape).ranks_of(adapter.ranks)
 
 
 def count(adapter: AdapterSpec, shape: AttentionShape) -> int:
-    """Parameters of the adapter: TensLoRA's formula, Σ d_i r_i (+ Π r_i for Tucker's core) over its tensors.
+    """Parameters of the adapter: what its factorisation counts for each tensor, and a preset's weights and biases.
 
-    Tensor trains: Σ r_(i-1) d_i r_i; CP: R Σ d_i. With a preset's weights and biases. 0 for `full` and `head`, which
-    have no adapter.
+    0 for `full` and `head`, which have no adapter.
+
+    Raises:
+        UserError: as `resolve_ranks`.
     """
     if adapter.method in REFERENCES:
         return 0
-    return _total(adapter, Arrangement.of(adapter, shape))(resolve_ranks(adapter, shape))
+    arrangement = Arrangement.of(adapter, shape)
+    return _total(adapter, arrangement)(arrangement.ranks_of(adapter.ranks))
 
 
 def _total(adapter: AdapterSpec, arrangement: Arrangement) -> Callable[[Mapping[str, int]], int]:
     """Ranks -> parameters of the whole adapter."""
-    distinct, counter = _distinct(arrangement), _counter(adapter.factorization)
+    distinct, counted = _distinct(arrangement), arrangement.factorization.count
     shape = arrangement.shape
     weighted = len(arrangement.tensors) if has_weights(adapter.method) else 0
     biases = sum(shape.widths(p)[1] for p in bias_projections(adapter.method, shape.projections))
 
     def total(ranks: Mapping[str, int]) -> int:
-        factors = sum(number * counter(layout, ranks) for layout, number in distinct)
+        factors = sum(number * counted(layout.modes, layout.sizes, ranks) for layout, number in distinct)
         return factors + weighted * next(iter(ranks.values())) + biases
 
     return total
 
 
 def surplus_ranks(adapter: AdapterSpec, shape: AttentionShape) -> str | None:
-    """A sentence on ranks that exceed what their matrices or modes can have; None where there are none.
+    """A note on ranks that are larger than their matrices or modes can use; None if there are none.
 
-    One integer for all modes exceeds small modes by design (isorank), so it is held against the features alone.
+    One integer for all modes exceeds small modes by design (isorank), so it is compared with the features alone.
 
     Raises:
         UserError: as `resolve_ranks`.
     """
     if adapter.method in REFERENCES:
         return None
-    ranks, layouts = resolve_ranks(adapter, shape), _distinct(Arrangement.of(adapter, shape))
-    caps = _caps(adapter.factorization, layouts)
-    if isinstance(adapter.ranks, int) or _has_shared_rank(adapter.factorization):
+    arrangement = Arrangement.of(adapter, shape)
+    ranks, factorization = arrangement.ranks_of(adapter.ranks), arrangement.factorization
+    if isinstance(adapter.ranks, int) or factorization.shared_rank:
         rank = next(iter(ranks.values()))
-        largest = [_largest_rank(adapter.factorization, layout) for layout, _ in layouts]
+        largest = [factorization.largest_rank(layout.modes, layout.sizes) for layout, _ in _distinct(arrangement)]
         if rank <= min(largest):
             return None
         which = "the" if rank > max(largest) else "some of the"
         return (
-            f"ranks: {rank} exceeds {min(largest)}, the largest that can matter for {which} adapted matrices; what is "
-            "above it adds parameters alone"
+            f"ranks: {rank} exceeds {min(largest)}, the largest that can matter for {which} adapted matrices; ranks "
+            "above it only add parameters"
         )
-    surplus = {mode: caps[mode] for mode, rank in ranks.items() if rank > caps[mode]}
-    if not surplus:
-        return None
-    what = ", ".join(f"{ranks[mode]} of {mode} exceeds {most}" for mode, most in surplus.items())
-    return f"ranks: {what}, the largest that can matter; what is above it adds parameters alone"
-
-
-def _largest_rank(factorization: str | None, layout: TensorLayout) -> int:
-    """Of a tensor with one rank for all modes: of its slices, input × output features; of CP, of the whole tensor."""
-    sizes = dict(zip(layout.modes, layout.sizes, strict=True))
-    if factorization == "cp":
-        return math.prod(layout.sizes) // max(layout.sizes)
-    if factorization == "tt":
-        return max(_caps(factorization, [(layout, 1)]).values())
-    outputs = sizes["output"] if "output" in sizes else sizes["head_dim"] * sizes["heads"]
-    return min(sizes["input"], outputs)
+    caps = _caps(arrangement)
+    what = ", ".join(f"{rank} of {name} exceeds {caps[name]}" for name, rank in ranks.items() if rank > caps[name])
+    return f"ranks: {what}, the largest that can matter; ranks above it only add parameters" if what else None
 
 
 def lora_budget(shape: AttentionShape, rank: int) -> int:
@@ -157,7 +97,7 @@ def lora_budget(shape: AttentionShape, rank: int) -> int:
 
 
 def isorank(adapter: AdapterSpec, rank: int, shape: AttentionShape) -> AdapterSpec:
-    """The same adapter with `rank` in every mode, or bond; `full` and `head`, which have none, as they are."""
+    """The same adapter with `rank` for every mode or bond; `full` and `head` have no ranks and stay as they are."""
     if adapter.method in REFERENCES:
         return adapter
     return adapter.model_copy(update={"ranks": rank})
@@ -175,9 +115,11 @@ def isoparameter(
 
     `balanced`: projection, depth and heads at full size; input and output (or head_dim) as near equal as the tolerance
     allows. `uniform`: all modes as near equal as the tolerance allows (a mode at its full size counts as equal to any
-    larger rank). The bonds of a tensor train are near equal under both, and CP and LoRA have one rank. Where nothing
-    lies within the tolerance, the least multiple of it within which something does takes its place: look at the
-    residual, `count / budget - 1`. `full` and `head` have no ranks, and are returned as they are.
+    larger rank). A factorisation may search in another way (`Factorization.solve`): a tensor train's bonds are near
+    equal under both strategies, and CP and LoRA have one rank.
+
+    If no integer ranks lie within the tolerance, the smallest multiple of it that some lie within takes its place: see
+    the residual, `count / budget - 1`. `full` and `head` have no ranks and are returned unchanged.
 
     Args:
         budget: adapter parameters to match, usually `lora_budget`.
@@ -220,8 +162,7 @@ def _solve(
     pins: tuple[tuple[str, int], ...],
 ) -> tuple[tuple[str, int], ...]:
     arrangement = Arrangement.of(adapter, shape)
-    caps = _caps(adapter.factorization, _distinct(arrangement))
-    pinned = dict(pins)
+    caps, pinned, factorization = _caps(arrangement), dict(pins), arrangement.factorization
     for mode, rank in pinned.items():
         if mode not in caps:
             raise UserError(
@@ -229,31 +170,17 @@ def _solve(
                 f"no mode {mode!r}, or no bond after it. Its ranks are {list(caps)}"
             )
         if not 1 <= rank <= caps[mode]:
-            raise UserError(f"pinned: rank {rank} of mode {mode!r} is not within 1..{caps[mode]}, the mode's size")
-    if _has_shared_rank(adapter.factorization) and len(set(pinned.values())) > 1:
+            raise UserError(f"pinned: rank {rank} of mode {mode!r} is not within 1..{caps[mode]}")
+    if factorization.shared_rank and len(set(pinned.values())) > 1:
         raise UserError(f"pinned: {pinned}, but all modes of {adapter.factorization} share one rank; pin one of them")
-    search = RankSearch(caps, pinned, _total(adapter, arrangement), budget, tolerance)
-    if _has_shared_rank(adapter.factorization):
-        best = search.nearest_equal(math.inf if adapter.factorization == "cp" else max(caps.values()))
-    elif adapter.factorization == "tt":
-        best = search.near_equal_bonds()
-    elif strategy == "balanced":
-        small: Ranks = {mode: caps[mode] for mode in SMALL_MODES if mode in caps}
-        best = search.best([{**small, **pinned}], compared=[m for m in caps if m not in small and m not in pinned])
-    else:
-        compared = [mode for mode in caps if mode not in pinned]
-        best = search.best(search.near_equal_small_modes(), compared)
-        best = search.nearer_equal(best, compared) if compared else best
+    best = factorization.solve(RankSearch(caps, pinned, _total(adapter, arrangement), budget, tolerance), strategy)
     return tuple((mode, best[mode]) for mode in caps)
 
 
-def _caps(factorization: str | None, distinct: list[tuple[TensorLayout, int]]) -> Ranks:
-    """The largest rank of each mode that can matter: its size; of a bond, the features on its smaller side."""
+def _caps(arrangement: Arrangement) -> Ranks:
+    """The largest rank of each name that suits all tensors."""
     caps: Ranks = {}
-    for layout, _ in distinct:
-        for i, name in enumerate(rank_names(factorization, layout.modes)):
-            size = layout.sizes[i]
-            if factorization == "tt":
-                size = min(math.prod(layout.sizes[: i + 1]), math.prod(layout.sizes[i + 1 :]))
-            caps[name] = min(caps.get(name, size), size)
+    for layout, _ in _distinct(arrangement):
+        for name, most in arrangement.factorization.caps(layout.modes, layout.sizes).items():
+            caps[name] = min(caps.get(name, most), most)
     return caps

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tensloradist.factorizations import DEFAULT_FACTORIZATION, of_groupings
 from tensloradist.terminal import terminal
 
 if TYPE_CHECKING:
@@ -54,15 +55,12 @@ def run(
     from tensloradist.environment import process_index
     from tensloradist.errors import UserError
     from tensloradist.identity import resolve
-    from tensloradist.plugins import load_plugins
     from tensloradist.results.layout import RunFolder, results_root
     from tensloradist.results.publish import recover_broken
     from tensloradist.results.standing import standing
     from tensloradist.trackers import require_trackers
 
-    parsed = load_run_spec(spec, overrides or [])
-    load_plugins(parsed.plugins)
-    resolved, root = resolve(parsed), results_root(results)
+    resolved, root = resolve(load_run_spec(spec, overrides or [])), results_root(results)
     folder = RunFolder(root, resolved.run_id)
     is_first = process_index() == 0
     if is_first:
@@ -84,7 +82,7 @@ def run(
     surplus = surplus_ranks(resolved.adapter, shape)
     if surplus is not None:
         typer.echo(f"note: {surplus}")
-    outcome = _train_here(resolved, root, _command(spec, overrides or [], results, parsed.compute.processes))
+    outcome = _train_here(resolved, root, _command(spec, overrides or [], results, resolved.compute.processes))
     _say_outcome(outcome, folder)
 
 
@@ -290,7 +288,10 @@ def params(
     rank: Annotated[int, typer.Option(min=1, help="LoRA's rank, and the rank of every mode under isorank.")] = 4,
     budget: Annotated[int | None, typer.Option(min=1, help="Parameters to match [LoRA's at --rank].")] = None,
     strategy: Annotated[str, typer.Option(help="balanced or uniform.")] = "balanced",
-    factorization: Annotated[str, typer.Option(help="tucker, cp or tt: of the groupings.")] = "tucker",
+    factorization: Annotated[
+        str, typer.Option(help=f"Of the groupings: {', '.join(of_groupings())}, or one of a plugin.")
+    ] = DEFAULT_FACTORIZATION,
+    plugin: Annotated[list[str] | None, typer.Option(help="A module that adds a factorization; repeatable.")] = None,
     presets: Annotated[bool, typer.Option("--presets", help="The published neighbours instead of groupings.")] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -309,6 +310,7 @@ def params(
     from tensloradist.budget import count, isoparameter, isorank, lora_budget, resolve_ranks, surplus_ranks
     from tensloradist.errors import UserError, unknown
     from tensloradist.modes import GROUPINGS, AttentionShape
+    from tensloradist.plugins import load_plugins
     from tensloradist.presets import PRESETS
     from tensloradist.spec import AdapterSpec
 
@@ -331,8 +333,9 @@ def params(
             "residual": lora_budget(sizes, rank) / target - 1,
         }
     ]
-    if factorization not in ("tucker", "cp", "tt"):
-        raise unknown("factorization", factorization, ("tucker", "cp", "tt"))
+    load_plugins(plugin or [])
+    if factorization not in of_groupings():
+        raise unknown("factorization", factorization, of_groupings())
     members = (
         {name: AdapterSpec(method=name) for name in PRESETS}
         if presets

@@ -1,6 +1,6 @@
 """Reading specifications: sweeps and runs in YAML, dotted overrides, and paths.
 
-`load_run_spec` reads one run; a sweep uses the same pieces. Nothing is looked up here but whether a path exists.
+`load_run_spec` reads one run; a sweep uses the same pieces.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 from tensloradist.errors import UserError
 from tensloradist.names import encodable
+from tensloradist.plugins import load_plugins
 from tensloradist.spec import RunSpec
-from tensloradist.validation import validate
+from tensloradist.validation import is_module_name, validate
 from tensloradist.yaml_reader import parse_yaml, read_yaml
 
 
@@ -136,7 +137,8 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
 def load_run_spec(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSpec:
     """One run from a YAML file or a mapping, with dotted overrides.
 
-    Relative paths in a file mean files beside it; in overrides and mappings, below the working directory.
+    Relative paths in a file mean files beside it; in overrides and mappings, below the working directory. Its plugins
+    are loaded first, because a factorisation of theirs has defaults of its own.
 
     Raises:
         UserError: whatever is wrong with it, by field.
@@ -153,4 +155,7 @@ def load_run_spec(source: str | os.PathLike[str] | Mapping[str, Any], overrides:
     data = expand_paths(
         data, Path.cwd(), [field for field in PATH_FIELDS if field in fields or field.split(".")[0] in fields]
     )
+    plugins = data.get("plugins")
+    if isinstance(plugins, list) and all(map(is_module_name, plugins)):  # others are refused with the other fields
+        load_plugins(plugins)
     return validate(RunSpec, data, where)

@@ -2,7 +2,7 @@
 
 A frozen Transformer has L attention layers with projections query, key, value (and optionally attention_output). A
 grouping stacks their updates over heads (att), projections (qkv) and layers (depth); whatever it does not stack
-multiplies the number of independent tensors. Source: TensLoRA (arXiv 2509.19391), table of groupings. No torch here.
+multiplies the number of independent tensors. Source: TensLoRA (arXiv 2509.19391), table of groupings. Without torch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tensloradist.errors import UserError, unknown
+from tensloradist.factorizations import DEFAULT_FACTORIZATION, factorization_named
 
 if TYPE_CHECKING:
     from tensloradist.spec import AdapterSpec
@@ -43,11 +44,6 @@ GROUPINGS: dict[str, Grouping] = {
     "att_qkv_depth": Grouping(att=True, qkv=True, depth=True),
 }
 UNGROUPED = Grouping()  # LoRA: a matrix for every projection of every layer
-# The order of a tensor train's cores by head layout, so that its heads merge to output features as they come.
-TRAIN_ORDER = {
-    "aligned": ("input", "projection", "depth", "block", "heads", "head_dim", "output"),
-    "official": ("input", "projection", "depth", "block", "head_dim", "heads", "output"),
-}
 
 
 def grouping_named(name: str | None) -> Grouping:
@@ -119,7 +115,7 @@ class AttentionShape:
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """One tensor of a grouping: its modes (a tensor train's in the order of its cores), their sizes, whom it serves."""
+    """One tensor of a grouping: its modes in the order of its factorisation, their sizes, and what it serves."""
 
     modes: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -153,7 +149,7 @@ class Arrangement:
     Args:
         fused: projection and depth are one mode, `block`. Under att, the matrices without heads on their output
             (attention_output, fc1, fc2) make a tensor of their own then, as in CaRA.
-        factorization: tt orders the modes as the cores of its train.
+        factorization: the name of the one that all tensors have; it orders their modes.
         mode_order: another order of the modes.
         head_side: which features of every projection the heads modes index: `own` (where its heads are: the output
             of query, key and value, the input of attention_output), `output` or `input`.
@@ -168,7 +164,7 @@ class Arrangement:
         shape: AttentionShape,
         head_layout: str = "aligned",
         *,
-        factorization: str | None = None,
+        factorization: str = DEFAULT_FACTORIZATION,
         fused: bool = False,
         mode_order: tuple[str, ...] | None = None,
         head_side: str = "own",
@@ -176,19 +172,24 @@ class Arrangement:
         self.grouping = grouping_named(grouping)
         self.shape = shape
         self.head_layout = head_layout
-        self.factorization, self.fused, self.head_side = factorization, fused, head_side
-        self.mode_order = mode_order
+        self.factorization = factorization_named(factorization)
+        self.fused, self.mode_order, self.head_side = fused, mode_order, head_side
         self._refuse_what_has_no_tensor(grouping or "lora")
 
     @classmethod
     def of(cls, spec: AdapterSpec, shape: AttentionShape) -> Arrangement:
         """The tensors of an adapter's specification."""
+        if (spec.fused or spec.dropout_on == "hidden") and not factorization_named(spec.factorization).folds:
+            raise UserError(
+                f"factorization: {spec.factorization!r} supports neither fused: true nor dropout_on: hidden, because "
+                "its `pairs` has no fused mode and no choice of the folded side (`folds` is not True)"
+            )
         try:
             return cls(
                 spec.grouping,
                 shape,
                 spec.head_layout,
-                factorization=spec.factorization,
+                factorization=spec.factorization or DEFAULT_FACTORIZATION,
                 fused=spec.fused,
                 mode_order=spec.mode_order,
                 head_side=spec.head_side,
@@ -287,7 +288,7 @@ class Arrangement:
         return self._ordered(sizes, projections, layers)
 
     def _ordered(self, sizes: dict[str, int], projections: tuple[str, ...], layers: tuple[int, ...]) -> TensorLayout:
-        order = TRAIN_ORDER[self.head_layout] if self.factorization == "tt" else tuple(sizes)
+        order = self.factorization.order(tuple(sizes), self.head_layout)
         if self.mode_order is not None:
             order = self.mode_order
             if sorted(order) != sorted(sizes):
@@ -295,8 +296,7 @@ class Arrangement:
             outputs = [order.index(mode) for mode in ("output", "head_dim", "heads") if mode in order]
             if min(outputs) < order.index("input") < max(outputs):
                 raise UserError(f"mode_order: {list(order)}: input must not lie between heads and head_dim")
-        modes = tuple(mode for mode in order if mode in sizes)
-        return TensorLayout(modes, tuple(sizes[mode] for mode in modes), projections, layers)
+        return TensorLayout(tuple(order), tuple(sizes[mode] for mode in order), projections, layers)
 
     def is_transposed(self, projection: str) -> bool:
         """Whether the tensor holds the transpose of this projection's update."""
@@ -322,34 +322,14 @@ class Arrangement:
 
     @property
     def rank_names(self) -> tuple[str, ...]:
-        """What `ranks` names: the modes of all tensors, or the bonds of a tensor train."""
-        names = (name for layout in self.tensors for name in rank_names(self.factorization, layout.modes))
+        """What `ranks` names: the modes of all tensors, or whatever else has ranks in the factorisation."""
+        names = (name for layout in self.tensors for name in self.factorization.rank_names(layout.modes))
         return tuple(dict.fromkeys(names))
 
+    def ranks_of(self, ranks: int | Mapping[str, int]) -> dict[str, int]:
+        """Each rank by its name, from one integer for all or from a mapping that names every one.
 
-def rank_names(factorization: str | None, modes: tuple[str, ...]) -> tuple[str, ...]:
-    """What `ranks` names: every mode, or a tensor train's bonds, each by the mode on its left."""
-    return modes[:-1] if factorization == "tt" else modes
-
-
-def per_mode(ranks: int | Mapping[str, int], modes: tuple[str, ...], bonds: bool = False) -> dict[str, int]:
-    """One rank for each mode, from one integer for all or from a mapping that names every mode.
-
-    Args:
-        bonds: the modes are those on the left of a tensor train's bonds.
-
-    Raises:
-        UserError: a mode without a rank, a name that is no mode of the tensor, or a rank below 1.
-    """
-    if isinstance(ranks, int):
-        ranks = dict.fromkeys(modes, ranks)
-    missing, extra = [m for m in modes if m not in ranks], [m for m in ranks if m not in modes]
-    if missing or extra:
-        what = [f"no rank for {missing}"] if missing else []
-        what += [f"{extra} are no {'bonds' if bonds else 'modes'} of it"] if extra else []
-        having = f"train with the bonds (named by the mode on their left) {list(modes)}" if bonds else ""
-        raise UserError(f"ranks: {dict(ranks)} for a tensor {having or f'with modes {list(modes)}'}: {'; '.join(what)}")
-    for mode, rank in ranks.items():
-        if rank < 1:
-            raise UserError(f"ranks: rank {rank} of mode {mode!r} must be at least 1")
-    return {mode: ranks[mode] for mode in modes}
+        Raises:
+            UserError: names that are missing or unknown, or ranks that the factorisation cannot have.
+        """
+        return self.factorization.ranks_of(ranks, self.rank_names)

@@ -1,4 +1,4 @@
-"""The search for mode ranks whose parameters meet a budget, as near equal as a tolerance allows. No torch here."""
+"""The search for ranks whose number of parameters matches a budget, as near equal as a tolerance allows."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 
-_MOST_CANDIDATES = 20_000  # of ranks that are looked at
-SMALL_MODES = ("projection", "depth", "block", "heads")
+_MOST_CANDIDATES = 20_000  # combinations of ranks that a search looks at
+_MOST_COMPLETED = 2  # modes that `_completions` fills in
+_SMALL_MODES = ("projection", "depth", "block", "heads")
 Ranks = dict[str, int]
 
 
 class RankSearch:
-    """The search over integer mode ranks. Counts grow with every rank, which bisection relies on.
+    """The search over integer ranks. Bisection relies on counts that grow with every rank.
 
     Args:
         caps: the largest rank of each mode that can matter.
-        pinned: modes whose rank is given.
+        pinned: mode -> rank, of modes whose rank is given.
         total: ranks -> parameters.
         budget: parameters to match.
         tolerance: largest |residual|, a fraction.
@@ -42,11 +43,11 @@ class RankSearch:
                 high = middle - 1
         return low
 
-    def nearest_equal(self, limit: float) -> Ranks:
-        """All modes at one rank up to `limit`: the nearest to the budget."""
+    def nearest_equal(self) -> Ranks:
+        """All modes at one rank: the nearest to the budget."""
         if self.pinned:
             return dict.fromkeys(self.caps, max(self.pinned.values()))
-        low, high = 1, int(min(limit, self.budget))
+        low, high = 1, min(max(self.caps.values()), self.budget)
         while low < high:
             middle = (low + high + 1) // 2
             if self.total(dict.fromkeys(self.caps, middle)) <= self.budget:
@@ -56,42 +57,62 @@ class RankSearch:
         candidates = [dict.fromkeys(self.caps, r) for r in (low, low + 1)]
         return min(candidates, key=self.residual)
 
-    def near_equal_bonds(self) -> Ranks:
-        """A tensor train's bonds, as near equal as the tolerance allows, searched in widening distance of equal."""
-        equal = self._largest_equal()
-        free = [mode for mode in self.caps if mode not in self.pinned]
+    def balanced(self) -> Ranks:
+        """Small modes at full size, and the others as near equal as the tolerance allows."""
+        given = {mode: self.caps[mode] for mode in _SMALL_MODES if mode in self.caps} | self.pinned
+        compared = [mode for mode in self.caps if mode not in given]
+        return self.near_equal(given) if len(compared) > _MOST_COMPLETED else self.best([given], compared)
+
+    def uniform(self) -> Ranks:
+        """All modes as near equal as the tolerance allows; one at its full size counts as equal to any larger rank."""
+        compared = [mode for mode in self.caps if mode not in self.pinned]
+        if len([mode for mode in compared if mode not in _SMALL_MODES]) > _MOST_COMPLETED:
+            best = self.near_equal()
+        else:
+            best = self.best(self._near_equal_small_modes(), compared)
+        return self._nearer_equal(best, compared) if compared else best
+
+    def near_equal(self, given: Ranks | None = None) -> Ranks:
+        """Ranks as near equal as the tolerance allows, searched at growing distance from equal ones.
+
+        Args:
+            given: the ranks that are not searched for [the pinned ones].
+        """
+        given = self.pinned if given is None else given
+        equal = self._largest_equal(given)
+        free = [mode for mode in self.caps if mode not in given]
         best: Ranks = {}
         for width in (2, 4, 8, 16):
             if best and (2 * width + 2) ** len(free) > _MOST_CANDIDATES:
                 break
             near = range(equal - width, equal + width + 2)
             choices = [sorted({max(1, min(r, self.caps[m])) for r in near}) for m in free]
-            starts = [{**self.pinned, **dict(zip(free, ranks, strict=True))} for ranks in itertools.product(*choices)]
+            starts = [{**given, **dict(zip(free, ranks, strict=True))} for ranks in itertools.product(*choices)]
             best = self.best(starts, compared=free)
             if self.residual(best) <= self.tolerance:
                 break
         return best
 
-    def _largest_equal(self) -> int:
-        """The largest rank at which all modes together (within their sizes) fit the budget; at least 1."""
+    def _largest_equal(self, given: Ranks) -> int:
+        """The largest rank at which all modes but the given ones (within their sizes) fit the budget; at least 1."""
         low, high = 1, max(self.caps.values())
         while low < high:
             middle = (low + high + 1) // 2
-            if self.total({m: min(middle, c) for m, c in self.caps.items()} | self.pinned) <= self.budget:
+            if self.total({m: min(middle, c) for m, c in self.caps.items()} | given) <= self.budget:
                 low = middle
             else:
                 high = middle - 1
         return low
 
-    def near_equal_small_modes(self) -> list[Ranks]:
+    def _near_equal_small_modes(self) -> list[Ranks]:
         """Small modes at r or r + 1 (within their size), for the r at which equal ranks just fit the budget."""
-        small = [mode for mode in SMALL_MODES if mode in self.caps and mode not in self.pinned]
-        equal = self._largest_equal()
+        small = [mode for mode in _SMALL_MODES if mode in self.caps and mode not in self.pinned]
+        equal = self._largest_equal(self.pinned)
         choices = [sorted({min(r, self.caps[m]) for r in (equal - 1, equal, equal + 1) if r > 0}) for m in small]
         return [{**dict(zip(small, ranks, strict=True)), **self.pinned} for ranks in itertools.product(*choices)]
 
-    def nearer_equal(self, known: Ranks, compared: list[str]) -> Ranks:
-        """Ranks of a smaller spread than the known ones', or within the tolerance where those are not; else those.
+    def _nearer_equal(self, known: Ranks, compared: list[str]) -> Ranks:
+        """Ranks with a smaller spread than the known ones, or within the tolerance if these are not; or the known ones.
 
         For each largest rank and spread, the modes lie in windows of that width, within their sizes.
         """
@@ -110,9 +131,9 @@ class RankSearch:
         return known
 
     def _within(self, spread: int, compared: list[str]) -> Iterator[Ranks]:
-        """Ranks near the budget whose spread is at most this; of the last mode, the two nearest to the budget."""
+        """Ranks near the budget with at most this spread; the last mode takes the two ranks nearest to the budget."""
         *others, last = compared
-        for largest in range(self._largest_equal(), max(self.caps[mode] for mode in compared) + 1):
+        for largest in range(self._largest_equal(self.pinned), max(self.caps[mode] for mode in compared) + 1):
             tops = {mode: min(largest, self.caps[mode]) for mode in compared}
             lows = {mode: max(1, top - spread) for mode, top in tops.items()}
             if self.total(self.pinned | lows) > self.budget * (1 + self.tolerance):

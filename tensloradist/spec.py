@@ -17,8 +17,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError, unknown
+from tensloradist.factorizations import DEFAULT_FACTORIZATION, FACTORIZATIONS, Factorization, factorization_named
 from tensloradist.presets import FIXED_BY_PRESET, PRESETS, Preset
-from tensloradist.validation import PositiveInt, SpecModel
+from tensloradist.validation import PositiveInt, SpecModel, is_module_name
 
 SPEC_VERSION: Literal[1] = 1
 Projection = Literal["query", "key", "value", "attention_output", "fc1", "fc2"]
@@ -121,7 +122,7 @@ class AdapterSpec(SpecModel):
     projections: tuple[Projection, ...] = Field(("query", "key", "value"), min_length=1)
     head_layout: Literal["aligned", "official"] = "aligned"
     initialization: Initialization | None = Field(
-        None, description="null: a preset's original, kaiming_uniform for lora and cp, else orthogonal"
+        None, description="null: a preset's original, else the factorization's own default"
     )
     sibling_draws: Literal["independent", "identical"] = Field(
         "independent", description="identical: all tensors start equal, as in the official code (protocol official)"
@@ -149,16 +150,15 @@ class AdapterSpec(SpecModel):
         if preset is not None:
             given = {name: value for name, value in data.items() if value is not None}
             defaults = dict(preset.fields)
-            if "scale" in given and "alpha" not in given:  # said instead of the preset's own α
+            if "scale" in given and "alpha" not in given:  # given instead of the preset's own α
                 defaults.pop("alpha", None)
             return {**defaults, **given}
-        lora = method == "lora"
         if method in REFERENCES:
             return data
         if data.get("factorization") is None:
-            data["factorization"] = "lora" if lora else "tucker"
-        if data.get("initialization") is None:
-            data["initialization"] = "kaiming_uniform" if lora or data["factorization"] == "cp" else "orthogonal"
+            data["factorization"] = "lora" if method == "lora" else DEFAULT_FACTORIZATION
+        if data.get("initialization") is None and isinstance(data["factorization"], str):
+            data["initialization"] = _factorization(data["factorization"]).initialization
         return data
 
     @model_validator(mode="after")
@@ -171,12 +171,14 @@ class AdapterSpec(SpecModel):
             raise ValueError(f"scale: {self.scale} and alpha: {self.alpha} are both given; one of them multiplies")
         if self.rslora and self.alpha is None:
             raise ValueError("rslora: alpha / √r needs an alpha")
+        # A stored specification may name a factorisation of a plugin that is not loaded.
+        known = _factorization(self.factorization) if self.factorization in FACTORIZATIONS else None
         if self.method in REFERENCES:
             self._check_reference()
         elif self.method in PRESETS:
             self._check_preset(PRESETS[self.method])
         elif self.method == "lora":
-            if self.grouping is not None or self.factorization != "lora":
+            if self.grouping is not None or known is None or known.stacks:
                 name, value = ("grouping", self.grouping) if self.grouping else ("factorization", self.factorization)
                 raise ValueError(
                     f"{name}: {value!r}: lora adapts every projection of every layer on its own: it takes no grouping "
@@ -186,10 +188,10 @@ class AdapterSpec(SpecModel):
             raise ValueError(
                 "grouping: method tenslora needs one of att, qkv, depth, att_qkv, att_depth, qkv_depth, att_qkv_depth"
             )
-        elif self.factorization == "lora":
-            raise ValueError("factorization: 'lora' is the method lora, which takes no grouping")
-        if self.mode_order is not None and self.factorization != "tt":
-            raise ValueError(f"mode_order: {self.factorization} has no order of modes; only tt has")
+        elif known is not None and not known.stacks:
+            raise ValueError(f"factorization: {self.factorization!r} is for the method lora, which takes no grouping")
+        if self.mode_order is not None and known is not None and not known.ordered:
+            raise ValueError(f"mode_order: the order of modes does not matter in {self.factorization}; leave it out")
         if self.initialization == "original" and self.method not in PRESETS:
             raise ValueError(f"initialization: {self.method} has no 'original'; presets have")
         return self
@@ -221,6 +223,13 @@ class AdapterSpec(SpecModel):
             return self.scale
         rank = ranks.get("input", next(iter(ranks.values())))
         return self.alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def _factorization(name: str) -> Factorization:
+    try:
+        return factorization_named(name)
+    except UserError as error:
+        raise ValueError(f"factorization: {error} Name the plugin of another one in `plugins`.") from None
 
 
 def _replace_targets(data: dict[str, Any], preset: Preset | None) -> None:
@@ -316,7 +325,7 @@ class RunSpec(SpecModel):
     @classmethod
     def _module_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if not all(part.isidentifier() for part in name.split(".")):
+            if not is_module_name(name):
                 raise ValueError(f"plugins: {name!r} is not a module name such as my_package.module")
         return value
 

@@ -20,23 +20,24 @@ from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.modes import Arrangement
+from tensloradist.plugins import loaded_code
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tensloradist.backbones import Family
+    from tensloradist.factorizations import Factorization
     from tensloradist.modes import TensorLayout
     from tensloradist.spec import RunSpec
 
 BATCHES = 8
 VERSION = 3  # of the computation and of how data is read: a change of what it gives is another file in the cache
 DIGITS = 6  # significant, of what is kept: the last bits differ between kinds of CPU
-_FORWARD = ("input", "output", "head_dim", "heads", "projection", "depth", "block")
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The energies of one rank: of a mode's unfolding, or of the bond behind a tensor train's mode.
+    """The energies of one rank: the fractions of a tensor's squared norm along the directions of an unfolding.
 
     Attributes:
         energies: fractions of the total, largest first; the mean over the tensors of the adapter.
@@ -87,6 +88,8 @@ def _key(spec: RunSpec) -> str:
     data = json.loads(spec.canonical_json())
     adapter = {name: value for name, value in data["adapter"].items() if name not in _NOT_OF_THE_GRADIENT}
     part = [data["backbone"], data["task"], data["protocol"], adapter, spec.optimizer.batch_size]
+    if spec.plugins:  # their code may load the data, or say which unfoldings the ranks are of
+        part.append(loaded_code(spec.plugins))
     return hash_bytes("spectra", str(VERSION), json.dumps(part, sort_keys=True))
 
 
@@ -108,14 +111,11 @@ def _compute(spec: RunSpec) -> Spectra:
         raise UserError(f"strategy spectrum: {spec.adapter.method} has no ranks of its modes, so nothing to allot")
     shape = backbones.shape_of(spec.backbone, spec.adapter.projections)
     arrangement = Arrangement.of(spec.adapter, shape)
-    unknown = [mode for mode in arrangement.modes if mode not in _FORWARD]
-    if unknown:
-        raise UserError(f"strategy spectrum: gradients are not arranged along {unknown}; choose balanced or uniform")
     gradients = dict(_gradients(_Source(spec)))
     totals: dict[str, list[float]] = {}
     for layout in arrangement.tensors:
         tensor = stacked_gradient(gradients, layout, arrangement)
-        for name, energies in unfolding_energies(tensor, layout.modes, spec.adapter.factorization == "tt").items():
+        for name, energies in unfolding_energies(tensor, layout.modes, arrangement.factorization).items():
             known = totals.setdefault(name, [0.0] * len(energies))
             known += [0.0] * (len(energies) - len(known))
             for index, value in enumerate(energies):
@@ -250,25 +250,25 @@ def _as_slice(gradient: Tensor, projection: str, arrangement: Arrangement) -> Te
     return gradient
 
 
-def unfolding_energies(tensor: Tensor, modes: tuple[str, ...], bonds: bool) -> dict[str, list[float]]:
+def unfolding_energies(tensor: Tensor, modes: tuple[str, ...], factorization: Factorization) -> dict[str, list[float]]:
     """Rank name -> fractions of the squared norm along the singular directions of its unfolding, largest first.
 
     Args:
         tensor: with one axis for each mode, in their order.
-        bonds: of a tensor train, whose k-th rank is that of the first k modes against the others.
+        factorization: the one whose ranks are named; each is the rank of one unfolding.
     """
     import torch
 
     found = {}
-    for index, mode in enumerate(modes[:-1] if bonds else modes):
-        if bonds:
-            matrix = tensor.flatten(index + 1).flatten(0, index)
-        else:
-            matrix = tensor.movedim(index, 0).flatten(1)
+    for name in factorization.rank_names(modes):
+        one_side = [modes.index(mode) for mode in factorization.unfolding(modes, name)]
+        other_side = [axis for axis in range(len(modes)) if axis not in one_side]
+        rows = math.prod(tensor.shape[axis] for axis in one_side)
+        matrix = tensor.permute(*one_side, *other_side).reshape(rows, -1)
         gram = matrix @ matrix.mT if matrix.shape[0] <= matrix.shape[1] else matrix.mT @ matrix
         values = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
         total = values.sum()
         if not total > 0:
             raise UserError("strategy spectrum: the gradient is zero, so no mode has any energy")
-        found[mode] = (values / total).tolist()
+        found[name] = (values / total).tolist()
     return found

@@ -86,6 +86,11 @@ class SpecModel(BaseModel, metaclass=_Explained):
             return super().model_validate_strings(obj, **options)
 
 
+def is_module_name(name: object) -> bool:
+    """Whether it can name a module, such as my_package.module."""
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+
+
 def validate(model: type[Model], data: Any, where: str) -> Model:
     """The data as an instance of a pydantic model.
 

@@ -8,6 +8,8 @@ import torch
 
 from tensloradist.adapter import Adapter, attach
 from tensloradist.backbones import FAMILIES
+from tensloradist.budget import count, isoparameter, lora_budget, surplus_ranks
+from tensloradist.errors import UserError
 from tensloradist.factorizations import FACTORIZATIONS
 from tensloradist.metrics import METRICS
 from tensloradist.modes import GROUPINGS, AttentionShape
@@ -15,6 +17,7 @@ from tensloradist.spec import AdapterSpec
 from tensloradist.tasks import TASKS, load
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+HIDDEN = {"dropout": 0.1, "dropout_on": "hidden"}
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -43,40 +46,32 @@ def test_every_plugin_is_short():
     assert all(len(block.splitlines()) < 40 for block in BLOCKS[1:])
 
 
-@pytest.mark.parametrize("head_layout", ["aligned", "official"])
+@pytest.mark.parametrize("options", [{}, {"head_layout": "official"}, {"fused": True}, HIDDEN, {"alpha": 8.0}], ids=str)
 @pytest.mark.parametrize("grouping", GROUPINGS)
-def test_the_factorisation(registries, grouping, head_layout):
-    import tensorly
-
+def test_the_factorisation_is_cp(registries, grouping, options):
+    """The same defaults, refusals, counts, solved ranks, initial values and pairs, to the last bit."""
     exec(BLOCKS[1], {})
-    tensorly.set_backend("pytorch")
     shape = AttentionShape(12, 12, 3, 2)
-    spec = AdapterSpec(grouping=grouping, factorization="my_cp", ranks=3, head_layout=head_layout)
-    adapter = Adapter(spec, shape, dtype=torch.float64)
-    assert torch.count_nonzero(adapter.delta("key", 1)) == 0
-    with torch.no_grad():
+    found = []
+    for name in ("cp", "my_cp"):
+        try:
+            spec = AdapterSpec(grouping=grouping, factorization=name, ranks=3, **options)
+            adapter = Adapter(spec, shape, seed=1)
+        except UserError as error:
+            found.append((str(error), {}))
+            continue
+        solved = [isoparameter(spec, lora_budget(shape, rank), shape).ranks for rank in (2, 20)]
+        notes = [surplus_ranks(spec.model_copy(update={"ranks": rank}), shape) for rank in (3, 13, 500)]
+        tensors = {key: value.clone() for key, value in adapter.state_dict().items()}
         for parameter in adapter.parameters():
-            parameter.normal_()
-        for index, layout in enumerate(adapter.arrangement.tensors):
-            factors = [adapter.tensors[index].factors[mode] for mode in layout.modes]
-            full = tensorly.cp_to_tensor((None, factors))
-            for p, projection in enumerate(layout.projections):
-                for d, layer in enumerate(layout.layers):
-                    part = full[..., d] if GROUPINGS[grouping].depth else full
-                    part = part[..., p] if GROUPINGS[grouping].qkv else part
-                    if GROUPINGS[grouping].att:
-                        part = (part.transpose(1, 2) if head_layout == "aligned" else part).flatten(1)
-                    torch.testing.assert_close(adapter.delta(projection, layer), part, rtol=1e-10, atol=1e-10)
-
-
-def test_the_factorisation_can_be_budgeted(registries):
-    from tensloradist.budget import count, isoparameter, lora_budget
-
-    exec(BLOCKS[1], {})
-    shape = AttentionShape(192, 192, 3, 12)
-    adapter = AdapterSpec(grouping="qkv_depth", factorization="my_cp")
-    solved = isoparameter(adapter, lora_budget(shape, 4), shape)
-    assert isinstance(solved.ranks, int) and abs(count(solved, shape) / lora_budget(shape, 4) - 1) < 0.02
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+        pairs = {f"{key}{side}": half for key, pair in adapter().items() for side, half in enumerate(pair)}
+        known = spec.model_dump(exclude={"factorization"}), solved, notes, count(spec, shape), adapter.num_parameters
+        found.append((known, tensors | pairs))
+    (known, tensors), (ours, our_tensors) = found
+    assert known == ours and tensors.keys() == our_tensors.keys()
+    assert all(torch.equal(tensor, our_tensors[key]) for key, tensor in tensors.items())
+    assert tensors or "fused" in options
 
 
 def test_the_task(registries, tmp_path):

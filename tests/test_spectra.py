@@ -13,6 +13,7 @@ from tensloradist import backbones, budget, spectra, tasks
 from tensloradist.adapter import Adapter
 from tensloradist.allocation import by_spectrum, energy_kept
 from tensloradist.errors import UserError
+from tensloradist.factorizations import FACTORIZATIONS
 from tensloradist.identity import resolve
 from tensloradist.modes import GROUPINGS, Arrangement, AttentionShape
 from tensloradist.spec import AdapterSpec, RunSpec
@@ -144,12 +145,12 @@ def test_quantised_weights_have_no_gradient():
 def test_energies_are_the_squared_singular_values_of_the_unfolding(sizes, seed):
     tensor = torch.randn(sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     modes = tuple("abcd"[: len(sizes)])
-    for index, (mode, energies) in enumerate(unfolding_energies(tensor, modes, bonds=False).items()):
+    for index, (mode, energies) in enumerate(unfolding_energies(tensor, modes, FACTORIZATIONS["tucker"]).items()):
         values = np.linalg.svd(tensorly.unfold(tensor, index).numpy(), compute_uv=False) ** 2
         assert mode == modes[index]
         np.testing.assert_allclose(energies[: len(values)], values / values.sum(), atol=1e-12)
         assert sum(energies) == pytest.approx(1)
-    bonds = unfolding_energies(tensor, modes, bonds=True)
+    bonds = unfolding_energies(tensor, modes, FACTORIZATIONS["tt"])
     assert list(bonds) == list(modes[:-1])
     for index, energies in enumerate(bonds.values()):
         matrix = tensor.reshape(math.prod(sizes[: index + 1]), -1).numpy()
@@ -193,6 +194,16 @@ def test_spectra_are_computed_once_and_the_same_in_another_cache(cache, monkeypa
     files[0].write_text("[1")
     with pytest.raises(UserError, match="delete it"):
         spectra_of(spec)
+
+
+def test_spectra_with_a_plugin_are_of_its_code(monkeypatch):
+    plain = resolve(RunSpec.model_validate(RUN))
+    spec = plain.model_copy(update={"plugins": ("a_plugin",)})
+    keys = {spectra._key(plain)}
+    for code in ("before", "after"):
+        monkeypatch.setattr(spectra, "loaded_code", lambda names, code=code: dict.fromkeys(names, code))
+        keys |= {spectra._key(spec), spectra._key(spec)}
+    assert len(keys) == 3
 
 
 def test_gradients_look_at_training_data_alone_and_are_right():

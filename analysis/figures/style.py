@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tensloradist.factorizations import DEFAULT_FACTORIZATION
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -48,7 +50,8 @@ class Look:
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
     """A look for each method ('qkv_depth tucker'); those of one grouping differ in dash and fill."""
-    variants = sorted({variant_of(method) for method in methods if " " in method}, key=lambda v: (v != "tucker", v))
+    found = {variant_of(method) for method in methods if " " in method}
+    variants = sorted(found, key=lambda variant: (variant != DEFAULT_FACTORIZATION, variant))
     chosen = {}
     for method in methods:
         color, marker = GROUPINGS.get(method.split()[0], OTHER)

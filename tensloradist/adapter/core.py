@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from tensloradist.adapter.initialization import initialize, zero_of
 from tensloradist.errors import UserError, unknown
-from tensloradist.factorizations import FACTORIZATIONS, Fold, Parameters, initialize, zero_of
-from tensloradist.modes import FFN, FFN_CHUNKS, Arrangement, AttentionShape, TensorLayout, per_mode
+from tensloradist.factorizations import Fold, Parameters
+from tensloradist.modes import FFN, FFN_CHUNKS, Arrangement, AttentionShape, TensorLayout
 from tensloradist.presets import PRESETS, Draw, bias_projections, has_weights
 from tensloradist.spec import REFERENCES, AdapterSpec
 
@@ -31,21 +32,21 @@ class AdapterTensor(nn.Module):
     """One tensor of updates in factorised form.
 
     Attributes:
-        factors: mode -> parameter (size of the mode × its rank); empty for a tensor train.
+        factors: mode -> parameter (size of the mode × its rank).
         cores: mode -> a tensor train's core (rank before it × size of the mode × rank after it), in their order.
         core: Tucker's core (ranks of all modes), or None.
         weights: a weight for each rank-one tensor of a CP (its rank), or None.
         zero: name of the parameter that starts at zero.
     """
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, zero: str, is_train: bool) -> None:
+    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, zero: str, in_cores: bool) -> None:
         super().__init__()
         empty = {name: nn.Parameter(torch.empty(shape, dtype=dtype)) for name, shape in shapes.items()}
         self.core = empty.pop("core", None)
         self.weights = empty.pop("weights", None)
-        self.factors = nn.ParameterDict({} if is_train else empty)
+        self.factors = nn.ParameterDict({} if in_cores else empty)
         self.cores = nn.ParameterDict()
-        for mode in empty if is_train else ():
+        for mode in empty if in_cores else ():
             self.cores[mode] = empty[mode]  # one by one: a ParameterDict made of a dict sorts it
         self.zero = zero
 
@@ -80,16 +81,9 @@ class Adapter(nn.Module):
         self.scale = 1.0
         if spec.method in REFERENCES:
             return
-        if spec.factorization not in FACTORIZATIONS:
-            raise unknown("factorization", spec.factorization, FACTORIZATIONS)
-        self.factorization = FACTORIZATIONS[spec.factorization]
-        if (spec.fused or spec.dropout_on == "hidden") and not getattr(self.factorization, "folds", False):
-            raise UserError(
-                f"factorization: {spec.factorization!r} has neither a fused mode nor a choice of the folded side (its "
-                "`folds` is not True), so it takes no fused: true and no dropout_on: hidden"
-            )
         self.arrangement = Arrangement.of(spec, shape)
-        self.ranks = per_mode(spec.ranks, self.arrangement.rank_names, bonds=spec.factorization == "tt")
+        self.factorization = self.arrangement.factorization
+        self.ranks = self.arrangement.ranks_of(spec.ranks)
         self.scale = spec.multiplier(self.ranks)
         for layout in self.arrangement.tensors:
             self.tensors.append(self._tensor(layout, dtype))
@@ -102,7 +96,7 @@ class Adapter(nn.Module):
         if has_weights(self.spec.method):
             shapes["weights"] = (next(iter(self.ranks.values())),)
         zero = zero_of(self.factorization, list(shapes), self._draws(layout))
-        return AdapterTensor(shapes, dtype, zero, self.factorization.name == "tt")
+        return AdapterTensor(shapes, dtype, zero, self.factorization.in_cores)
 
     def _draws(self, layout: TensorLayout) -> Mapping[str, Draw] | None:
         """A preset's own initial distributions of a tensor's parameters."""
@@ -119,7 +113,7 @@ class Adapter(nn.Module):
             if self.spec.sibling_draws == "identical":
                 generator.manual_seed(seed + _SEED_STRIDE)
             named, draws = tensor.parameters_by_name(), self._draws(layout)
-            initialize(named, self.factorization, self.spec.initialization or "normal", generator, draws)
+            initialize(named, self.factorization, self.spec.initialization, generator, draws)
             if draws is not None and "block" in draws:
                 self._scale_blocks(named["block"], layout, draws["block"].chunks)
         for bias in self.biases.values():

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from tensloradist.factorizations.base import Factorization, Fold, Modes, Parameters, Sizes, head_columns
 
-from tensloradist.errors import UserError
-from tensloradist.factorizations.base import Fold, Parameters, head_columns
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class Cp:
+class Cp(Factorization):
     """ΔW = Σ_r u_1r ∘ u_2r ∘ … ∘ u_nr, factors U_i (d_i × R): the future work of TensLoRA (arXiv 2509.19391).
 
     A parameter called `weights` (R), where there is one, multiplies each rank-one tensor (CaRA's λ).
     """
 
     name = "cp"
-    zero: str | None = "input"
+    zero = "input"
+    initialization = "kaiming_uniform"
     shared_rank = True
     folds = True
 
-    def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
-        if len(set(ranks.values())) != 1:
-            raise UserError(f"ranks: {dict(ranks)} for cp, which has one rank for all modes {list(modes)}")
+    def shapes(self, modes: Modes, sizes: Sizes, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         return {mode: (size, ranks[mode]) for mode, size in zip(modes, sizes, strict=True)}
-
-    def fan_in(self, parameter: str, shape: tuple[int, ...]) -> int:
-        return shape[-1]  # nn.init's own for a (d_i × R) matrix, as the official code calls it
 
     def pairs(self, parameters: Parameters, head_layout: str, fold: Fold = None) -> tuple[Tensor, Tensor]:
         """A = U_input, B = diag(weights ∘ u_p ∘ u_l) V_outᵀ, V_out the Khatri-Rao product of the heads' factors."""
+        import torch
+
         left = parameters["input"][:, None, None]
         if "heads" in parameters:
             columns = torch.einsum("ter,thr->treh", parameters["head_dim"], parameters["heads"])
@@ -53,4 +52,4 @@ def _component_weights(parameters: Parameters) -> Tensor | None:
     found = [parameters[mode].unsqueeze(axis) for mode, axis in axes.items() if mode in parameters]
     if "weights" in parameters:
         found.append(parameters["weights"][:, None, None])
-    return functools.reduce(torch.mul, found) if found else None
+    return functools.reduce(operator.mul, found) if found else None

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from tensloradist.factorizations.base import Factorization, Fold, Modes, Parameters, Sizes, times_shared
 
-from tensloradist.factorizations.base import Fold, Parameters, times_shared
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tensloradist.rank_search import Ranks, RankSearch
 
 _OUTPUTS = ("output", "head_dim", "heads")
+# The order of the cores by head layout, so that the heads merge to output features as they come.
+_ORDER = {
+    "aligned": ("input", "projection", "depth", "block", "heads", "head_dim", "output"),
+    "official": ("input", "projection", "depth", "block", "head_dim", "heads", "output"),
+}
 
 
-class TensorTrain:
+class TensorTrain(Factorization):
     """ΔW[x_1, …, x_n] = G_1[:, x_1, :] G_2[:, x_2, :] … G_n[:, x_n, :], cores G_i (r_(i-1) × d_i × r_i), r_0 = r_n = 1.
 
     The future work of TensLoRA (arXiv 2509.19391); decomposition: Oseledets, 2011. The order of the modes matters, and
@@ -19,17 +29,43 @@ class TensorTrain:
     """
 
     name = "tt"
-    zero: str | None = None
-    shared_rank = False
+    ordered = True
     folds = True
+    in_cores = True
+    ranks_belong_to = "bonds (named by the mode on their left)"
 
-    def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
+    def order(self, modes: Modes, head_layout: str) -> Modes:
+        return tuple(mode for mode in _ORDER[head_layout] if mode in modes)
+
+    def rank_names(self, modes: Modes) -> Modes:
+        return modes[:-1]
+
+    def caps(self, modes: Modes, sizes: Sizes) -> dict[str, int]:
+        """Of a bond: the product of the sizes on its smaller side."""
+        sides = ((math.prod(sizes[:i]), math.prod(sizes[i:])) for i in range(1, len(sizes)))
+        return dict(zip(self.rank_names(modes), map(min, sides), strict=True))
+
+    def largest_rank(self, modes: Modes, sizes: Sizes) -> int:
+        return max(self.caps(modes, sizes).values())
+
+    def unfolding(self, modes: Modes, rank_name: str) -> Modes:
+        return modes[: modes.index(rank_name) + 1]
+
+    def solve(self, search: RankSearch, strategy: str) -> Ranks:
+        """Bonds as near equal as the tolerance allows, under both strategies."""
+        return search.near_equal()
+
+    def shapes(self, modes: Modes, sizes: Sizes, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         bonds = [1, *(ranks[mode] for mode in modes[:-1]), 1]
         return {mode: (bonds[i], size, bonds[i + 1]) for i, (mode, size) in enumerate(zip(modes, sizes, strict=True))}
 
     def fan_in(self, parameter: str, shape: tuple[int, ...]) -> int:
-        # The input core is an ordinary matrix from features to a bond, the others are matrices from bond to bond.
+        """The input core is a matrix from features to a bond, the others are matrices from bond to bond."""
         return shape[1] if parameter == "input" else shape[0]
+
+    def orthogonal_rows(self, shape: tuple[int, ...]) -> int:
+        """A core is seen as the matrix (r_(i-1) d_i × r_i), which gives the left-orthogonal form."""
+        return math.prod(shape[:-1])
 
     def pairs(self, parameters: Parameters, head_layout: str, fold: Fold = None) -> tuple[Tensor, Tensor]:
         """A = [w(p, l)] G_input [M(p, l)], B = [M(p, l)] G_out: the train cut at the smaller bond beside M.

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from tensloradist.factorizations.base import Factorization, Fold, Modes, Parameters, Sizes, head_columns
 
-from tensloradist.errors import UserError
-from tensloradist.factorizations.base import Fold, Parameters, head_columns
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class Lora:
+class Lora(Factorization):
     """ΔW = U_input U_outputᵀ: LoRA (arXiv 2106.09685), one matrix for every projection of every layer.
 
     Kaiming-uniform here has fan-in d_in, as PEFT's, whose A is an nn.Linear(d_in, r).
     """
 
     name = "lora"
-    zero: str | None = "output"
+    zero = "output"
+    initialization = "kaiming_uniform"
     shared_rank = True
+    stacks = False
     folds = True
 
-    def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
-        if modes != ("input", "output"):
-            raise UserError(f"factorization 'lora' factorises matrices (input, output), not {list(modes)}; use tucker")
-        if len(set(ranks.values())) != 1:
-            raise UserError(f"ranks: {dict(ranks)} for lora, which has one rank for input and output")
+    def caps(self, modes: Modes, sizes: Sizes) -> dict[str, int]:
+        return dict(zip(modes, sizes, strict=True))
+
+    def largest_rank(self, modes: Modes, sizes: Sizes) -> int:
+        return min(sizes)
+
+    def shapes(self, modes: Modes, sizes: Sizes, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         return {mode: (size, ranks[mode]) for mode, size in zip(modes, sizes, strict=True)}
 
     def fan_in(self, parameter: str, shape: tuple[int, ...]) -> int:
@@ -37,23 +41,23 @@ class Lora:
         return parameters["input"][:, None, None], parameters["output"].mT[:, None, None]
 
 
-class Tucker:
+class Tucker(Factorization):
     """ΔW = core ×_1 U_1 ×_2 … ×_n U_n (TensLoRA, arXiv 2509.19391): factors U_i (d_i × r_i), core (r_1 × … × r_n)."""
 
     name = "tucker"
-    zero: str | None = "core"
-    shared_rank = False
+    zero = "core"
     folds = True
 
-    def shapes(self, modes: tuple[str, ...], sizes: tuple[int, ...], ranks: Mapping[str, int]) -> dict[str, tuple]:
-        factors: dict[str, tuple] = {mode: (size, ranks[mode]) for mode, size in zip(modes, sizes, strict=True)}
+    def shapes(self, modes: Modes, sizes: Sizes, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        factors: dict[str, tuple[int, ...]] = {
+            mode: (size, ranks[mode]) for mode, size in zip(modes, sizes, strict=True)
+        }
         return {**factors, "core": tuple(ranks[mode] for mode in modes)}
-
-    def fan_in(self, parameter: str, shape: tuple[int, ...]) -> int:
-        return shape[-1]  # nn.init's own for a (d_i × r_i) matrix, as the official code calls it
 
     def pairs(self, parameters: Parameters, head_layout: str, fold: Fold = None) -> tuple[Tensor, Tensor]:
         """A = U_input and B = G(p, l) V_outᵀ, or A = U_input G(p, l) where the output side has the smaller rank."""
+        import torch
+
         core, left = parameters["core"], parameters["input"]
         tensors = core.shape[0]
         # (T, r_in, r_out…, [r_p], [r_l]) -> (T, P, L, r_in, r_out…): small modes first, while the core is smallest.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tensloradist.adapter import Adapter
 from tensloradist.errors import UserError, unknown
-from tensloradist.modes import FFN_CHUNKS, AttentionShape
+from tensloradist.modes import FFN, FFN_CHUNKS, AttentionShape
 from tensloradist.presets.members import PRESETS
 from tensloradist.spec import AdapterSpec
 
@@ -29,6 +29,7 @@ _FACT_PLACES = {
     "fc2": "mlp.fc2",
 }
 _CARA_BIASES = {"attention_output": "CP_bias1", "fc1": "CP_bias2", "fc2": "CP_bias3"}
+_OTHER_NAMES = {"lorta_litgpt": "lorta"}
 Values = dict[str, Tensor]
 
 
@@ -51,14 +52,14 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
     Raises:
         UserError: an unknown method or setting, or tensors that are missing, extra or of another shape.
     """
-    method = "lorta" if method == "lorta_litgpt" else method
-    if method not in PRESETS:
-        raise unknown("preset", method, PRESETS)
+    method = _OTHER_NAMES.get(method, method)
+    if method not in _READERS:
+        raise unknown("preset", method, _READERS)
     for name in settings:
         if name not in ("rank", "scale_argument"):
             raise unknown("setting", name, ("rank", "scale_argument"))
-    given = _Given(method, tensors)
-    available = _available(method, given)
+    given, reader = _Given(method, tensors), _READERS[method]
+    available = reader.adapted(given) if reader.adapted else PRESETS[method].targets
     projections = tuple(p for p in shape.projections if p in available)
     if not projections:
         raise UserError(f"projections: {method} adapts none of {list(shape.projections)}")
@@ -68,13 +69,15 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
             method,
             ", ".join(p for p in available if p not in projections),
         )
-    if method == "fact_tk" and set(shape.projections) & {"fc1", "fc2"}:
-        raise UserError("projections: the FFN matrices of fact_tk are no slices of its tensor, so they cannot be read")
+    if unreadable := [p for p in shape.projections if p in reader.unreadable]:
+        raise UserError(
+            f"projections: {' and '.join(unreadable)} of {method} are no slices of its tensor, so they cannot be read"
+        )
     shape = dataclasses.replace(shape, projections=projections)
     alpha = PRESETS[method].fields.get("alpha")
     scale = _number(settings.get("scale_argument", 1.0 if alpha is None else alpha))
     fields = {"scale": scale} if alpha is None else {"alpha": scale}
-    names, ranks = _ranks(method, given, settings.get("rank"))
+    names, ranks = _ranks(reader, given, settings.get("rank"))
     spec = AdapterSpec.model_validate(
         {
             "method": method,
@@ -84,7 +87,7 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
         }
     )
     adapter = Adapter(spec, shape, dtype=given.dtype)
-    values, biases = _READERS[method](given, shape, ranks)
+    values, biases = reader.read(given, shape, ranks)
     given.check_all_used()
     for tensor, wanted in zip(adapter.tensors, values, strict=True):
         for name, parameter in tensor.parameters_by_name().items():  # type: ignore[operator]
@@ -159,21 +162,11 @@ class _Given:
             raise UserError(f"tensors: {self.method} has no {', '.join(map(repr, extra[:5]))}")
 
 
-_RANK_OF = {
-    "fact_tt": ("FacTu.weight", 0),
-    "fact_tk": ("FacTu.weight", 0),
-    "lotr": ("lotr.rhs", 1),
-    "lorta": ("lora_A", 1),
-    "lorta_peft": ("lora_A", 1),
-    "cara": ("CP_A1", 1),
-}
-
-
-def _ranks(method: str, given: _Given, rank: Any) -> tuple[tuple[str, ...], list[int]]:
+def _ranks(reader: _Reader, given: _Given, rank: Any) -> tuple[tuple[str, ...], list[int]]:
     """The names and values of the ranks, read from the tensors, checked against `rank` if that is given."""
-    if method in _RANK_OF:
-        name, axis = _RANK_OF[method]
-        names, found = ("input",), [given.size(given.alias(name) if method == "lotr" else name, axis)]
+    method = given.method
+    if reader.rank is not None:
+        names, found = ("input",), [reader.rank(given)]
     else:
         names = tuple(PRESETS[method].fields["mode_order"][:-1])
         found = [given.size(f"core{i}", 2) for i in range(len(names))]
@@ -181,17 +174,6 @@ def _ranks(method: str, given: _Given, rank: Any) -> tuple[tuple[str, ...], list
     if rank is not None and wanted != found:
         raise UserError(f"rank: {rank!r}, but the tensors of {method} have {found if len(found) > 1 else found[0]}")
     return names, found
-
-
-def _available(method: str, given: _Given) -> tuple[str, ...]:
-    """The projections that the given tensors adapt and that this family can hold."""
-    if method == "lotr":
-        return ("query", "value")
-    if method == "fact_tt":
-        return tuple(p for p, place in _FACT_PLACES.items() if f"blocks.0.{place}_FacTs.weight" in given.tensors)
-    if method == "cara" and "CP_P1" not in given.tensors:
-        return ("query", "key", "value")
-    return PRESETS[method].targets
 
 
 def _fact_tt(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:
@@ -297,13 +279,40 @@ def _metatt(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[lis
     return [cores], {}
 
 
-_READERS: dict[str, Callable[[_Given, AttentionShape, list[int]], tuple[list[Values], Values]]] = {
-    "fact_tt": _fact_tt,
-    "fact_tk": _fact_tk,
-    "lotr": _lotr,
-    "lorta": _lorta,
-    "lorta_peft": _lorta,
-    "cara": _cara,
-    "metatt_4d": _metatt,
-    "metatt_5d": _metatt,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Reader:
+    """How the tensors of the authors' code are read.
+
+    Attributes:
+        read: (tensors, shape, ranks) -> the parameters of each of this family's tensors, and the biases.
+        rank: the rank that the tensors have; None: that of every bond of a train, core0, core1, ….
+        adapted: the projections that the tensors adapt and that this family can hold; None: the preset's targets.
+        unreadable: projections that the tensors adapt in a way that this family cannot hold.
+    """
+
+    read: Callable[[_Given, AttentionShape, list[int]], tuple[list[Values], Values]]
+    rank: Callable[[_Given], int] | None = None
+    adapted: Callable[[_Given], tuple[str, ...]] | None = None
+    unreadable: tuple[str, ...] = ()
+
+
+def _adapted_by_fact(given: _Given) -> tuple[str, ...]:
+    return tuple(p for p, place in _FACT_PLACES.items() if f"blocks.0.{place}_FacTs.weight" in given.tensors)
+
+
+def _adapted_by_cara(given: _Given) -> tuple[str, ...]:
+    return PRESETS[given.method].targets if "CP_P1" in given.tensors else _QKVO[:3]
+
+
+_LORTA = _Reader(read=_lorta, rank=lambda given: given.size("lora_A", 1))
+_METATT = _Reader(read=_metatt)
+_READERS = {
+    "fact_tt": _Reader(read=_fact_tt, rank=lambda given: given.size("FacTu.weight", 0), adapted=_adapted_by_fact),
+    "fact_tk": _Reader(read=_fact_tk, rank=lambda given: given.size("FacTu.weight", 0), unreadable=FFN),
+    "lotr": _Reader(read=_lotr, rank=lambda given: given.size(given.alias("lotr.rhs"), 1)),
+    "lorta": _LORTA,
+    "lorta_peft": _LORTA,
+    "cara": _Reader(read=_cara, rank=lambda given: given.size("CP_A1", 1), adapted=_adapted_by_cara),
+    "metatt_4d": _METATT,
+    "metatt_5d": _METATT,
 }

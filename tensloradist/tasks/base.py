@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Finish = Callable[[dict[str, "Tensor"]], dict[str, "Tensor"]]
 
+
 @dataclass(frozen=True)
 class HostBatch:
     """Examples as they were read, on the CPU.

@@ -1,4 +1,4 @@
-"""A plugin for the conformance tests: Tucker without a core of its own rank, i.e. CP with one rank for all modes."""
+"""A plugin for the conformance tests: CP as plugins were written before there was a base class `Factorization`."""
 
 import torch
 

@@ -10,7 +10,7 @@ from tensloradist.adapter import Adapter
 from tensloradist.budget import count, isoparameter, lora_budget
 from tensloradist.errors import UserError
 from tensloradist.factorizations import FACTORIZATIONS
-from tensloradist.modes import GROUPINGS, AttentionShape
+from tensloradist.modes import GROUPINGS, Arrangement, AttentionShape
 from tensloradist.spec import AdapterSpec
 
 SHAPE = AttentionShape(12, 12, 3, 2)
@@ -67,7 +67,25 @@ def test_every_factorisation_can_be_budgeted(spec):
     assert abs(math.log(count(solved, shape) / lora_budget(shape, 4))) <= nearest + 0.05
 
 
+@pytest.mark.parametrize("spec", list(specs()), ids=lambda s: f"{s.factorization}-{s.grouping}")
+def test_what_it_states_of_its_ranks_is_consistent(spec):
+    """As the solver and the spectra need it: a cap and an unfolding for every rank, and counts that grow with each."""
+    arrangement = Arrangement.of(spec, SHAPE)
+    factorization = arrangement.factorization
+    for layout in arrangement.tensors:
+        names = factorization.rank_names(layout.modes)
+        assert set(factorization.caps(layout.modes, layout.sizes)) == set(names)
+        assert 1 <= factorization.largest_rank(layout.modes, layout.sizes) <= math.prod(layout.sizes)
+        assert all(set() < set(factorization.unfolding(layout.modes, name)) < set(layout.modes) for name in names)
+        equal = dict.fromkeys(names, 2)
+        larger = [dict.fromkeys(names, 3)] if factorization.shared_rank else [{**equal, name: 3} for name in names]
+        before = factorization.count(layout.modes, layout.sizes, equal)
+        assert all(factorization.count(layout.modes, layout.sizes, ranks) > before for ranks in larger)
+
+
 def test_a_plugin_without_folds_is_refused_where_they_are_needed():
     for fields in ({"fused": True}, {"dropout_on": "hidden", "dropout": 0.1}):
-        with pytest.raises(UserError, match="plugin_cp.*folds"):
-            Adapter(AdapterSpec(grouping="qkv_depth", factorization="plugin_cp", **fields), SHAPE)
+        spec = AdapterSpec(grouping="qkv_depth", factorization="plugin_cp", **fields)
+        for ask in (count, Adapter):
+            with pytest.raises(UserError, match="plugin_cp.*folds"):
+                ask(spec, SHAPE)
