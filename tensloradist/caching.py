@@ -159,15 +159,20 @@ def one_at_a_time(kind: str) -> Iterator[None]:
     held = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process is filling %s: waiting for it", folder)
-            fcntl.flock(held, fcntl.LOCK_EX)
+            _lock(held, folder)
         except OSError as error:
             log.debug("%s cannot be locked: %s", folder, error)
         yield
     finally:
         os.close(held)
+
+
+def _lock(held: int, folder: Path) -> None:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("another process is filling %s: waiting for it", folder)
+        fcntl.flock(held, fcntl.LOCK_EX)
 
 
 def cached_json(kind: str, key: str, make: Callable[[], Any]) -> Any:

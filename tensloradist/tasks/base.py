@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +55,10 @@ class SplitData(ABC):
         lengths: (n,) tokens of each example, for batches of similar length; None where all are equal.
         terms: (n,) how many terms the loss of each example is the sum of (answer tokens); None: one each. A batch's
             loss is the mean over its terms.
+        several_at_once: whether several threads may call `read` at once; else one calls it, in the order of use.
     """
 
+    several_at_once: ClassVar[bool] = False
     ids: list[str]
     labels: Labels
     lengths: npt.NDArray[np.int64] | None = None
@@ -82,7 +84,7 @@ class SplitData(ABC):
         """
 
     def read(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> HostBatch:
-        """The same examples, with what is better computed on the device left to do; several threads may call it."""
+        """The same examples, with what is better computed on the device left to do."""
         return HostBatch(self.batch(indices, augment))
 
 

@@ -132,6 +132,8 @@ def _names_of(feature: object, number: int) -> list[str]:
 class _Images(SplitData):
     """A part of a data set of decoded (or decodable) images."""
 
+    several_at_once = True
+
     def __init__(
         self,
         listing: Listing,

@@ -7,19 +7,18 @@ the stream that trains waits for that one on the device. On the CPU the threads 
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tensloradist.prefetching import prefetch, threads_here
 from tensloradist.tasks.base import HostBatch, SplitData
+from tensloradist.training.clocks import clock_for
 
 if TYPE_CHECKING:
     from tensloradist.training.order import MicroBatch
@@ -32,7 +31,8 @@ class Batch:
     Attributes:
         inputs: of the model.
         labels, weights: (n,) of the examples.
-        padded: whether the attention mask leaves tokens out, known on the host; None: not looked at, or no mask.
+        padded: whether the attention mask leaves tokens out, known on the host; None: not looked at, or there is no
+            mask, or another one beside it.
     """
 
     inputs: dict[str, Tensor]
@@ -68,12 +68,11 @@ class Batches:
         threads: int | None = None,
     ) -> None:
         self._split, self._device, self._augment = split, device, augment
+        self._clock = clock_for(device)
         if device.type == "cuda":
             readers = max(1, threads_here(threads) - 1)  # one of the CPUs launches the step
-            self._clock: _HostClock | _DeviceClock = _DeviceClock(device)
-            self._ready = self._on_cuda(micros, readers)
+            self._ready = self._on_cuda(micros, readers if split.several_at_once else 1)
         else:
-            self._clock = _HostClock()
             self._ready = self._on_cpu(micros)
 
     def __enter__(self) -> Batches:
@@ -95,7 +94,7 @@ class Batches:
 
     def waited(self) -> float:
         """Seconds, since the last call, in which the device had nothing to compute because a batch was not ready."""
-        return self._clock.taken()
+        return sum(self._clock.taken())
 
     def _read(self, micro: MicroBatch) -> _Read:
         examples = self._split.read(micro.indices, self._augment)
@@ -113,13 +112,14 @@ class Batches:
     def _pinned(self, micro: MicroBatch) -> _Read:
         read = self._read(micro)
         mask = read.examples.tensors.get("attention_mask")
+        others = any("mask" in name for name in read.examples.tensors if name != "attention_mask")
         with torch.cuda.device(self._device):  # a thread starts with the first one
             tensors = {name: value.pin_memory() for name, value in read.examples.tensors.items()}
             return _Read(
                 replace(read.examples, tensors=tensors),
                 read.labels.pin_memory(),
                 read.weights.pin_memory(),
-                None if mask is None else not bool(mask.all()),
+                None if mask is None or others else not bool(mask.all()),
             )
 
     def _on_cuda(self, micros: Sequence[MicroBatch], readers: int) -> Generator[Batch, None, None]:
@@ -144,50 +144,3 @@ class Batches:
 
         tensors = {name: copy(value) for name, value in read.examples.tensors.items()}
         return Batch(read.examples.inputs(tensors), copy(read.labels), copy(read.weights), read.padded)
-
-
-class _HostClock:
-    """Seconds between starts and stops by the host's clock."""
-
-    def __init__(self) -> None:
-        self._seconds = self._began = 0.0
-
-    def start(self) -> None:
-        self._began = time.perf_counter()
-
-    def stop(self) -> None:
-        self._seconds += time.perf_counter() - self._began
-
-    def taken(self) -> float:
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
-
-
-class _DeviceClock:
-    """The same on the device's stream: from where its work before the start is done to where that after it may begin.
-
-    A host that waits for data while the device computes costs nothing, and counts for nothing.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._spans: deque[tuple[Any, Any]] = deque()
-
-    def _event(self) -> Any:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-    def start(self) -> None:
-        self._began = self._event()
-
-    def stop(self) -> None:
-        self._spans.append((self._began, self._event()))
-
-    def taken(self) -> float:
-        """Of the spans that the device has passed; the others count next time, so that nothing waits for it."""
-        milliseconds = 0.0
-        while self._spans and self._spans[0][1].query():
-            began, ended = self._spans.popleft()
-            milliseconds += began.elapsed_time(ended)
-        return milliseconds / 1000

@@ -43,6 +43,7 @@ from tensloradist.training.accelerator import in_precision, make_accelerator, on
 from tensloradist.training.batches import Batch, Batches
 from tensloradist.training.blocks import blocks, compile_blocks, recompute
 from tensloradist.training.checkpoint import Boundary, Saved, restore
+from tensloradist.training.clocks import clock_for
 from tensloradist.training.compilers import check_compiler
 from tensloradist.training.frozen import hashed, refuse_changed
 from tensloradist.training.optimization import make_optimizer, make_schedule
@@ -153,7 +154,8 @@ def _train(
     settle()
     # Several processes, and those of DeepSpeed, end with their run; method `full` trains all weights in place.
     keep = keep and spec.compute.strategy == "single" and spec.adapter.method != "full"
-    model = working_copy(loaded) if keep else loaded
+    copied = working_copy(loaded) if keep else None
+    model = loaded if copied is None else copied
     checkpoint = resumed_from(folder)
     saved = None if checkpoint is None else Saved.read(checkpoint)
     run = Run(spec, task, model, strategy, AttemptWriter(folder, accelerator.is_main_process, progress), saved)
@@ -175,7 +177,7 @@ def _train(
                 save(run.adapter, folder, known)  # its OSError tells a full disk from a mistake
     finally:
         control.at_boundary = False
-    if keep:
+    if copied is not None:
         keep_backbone(spec, task.num_labels, loaded)
     return result
 
@@ -234,6 +236,7 @@ class Run:
         self.schedule = make_schedule(optimizer, self.steps, spec.optimizer)
         self.scores = Scores(spec.protocol == "official", task.primary_metric, task.lower_is_better)
         self.step_seconds: list[float] = []
+        self.clock = clock_for(accelerator.device)
         self.communication = Communication(accelerator.num_processes, accelerator.device)
         self.evaluation = EvaluationPasses.of(compute)
         self.train_seconds = self.evaluate_seconds = self.data_wait_seconds = 0.0
@@ -294,6 +297,7 @@ class Run:
         self.strategy.check_coverage(len(self.task.train), micros, examples)
         mean = float(accelerator.reduce(self.total_loss, reduction="sum")) / self.task.train.terms_of()
         self.data_wait_seconds += ready.waited()
+        self.step_seconds += self.clock.taken()  # of all updates, now that the device is done with them
         if not math.isfinite(mean):
             raise Diverged(f"the mean loss of epoch {self.epoch + 1} is {mean}")
         return mean
@@ -307,7 +311,7 @@ class Run:
         if evaluates and self.position:
             self.model.eval()
         update_loss = torch.zeros((), device=accelerator.device)  # of the update in progress, on this process
-        began = time.perf_counter()
+        self.clock.start()
         for _, terms, last in plan:
             self.communication.begin()
             with self.strategy.pass_(last):
@@ -327,14 +331,14 @@ class Run:
                     raise Diverged(f"the loss is not finite at update {self.step} of {self.steps}")
                 self.writer.step(self.epoch + 1, self.step, self.steps, value)
                 self.data_wait_seconds += ready.waited()
-            now = time.perf_counter()
-            self.step_seconds.append(now - began)
+            self.clock.stop()
+            self.step_seconds += self.clock.taken()
             self.communication.end()
             if evaluates:
                 self.model.eval()
             boundary.reached()
             update_loss.zero_()
-            began = time.perf_counter()
+            self.clock.start()
 
     def _micro_batches(self, batches: list[np.ndarray]) -> list[Pass]:
         """This process's share of the batches."""

@@ -45,15 +45,16 @@ class EvaluationPasses:
     Args:
         alone: whether this process may halve by itself. Where passes meet others' in collectives, the run fails with
             the number that was too much, and is tried again with half of it.
+        threads: that may read its examples; None: this process's share of the machine.
     """
 
-    def __init__(self, size: int, alone: bool = True) -> None:
-        self.size, self._alone = size, alone
+    def __init__(self, size: int, alone: bool = True, threads: int | None = None) -> None:
+        self.size, self._alone, self.threads = size, alone, threads
 
     @classmethod
     def of(cls, compute: ComputeSpec) -> EvaluationPasses:
         """As a run's `compute` says. ZeRO-3 gathers weights within a pass, and does not start one again."""
-        return cls(evaluation_batch(compute), compute.processes == 1 and compute.zero_stage < 3)
+        return cls(evaluation_batch(compute), compute.processes == 1 and compute.zero_stage < 3, compute.threads)
 
     def logits(self, forward: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor]) -> Iterator[Tensor]:
         """`forward` of these examples, in order, part by part. A part has fewer than `size` examples at the end alone.
@@ -117,7 +118,8 @@ def predict(
             return family.logits(model, inputs).float()
 
     outputs: list[Tensor] = []
-    with Batches(split, [unweighted(part) for part in parts], accelerator.device) as ready:
+    micros = [unweighted(part) for part in parts]
+    with Batches(split, micros, accelerator.device, threads=passes.threads) as ready:
         for one in ready:
             with known_padding(one.padded):
                 outputs += passes.logits(forward, one.inputs)

@@ -49,19 +49,38 @@ def backbone_for(spec: RunSpec, num_labels: int) -> nn.Module:
     return backbones.load(spec.backbone, num_labels)
 
 
-def working_copy(model: nn.Module) -> nn.Module:
+def working_copy(model: nn.Module) -> nn.Module | None:
     """A model for one run to train: the modules and the head are its own, the frozen weights are the same memory.
 
-    The run may do anything to it but write a frozen weight in place, which its end would find (`frozen`). Weights
-    that are quantised are copied, since their layers convert them as they compute.
+    The run may do anything to it but write a frozen weight in place, which its end would find (`frozen`), unless the
+    backbone is quantised. Weights that are quantised are copied, since their layers convert them as they compute.
+
+    Returns:
+        None for a model that has no faithful copy: a plugin's, with functions that refer to its own modules, or with
+        something that Python does not copy.
     """
+    if _refers_to_itself(model):
+        log.info("the backbone has functions that refer to its own modules: the next run loads it anew")
+        return None
     own = {id(parameter) for parameter in head_parameters(model, family_of(model).head(model)).values()}
     shared: dict[int, nn.Parameter] = {}
     for parameter in model.parameters():
         if type(parameter) is nn.Parameter and id(parameter) not in own:
             shared[id(parameter)] = new = nn.Parameter(parameter.data, requires_grad=parameter.requires_grad)
             vars(new).update(vars(parameter))  # marks of the library that loaded it
-    return copy.deepcopy(model, shared)
+    try:
+        return copy.deepcopy(model, shared)
+    except (RuntimeError, TypeError) as error:  # a tensor that was computed; a lock or a file
+        log.info("the backbone cannot be copied, and the next run loads it anew: %s", error)
+        return None
+
+
+def _refers_to_itself(model: nn.Module) -> bool:
+    for module in model.modules():
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        if "forward" in vars(module) or any(getattr(hook, "__closure__", None) for hook in hooks):
+            return True
+    return False
 
 
 def keep_backbone(spec: RunSpec, num_labels: int, model: nn.Module) -> None:

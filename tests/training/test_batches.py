@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from fake_cuda import streams
 
 from tensloradist.backbones import family_of
 from tensloradist.backbones.base import FAMILIES
@@ -81,6 +82,39 @@ def test_the_time_that_a_step_waits_for_its_data_is_told_from_its_own():
             time.sleep(0.05)  # the step, in which the next batch is made
             next(ready)
         assert ready.waited() < 0.1
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_plugins_data_are_read_by_one_thread_in_order_on_a_gpu_unless_it_allows_more(several):
+    class Reads(Numbers):
+        several_at_once = several
+
+        def read(self, indices, augment):
+            self.asked.append((int(indices[0]), threading.current_thread().name))
+            return super().read(indices, augment)
+
+    split = Reads(seconds=0.01)
+    with streams(), Batches(split, micros(*[1] * 12), torch.device("cuda"), threads=4) as ready:
+        ready._copied = lambda read: read
+        assert len(list(ready)) == 12
+    asked = [entry for entry in split.asked if entry is not None]
+    assert (len({thread for _, thread in asked}) > 1) == several
+    assert several or [index for index, _ in asked] == list(range(12))
+
+
+def test_a_second_mask_leaves_the_question_of_padding_to_the_model():
+    class Masked(Numbers):
+        def read(self, indices, augment):
+            ones = torch.ones(len(indices), 3)
+            return HostBatch({"attention_mask": ones, **({"decoder_attention_mask": ones} if self.broken else {})})
+
+    found = []
+    with streams():
+        for second in (None, 200):
+            with Batches(Masked(broken=second), micros(2), torch.device("cuda")) as ready:
+                ready._copied = lambda read: read
+                found.append(next(ready).padded)
+    assert found == [False, None]
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "gemma"])

@@ -12,6 +12,7 @@ from tensloradist import backbones
 from tensloradist.adapter import attach
 from tensloradist.adapter.checkpoint import frozen_parameters
 from tensloradist.backbones import family_of
+from tensloradist.backbones.base import FAMILIES
 from tensloradist.backbones.task_head import head_parameters
 from tensloradist.fingerprint import checksum
 from tensloradist.identity import resolve
@@ -285,3 +286,21 @@ def test_a_warm_bf16_run_starts_within_a_second_besides_data_and_training(data_r
     started = time.process_time()  # of this process alone: others may keep the machine busy
     assert trained(run) == cold
     assert began["fit"] - started < 1.0
+
+
+def _with_a_computed_weight(model):
+    model.extra = torch.nn.utils.weight_norm(torch.nn.Linear(2, 2))
+
+
+def _with_a_closure(model):
+    layer = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    layer.register_forward_hook(lambda module, inputs, output: output + 0 * layer.weight.sum())
+
+
+@pytest.mark.parametrize("change", [_with_a_computed_weight, _with_a_closure])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_backbone_without_a_faithful_copy_is_not_copied(change):
+    model, _ = FAMILIES["bert"].example()
+    assert warm.working_copy(model) is not None
+    change(model)
+    assert warm.working_copy(model) is None
