@@ -26,7 +26,7 @@ def doctor(
     Every GPU multiplies matrices, which must agree with the CPU's, within a minute and a half. What `compute.compile`
     needs is looked for; without it, the check does not fail.
 
-    On a cluster a job of five minutes at most runs on two nodes, with what one worker has on each: exclusive links,
+    On a cluster a job of eight minutes at most runs on two nodes, with what one worker has on each: exclusive links,
     renames and syncs on the shared file system from both, every GPU that the job was given, an all-reduce between the
     nodes, the difference of their clocks, and versions. To try all GPUs of a node, type `doctor` in a job there.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import subprocess
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,9 @@ from typing import Any
 import submitit
 from submitit.core import utils
 
+from tensloradist.bounded import run_bounded
+
+_TEST_SECONDS = 120.0  # for an answer to --test-only
 # What sbatch prints, on a line of its own. A site's wrapper may print anything before and after it.
 _ANSWER = re.compile(r"^Submitted batch job (\d+)(?: on cluster \S+)?\s*$", re.MULTILINE)
 
@@ -51,10 +53,11 @@ class Sbatch(submitit.SlurmExecutor):  # type: ignore[misc]
         script = folder / "test-only.sh"
         script.write_text(self._make_submission_file_text(self._submitit_command_str, "test-only"), encoding="utf-8")
         command = ["sbatch", "--test-only", str(script)]
-        asked = subprocess.run(command, capture_output=True, text=True, errors="replace", env=self._environment)
-        if asked.returncode == 0:
+        asked = run_bounded(command, _TEST_SECONDS, self._environment)
+        if asked.code == 0:
             return None
-        lines = asked.stderr.strip().splitlines() or [f"sbatch exited with {asked.returncode}"]
+        how = f"did not answer in {_TEST_SECONDS:g} s" if asked.code is None else f"exited with {asked.code}"
+        lines = asked.errors.strip().splitlines() or [f"sbatch {how}"]
         return lines[-1].removeprefix("sbatch: ").removeprefix("error: ")
 
     def _submit_command(self, command: str) -> Any:

@@ -22,8 +22,8 @@ from tensloradist.files import make_folder
 from tensloradist.terminal import terminal
 
 MOST_CLOCK_SECONDS = 1.0  # by which clocks may differ before it is worth a word
-PATIENCE_SECONDS = 600.0  # for the job to begin and to end
-JOB_MINUTES = 5  # more than a GPU that hangs is waited for
+PATIENCE_SECONDS = 900.0  # for the job to begin and to end
+JOB_MINUTES = 8  # more than a GPU that hangs is waited for
 PROBE_GB = 8.0  # of memory, for the task and the processes that it starts, where the profile gives no less
 
 

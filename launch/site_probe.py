@@ -18,7 +18,7 @@ from tensloradist.files import link_once, write_once, write_synced
 from tensloradist.gpu_check import AT_ONCE, SECONDS, check_gpus
 from tensloradist.gpus import visible_gpus
 
-WAIT_SECONDS = 60.0  # for the other node's word
+WAIT_SECONDS = 180.0  # for the other node's word: nvidia-smi may hang there, twice
 _SOUND = "gpus"  # the name of the word on a task's GPUs: empty where all of them compute
 
 

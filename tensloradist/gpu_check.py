@@ -99,7 +99,8 @@ def _seen_by_torch(seconds: float) -> tuple[str, ...]:
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     """A child's variables, none of which makes fp32 something else."""
     found = {**inherited(os.environ), **more}
-    found.pop("NVIDIA_TF32_OVERRIDE", None)
+    for name in ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"):
+        found.pop(name, None)
     return found
 
 

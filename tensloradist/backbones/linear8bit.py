@@ -16,6 +16,18 @@ class Linear8bit(Linear8bitLt):
     its `state` afterwards. When a model is moved, torch replaces the data of each parameter and leaves those behind.
     """
 
+    def forward(self, x: Tensor) -> Tensor:
+        """As the library computes it, without the input that it keeps for the gradient of the weight: a frozen weight
+        has none, and a checkpoint could not free it."""
+        output: Tensor = super().forward(x)
+        node: Any = output.grad_fn
+        if not self.weight.requires_grad:
+            if type(node).__name__ == "MatMul8bitLtBackward":
+                node.tensors = (None, None, None)
+            elif type(node).__name__ == "MatMul8bitFpBackward":  # of CPUs
+                node.A = None
+        return output
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Linear8bit:
         super()._apply(fn, recurse)
         owners: tuple[Any, Any] = (self.weight, self.state)

@@ -65,10 +65,10 @@ def _in_float32(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 
 def _to_float32(operation: Callable[..., Any], *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Any:
-    if dtype is None and _is_cast(args[0]):
+    if dtype is None and not any(isinstance(value, torch.dtype) for value in args) and _is_cast(args[0]):
         dtype = torch.float32
     with torch.autocast("cpu", enabled=False):
-        return operation(*args, dtype=dtype, **kwargs)
+        return operation(*args, **kwargs) if dtype is None else operation(*args, dtype=dtype, **kwargs)
 
 
 def dropout(x: Tensor, p: float, train: bool) -> Tensor:
@@ -89,9 +89,12 @@ def attention(
 ) -> Tensor:
     """What `scaled_dot_product_attention` calls on CUDA: flash attention in half precision without a mask, else the
     memory-efficient kernel. The latter takes no keys that queries share: they are multiplied out."""
-    if attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
-        kernel: Callable[..., Any] = torch.ops.aten._scaled_dot_product_flash_attention
-        given: tuple[Any, ...] = (query, key, value, dropout_p, is_causal)
+    if query.dim() != 4:
+        kernel: Callable[..., Any] = partial(torch.ops.aten._scaled_dot_product_attention_math, enable_gqa=enable_gqa)
+        given: tuple[Any, ...] = (query, key, value, attn_mask, dropout_p, is_causal)
+    elif attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention
+        given = (query, key, value, dropout_p, is_causal)
     elif enable_gqa:
         kernel = partial(torch.ops.aten._scaled_dot_product_attention_math, enable_gqa=True)
         given = (query, key, value, attn_mask, dropout_p, is_causal)

@@ -260,3 +260,20 @@ def test_without_the_library_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"quantization: nf4 needs bitsandbytes.*install tensloradist\[quantization\]"):
         quantize(model, "nf4")
+
+
+def test_a_frozen_int8_layer_keeps_no_input_for_a_gradient_that_nobody_wants():
+    """By the library it keeps each, which no checkpoint frees. What is computed is the library's to the bit."""
+    model, _ = wide("llama")
+    quantize(model, "int8")
+    layer, x = model.model.layers[0].mlp.up_proj.requires_grad_(False), torch.randn(2, 4, WIDTH)
+    found = []
+    for forward in (bitsandbytes.nn.Linear8bitLt.forward, type(layer).forward):
+        given = x.clone().requires_grad_()
+        output = forward(layer, given)
+        kept = [getattr(output.grad_fn, "A", None), *getattr(output.grad_fn, "tensors", ())]
+        output.sum().backward()
+        found.append((any(value is not None for value in kept), output.detach(), given.grad))
+    (by_library, *theirs), (by_ours, *ours) = found
+    assert (by_library, by_ours) == (True, False)
+    assert all(torch.equal(*pair) for pair in zip(theirs, ours, strict=True))

@@ -19,12 +19,12 @@ from tensloradist.spec import RunSpec
 GB = 2**30
 
 
-def result(used=0.04, run_bytes=3 * GB, gpu_bytes=80 * GB, **provenance):
+def result(used=0.04, run_bytes=3 * GB, gpu_bytes=80 * GB, waited=None, **provenance):
     """A finished run on a GPU of its own, as far as it is looked at."""
     throughput = Throughput.model_construct(model_flops_utilization=used)
     where = {"hardware": {"gpu_bytes": [gpu_bytes] if gpu_bytes else []}, "processes": 1, "workers_per_gpu": 1}
     return Result.model_construct(
-        times=type("Times", (), {"throughput": throughput}),
+        times=type("Times", (), {"throughput": throughput, "data_wait_share": waited}),
         peak_memory=type("Memory", (), {"device_bytes": run_bytes}),
         provenance={**where, **provenance},
     )
@@ -33,7 +33,8 @@ def result(used=0.04, run_bytes=3 * GB, gpu_bytes=80 * GB, **provenance):
 def test_low_utilisation_and_little_memory_propose_sharing():
     found = sharing([result(0.03), result(0.05), result(0.9)])
     assert (found.workers, found.utilization, found.run_bytes) == (4, 0.05, 3 * GB)
-    assert "workers_per_gpu: 4" in str(found) and "5.0 % of its peak" in str(found) and "3.0 of its 80 GB" in str(found)
+    assert "workers_per_gpu: 4" in str(found)
+    assert "5.0 % of the peak" in str(found) and "3.0 GB of GPUs with 80 GB" in str(found)
     assert sharing([result(run_bytes=25 * GB)]).workers == 2, "as many as the memory holds"
 
 
@@ -42,6 +43,7 @@ def test_low_utilisation_and_little_memory_propose_sharing():
     [
         [],
         [result(0.4)],
+        [result(waited=0.5)],
         [result(None)],
         [result(run_bytes=30 * GB, gpu_bytes=40 * GB)],
         [result(gpu_bytes=None)],
@@ -49,7 +51,17 @@ def test_low_utilisation_and_little_memory_propose_sharing():
         [result(workers_per_gpu=4)],
         [result(processes=2)],
     ],
-    ids=["nothing", "busy", "unknown peak", "no room", "unknown card", "a CPU", "shared already", "several processes"],
+    ids=[
+        "nothing",
+        "busy",
+        "waiting for data",
+        "unknown peak",
+        "no room",
+        "unknown card",
+        "a CPU",
+        "shared already",
+        "several processes",
+    ],
 )
 def test_nothing_else_proposes_it(results):
     assert sharing(results) is None
@@ -126,7 +138,7 @@ def test_mps_is_started_for_the_workers_and_stopped_when_the_job_ends_or_fails(j
     started, runs, told = job.said()
     folder = started.removeprefix("started in ").removesuffix(", sees all")
     assert folder.startswith(str(job.folder)) and runs == f"runs in {folder}", "all GPUs, whose numbers stay the same"
-    assert told == "told to quit" and job.left() == []
+    assert told == "told to quit -t 10" and job.left() == []
 
 
 def test_mps_is_stopped_when_the_job_is_cancelled(job):
@@ -137,10 +149,10 @@ def test_mps_is_stopped_when_the_job_is_cancelled(job):
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == -signal.SIGTERM
     os.killpg(process.pid, signal.SIGKILL)  # what Slurm does with the rest of a job: here, the stand-in of srun
-    assert job.said()[-1] == "told to quit" and job.left() == []
+    assert job.said()[-1] == "told to quit -t 10" and job.left() == []
 
 
 def test_a_job_that_cannot_start_mps_ends_before_its_workers_begin(job):
     (job.folder / "fails").touch()
     assert job("exit 0").wait(30) == 1
-    assert job.said() == ["told to quit"] and job.left() == []
+    assert job.said() == ["told to quit -t 10"] and job.left() == []

@@ -69,7 +69,7 @@ def test_it_asks_for_what_one_worker_has_and_whether_the_site_would_take_the_who
     assert held, shown
     small = asked(doctor.seen["small"])
     assert (small["nodes"], small["ntasks-per-node"], small["gpus-per-node"]) == ("2", "1", "1"), small
-    assert (small["cpus-per-task"], small["mem"], small["time"]) == ("4", "20480M", "5"), "of 64 cores and 320 GB"
+    assert (small["cpus-per-task"], small["mem"], small["time"]) == ("4", "20480M", "8"), "of 64 cores and 320 GB"
     assert [line for line in doctor.slurm.asked("sbatch") if line.startswith("--test-only")]
     assert "Slurm would take a job as site/normal asks for it" in shown
     assert not list(doctor.results.glob(".doctor-*")), "nothing stays behind"

@@ -24,3 +24,24 @@ def test_they_end_with_their_context():
         with cuda_rules():
             assert x.exp().dtype == torch.float32 and x.sum().dtype == torch.float32
         assert x.exp().dtype == torch.bfloat16 and x.sum().dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_a_precision_that_is_asked_for_is_kept(name):
+    """As attention that a model computes itself asks for it."""
+    x = torch.zeros(2, 3, dtype=torch.bfloat16)
+    with cuda_rules(), torch.autocast("cpu", torch.bfloat16):
+        function = getattr(torch.nn.functional, name)
+        assert function(x, dim=-1, dtype=torch.float32).dtype == torch.float32
+        assert function(x, dim=-1, dtype=torch.bfloat16).dtype == torch.bfloat16
+        assert function(x, dim=-1).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_over_three_dimensions_is_attention(dtype):
+    query, key, value = torch.randn(3, 4, 7, 16, dtype=dtype)
+    with cuda_rules():
+        found = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    assert found.shape == (4, 7, 16)
+    torch.testing.assert_close(found, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[1])
+sys.path[:1] = [str(Path(__file__).parents[place]) for place in (1, 3)]
 
 from gpu_check.command import main  # noqa: E402
 

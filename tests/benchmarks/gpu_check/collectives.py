@@ -24,8 +24,10 @@ def rows(check: Check) -> Iterator[Row]:
         yield check.skipped("ddp through launch", f"not installed: {', '.join(missing)}")
         return
     processes = min(2, torch.cuda.device_count()) if check.on_gpu else 2
-    yield _launched(check, "ddp", processes)
-    if processes == 1:  # of which ddp makes no group; ZeRO does
+    if processes > 1:
+        yield _launched(check, "ddp", processes)
+    else:  # ZeRO makes a group of one process
+        yield check.skipped("ddp, launch", "there is one card, and ddp makes no group of one process")
         if absent(["deepspeed"]):
             yield check.skipped("zero1, 1 process, launch", "not installed: deepspeed")
         else:

@@ -6,7 +6,6 @@ import argparse
 import importlib.metadata
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from gpu_check.part import Part
 from gpu_check.process import run_in_process
 from gpu_check.report import HEADER, Report, Row
 from gpu_check.runs import LAUNCH, RUN, TRAIN
+from tensloradist.bounded import run_bounded
 
 BENCHMARKS = Path(__file__).parents[1]
 ROOT = BENCHMARKS.parents[1]
@@ -260,21 +260,13 @@ def _seconds(text: str) -> float:
 
 def _probe(environment: dict[str, str]) -> Torch:
     """What torch says, asked in a process of its own. Raises RuntimeError where it cannot be imported."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=120,
-        )
-    except subprocess.TimeoutExpired:
-        raise RuntimeError("torch has not told in 120 s whether there is a GPU") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["not a word"])[-1]
+    done = run_bounded([sys.executable, "-c", _PROBE], 120, environment)
+    if done.code is None:
+        raise RuntimeError("torch has not told in 120 s whether there is a GPU")
+    if done.code:
+        last = (done.errors.strip().splitlines() or ["not a word"])[-1]
         raise RuntimeError(f"torch, which every part needs, cannot be used by {sys.executable}: {last}")
-    version, cards = done.stdout.split()[-2:]
+    version, cards = done.output.split()[-2:]
     return Torch(version, int(cards))
 
 

@@ -20,6 +20,8 @@ LIMITS = {"cuda": {MEMORY_LIMIT: str(3 * GiB)}, "cpu": {BATCH_LIMIT: "8"}}
 
 
 def rows(check: Check) -> Iterator[Row]:
+    import torch
+
     from tensloradist.gpus import visible_gpus
 
     root, batch = check.folder / "results", BATCH[check.device]
@@ -35,15 +37,26 @@ def rows(check: Check) -> Iterator[Row]:
         yield done.row(check, "a batch that does not fit", root, has)
     else:
         yield _halved(check, root, batch)
-    cards = len(visible_gpus())
+    cards = len(visible_gpus()) or torch.cuda.device_count()
     if not check.on_gpu:
         yield check.skipped("two workers on one card", "there is no card to share")
     elif cards > 1:
         yield check.skipped("two workers on one card", f"{cards} cards here: each worker had its own")
     else:
         recorded = [result["provenance"].get("workers_per_gpu") for result in results]
-        text = f"the results' provenance says workers_per_gpu: {recorded}"
-        yield check.judged("two workers on one card", recorded == [WORKERS] * WORKERS, text, workers_per_gpu=recorded)
+        together = _trained_together(root)
+        text = f"the results' provenance says workers_per_gpu: {recorded}; {'' if together else 'not '}at the same time"
+        holds = together and recorded == [WORKERS] * WORKERS
+        yield check.judged("two workers on one card", holds, text, workers_per_gpu=recorded)
+
+
+def _trained_together(root: Path) -> bool:
+    """Whether the runs' last attempts overlapped: from what their processes wrote first to what they wrote last."""
+    spans = []
+    for folder in _runs(root):
+        attempt = max(folder.glob("attempts/*"))
+        spans.append(((attempt / "provenance.json").stat().st_mtime, (folder / "result.json").stat().st_mtime))
+    return max(began for began, _ in spans) < min(ended for _, ended in spans)
 
 
 def _halved(check: Check, root: Path, batch: int) -> Row:

@@ -25,6 +25,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_ORDINARY = {"strategy": "single", "offload": "none"}  # where a variant asks for nothing else
+
+
 def rows(check: Check) -> Iterator[Row]:
     for name, (library, _) in VARIANTS.items():
         if absent([library]):
@@ -59,5 +62,6 @@ def _of(check: Check, name: str, changes: dict[str, Any]) -> Row:
     seconds = result["times"]["total_seconds"]
     holds = result["state"] == "finished" and score is not None and math.isfinite(score)
     holds = holds and str(provenance["device"]).startswith(check.device)
+    holds = holds and all(provenance[key] == compute.get(key, default) for key, default in _ORDINARY.items())
     text = f"{result['state']} {place}: {result['times']['steps']} updates, {seconds:.1f} s, accuracy {score}"
     return check.judged(name, holds, text, seconds=seconds, step_seconds=result["times"]["step_seconds"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from gpu_check.part import Check
 from gpu_check.report import Row
+from tensloradist.bounded import run_bounded
 
 LIBRARIES = ("accelerate", "deepspeed", "bitsandbytes", "transformers", "timm", "peft", "triton", "numpy", "pydantic")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # of a product's largest element
@@ -23,13 +23,13 @@ def rows(check: Check) -> Iterator[Row]:
     figures = {"python": platform.python_version(), **_of_torch(), **{name: _version(name) for name in LIBRARIES}}
     yield check.judged("versions", True, ", ".join(f"{k} {v or 'absent'}" for k, v in figures.items()), **figures)
     if not check.on_gpu:
-        yield _computes(check, "cpu", "the CPU")
+        yield _computes(check, "cpu")
         return
     if not torch.cuda.is_available():
         yield check.judged("devices", False, f"torch {torch.__version__} sees no CUDA device: {_reason()}")
         return
     for index in range(torch.cuda.device_count()):
-        yield _computes(check, f"cuda:{index}", f"card {index}, {torch.cuda.get_device_name(index)}")
+        yield _computes(check, f"cuda:{index}")
 
 
 def _of_torch() -> dict[str, str | None]:
@@ -63,10 +63,10 @@ def _driver() -> str | None:
     if shutil.which("nvidia-smi"):
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         try:
-            said = subprocess.run(asked, capture_output=True, text=True, errors="replace", timeout=20)
-        except (OSError, subprocess.TimeoutExpired) as error:
+            said = run_bounded(asked, 20)
+        except OSError as error:
             return f"unknown ({error})"
-        return said.stdout.split()[0] if said.returncode == 0 and said.stdout.strip() else "unknown"
+        return said.output.split()[0] if said.code == 0 and said.output.strip() else "unknown"
     module = Path("/proc/driver/nvidia/version")
     return module.read_text(encoding="utf-8").splitlines()[0] if module.exists() else None
 
@@ -81,18 +81,25 @@ def _reason() -> str:
     return "it finds no device"
 
 
-def _computes(check: Check, device: str, name: str) -> Row:
+def _computes(check: Check, device: str) -> Row:
     """A matrix product on the device, in both precisions, against the CPU's in double precision."""
+    try:
+        return _products(check, device)
+    except RuntimeError as error:  # of this card alone: the others are looked at, too
+        return check.failed(f"computes: {device}", error)
+
+
+def _products(check: Check, device: str) -> Row:
+    name = "the CPU" if device == "cpu" else f"{device}, {torch.cuda.get_device_name(device)}"
+    torch.set_float32_matmul_precision("highest")  # the environment may have chosen TF32
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(SIZE, SIZE, generator=generator) for _ in range(2))
-    exact = a.double() @ b.double()
     errors = {}
     for precision, tolerance in TOLERANCE.items():
         dtype = getattr(torch, precision)
-        try:
-            found = (a.to(device, dtype) @ b.to(device, dtype)).cpu().double()
-        except RuntimeError as error:  # of this card alone: the others are looked at, too
-            return check.failed(f"computes: {device}", error)
+        left, right = a.to(dtype), b.to(dtype)
+        exact = left.double() @ right.double()
+        found = (left.to(device) @ right.to(device)).cpu().double()
         errors[precision] = float((found - exact).abs().max() / exact.abs().max())
         if not errors[precision] <= tolerance:
             return check.judged(
