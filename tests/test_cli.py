@@ -211,7 +211,7 @@ def test_mistakes_are_one_message_and_leave_nothing(run_file, tmp_path, monkeypa
         (["plan", "dmeo"], "Did you mean 'demo'"),
         (["report", "demo", "--out", "x", "--results", "empty"], "has not been launched"),
         (["table", "demo", "--format", "markdwn"], "Did you mean 'markdown'"),
-        (["table", "demo", "--out", "x"], "only printed"),
+        (["table", "demo", "--out", "x"], "--out needs a --format"),
         (["figures", "demo", "--out", "x", "--kind", "curve"], "Did you mean 'curves'"),
         (["evaluate", "nowhere"], "no spec.json"),
         (["export", "nowhere", "out"], "no spec.json"),
