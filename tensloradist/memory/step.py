@@ -29,6 +29,9 @@ from tensloradist.training.blocks import blocks, recompute
 from tensloradist.training.prediction import evaluation_batch
 
 FULL = 4  # bytes of a float32
+# `training.batches` has one in use there, one ready, and one that is copied before the first is let go; memory of its
+# own stream is not given to the one that computes.
+BATCHES_ON_GPU = 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class StepBytes:
         frozen: bytes of the backbone's parameters, as they are kept while training (bf16: two each; quantised: less).
         trainable: number of the parameters that are trained, adapter and head; they are float32.
         largest: bytes of the largest layer's own parameters, frozen or not: what ZeRO-3 gathers at once.
-        buffers: bytes of the model's buffers and of the batch.
+        buffers: bytes of the model's buffers and of the batches that are there at once: three on a GPU, else one.
         activations: bytes beyond all of these at the peak of training and of evaluation, whichever is higher.
         loaded: bytes of the whole model in float32, as it is when loaded, before it is moved to an accelerator.
         device: whose rules decide what the step keeps: cpu or cuda.
@@ -113,6 +116,10 @@ def measure_step(
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen_dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
     sizes = _quantised_bytes(model, spec.backbone.quantization)
+    if spec.backbone.quantization == "nf4" or device == "cuda":
+        for name in sizes:
+            model.get_submodule(name.removesuffix(".weight")).register_forward_hook(_in_type_of_input)
+    batches = BATCHES_ON_GPU if device == "cuda" else 1
     frozen = sum(
         sizes.get(name, p.numel() * frozen_dtype.itemsize)
         for name, p in model.named_parameters()
@@ -141,12 +148,16 @@ def measure_step(
         frozen=frozen,
         trainable=trainable,
         largest=max(_own_bytes(module, frozen_dtype) for module in model.modules()),
-        buffers=sum(tensor.untyped_storage().nbytes() for tensor in held),
+        buffers=_bytes(model.buffers()) + batches * _bytes([*inputs.values(), labels]),
         activations=max(training.peak, evaluation.peak),
         loaded=loaded,
         device=device,
         frozen_itemsize=frozen_dtype.itemsize,
     )
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
 def _order(split: SplitData) -> np.ndarray:
@@ -175,6 +186,11 @@ def _own_bytes(module: nn.Module, frozen_dtype: torch.dtype) -> int:
         for p in module._parameters.values()
         if p is not None
     )
+
+
+def _in_type_of_input(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """As quantised layers answer, whatever autocast says; those of 8 bits on a CPU follow autocast."""
+    return output.to(given[0].dtype)
 
 
 # int8: a byte each, and a float32 scale for each output; nf4: half a byte, and a float32 scale for each 64.

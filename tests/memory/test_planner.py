@@ -10,11 +10,12 @@ from typing import get_args
 import pytest
 import torch
 
+from tensloradist import backbones, tasks
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
 from tensloradist.identity import resolve
 from tensloradist.memory import StepBytes, gpu_bytes, measure_step, needs, recommend
-from tensloradist.memory.step import LiveBytes
+from tensloradist.memory.step import LiveBytes, _longest
 from tensloradist.spec import RunSpec
 from tensloradist.tasks.examples import image_folder, language_backbone, language_folder
 from tensloradist.training.deepspeed_config import deepspeed_config
@@ -115,7 +116,26 @@ def test_a_step_is_measured_without_data(tmp_path, monkeypatch):
     half, on_gpu = measure_step(spec, 8), measure_step(spec, 8, device="cuda")
     assert full.frozen + full.trainable * 4 == full.loaded + full.trainable * 4 == 2 * half.frozen + half.trainable * 4
     assert half.activations < on_gpu.activations < full.activations  # on a GPU normalisation is in float32
-    assert replace(on_gpu, activations=half.activations, device="cpu") == half
+    assert replace(on_gpu, activations=half.activations, buffers=half.buffers, device="cpu") == half
+    inputs, labels = _longest(tasks.load(spec.task, spec.backbone, spec.protocol), 8)
+    batch = sum(tensor.nbytes for tensor in (*inputs.values(), labels))
+    assert on_gpu.buffers - half.buffers == 2 * batch  # three of them are there: see `training.batches`
+
+
+def test_a_quantised_layer_is_held_in_its_bits_and_answers_in_the_type_of_its_input():
+    """After CUDA's normalisation that is float32, where another linear layer's output is bfloat16."""
+    found = {}
+    for quantization in (None, "int8", "nf4"):
+        backbone = {**ZERO3["backbone"], "quantization": quantization}
+        spec = {**ZERO3, "backbone": backbone, "precision": "bf16", "compute": {"device": "cpu"}}
+        found[quantization] = measure_step(resolve(RunSpec.model_validate(spec)), 32, device="cuda")
+    assert found["int8"].activations == found["nf4"].activations > found[None].activations
+    model = backbones.empty(RunSpec.model_validate(ZERO3).backbone, 10)
+    head = backbones.family_of(model).head(model)
+    layers = [m for path, m in model.named_modules() if isinstance(m, torch.nn.Linear) and path not in head]
+    elements, outputs = sum(m.weight.numel() for m in layers), sum(m.out_features for m in layers)
+    assert found[None].frozen - found["int8"].frozen == elements - 4 * outputs  # a scale for each output
+    assert found[None].frozen - found["nf4"].frozen == elements * 3 // 2 - elements // 16  # one for each 64
 
 
 # Name -> the run. Small on purpose: a plan for 70 B parameters is the same sum.
