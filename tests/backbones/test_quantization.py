@@ -262,9 +262,11 @@ def test_without_the_library_the_message_says_what_to_install(monkeypatch):
         quantize(model, "nf4")
 
 
-def test_a_frozen_int8_layer_keeps_no_input_for_a_gradient_that_nobody_wants():
+@pytest.mark.parametrize("training", [False, True])  # on CPUs, the library computes in another way in training
+def test_a_frozen_int8_layer_keeps_no_input_for_a_gradient_that_nobody_wants(training):
     """By the library it keeps each, which no checkpoint frees. What is computed is the library's to the bit."""
     model, _ = wide("llama")
+    model.train(training)
     quantize(model, "int8")
     layer, x = model.model.layers[0].mlp.up_proj.requires_grad_(False), torch.randn(2, 4, WIDTH)
     found = []
