@@ -133,7 +133,8 @@ def _of_set(
         int(asked["gpus_per_node"]),
     )
     found.suggestions = _suggestions(found, jobs, spent)
-    alone = int(arrays[-1].get("processes", 1)) == 1 and int(arrays[-1]["workers_per_task"]) <= found.gpus
+    single = all(int(array.get("processes", 1)) == 1 for array in arrays)
+    alone = single and int(arrays[-1]["workers_per_task"]) <= found.gpus
     if spent.sharing is not None and alone:
         found.suggestions.append(str(spent.sharing))
     return found

@@ -80,8 +80,10 @@ def _check(name: str, names: Sequence[str], described: Mapping[str, str], second
 
 def _described(name: str, described: Mapping[str, str]) -> str:
     """What nvidia-smi says of a GPU that did not say it itself; a variable may have the beginning of a UUID."""
-    if name.isdecimal():
-        return described.get(name, "")
+    if name.isdecimal():  # a number of CUDA's, which has the fastest card first; nvidia-smi numbers by PCI bus
+        models = {next(part for part in text.split(", ")[::-1] if part[:4] != "GPU-") for text in described.values()}
+        alike = len(models) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        return described.get(name, "") if alike else ""
     return next((text for known, text in described.items() if known.startswith(name) or f", {name}" in text), "")
 
 

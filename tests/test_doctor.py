@@ -79,6 +79,35 @@ def test_a_check_that_crashes_is_an_error_with_its_last_word(smi, child, monkeyp
     assert "use another machine" in checked.error
 
 
+def test_variables_that_turn_tf32_on_do_not_reach_the_check(smi, child, monkeypatch):
+    names = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+    for name in ("CUDA_VISIBLE_DEVICES", *names):
+        monkeypatch.setenv(name, "1")
+    child(f"""#!/bin/sh\necho "{{\\"error\\": \\"set: {" ".join(f"${name}" for name in names)}\\"}}"; exit 1\n""")
+    (checked,) = check_gpus()
+    assert checked.error.startswith("set:  ;")
+
+
+MIXED = {"0": "NVIDIA T400, GPU-aa", "1": "NVIDIA H100, GPU-bb"}  # CUDA's 0 is the H100
+
+
+@pytest.mark.parametrize(
+    ("order", "described", "name", "about"),
+    [
+        (None, MIXED, "0", ""),
+        ("PCI_BUS_ID", MIXED, "0", MIXED["0"]),
+        (None, {"0": "NVIDIA H100, GPU-aa", "1": "NVIDIA H100, GPU-bb"}, "1", "NVIDIA H100, GPU-bb"),
+        (None, MIXED, "GPU-b", MIXED["1"]),
+    ],
+    ids=["unlike", "by bus", "alike", "by UUID"],
+)
+def test_a_number_names_a_card_only_where_cuda_counts_as_nvidia_smi_does(monkeypatch, order, described, name, about):
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    if order:
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", order)
+    assert gpu_check._described(name, described) == about
+
+
 def test_a_gpu_that_torch_cannot_use_is_refused_as_a_run_refuses_it(smi, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from gpu_check import loop, steps
+from gpu_check import collectives, command, launching, loop, process, steps, variants, versions
 from gpu_check.command import PARTS, as_if_installed, in_order, main, run_parts, share
 from gpu_check.compare import FILES, compared
 from gpu_check.part import Check, Part
@@ -21,6 +22,8 @@ from gpu_check.report import Report
 from gpu_check.runs import Ended
 from gpu_check.trace import Seen, seen
 from safetensors.torch import save_file
+
+from tensloradist import bounded
 
 HERE = Path(__file__).parent
 CHECK = HERE / "gpu_check"
@@ -97,6 +100,31 @@ def test_a_part_that_hangs_is_ended_with_all_that_it_has_started(tmp_path, envir
     while Path(f"/proc/{pid.read_text()}/cmdline").exists() and Path(f"/proc/{pid.read_text()}/cmdline").read_bytes():
         assert time.monotonic() < deadline, "what the part had started is still there"
         time.sleep(0.05)
+
+
+def test_a_process_that_does_not_even_end_when_it_is_killed_is_not_waited_for(tmp_path, monkeypatch):
+    class Stuck:
+        returncode = None
+
+        def poll(self):
+            return None
+
+        def wait(self, timeout=None):
+            assert timeout is not None, "waits for ever"
+            raise subprocess.TimeoutExpired("stuck", timeout)
+
+    monkeypatch.setattr(process.subprocess, "Popen", lambda *words, **more: Stuck())
+    given = {"options": {}, "environment": {}, "say": lambda text: None}
+    (row,) = run_in_process(part("stuck"), device="cpu", folder=tmp_path / "stuck", seconds=0.05, **given)
+    assert (row.state, row.text) == ("falls short", "not done after its 0 s")
+    monkeypatch.setattr(command, "run_bounded", lambda *words: bounded.Ended(None, "", ""))
+    with pytest.raises(RuntimeError, match="not told in 120 s"):
+        command._probe({})
+
+
+def test_it_starts_without_any_library():
+    done = subprocess.run([sys.executable, "-S", "-E", str(CHECK), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "collectives" in done.stdout, done.stderr
 
 
 def test_time_that_is_left_goes_to_the_parts_without_taking_that_of_later_ones():
@@ -201,6 +229,73 @@ def test_a_command_that_fails_is_said_with_why_its_attempts_failed_or_else_its_l
     attempt.mkdir(parents=True)
     (attempt / "failure.json").write_text(json.dumps({"cause": "bug", "message": "broken"}))
     assert done.row(gpu, "a launch", root, "").text.endswith(": bug: broken")
+
+
+def test_a_card_that_hangs_or_crashes_hides_no_other(gpu, monkeypatch, capsys):
+    def run(words, seconds, environment):
+        assert 0 < seconds <= 55 and "NVIDIA_TF32_OVERRIDE" not in environment
+        if words[-1] == "cuda:0":
+            return bounded.Ended(None, "", "")
+        if words[-1] == "cuda:1":
+            return bounded.Ended(-11, "", "\nXid 79\n")
+        monkeypatch.setattr(sys, "argv", ["versions", "cpu"])  # what a sound card's process does
+        runpy.run_module(words[2], run_name="__main__")
+        return bounded.Ended(0, capsys.readouterr().out, "")
+
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.setattr(versions, "run_bounded", run)
+    monkeypatch.setattr(versions, "_of_torch", dict)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delitem(sys.modules, "gpu_check.versions")  # runpy warns of a module that it finds there
+    _, hung, crashed, sound = versions.rows(gpu)
+    assert hung.state == crashed.state == "falls short" and "did not end within 55 s" in hung.text
+    assert crashed.text == "its process ended with code -11: Xid 79"
+    assert sound.state == "holds" and sound.figures["float32"] < 1e-5
+
+
+def test_one_card_is_no_group_of_ddp(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(collectives, "absent", lambda names: ["deepspeed"] if "deepspeed" in names else [])
+    monkeypatch.setattr(collectives, "_collectives", lambda check, backend: check.judged(backend, True, ""))
+    _, ddp, _ = collectives.rows(gpu)
+    assert ddp.state == "skipped" and "no group of one process" in ddp.text
+
+
+@pytest.mark.parametrize(("second", "together"), [((5, 15), True), ((10, 20), False)])
+def test_workers_shared_a_card_only_where_their_runs_overlapped(tmp_path, second, together):
+    for name, (began, ended) in (("first", (0, 10)), ("second", second)):
+        attempt = tmp_path / "runs" / name / "attempts" / "0001"
+        attempt.mkdir(parents=True)
+        for path, moment in ((attempt / "provenance.json", began), (attempt.parents[1] / "result.json", ended)):
+            path.touch()
+            os.utime(path, (moment, moment))
+    assert launching._trained_together(tmp_path) == together
+
+
+@pytest.mark.parametrize(
+    ("trained", "state"),
+    [
+        ({}, "holds"),
+        ({"strategy": "single"}, "falls short"),
+        ({"offload": "none"}, "falls short"),
+        ({"quantization": "int8"}, "falls short"),
+    ],
+    ids=["as asked", "strategy", "offload", "quantization"],
+)
+def test_a_variant_holds_only_where_it_was_what_was_asked(gpu, monkeypatch, trained, state):
+    found = {"strategy": "zero2", "offload": "optimizer", "quantization": None, **trained}
+    result = {
+        "state": "finished",
+        "spec": {"backbone": {"quantization": found.pop("quantization")}},
+        "provenance": {"device": "cuda:0", **found},
+        "metrics": {"score": 0.5},
+        "times": {"total_seconds": 1.0, "steps": 4, "step_seconds": 0.1},
+    }
+    monkeypatch.setattr(variants, "tensloradist", lambda *words: Ended(0, ""))
+    monkeypatch.setattr(variants, "results_in", lambda root: [result])
+    name = "zero2, offload optimizer"
+    assert variants._of(gpu, name, variants.VARIANTS[name][1]).state == state
 
 
 @pytest.mark.evidence

@@ -204,6 +204,12 @@ def test_an_answer_without_a_job_id_is_no_submission(slurm, tmp_path):
         submit("s", tmp_path / "m.json", tmp_path, "site", {"default": Options()}, TWO)
 
 
+def test_a_silent_slurm_is_not_waited_for_when_it_is_asked_what_it_would_take(slurm, tmp_path, monkeypatch):
+    (slurm.folder / "sbatch").write_text("#!/bin/sh\nexec sleep 5\n")
+    monkeypatch.setattr("launch.sbatch._TEST_SECONDS", 0.2)
+    assert executor("site", Options(), tmp_path / "whole", "name").would_refuse() == "sbatch did not answer in 0.2 s"
+
+
 def test_a_worker_takes_its_limit_from_its_job(slurm, monkeypatch):
     known = Submission("m", "r", 1, job_seconds=1800.0)
     assert scheduler.seconds_left() is None and Submission("m", "r", 1).job_end() is None

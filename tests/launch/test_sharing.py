@@ -67,8 +67,10 @@ def test_nothing_else_proposes_it(results):
     assert sharing(results) is None
 
 
-@pytest.mark.parametrize(("workers", "proposed"), [(2, True), (8, False)])
-def test_efficiency_proposes_it_where_gpus_are_not_shared_already(workers, proposed):
+@pytest.mark.parametrize(
+    ("workers", "processes", "proposed"), [(2, (1,), True), (8, (1,), False), (1, (2, 1), False), (2, (None,), True)]
+)
+def test_efficiency_proposes_it_where_each_run_has_a_gpu_for_itself(workers, processes, proposed):
     array = {
         "asked": {"memory_gb": None, "gpus_per_node": 2},
         "time_limit_minutes": 60,
@@ -76,7 +78,8 @@ def test_efficiency_proposes_it_where_gpus_are_not_shared_already(workers, propo
         "workers_per_task": workers,
     }
     spent = Spent(1, 1.0, 1.0, 1.0, 1.0, None, sharing=sharing([result()]))
-    suggestions = _of_set("site", "gpu", [array], [], spent).suggestions
+    arrays = [{**array, **({"processes": each} if each else {})} for each in processes]  # older ones do not say it
+    suggestions = _of_set("site", "gpu", arrays, [], spent).suggestions
     assert any(line.startswith("workers_per_gpu: 4") for line in suggestions) == proposed
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,6 +22,8 @@ from tensloradist.bounded import run_bounded
 LIBRARIES = ("accelerate", "deepspeed", "bitsandbytes", "transformers", "timm", "peft", "triton", "numpy", "pydantic")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # of a product's largest element
 SIZE = 512
+CARD_SECONDS = 60.0  # for one card, with the import of torch
+AT_ONCE = 8
 
 
 def rows(check: Check) -> Iterator[Row]:
@@ -28,8 +35,9 @@ def rows(check: Check) -> Iterator[Row]:
     if not torch.cuda.is_available():
         yield check.judged("devices", False, f"torch {torch.__version__} sees no CUDA device: {_reason()}")
         return
-    for index in range(torch.cuda.device_count()):
-        yield _computes(check, f"cuda:{index}")
+    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        yield from threads.map(lambda card: of_card(check, card), cards)
 
 
 def _of_torch() -> dict[str, str | None]:
@@ -81,6 +89,19 @@ def _reason() -> str:
     return "it finds no device"
 
 
+def of_card(check: Check, device: str) -> Row:
+    """A card's row, from a process of its own: a broken card may hang or end whoever touches it."""
+    seconds = max(1.0, min(CARD_SECONDS, check.seconds_left() - 5))
+    environment = {name: value for name, value in os.environ.items() if name != "NVIDIA_TF32_OVERRIDE"}
+    ended = run_bounded([sys.executable, "-m", "gpu_check.versions", device], seconds, environment)
+    if ended.code == 0:
+        row = json.loads(ended.output.splitlines()[-1])
+        return Row(**{**row, "output": tuple(row["output"])})
+    how = f"did not end within {seconds:.0f} s" if ended.code is None else f"ended with code {ended.code}"
+    last = (ended.errors.strip().splitlines() or ["not a word"])[-1]
+    return check.judged(f"computes: {device}", False, f"its process {how}: {last}")
+
+
 def _computes(check: Check, device: str) -> Row:
     """A matrix product on the device, in both precisions, against the CPU's in double precision."""
     try:
@@ -111,3 +132,8 @@ def _products(check: Check, device: str) -> Row:
         memory = f", {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     said = ", ".join(f"{precision} to {error:.0e}" for precision, error in errors.items())
     return check.judged(f"computes: {device}", True, f"{name}{memory}: products in {said}", name=name, **errors)
+
+
+if __name__ == "__main__":
+    found = _computes(Check(part="versions", device="cuda", folder=Path(), ends=0.0), sys.argv[1])
+    print(json.dumps(asdict(found)))
