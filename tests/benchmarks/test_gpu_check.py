@@ -279,15 +279,13 @@ def test_workers_shared_a_card_only_where_their_runs_overlapped(tmp_path, second
         ({}, "holds"),
         ({"strategy": "single"}, "falls short"),
         ({"offload": "none"}, "falls short"),
-        ({"quantization": "int8"}, "falls short"),
     ],
-    ids=["as asked", "strategy", "offload", "quantization"],
+    ids=["as asked", "strategy", "offload"],
 )
 def test_a_variant_holds_only_where_it_was_what_was_asked(gpu, monkeypatch, trained, state):
-    found = {"strategy": "zero2", "offload": "optimizer", "quantization": None, **trained}
+    found = {"strategy": "zero2", "offload": "optimizer", **trained}
     result = {
         "state": "finished",
-        "spec": {"backbone": {"quantization": found.pop("quantization")}},
         "provenance": {"device": "cuda:0", **found},
         "metrics": {"score": 0.5},
         "times": {"total_seconds": 1.0, "steps": 4, "step_seconds": 0.1},

@@ -63,6 +63,5 @@ def _of(check: Check, name: str, changes: dict[str, Any]) -> Row:
     holds = result["state"] == "finished" and score is not None and math.isfinite(score)
     holds = holds and str(provenance["device"]).startswith(check.device)
     holds = holds and all(provenance[key] == compute.get(key, default) for key, default in _ORDINARY.items())
-    holds = holds and result["spec"]["backbone"]["quantization"] == changes.get("quantization")
     text = f"{result['state']} {place}: {result['times']['steps']} updates, {seconds:.1f} s, accuracy {score}"
     return check.judged(name, holds, text, seconds=seconds, step_seconds=result["times"]["step_seconds"])
