@@ -23,12 +23,13 @@ def doctor(
 ) -> None:
     """Check this machine, or with --profile a cluster: versions, GPUs, the results folder's file system, an all-reduce.
 
-    Every GPU multiplies matrices, which must agree with the CPU's, within a minute and a half. What `compute.compile`
-    needs is looked for; without it, the check does not fail.
+    Each GPU multiplies matrices; the products must agree with the CPU's, and a GPU that does not answer within 90
+    seconds fails. A missing compiler, which only `compute.compile` needs, is reported and does not fail the check.
 
-    On a cluster a job of eight minutes at most runs on two nodes, with what one worker has on each: exclusive links,
-    renames and syncs on the shared file system from both, every GPU that the job was given, an all-reduce between the
-    nodes, the difference of their clocks, and versions. To try all GPUs of a node, type `doctor` in a job there.
+    On a cluster, a job of at most eight minutes runs on two nodes with the resources of one worker on each. It checks
+    exclusive links, renames and syncs on the shared file system from both nodes, every GPU that it was given, an
+    all-reduce between the nodes, the difference of their clocks, and versions. To check all GPUs of a node, run
+    `doctor` in a job there.
 
     Examples:
 

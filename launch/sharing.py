@@ -30,7 +30,7 @@ class Sharing:
         return (
             f"workers_per_gpu: {self.workers} could share each GPU: finished runs reach {100 * self.utilization:.1f} % "
             f"of the peak operations and take {used:.1f} GB of GPUs with {card:.0f} GB; the profile shared_gpu shows "
-            "how. Times of runs that share a GPU compare with nobody's"
+            "how. Times of runs that share a GPU are not comparable"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which GPUs a process may use, by the names that its environment or nvidia-smi gives them. No torch here.
+"""Which GPUs a process may use, by the names that its environment or nvidia-smi gives them. Imports no torch.
 
 A GPU's name is what its variable takes: an index, a UUID, or the UUID of an MIG instance.
 """
@@ -104,3 +104,16 @@ def described_in(listing: str) -> dict[str, str]:
             found.pop(card, None)
             found[instance["name"]] = f"{instance['model']} of GPU {card}, {model}"
     return found
+
+
+def why_torch_finds_none() -> str:
+    """Why torch has no GPU here: it is built without them, or what it says when it is asked to start them."""
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "it is a build for CPUs"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return " ".join(str(error).split())
+    return "it finds no device"

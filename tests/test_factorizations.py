@@ -189,6 +189,15 @@ def test_a_factorisation_that_nobody_knows_is_refused_and_a_stored_specification
     assert AdapterSpec.model_validate(stored).factorization == "of_a_file"
 
 
+@pytest.mark.parametrize("missing", ["shapes", "pairs"])
+def test_a_subclass_that_lacks_what_it_must_define_is_told_so(registry, missing):
+    defined = {"shapes": lambda *words: {}, "pairs": lambda *words: ()}
+    del defined[missing]
+    registry["half"] = type("Half", (Factorization,), {"name": "half", **defined})()
+    with pytest.raises(UserError, match=f"'half' has no method '{missing}'; derive its class from tensloradist"):
+        AdapterSpec(grouping="qkv", factorization="half")
+
+
 def test_an_object_without_the_base_class_has_its_defaults_or_is_told_what_to_add(registry):
     class Old:
         name, zero, shared_rank = "old", "input", True

@@ -81,7 +81,7 @@ MEASURED = {
     "plugins": Column("str", "", "plugins and the hashes of their code; missing: none, or not on record"),
     "commit": Column("str", "", "commit of the code that trained the run"),
     "host": Column("str", "", "the machine"),
-    "workers_per_gpu": Column("Int64", "", "runs that shared the GPU; above 1 its times compare with nobody's"),
+    "workers_per_gpu": Column("Int64", "", "runs that shared the GPU; above 1 its times are not comparable"),
     **{f"fingerprint_{n}": Column("str", "", "equal in runs that may be paired") for n in FINGERPRINTS},
 }
 COLUMNS = PLANNED | MEASURED

@@ -137,19 +137,20 @@ def completed(found: Any, name: str | None) -> Factorization:
     Earlier versions asked a plugin for the attributes alone; what it does not state has the defaults of the base class.
 
     Raises:
-        UserError: it has no `shapes` or no `pairs`.
+        UserError: it has no `shapes` or no `pairs` of its own.
     """
-    if isinstance(found, Factorization):
-        return found
     for needed in ("shapes", "pairs"):
-        if not callable(getattr(found, needed, None)):
+        own = getattr(found, needed, None)
+        if not callable(own) or getattr(own, "__func__", None) is getattr(Factorization, needed):
             raise UserError(
                 f"factorization: {name!r} has no method {needed!r}; derive its class from "
                 "tensloradist.factorizations.Factorization and define it"
             )
-    own = {attribute: getattr(found, attribute) for attribute in dir(found) if not attribute.startswith("_")}
+    if isinstance(found, Factorization):
+        return found
     whole = Factorization()
-    vars(whole).update({"name": name, **own})
+    stated = {attribute: getattr(found, attribute) for attribute in dir(found) if not attribute.startswith("_")}
+    vars(whole).update({"name": name, **stated})
     return whole
 
 

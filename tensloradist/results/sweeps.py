@@ -28,6 +28,7 @@ from tensloradist.wording import counted
 if TYPE_CHECKING:
     from tensloradist.results.schema import Manifest
 
+
 @dataclass(frozen=True)
 class FoundSweep:
     """A sweep with the runs that are meant.

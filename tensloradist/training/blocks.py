@@ -70,9 +70,3 @@ def compile_blocks(modules: list[nn.Module], device: torch.device) -> None:
     for module in modules:
         compiled = torch.compile(module.forward, fullgraph=True, options={"fallback_random": True})
         module.forward = compiled  # type: ignore[method-assign]
-
-
-def as_they_were(modules: list[nn.Module]) -> None:
-    """Undo `recompute` and `compile_blocks`."""
-    for module in modules:
-        module.__dict__.pop("forward", None)

@@ -18,15 +18,15 @@ _SECONDS = 60.0
 
 @functools.cache  # a run asks before its data is read, and again where it compiles
 def check_compiler(device_type: str) -> str:
-    """What compiles on this device: its words for a person.
+    """Name the compiler that torch.compile uses on this device, after trying it.
 
-    On CUDA it is Triton, which has a C compiler build the launcher of each kernel; on the CPU a C++ compiler.
+    On CUDA this is Triton, which builds each kernel's launcher with a C compiler; on the CPU it is a C++ compiler.
 
     Args:
         device_type: cpu or cuda.
 
     Raises:
-        UserError: it is not there, or it does not compile.
+        UserError: there is no such compiler, or it does not compile.
     """
     if device_type == "cpu":
         compiler = _cpp_compiler()

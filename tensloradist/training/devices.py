@@ -9,7 +9,7 @@ import torch
 
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
-from tensloradist.gpus import device_files, listed_gpus, variable, visible_gpus
+from tensloradist.gpus import device_files, listed_gpus, variable, visible_gpus, why_torch_finds_none
 from tensloradist.wording import counted
 
 _AMD = Path("/dev/kfd")  # the driver of AMD's GPUs
@@ -26,7 +26,8 @@ def uses_cpu(compute: ComputeSpec) -> bool:
     if torch.cuda.is_available():
         return False
     if compute.device == "cuda":
-        raise UserError(f"compute.device: 'cuda', but torch sees no CUDA device here ({_reason()}); use auto or cpu")
+        reason = why_torch_finds_none()
+        raise UserError(f"compute.device: 'cuda', but torch sees no CUDA device here ({reason}); use auto or cpu")
     if visible_gpus():
         name = variable()
         listed = len(listed_gpus())
@@ -37,21 +38,12 @@ def uses_cpu(compute: ComputeSpec) -> bool:
                 f"compute.device: 'auto', and {named}, but there is no GPU here; unset {name}, or set compute.device: "
                 "cpu"
             )
+        reason = why_torch_finds_none()
         raise UserError(
-            f"compute.device: 'auto', and {named}, but torch {torch.__version__} cannot use them ({_reason()}). "
+            f"compute.device: 'auto', and {named}, but torch {torch.__version__} cannot use them ({reason}). "
             "Install a torch that fits the driver, or set compute.device: cpu to train on the CPU"
         )
     return True
-
-
-def _reason() -> str:
-    if torch.version.cuda is None and torch.version.hip is None:
-        return "it is a build for CPUs"
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:
-        return " ".join(str(error).split())
-    return "it finds no device"
 
 
 def choose_gpu(compute: ComputeSpec) -> None:

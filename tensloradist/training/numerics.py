@@ -30,9 +30,9 @@ _SWITCHES = {
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """No TF32 within, and no bfloat16 in float32's place; then what computed as it did before does so again.
+    """Compute float32 in full within it: no TF32, no bfloat16 in its place. Afterwards the earlier settings hold again.
 
-    Said in both of torch's ways, the older flags and the newer precisions: each raises an error when it is read where
+    Set in both of torch's ways, the older flags and the newer precisions: each raises an error when it is read where
     the other was set alone, and torch.compile reads both.
     """
     convolutions = float32_precisions()["convolution"] == "tf32"
@@ -61,7 +61,7 @@ def float32_precisions() -> dict[str, str]:
 
 
 def changed_switches() -> dict[str, str]:
-    """torch's other switches that change numbers and are not as torch sets them, by name: somebody's to set."""
+    """torch's other switches that change numbers and are not at torch's defaults, with their values by name."""
     values = {name: attrgetter(name)(torch) for name in _SWITCHES}
     now = {name: value() if callable(value) else value for name, value in values.items()}
     return {f"torch.{name}": str(value) for name, value in now.items() if value != _SWITCHES[name]}

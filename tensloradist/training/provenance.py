@@ -74,7 +74,7 @@ def _of_this_process() -> dict[str, Any]:
 def provenance(**more: Any) -> dict[str, Any]:
     """Versions, hardware, settings and code of this process, with what the caller adds (precision, device, …).
 
-    `workers_per_gpu` above 1 says that other runs shared its GPU: its times compare with nobody's. `environment` has
+    `workers_per_gpu` above 1 says that other runs shared its GPU, so its times are not comparable. `environment` has
     the variables that can change a number, and torch's switches that somebody has turned; `float32` how it computes.
     """
     sharing = int(os.environ.get("TENSLORADIST_WORKERS_PER_GPU", "1"))

@@ -151,10 +151,7 @@ def everywhere():
     return {name: place.fp32_precision for name, place in places.items()}
 
 
-@pytest.fixture
-def torch_as_it_was():
-    before = everywhere()
-    yield
+def as_in_a_new_process():
     torch.backends.fp32_precision = "none"
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True
@@ -162,6 +159,15 @@ def torch_as_it_was():
         getattr(torch.backends.mkldnn, name).fp32_precision = "none"
     torch.backends.cudnn.fp32_precision = "none"
     torch.backends.cuda.matmul.fp32_precision = "none"
+
+
+@pytest.fixture
+def torch_as_it_was():
+    """Runs of other tests leave explicit precisions where there were implied ones."""
+    as_in_a_new_process()
+    before = everywhere()
+    yield
+    as_in_a_new_process()
     assert everywhere() == before
 
 

@@ -18,6 +18,7 @@ import torch
 from gpu_check.part import Check
 from gpu_check.report import Row
 from tensloradist.bounded import run_bounded
+from tensloradist.gpus import why_torch_finds_none
 
 LIBRARIES = ("accelerate", "deepspeed", "bitsandbytes", "transformers", "timm", "peft", "triton", "numpy", "pydantic")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # of a product's largest element
@@ -33,7 +34,7 @@ def rows(check: Check) -> Iterator[Row]:
         yield _computes(check, "cpu")
         return
     if not torch.cuda.is_available():
-        yield check.judged("devices", False, f"torch {torch.__version__} sees no CUDA device: {_reason()}")
+        yield check.judged("devices", False, f"torch {torch.__version__} sees no CUDA device: {why_torch_finds_none()}")
         return
     cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -77,16 +78,6 @@ def _driver() -> str | None:
         return said.output.split()[0] if said.code == 0 and said.output.strip() else "unknown"
     module = Path("/proc/driver/nvidia/version")
     return module.read_text(encoding="utf-8").splitlines()[0] if module.exists() else None
-
-
-def _reason() -> str:
-    if torch.version.cuda is None and torch.version.hip is None:
-        return "it is a build for CPUs"
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:
-        return " ".join(str(error).split())
-    return "it finds no device"
 
 
 def of_card(check: Check, device: str) -> Row:
