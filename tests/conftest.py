@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -26,10 +27,15 @@ for ignored in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Start every test, and the fixtures made for it, from the same random numbers, whatever ran before."""
+    """Start every test, and the fixtures made for it, from the same random numbers, whatever ran before.
+
+    Nor does an Accelerator that a test made choose the next one's precision: Accelerate keeps one state a process.
+    """
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    if accelerate_state := sys.modules.get("accelerate.state"):
+        accelerate_state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

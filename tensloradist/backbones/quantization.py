@@ -76,7 +76,7 @@ def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
     Left to itself a layer computes from then on in the type of its first input, which under autocast depends on the
     device. Layers in 8 bits compute in the type of each input.
     """
-    if "bitsandbytes" not in sys.modules:
+    if sys.modules.get("bitsandbytes") is None:
         return  # no layer here is quantised
     library = _library("nf4")
     for module in model.modules():

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gpu_check.limits import BATCH_LIMIT, MEMORY_LIMIT
 from gpu_check.part import Check
-from gpu_check.plain import BATCH_LIMIT, MEMORY_LIMIT
 from gpu_check.report import Row
 from gpu_check.runs import as_sweep, plain_run, results_in, tensloradist, written
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from gpu_check.limits import BATCH_LIMIT, MEMORY_LIMIT
 from torch import Tensor, nn
 
 from tensloradist.backbones import FAMILIES, SOURCES, Family, Site, Source
@@ -28,8 +29,6 @@ from tensloradist.tasks.base import accuracy
 CLASSES = 10
 HELD_OUT = 128  # validation and test examples each
 NOISES = 64  # different noises; an example is one of them and its class's pattern
-MEMORY_LIMIT = "TENSLORADIST_GPU_CHECK_BYTES"  # of the device, for the task plain_limited
-BATCH_LIMIT = "TENSLORADIST_GPU_CHECK_EXAMPLES"  # the same task's on the CPU
 
 
 @dataclass(frozen=True)
@@ -155,6 +154,7 @@ def _load_task(limited: bool, task: TaskSpec, backbone: BackboneSpec, protocol: 
         metric_names=("accuracy",),
         metrics=accuracy,
         data_fingerprint="patterns",
+        classes=tuple(f"pattern {label}" for label in range(CLASSES)),
     )
 
 
