@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from gpu_check.limits import BATCH_LIMIT, MEMORY_LIMIT
 from torch import Tensor, nn
 
+from gpu_check.limits import BATCH_LIMIT, MEMORY_LIMIT
 from tensloradist.backbones import FAMILIES, SOURCES, Family, Site, Source
 from tensloradist.backbones.base import random_weights
 from tensloradist.spec import BackboneSpec, TaskSpec
