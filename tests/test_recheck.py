@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from launch.plan import take_back_stale
+from launch.planning.plan import take_back_stale
 from tensloradist.cli import _application
 from tensloradist.errors import UserError
 from tensloradist.evaluation import evaluate_run

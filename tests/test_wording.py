@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from analysis.model import Setting
-from launch.run_labels import RunLabels
-from launch.status import RunStatus, _of_files
+from launch.monitor.status import RunStatus, _of_files
+from launch.planning.labels import RunLabels
 from tensloradist.wording import counted, exactly
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from synthetic import result_of
 
-from launch.accepted import Submitted, accepted_array
-from launch.origin import Origin
-from launch.plan import write_manifest
-from launch.profile import Options
-from launch.submission import Submission
-from launch.sweep import load_sweep
+from launch.planning.plan import write_manifest
+from launch.planning.sweep_file import load_sweep
+from launch.records.job_arrays import Submitted, accepted_array
+from launch.records.origin import Origin
+from launch.records.submission import Submission
+from launch.slurm.profile import Options
 from tensloradist.files import write_once
 from tensloradist.results.attempts import begin_attempt, end_attempt
 from tensloradist.results.checkpoints import write_checkpoint

@@ -6,7 +6,7 @@ They log each call and answer from files. What Slurm itself does is tested on a 
 import os
 from collections import Counter
 
-from launch.scheduler import QUEUE_FIELDS
+from launch.slurm.client import QUEUE_FIELDS
 
 SCRIPT = """#!/bin/sh
 echo "{name} $*" >> {folder}/calls

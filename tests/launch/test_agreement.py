@@ -8,10 +8,10 @@ import pytest
 from fake_slurm import FakeSlurm
 
 from analysis.load import load
-from launch.plan import check
-from launch.policy import RULES
-from launch.status import collect
-from launch.sweep import load_sweep
+from launch.monitor.status import collect
+from launch.planning.plan import check
+from launch.planning.sweep_file import load_sweep
+from launch.records.policy import RULES
 from tensloradist.results.layout import RunFolder
 
 

@@ -7,12 +7,12 @@ import pytest
 from fake_slurm import FakeSlurm
 from synthetic import result_of
 
-from launch.arrays import arrays
-from launch.cluster import launch_on_cluster
-from launch.durations import Durations
-from launch.plan import check
-from launch.profile import Options
-from launch.sweep import load_sweep
+from launch.planning.plan import check
+from launch.planning.sweep_file import load_sweep
+from launch.slurm.arrays import arrays
+from launch.slurm.durations import Durations
+from launch.slurm.launch import launch_on_cluster
+from launch.slurm.profile import Options
 from tensloradist.errors import UserError
 from tensloradist.files import write_once
 from tensloradist.results.layout import RunFolder

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from launch.children import Child
-from launch.sweep import load_sweep
+from launch.planning.sweep_file import load_sweep
+from launch.worker.children import Child
 
 SWEEP = """
 name: signalled

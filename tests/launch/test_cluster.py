@@ -3,11 +3,11 @@
 import pytest
 from fake_slurm import FakeSlurm
 
-from launch import site_doctor
-from launch.cluster import launch_on_cluster, site_warnings, usable_folder
-from launch.plan import check
-from launch.profile import Options, Profile
-from launch.sweep import load_sweep
+from launch.planning.plan import check
+from launch.planning.sweep_file import load_sweep
+from launch.slurm import doctor
+from launch.slurm.launch import launch_on_cluster, site_warnings, usable_folder
+from launch.slurm.profile import Options, Profile
 from tensloradist.errors import UserError
 
 SITE = """
@@ -23,7 +23,7 @@ def slurm(tmp_path, monkeypatch):
     slurm = FakeSlurm(tmp_path / "bin").install(monkeypatch)
     slurm.says("scontrol", SITE.format(enforce="associations,limits,qos"))
     slurm.says("sacctmgr", "normal|\nlong|PartitionTimeLimit\n")
-    monkeypatch.setattr("launch.scheduler.accounts", lambda: {"normal", "long"})
+    monkeypatch.setattr("launch.slurm.client.accounts", lambda: {"normal", "long"})
     slurm.says("sinfo", "gpu|8|16000|gpu:2\nlong|4|64000|(null)\n")
     return slurm
 
@@ -88,7 +88,7 @@ def test_what_the_callers_variables_give_is_checked_where_the_profile_leaves_it_
 def test_a_folder_that_slurm_would_read_as_a_pattern_is_refused_before_anything_is_done(tmp_path, name):
     for refuse in (
         lambda root: launch_on_cluster(None, root, "devcluster"),
-        lambda root: site_doctor.check_site("devcluster", None, root),
+        lambda root: doctor.check_site("devcluster", None, root),
     ):
         with pytest.raises(UserError, match="results folder .* Slurm reads .* choose a path without it") as caught:
             refuse(tmp_path / name)

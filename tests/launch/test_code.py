@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 from fake_slurm import FakeSlurm
 
-from launch import larger
-from launch.arrays import Array
-from launch.policy import Growth
-from launch.profile import Options
-from launch.slurm import submit
-from launch.submission import Submission
-from launch.worker import Worker
+from launch.records.policy import Growth
+from launch.records.submission import Submission
+from launch.slurm import resubmit
+from launch.slurm.arrays import Array
+from launch.slurm.profile import Options
+from launch.slurm.submit import submit
+from launch.worker.worker import Worker
 from tensloradist import sources
 from tensloradist.errors import UserError
 from tensloradist.files import write_once
@@ -199,8 +199,8 @@ def test_larger_jobs_of_a_snapshot_have_a_snapshot_of_the_plugins_too(beside, tm
         asked.update(more)
         raise UserError("enough")
 
-    monkeypatch.setattr(larger, "submit", submit_nothing)
-    larger.submit_larger(
+    monkeypatch.setattr(resubmit, "submit", submit_nothing)
+    resubmit.submit_larger(
         folder / "submission-0.json", Submission.read(folder / "submission-0.json"), {Growth(time=2): ["0" * 16]}
     )
     assert asked["snapshot"] is True and asked["plugins"] == ("own_plugin",)

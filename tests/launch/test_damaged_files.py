@@ -7,11 +7,11 @@ import pytest
 from fake_slurm import FakeSlurm
 from typer.testing import CliRunner
 
-from launch.plan import check, recover
-from launch.status import collect
-from launch.submission import Submission
-from launch.sweep import load_sweep
-from launch.worker import Worker
+from launch.monitor.status import collect
+from launch.planning.plan import check, recover
+from launch.planning.sweep_file import load_sweep
+from launch.records.submission import Submission
+from launch.worker.worker import Worker
 from tensloradist.cli import _OF_THE_DISK, _application
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder

@@ -10,11 +10,11 @@ from PIL import Image
 from synthetic import Synthetic
 from typer.testing import CliRunner
 
-from launch.origin import Origin
-from launch.plan import manifest_of, planned_manifest, write_manifest
-from launch.run_labels import RunLabels, label_in
-from launch.status import collect
-from launch.sweep import load_sweep
+from launch.monitor.status import collect
+from launch.planning.labels import RunLabels, label_in
+from launch.planning.plan import manifest_of, planned_manifest, write_manifest
+from launch.planning.sweep_file import load_sweep
+from launch.records.origin import Origin
 from tensloradist.cli import _application
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import digest_of
@@ -118,7 +118,7 @@ def failed(file):
 
 def test_retry_trains_the_failed_runs_of_what_is_given(cli, file, failed, monkeypatch):
     asked = []
-    monkeypatch.setattr("launch.local.launch_here", lambda plan, *rest: asked.append(plan.to_run()))
+    monkeypatch.setattr("launch.local.launch.launch_here", lambda plan, *rest: asked.append(plan.to_run()))
     assert "is not the sweep 'edited' as it was launched last" in cli("retry", file)
     (runs,) = asked
     assert {run.run_id for run in runs} == failed[True]

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from fake_slurm import FakeSlurm
 
-from launch import liveness, scheduler
-from launch.liveness import ASK_SECONDS, LAUNCH_SECONDS, JobsAlive
-from launch.policy import Growth
-from launch.status import collect
-from launch.submission import Submission
-from launch.worker import EarlyEnd, Worker, turned
+from launch.monitor.status import collect
+from launch.records.policy import Growth
+from launch.records.submission import Submission
+from launch.slurm import client, liveness
+from launch.slurm.liveness import ASK_SECONDS, LAUNCH_SECONDS, JobsAlive
+from launch.worker.worker import EarlyEnd, Worker, turned
 from tensloradist.files import write_once
 from tensloradist.results.claims import Owner, claim
 from tensloradist.results.layout import RunFolder
@@ -99,7 +99,7 @@ def test_a_whole_launch_asks_about_once_in_two_seconds(monkeypatch, clock):
 
     def queue():
         asked.append(clock.now)
-        return {"7_0": scheduler.Job("7_0", "RUNNING", 1)}
+        return {"7_0": client.Job("7_0", "RUNNING", 1)}
 
     monkeypatch.setattr(liveness.scheduler, "queue", queue)
     workers = [alive(clock, workers=200) for _ in range(200)]
@@ -153,7 +153,7 @@ def test_a_pass_over_runs_of_others_asks_once_and_reads_each_result_once(tmp_pat
         theirs = {"host": "elsewhere", "job": f"8_{number}", "cluster": "here"}
         (folder.path / "claim.0001").write_text(json.dumps({**record, **theirs}))
     read = []
-    monkeypatch.setattr("launch.worker.recover_broken", lambda folder: read.append(folder.run_id))
+    monkeypatch.setattr("launch.worker.worker.recover_broken", lambda folder: read.append(folder.run_id))
     baseline = {run.run_id: 0 for run in runs}
     submission = Submission(str(path), str(root), 1, baseline=baseline, launch_workers=200)
     write_once(root / "launch" / "submission-0.json", submission.to_json())
@@ -166,7 +166,8 @@ def test_a_pass_over_runs_of_others_asks_once_and_reads_each_result_once(tmp_pat
         looks.append(seconds)
         worker.told = "interrupted" if len(looks) >= 3 else None
 
-    monkeypatch.setattr("launch.worker.time", SimpleNamespace(sleep=a_few, monotonic=time.monotonic, time=time.time))
+    clock = SimpleNamespace(sleep=a_few, monotonic=time.monotonic, time=time.time)
+    monkeypatch.setattr("launch.worker.worker.time", clock)
     worker.drain()
     assert len(looks) == 3 and slurm.calls()["squeue"] == 1
     assert sorted(read) == sorted(run.run_id for run in runs[1::2])

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from launch.memory_plan import _numbers, memory_plans
-from launch.sweep import load_sweep
+from launch.planning.memory import _numbers, memory_plans
+from launch.planning.sweep_file import load_sweep
 from tensloradist.cli import _application
 from tensloradist.errors import UserError
 from tensloradist.tasks.examples import language_backbone, language_folder

@@ -8,7 +8,7 @@ import pytest
 from fake_slurm import FakeSlurm
 from typer.testing import CliRunner
 
-from launch.origin import Hints, Origin, last_origin, sweep_to_launch
+from launch.records.origin import Hints, Origin, last_origin, sweep_to_launch
 from tensloradist.cli import _application
 from tensloradist.errors import UserError
 from tensloradist.results.sweeps import sweep_name

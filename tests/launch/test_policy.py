@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 
-from launch.failures import FailureBook, demand_of
-from launch.policy import BREAKER, MOST_GROWTH, RULES, Growth, decide, to_hold
-from launch.profile import Options
+from launch.records.policy import BREAKER, MOST_GROWTH, RULES, Growth, decide, to_hold
+from launch.slurm.profile import Options
+from launch.worker.failures import FailureBook, demand_of
 from tensloradist.files import write_once
 from tensloradist.results.holds import held
 from tensloradist.results.layout import RunFolder

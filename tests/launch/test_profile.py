@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.profile import Options, load_profile, shipped_profiles
+from launch.slurm.profile import Options, load_profile, shipped_profiles
 from tensloradist.errors import UserError
 
 

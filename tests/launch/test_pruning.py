@@ -7,11 +7,11 @@ import os
 import pytest
 from fake_slurm import FakeSlurm
 
-from launch import scheduler
-from launch.accepted import Submitted, accepted_array
-from launch.profile import Options
-from launch.pruning import prune
-from launch.submission import Submission
+from launch.records.job_arrays import Submitted, accepted_array
+from launch.records.submission import Submission
+from launch.slurm import client
+from launch.slurm.profile import Options
+from launch.slurm.pruning import prune
 from tensloradist.files import write_once
 
 STAYS = ("slurm.json", "submission-0.json", "worker-7_0.0.0.json", "worker-7_0.0.0.err", "submitit-0/7_0_0_log.err")
@@ -26,7 +26,7 @@ GOES = (
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "cluster", lambda: "here")
+    monkeypatch.setattr(client, "cluster", lambda: "here")
     folder = tmp_path / "sweeps" / "s" / "launches" / "20260101T000000-aaaaaa"
     for name in (*STAYS, *GOES):
         write_once(folder / name, "" if name in GOES[-2:] else '"word"')
@@ -41,23 +41,23 @@ def files(folder):
 
 
 @pytest.mark.parametrize(
-    "living", [None, {"7_0": scheduler.Job("7_0", "PENDING")}], ids=["no answer", "an element waits"]
+    "living", [None, {"7_0": client.Job("7_0", "PENDING")}], ids=["no answer", "an element waits"]
 )
 def test_nothing_goes_while_a_job_may_live(folder, tmp_path, monkeypatch, living):
-    monkeypatch.setattr(scheduler, "living", lambda ids: living)
+    monkeypatch.setattr(client, "living", lambda ids: living)
     assert prune("s", tmp_path) == 0
     assert files(folder) == {*STAYS, *GOES}
 
 
 def test_what_nobody_reads_again_goes_once(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "living", lambda ids: {})
+    monkeypatch.setattr(client, "living", lambda ids: {})
     assert prune("s", tmp_path) == len(GOES)
     assert files(folder) == {*STAYS, "pruned"}
     assert prune("s", tmp_path) == 0
 
 
 def test_another_users_launch_is_left_alone(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "living", lambda ids: {})
+    monkeypatch.setattr(client, "living", lambda ids: {})
     monkeypatch.setattr("getpass.getuser", lambda: "somebody")
     assert prune("s", tmp_path) == 0
     assert files(folder) == {*STAYS, *GOES}
@@ -72,7 +72,7 @@ def test_a_launch_whose_jobs_are_not_all_on_record_is_left_as_it_is(folder, tmp_
     write_once(folder / "submitit-1" / "102_submitted.pkl", '"word"')
     slurm.queue(*[("102", "PENDING", 0)] * (queued == "here"))
     if queued == "here":
-        mark = scheduler.comment_of(folder / "submitit-1")
+        mark = client.comment_of(folder / "submitit-1")
         (slurm.folder / "accepted").write_text(f"102|{mark}|/x\n")
     elif queued == "no answer":
         slurm.fails("squeue")
@@ -84,7 +84,7 @@ def test_a_launch_whose_jobs_are_not_all_on_record_is_left_as_it_is(folder, tmp_
 
 
 def test_a_launch_of_a_cluster_that_is_not_known_to_be_this_one_is_left_as_it_is(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "living", lambda ids: {})
+    monkeypatch.setattr(client, "living", lambda ids: {})
     for cluster in (None, "there"):
         word = json.loads((folder / "slurm.json").read_text())
         (folder / "slurm.json").unlink()
@@ -93,7 +93,7 @@ def test_a_launch_of_a_cluster_that_is_not_known_to_be_this_one_is_left_as_it_is
 
 
 def test_a_launch_that_may_still_submit_is_left_as_it_is(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "living", lambda ids: {})
+    monkeypatch.setattr(client, "living", lambda ids: {})
     (folder / "slurm.json").rename(folder / "accepted-0.json")
     assert prune("s", tmp_path) == 0
     os.utime(folder / "submission-0.json", (1, 1))

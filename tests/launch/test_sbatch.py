@@ -1,20 +1,21 @@
 """What sbatch is called with: nothing of the caller's allocation, and the profile before SBATCH_… variables."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 from fake_slurm import FakeSlurm
 
-from launch import scheduler, site_doctor
-from launch.accepted import accepted_array
-from launch.arrays import Array
-from launch.executor import executor
-from launch.larger import submit_larger
-from launch.policy import Growth
-from launch.profile import Options
-from launch.sbatch_environment import environment_notes, left_open, submission_environment
-from launch.slurm import submit
-from launch.submission import Submission
+from launch.records.job_arrays import accepted_array
+from launch.records.policy import Growth
+from launch.records.submission import Submission
+from launch.slurm import client, doctor
+from launch.slurm.arrays import Array
+from launch.slurm.batch import executor
+from launch.slurm.environment import environment_notes, left_open, submission_environment
+from launch.slurm.profile import Options
+from launch.slurm.resubmit import submit_larger
+from launch.slurm.submit import submit
 from tensloradist.errors import UserError
 
 TWO = [Array("default", 1, None, 2, ("r",), None)]
@@ -49,7 +50,7 @@ def by_launch(root):
 
 def by_doctor(root):
     with pytest.raises(UserError, match="ended without a word from every node"):  # nothing runs here
-        site_doctor.check_site("devcluster", None, root)
+        doctor.check_site("devcluster", None, root)
 
 
 def by_larger_jobs(root):
@@ -60,8 +61,8 @@ def by_larger_jobs(root):
 
 @pytest.mark.parametrize("command", [by_launch, by_doctor, by_larger_jobs])
 def test_no_variable_of_the_callers_allocation_reaches_a_job(slurm, tmp_path, monkeypatch, command):
-    monkeypatch.setattr(site_doctor.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr("launch.larger.read_manifest", lambda path: type("Manifest", (), {"name": "s", "plugins": ()}))
+    monkeypatch.setattr(doctor.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("launch.slurm.resubmit.read_manifest", lambda path: SimpleNamespace(name="s", plugins=()))
     in_allocation(monkeypatch)
     if command is by_doctor:
         slurm.says("scontrol", "MaxArraySize = 1001\nPartitionName=low MaxTime=UNLIMITED TotalNodes=2\n")
@@ -84,7 +85,7 @@ def test_jobs_with_options_that_are_refused_by_now_ask_for_larger_ones_or_say_wh
     slurm, tmp_path, monkeypatch, capsys, recorded, says
 ):
     """An earlier version has queued them, whose profiles could say this."""
-    monkeypatch.setattr("launch.larger.read_manifest", lambda path: type("Manifest", (), {"name": "s", "plugins": ()}))
+    monkeypatch.setattr("launch.slurm.resubmit.read_manifest", lambda path: SimpleNamespace(name="s", plugins=()))
     root = tmp_path / "results"
     known = Submission(str(root / "m.json"), str(root), 1, profile="site", option_set="default", options=recorded)
     submit_larger(root / "submission-0.json", known, {Growth(time=2): ["r"]})
@@ -182,7 +183,7 @@ def test_filters_of_the_callers_shell_do_not_change_what_slurm_is_asked(slurm, m
     for name, value in variables(f"{filters} SLURM_CONF=/etc/here").items():
         monkeypatch.setenv(name, value)
     script = '#!/bin/sh\nenv | grep -E "^(SQUEUE|SCANCEL|SLURM)_" > {file}\n'
-    for command, ask in (("squeue", scheduler.queue), ("scancel", lambda: scheduler.cancel(["1"]))):
+    for command, ask in (("squeue", client.queue), ("scancel", lambda: client.cancel(["1"]))):
         seen = slurm.folder / "seen"
         (slurm.folder / command).write_text(script.format(file=seen))
         ask()
@@ -206,16 +207,16 @@ def test_an_answer_without_a_job_id_is_no_submission(slurm, tmp_path):
 
 def test_a_silent_slurm_is_not_waited_for_when_it_is_asked_what_it_would_take(slurm, tmp_path, monkeypatch):
     (slurm.folder / "sbatch").write_text("#!/bin/sh\nexec sleep 5\n")
-    monkeypatch.setattr("launch.sbatch._TEST_SECONDS", 0.2)
+    monkeypatch.setattr("launch.slurm.sbatch._TEST_SECONDS", 0.2)
     assert executor("site", Options(), tmp_path / "whole", "name").would_refuse() == "sbatch did not answer in 0.2 s"
 
 
 def test_a_worker_takes_its_limit_from_its_job(slurm, monkeypatch):
     known = Submission("m", "r", 1, job_seconds=1800.0)
-    assert scheduler.seconds_left() is None and Submission("m", "r", 1).job_end() is None
+    assert client.seconds_left() is None and Submission("m", "r", 1).job_end() is None
     now = 1_000_000.0
-    monkeypatch.setattr("launch.scheduler.time.time", lambda: now)
-    monkeypatch.setattr("launch.submission.time.monotonic", lambda: 0.0)
+    monkeypatch.setattr("launch.slurm.client.time.time", lambda: now)
+    monkeypatch.setattr("launch.records.submission.time.monotonic", lambda: 0.0)
     assert known.job_end() == 1800, "nobody tells"
     for name, value in {"SLURM_JOB_ID": "102", "SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": "0"}.items():
         monkeypatch.setenv(name, value)

@@ -8,11 +8,11 @@ import time
 import pytest
 from fake_slurm import FakeSlurm
 
-from launch.cluster import _sharing_notes
-from launch.efficiency import Spent, _of_set
-from launch.executor import executor
-from launch.profile import Options, Profile, load_profile
-from launch.sharing import sharing
+from launch.planning.sharing import sharing
+from launch.slurm.batch import executor
+from launch.slurm.efficiency import Spent, _of_set
+from launch.slurm.launch import _sharing_notes
+from launch.slurm.profile import Options, Profile, load_profile
 from tensloradist.results.schema import Result, Throughput
 from tensloradist.spec import RunSpec
 

@@ -11,8 +11,8 @@ import torch
 
 from analysis.address import parse_name
 from analysis.statistics.power import seeds_needed
-from launch.plan import check
-from launch.sweep import load_sweep
+from launch.planning.plan import check
+from launch.planning.sweep_file import load_sweep
 from tensloradist import backbones
 from tensloradist.config import read_sweep
 from tensloradist.shipped import find_shipped, shipped_names
@@ -26,8 +26,8 @@ BACKBONES = {"google/vit-base-patch16-224": "ViTConfig", "FacebookAI/roberta-bas
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from launch.plan import check
-from launch.sweep import load_sweep
+from launch.planning.plan import check
+from launch.planning.sweep_file import load_sweep
 said = {}
 for name in sys.argv[1:]:
     plan = check(load_sweep(name), Path("none"))

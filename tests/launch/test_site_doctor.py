@@ -5,8 +5,9 @@ import json
 import pytest
 from fake_slurm import FakeSlurm
 
-from launch import site_doctor, site_probe
-from launch.board import Place
+from launch.slurm import doctor as site_doctor
+from launch.slurm import probe as site_probe
+from launch.slurm.rendezvous import Place
 from tensloradist.errors import UserError
 from tensloradist.gpu_check import Checked
 

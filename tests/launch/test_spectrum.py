@@ -6,9 +6,9 @@ import xml.etree.ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from launch.plan import check, write_manifest
-from launch.spectra_command import draw, reports
-from launch.sweep import load_sweep
+from launch.cli.spectra import draw, reports
+from launch.planning.plan import check, write_manifest
+from launch.planning.sweep_file import load_sweep
 from tensloradist.cli import _application
 from tensloradist.errors import UserError
 from tensloradist.results.schema import Manifest

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from launch.spending import spending
+from launch.monitor.spending import spending
 from tensloradist.files import write_once
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import write_failure

@@ -7,8 +7,8 @@ from collections import namedtuple
 
 import pytest
 
-from launch.stage import stage
-from launch.staging import staged_spec
+from launch.worker.stage import stage
+from launch.worker.staging import staged_spec
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_path
 from tensloradist.tasks.image_folders import read_folder
@@ -61,7 +61,7 @@ def test_the_copy_of_a_folder_with_links_is_the_same_data(tmp_path):
 
 def test_a_small_disk_is_said_before_anything_is_copied(tmp_path, data, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("launch.stage.shutil.disk_usage", lambda path: usage(2**29, 0, 2**28 + 1000))
+    monkeypatch.setattr("launch.worker.stage.shutil.disk_usage", lambda path: usage(2**29, 0, 2**28 + 1000))
     with pytest.raises(UserError, match=r"needs 0\.0 GiB and 0\.3 are free on this node"):
         stage({"a": data}, tmp_path / "node")
     assert not [path for path in (tmp_path / "node").iterdir() if path.is_dir()]

@@ -10,7 +10,7 @@ import pytest
 from test_launch import Launch
 from typer.testing import CliRunner
 
-from launch.status import collect
+from launch.monitor.status import collect
 from tensloradist.cli import _application
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder

@@ -11,12 +11,12 @@ import time
 import pytest
 from fake_slurm import FakeSlurm
 
-from launch.accepted import launches
-from launch.arrays import Array
-from launch.jobs import MOST_ASKED, Jobs
-from launch.profile import Options
-from launch.slurm import submit
-from launch.steering import cancel
+from launch.monitor.control import cancel
+from launch.records.job_arrays import launches
+from launch.slurm.arrays import Array
+from launch.slurm.jobs import MOST_ASKED, Jobs
+from launch.slurm.profile import Options
+from launch.slurm.submit import submit
 from tensloradist.errors import UserError
 from tensloradist.files import write_once
 
@@ -85,7 +85,7 @@ def test_a_record_that_cannot_be_written_is_of_a_job_that_is_taken_back(slurm, r
     def full(path, text):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("launch.accepted.write_once", full)
+    monkeypatch.setattr("launch.records.job_arrays.write_once", full)
     slurm.fails("squeue")
     with pytest.raises(OSError, match="No space left"):
         submit_two(root)
@@ -146,8 +146,8 @@ def test_what_cannot_be_cancelled_is_named(slurm, root, capfd):
 @pytest.mark.parametrize("known_by", ["its comment", "its script", "its log"])
 def test_jobs_of_a_launch_that_was_killed_before_their_record_are_adopted(slurm, root, monkeypatch, known_by):
     """As kill -9 between sbatch's answer and the record leaves it: the job runs, and no file has its id."""
-    monkeypatch.setattr("launch.slurm.Submitted.with_array", lambda done, folder, array: done)
-    monkeypatch.setattr("launch.slurm.Submitted.write", lambda done, folder: None)
+    monkeypatch.setattr("launch.slurm.submit.Submitted.with_array", lambda done, folder, array: done)
+    monkeypatch.setattr("launch.slurm.submit.Submitted.write", lambda done, folder: None)
     _, folder = submit_two(root)
     monkeypatch.undo()
     slurm.install(monkeypatch)

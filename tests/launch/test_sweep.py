@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from launch.local_workers import LocalLaunch, default_workers
-from launch.plan import as_json, check, rank_notes, write_manifest
-from launch.submission import Submission
-from launch.sweep import load_sweep
+from launch.local.workers import LocalLaunch, default_workers
+from launch.planning.plan import as_json, check, rank_notes, write_manifest
+from launch.planning.sweep_file import load_sweep
+from launch.records.submission import Submission
 from tensloradist import trackers
 from tensloradist.errors import UserError
 from tensloradist.presets import PRESETS

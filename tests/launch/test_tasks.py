@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import pytest
 
-from launch import children
-from launch.board import Board, Place, follow
-from launch.children import ChildFactory
-from launch.submission import Submission
+from launch.records.submission import Submission
+from launch.slurm.rendezvous import Board, Place, follow
+from launch.worker import children
+from launch.worker.children import ChildFactory
 
 
 class Recorded:

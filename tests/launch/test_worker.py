@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch.blame import blamed, cause_of_end
-from launch.children import Child, Crash, stop_all
-from launch.memory import memory_kills
-from launch.plan import check
-from launch.sweep import load_sweep
+from launch.planning.plan import check
+from launch.planning.sweep_file import load_sweep
+from launch.worker.children import Child, Crash, stop_all
+from launch.worker.diagnosis import blamed, cause_of_end
+from launch.worker.oom import memory_kills
 from tensloradist.files import write_replacing
 from tensloradist.results.claims import claim, highest_claim
 from tensloradist.results.layout import RunFolder
@@ -116,7 +116,7 @@ def test_the_death_of_one_of_two_processes_is_no_interruption(file, tmp_path, mo
 
 def test_an_idle_child_ends_when_its_supervisor_is_gone(tmp_path):
     child = subprocess.Popen(
-        [sys.executable, "-m", "launch.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "launch.worker.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert json.loads(child.stdout.readline())["event"] == "ready"
     child.stdin.close()

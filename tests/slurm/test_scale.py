@@ -9,8 +9,8 @@ import time
 import pytest
 from slurm_sweeps import Sweep, assert_same_bits, reference, task_processes, tensloradist
 
-from launch.plan import write_manifest
-from launch.sweep import load_sweep
+from launch.planning.plan import write_manifest
+from launch.planning.sweep_file import load_sweep
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_result
 

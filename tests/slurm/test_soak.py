@@ -23,11 +23,11 @@ def kill_worker(cluster, sweep):
 
 
 def kill_child(cluster, sweep):
-    kill(processes_of("launch.child"))
+    kill(processes_of("launch.worker.child"))
 
 
 def stop_child_for_a_while(cluster, sweep):
-    victims = processes_of("launch.child")
+    victims = processes_of("launch.worker.child")
     if victims:
         pid = random.choice(victims)
         os.kill(pid, signal.SIGSTOP)

@@ -262,7 +262,7 @@ print({{"torch", "transformers", "datasets"}} & set(sys.modules))
 
 
 def test_a_plan_has_a_line_for_each_folder_and_protocol(folder):
-    from launch.plan import parts
+    from launch.planning.plan import parts
 
     tasks = [TaskSpec(name="images", data=str(folder(*pictures("a", "b")))), TaskSpec(name="digits")]
     runs = [

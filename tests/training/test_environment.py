@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from launch.children import Child
+from launch.worker.children import Child
 from tensloradist import environment
 from tensloradist.commands import run as run_command
 from tensloradist.errors import UserError

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from launch.blame import blamed
-from launch.children import Crash
-from launch.failures import FailureBook
-from launch.policy import decide
+from launch.records.policy import decide
+from launch.worker.children import Crash
+from launch.worker.diagnosis import blamed
+from launch.worker.failures import FailureBook
 from tensloradist.backbones import FAMILIES
 from tensloradist.errors import UserError
 from tensloradist.evaluation import evaluate_run

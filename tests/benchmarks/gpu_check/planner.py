@@ -35,8 +35,8 @@ def rows(check: Check) -> Iterator[Row]:
 
 
 def _of(check: Check, name: str, setting: dict[str, Any]) -> Row:
-    from launch.memory_plan import memory_plans
-    from launch.sweep import load_sweep
+    from launch.planning.memory import memory_plans
+    from launch.planning.sweep_file import load_sweep
     from tensloradist.results.execute import execute
     from tensloradist.training import train
 

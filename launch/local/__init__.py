@@ -1,0 +1,1 @@
+"""Launching on this machine: one worker process for each share of it."""

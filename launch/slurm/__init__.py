@@ -1,0 +1,1 @@
+"""Launching on Slurm. Only this package knows its commands, files and variables."""

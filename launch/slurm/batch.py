@@ -1,0 +1,115 @@
+"""A submitit executor that asks Slurm for what an option set of a profile says."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from launch.slurm import client
+from launch.slurm.environment import left_open, submission_environment
+from launch.slurm.profile import Options
+from launch.slurm.task import REQUEUE_CODE
+from tensloradist.errors import UserError
+
+# Slurm requeues by itself after a preemption or a lost node. This is for what it does not: a worker that was killed, or
+# that stopped in time before the limit. Not for a cancelled job, whose state tells.
+_AFTER = """\
+code=$?
+if {{ [ $code -ge 128 ] || [ $code -eq {code} ]; }} && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ] && \\
+   scontrol show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'; then
+  scontrol requeue "$SLURM_JOB_ID" && sleep 60
+fi
+exit $code"""
+
+
+def executor(
+    profile: str,
+    options: Options,
+    folder: Path,
+    name: str,
+    spread: tuple[int, int | None] = (1, None),
+    code: Path | None = None,
+    **more: Any,
+) -> Any:
+    """A submitit executor with everything that an option set asks for.
+
+    Args:
+        profile: its name, for messages.
+        folder: submitit's own, a new one for each submission: job ids can come again.
+        spread: processes and nodes of the runs that the job trains.
+        code: a copy of the code to run instead of what is installed.
+        more: parameters of submitit's that replace the option set's.
+
+    Raises:
+        UserError: no Slurm on this machine.
+    """
+    if not client.available():
+        raise UserError(
+            f"profile {profile}: no Slurm on this machine (sbatch is not on the PATH); launch from a login node, "
+            "or without --profile to train here"
+        )
+    from launch.slurm.sbatch import Sbatch
+
+    nodes, tasks = options.layout(*spread)
+    python = shlex.quote(sys.executable)
+    made = Sbatch(
+        folder,
+        python=f"{options.container} {python}" if options.container else python,
+        environment=submission_environment(options),
+    )
+    asked: dict[str, Any] = {
+        "job_name": name,
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+        "constraint": options.constraint,
+        "time": options.time_minutes,
+        "nodes": nodes,
+        "ntasks_per_node": tasks,
+        "cpus_per_task": options.cpus_per_worker * (options.workers if spread[0] == 1 else 1),
+        "gpus_per_node": options.gpus_per_node or None,
+        "mem": f"{round(1024 * options.memory_gb)}M" if options.memory_gb else None,
+        "signal_delay_s": options.signal_lead_seconds,
+        "array_parallelism": options.max_parallel,
+        "setup": _setup(options, code),
+        "teardown": _AFTER.format(code=REQUEUE_CODE, restarts=options.max_restarts).splitlines(),
+        # srun obeys SLURM_EXPORT_ENV, which a site or `sbatch --export` may set: tasks would lack what submitit sets.
+        "srun_args": ["--kill-on-bad-exit=1", "--export=ALL", *options.srun],
+        # A profile's own comment stays: sites charge by it.
+        "comment": None if "comment" in options.sbatch else client.comment_of(folder),
+        "additional_parameters": {
+            # What tasks handle, whatever SUBMITIT_PREEMPT_SIGNAL says.
+            "signal": f"USR2@{options.signal_lead_seconds}",
+            "requeue" if options.requeue else "no_requeue": True,
+            **{name: value for name, value in options.sbatch.items() if value is not False},
+        },
+    }
+    if "signal_delay_s" in more:
+        asked["additional_parameters"]["signal"] = f"USR2@{more['signal_delay_s']}"
+    asked |= more
+    parameters = {name: value for name, value in asked.items() if value is not None}
+    made.update_parameters(**{k: v for k, v in parameters.items() if k != "mem"})
+    if "mem" in parameters:
+        made.parameters["mem"] = parameters["mem"]  # submitit's own conversion knows whole gigabytes only
+    return made
+
+
+def refusal(error: Exception) -> str:
+    """What sbatch said when it refused a job, from the exception that submitit made of it."""
+    lines = str(error).strip().splitlines() or str(error.__cause__).strip().splitlines()
+    return lines[-1].removeprefix("sbatch: ").removeprefix("error: ")
+
+
+def _setup(options: Options, code: Path | None) -> list[str]:
+    lines = list(options.setup)
+    # What holds for these jobs holds for the larger ones that they submit, also where jobs begin without the caller's
+    # variables.
+    variables = {**left_open(options), **options.environment}
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    if code is not None:
+        # Before what was copied, which the job's working directory may hold: Python would look there first.
+        lines.append(f'export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
+    # Since Slurm 22.05 srun does not take --cpus-per-task over from sbatch.
+    return [*lines, 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"']

@@ -1,0 +1,164 @@
+"""Submission to Slurm: job arrays of workers through submitit, each array recorded as soon as it is accepted."""
+
+from __future__ import annotations
+
+import math
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from launch.records.job_arrays import RETURNED, Submitted, accepted_array
+from launch.records.origin import Origin
+from launch.records.submission import Submission
+from launch.slurm import client
+from launch.slurm.arrays import Array
+from launch.slurm.batch import executor, refusal
+from launch.slurm.profile import Options
+from launch.slurm.task import run_task
+from launch.worker.signals import held_back
+from tensloradist.errors import UserError
+from tensloradist.files import write_once
+from tensloradist.results.claims import highest_claim
+from tensloradist.results.layout import RunFolder, new_launch_folder
+from tensloradist.sources import PACKAGES, commit, copy_code, job_hash
+from tensloradist.users import username
+
+
+def submit(
+    name: str,
+    manifest: Path,
+    root: Path,
+    profile: str,
+    sets: Mapping[str, Options],
+    wanted: list[Array],
+    snapshot: bool = False,
+    origin: Origin | None = None,
+    plugins: Sequence[str] = (),
+) -> tuple[Submitted, Path]:
+    """Submit the arrays, each recorded as soon as it is accepted; returns that, and the launch's folder.
+
+    Args:
+        name: the sweep's.
+        sets: the profile's option sets as it gives them, by the names that arrays have.
+        origin: what is recorded as the launch's.
+        plugins: the modules that the runs name.
+
+    Raises:
+        UserError: Slurm refuses an array. Whatever ends a submission before all are in, what was accepted is cancelled,
+            or named where that fails.
+    """
+    import submitit
+
+    folder = new_launch_folder(root, name)
+    code, sources = _snapshot(folder, plugins) if snapshot else None, job_hash(plugins)
+    at_once = sum(min(array.tasks, array.parallel) * _workers(array, sets) for array in wanted)
+    done = _nothing_yet(profile, sources, code)
+    ids: list[str] = []
+    if origin is not None:
+        origin.write(folder)
+    try:
+        for index, array in enumerate(wanted):
+            options = sets[array.options].grown(array.growth)
+            path = folder / f"submission-{index}.json"
+            known = _submission(manifest, root, profile, sets[array.options], array, at_once)
+            told = replace(known, sources=sources, snapshot=snapshot, cluster=done.cluster, user=done.user)
+            write_once(path, told.to_json())
+            spread, parallel = (array.processes, array.nodes), {"array_parallelism": array.parallel}
+            made = executor(profile, options, folder / f"submitit-{index}", name, spread, code, **parallel)
+            with held_back():
+                jobs = made.map_array(run_task, [str(path)] * array.tasks)
+                ids.append(client.base_id(jobs[0].job_id))
+                done = done.with_array(folder, accepted_array(ids[-1], array.tasks, known))
+        done.write(folder)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise UserError(
+            f"profile {profile}, option set {array.options}: Slurm refused the job ({refusal(error)}); "
+            f"{_withdrawn(ids, folder) or 'nothing was submitted'}"
+        ) from error
+    except BaseException:  # a full disk, Ctrl-C, a lost connection: jobs that nobody knows of must not stay behind
+        if said := _withdrawn(ids, folder):
+            print(f"The submission was cut short: {said}", file=sys.stderr, flush=True)
+        raise
+    return done, folder
+
+
+def _nothing_yet(profile: str, sources: str, code: Path | None) -> Submitted:
+    """The record of a submission that begins here and now."""
+    return Submitted(
+        profile,
+        username(),
+        socket.gethostname(),
+        time.time(),
+        commit(),
+        sources,
+        snapshot=str(code) if code else None,
+        cluster=client.cluster(),
+    )
+
+
+def _withdrawn(accepted: list[str], folder: Path) -> str | None:
+    """Cancel what was accepted of a launch, and say what became of it; None where there was nothing.
+
+    Args:
+        accepted: the job ids that came back. squeue tells of those that did not: their scripts lie in the folder.
+    """
+    began = client.origins()
+    ids = list(dict.fromkeys([*accepted, *(began.of_launch(folder) if began else ())]))
+    unsure = ""
+    if began is None:
+        unsure = "; squeue does not tell whether a job was accepted all the same: look for it with squeue --me"
+    if not ids and began is None:
+        return unsure.removeprefix("; ")
+    refused = client.cancel(ids)
+    if refused is None:
+        if began is not None:
+            with suppress(OSError, UserError):  # so that nobody looks for jobs of what was taken back
+                write_once(folder / RETURNED, "the submission was refused or taken back\n")
+        if not ids:
+            return None
+        return f"jobs {', '.join(ids)}, which had been accepted, were cancelled{unsure}"
+    left = f"jobs {', '.join(ids)} had been accepted and could not be cancelled ({refused})"
+    return f"{left}; do it by hand: scancel {' '.join(ids)}{unsure}"
+
+
+def _workers(array: Array, sets: Mapping[str, Options]) -> int:
+    """Workers of each of an array's tasks."""
+    return sets[array.options].workers if array.processes == 1 else 1
+
+
+def _submission(manifest: Path, root: Path, profile: str, given: Options, array: Array, at_once: int) -> Submission:
+    """What the tasks of an array need to know; `at_once`: of the launch's workers, how many there can be."""
+    options, several = given.grown(array.growth), array.processes > 1
+    workers = 1 if several else options.workers
+    return Submission(
+        str(manifest.absolute()),
+        str(root.absolute()),
+        options.cpus_per_worker,
+        baseline={run_id: highest_claim(RunFolder(root, run_id)) for run_id in array.run_ids},
+        still_seconds=options.takeover_seconds,
+        processes=array.processes,
+        nodes=array.nodes,
+        workers=workers,
+        launch_workers=at_once,
+        runs_per_worker=math.ceil(array.runs_per_task / workers) if array.runs_per_task else None,
+        job_seconds=60.0 * options.time_minutes,
+        lead_seconds=float(options.signal_lead_seconds),
+        requeue=options.requeue,
+        stage=options.stage,
+        workers_per_gpu=1 if several else options.sharing_gpu,
+        profile=profile,
+        option_set=array.options,
+        options=given.model_dump(mode="json"),
+        growth=array.growth.of(given.memory_gb),
+        tasks=array.tasks,
+    )
+
+
+def _snapshot(folder: Path, plugins: Sequence[str]) -> Path:
+    """A copy of this code and of the plugins', for jobs that must not see later edits."""
+    copy_code((*PACKAGES, *plugins), folder / "code")
+    return folder / "code"
