@@ -170,9 +170,16 @@ def base_id(key: str) -> str:
     return key.split("_")[0]
 
 
-def jobs_of(keys: Iterable[str], queue: Mapping[str, Job] | None) -> dict[str, Job] | None:
-    """Those jobs of a queue that are named, or are elements of named arrays; None without an answer."""
+def living(keys: Iterable[str], alive: Callable[[], Mapping[str, Job] | None]) -> dict[str, Job] | None:
+    """The named jobs that are in the queue, and all elements of arrays of which one is named; None without an answer.
+
+    Args:
+        alive: `Scheduler.alive`; not called where no job is named.
+    """
     wanted = {base_id(key) for key in keys}
+    if not wanted:
+        return {}
+    queue = alive()
     return None if queue is None else {key: job for key, job in queue.items() if base_id(key) in wanted}
 
 

@@ -139,6 +139,7 @@ def _train_here(resolved: RunSpec, root: Path, go_on: str) -> Outcome:
     from tensloradist.results.checkpoints import kept_step
     from tensloradist.results.control import RunControl
     from tensloradist.results.execute import execute
+    from tensloradist.results.jobs import current_job
     from tensloradist.results.layout import RunFolder
     from tensloradist.training import train
 
@@ -150,7 +151,8 @@ def _train_here(resolved: RunSpec, root: Path, go_on: str) -> Outcome:
     control = RunControl()
     try:
         with Interruption(control), Progress() as progress:
-            outcome = execute(resolved, root, partial(train, keep=False), progress.show, started, control=control)
+            trained = partial(train, keep=False)
+            outcome = execute(resolved, root, trained, progress.show, started, control=control, job=current_job())
         # Without a request, it was ended because another process has taken the run over.
         interrupted = outcome.failure is not None and control.stop_reason is not None
     except KeyboardInterrupt:

@@ -31,7 +31,7 @@ def status(
 ) -> None:
     """Show a sweep's runs, cell × seed, with progress, time left, hours spent, and failures with what to do.
 
-    From the files first, with one squeue; sacct once for each job that squeue has forgotten.
+    The files are read first. Slurm is asked once for the queue, and once about each job that has left it.
 
     Examples:
 
@@ -41,21 +41,23 @@ def status(
     """
     import time
 
+    from launch import site
+    from launch.monitor.jobs import Jobs
     from launch.monitor.status import collect
     from launch.monitor.status_view import render
     from launch.records.origin import Hints
-    from launch.slurm.jobs import Jobs
     from tensloradist.results.layout import results_root
     from tensloradist.results.sweeps import find_sweep
 
     root = results_root(results)
     found = find_sweep(sweep, root)
     name, edited = found.manifest.name, found if found.note else None
+    jobs = Jobs(name, root, site.scheduler())
     if json:
-        sys.stdout.write(collect(name, root, edited=edited).to_json() + "\n")
+        sys.stdout.write(collect(name, root, jobs, edited).to_json() + "\n")
         return
     console = terminal(width=160)
-    jobs, hints = Jobs(name, root), Hints.of(sweep, found, root, results)
+    hints = Hints.of(sweep, found, root, results)
     if not watch:
         console.print(render(collect(name, root, jobs, edited), hints), crop=False)
         return
@@ -84,13 +86,14 @@ def cancel(sweep: SweepArgument, results: ResultsOption = None) -> None:
 
         tensloradist cancel my_sweep
     """
+    from launch import site
     from launch.monitor import control
     from tensloradist.errors import UserError
     from tensloradist.results.layout import results_root
     from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
-    done = control.cancel(sweep_name(sweep, root), root)
+    done = control.cancel(sweep_name(sweep, root), root, site.scheduler())
     typer.echo(
         f"Cancelled {counted(len(done.jobs), 'Slurm job')}; "
         f"{counted(done.local, 'launch without Slurm was', 'launches without Slurm were')} told to stop."
@@ -126,6 +129,7 @@ def retry(
 
         tensloradist retry demo
     """
+    from launch import site
     from launch.cli.plan_and_launch import launch_runs
     from launch.monitor import control
     from launch.records.origin import require_unedited
@@ -133,7 +137,7 @@ def retry(
 
     root = results_root(results)
     found = _found(sweep, root)
-    only = control.failed_runs(found, root, cause)
+    only = control.failed_runs(found, root, cause, site.scheduler())
     if not only:
         typer.echo("No run has failed.")
         return
@@ -285,14 +289,15 @@ def efficiency(sweep: SweepArgument, results: ResultsOption = None) -> None:
 
         tensloradist efficiency my_sweep
     """
+    from launch import site
+    from launch.monitor.efficiency import account
     from launch.monitor.efficiency_view import render
-    from launch.slurm.efficiency import account
     from tensloradist.results.layout import results_root
     from tensloradist.results.sweeps import sweep_name
 
     root = results_root(results)
     console = terminal(width=160)
-    console.print(render(*account(sweep_name(sweep, root), root)))
+    console.print(render(*account(sweep_name(sweep, root), root, site.scheduler())))
 
 
 def _found(sweep: str, root: Path) -> FoundSweep:

@@ -10,13 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from launch import STOP_SECONDS
+from launch import site
 from launch.planning.plan import Plan, write_manifest
 from launch.records.origin import Origin
 from launch.records.submission import Submission
 from launch.records.worker_status import read_word
-from launch.worker.signals import ignored
-from launch.worker.worker import run_worker
+from launch.worker.signals import STOP_SECONDS, ignored
+from launch.worker.worker import Worker
+from tensloradist.caching import redirect_libraries
 from tensloradist.files import write_once
 from tensloradist.gpus import visible_gpus
 from tensloradist.records import UnreadableRecord
@@ -39,6 +40,12 @@ def default_workers(plan: Plan) -> int:
     threads = max((part.threads or 1 for part in compute), default=1)
     on_cpu = min(len(os.sched_getaffinity(0)) // threads, MOST_WORKERS)
     return max(1, min(len(gpus) or on_cpu, len(plan.to_run()) + len(plan.to_watch())))
+
+
+def run_worker(submission: str, index: int) -> None:
+    """Run one worker; its arguments are a submission's path and a number, so that submitit pickles nothing else."""
+    redirect_libraries()
+    Worker(Path(submission), str(index), index, site.scheduler()).drain()
 
 
 class LocalLaunch:

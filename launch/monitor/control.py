@@ -1,15 +1,15 @@
-"""Steering a launched sweep: which of its runs are meant, holding and releasing them, cancelling its jobs."""
+"""Control of a launched sweep: choosing, holding and releasing its runs, and cancelling its jobs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launch.monitor.jobs import Jobs
 from launch.monitor.status import collect
 from launch.records.job_arrays import elements, jobs_elsewhere, read_launches
 from launch.records.worker_status import is_at_work, read_words
-from launch.slurm import client
-from launch.slurm.adoption import adopt
+from launch.scheduler import Scheduler, base_id, living
 from tensloradist.errors import UserError, unknown
 from tensloradist.files import write_once
 from tensloradist.results.holds import hold, release_hold
@@ -42,7 +42,7 @@ def chosen(manifest: Manifest, run_ids: list[str] | None = None, methods: list[s
 
 
 def hold_runs(root: Path, runs: list[ManifestRun], reason: str) -> int:
-    """Hold what has no result and is not held yet; returns how many."""
+    """Hold the runs that have no result and are not held yet; returns how many."""
     folders = [RunFolder(root, run.run_id) for run in runs]
     return sum(hold(folder, reason) for folder in folders if not standing(folder).is_over)
 
@@ -54,11 +54,14 @@ def release_runs(root: Path, runs: list[ManifestRun]) -> int:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """What was told to stop: Slurm jobs, and launches on some machine that look for a file.
+    """What was asked to stop.
 
-    `elsewhere`: other clusters -> jobs there, whose workers look for such a file, too; those that wait do not.
-    `unwritten`: files that tell workers to stop, and could not be written. `unreadable`: records of jobs that cannot be
-    read, so that there may be jobs of which nothing is known.
+    Attributes:
+        jobs: the keys of the jobs that were cancelled.
+        local: launches without a scheduler whose workers look for a file that tells them to stop.
+        elsewhere: other clusters -> the jobs there. Their workers look for such a file, too, but waiting jobs do not.
+        unwritten: files that tell workers to stop, and could not be written.
+        unreadable: records of jobs that cannot be read, so there may be jobs of which nothing is known.
     """
 
     jobs: list[str]
@@ -68,22 +71,22 @@ class Cancelled:
     unreadable: list[str] = field(default_factory=list)
 
 
-def cancel(name: str, root: Path) -> Cancelled:
+def cancel(name: str, root: Path, scheduler: Scheduler) -> Cancelled:
     """Stop a sweep's workers everywhere: the runs in progress end with a checkpoint, pending jobs disappear.
 
-    Jobs are cancelled even where the results folder is full or read-only.
+    Jobs are cancelled even if the results folder is full or read-only.
 
     Raises:
-        UserError: Slurm does not answer, or refuses; the files that tell workers to stop are written by then.
+        UserError: the scheduler does not answer, or refuses; the files that tell workers to stop are written by then.
     """
-    unrecorded = adopt(name, root)
+    unrecorded = scheduler.adopt(name, root)
     found, unreadable = read_launches(name, root)
     submitted = {folder for folder, _ in (*found, *unrecorded)}
-    cluster = client.cluster() if submitted else None
+    cluster = scheduler.cluster() if submitted else None
     ids = {key for _, key in (*elements(name, root, cluster), *unrecorded)}
     elsewhere = jobs_elsewhere(name, root, cluster)
     local, unwritten = 0, []
-    # Before scancel, so that workers that Slurm signals know why.
+    # Written before the jobs are cancelled, so that workers that the scheduler signals know the reason.
     for folder in sorted((root / "sweeps" / name / "launches").glob("*")):
         if folder in submitted or is_at_work(*read_words(folder)):
             try:
@@ -93,31 +96,32 @@ def cancel(name: str, root: Path) -> Cancelled:
     problems = [str(error) for error in unreadable]
     if not ids and not (elsewhere and cluster is None):
         return Cancelled([], local, elsewhere, unwritten, problems)
-    living = client.living(ids) if cluster else None
-    if living is None:
-        raise UserError(f"Slurm does not answer: its jobs were not cancelled, {_told(unwritten)}")
-    keys = sorted(living)
-    said = client.cancel(sorted({client.base_id(key) for key in keys}))
-    if said is not None:
-        raise UserError(f"Slurm refused to cancel: {said}; {_told(unwritten)}")
+    queued = living(ids, scheduler.alive) if cluster else None
+    if queued is None:
+        raise UserError(f"{scheduler.name} does not answer: its jobs were not cancelled, {_what_stops(unwritten)}")
+    keys = sorted(queued)
+    refusal = scheduler.cancel(sorted({base_id(key) for key in keys}))
+    if refusal is not None:
+        raise UserError(f"{scheduler.name} refused to cancel: {refusal}; {_what_stops(unwritten)}")
     return Cancelled(keys, local, elsewhere, unwritten, problems)
 
 
-def _told(unwritten: list[str]) -> str:
-    """What workers do by themselves where Slurm does not end them."""
+def _what_stops(unwritten: list[str]) -> str:
+    """What workers do by themselves if their jobs are not cancelled."""
     if not unwritten:
         return "but workers that run will stop by themselves"
     return f"and workers do not stop by themselves, since this could not be written: {', '.join(unwritten)}"
 
 
-def failed_runs(sweep: FoundSweep, root: Path, cause: str | None) -> set[str]:
-    """The ids of a sweep's runs whose last attempt failed, for one cause or any, whichever sweep it was of.
+def failed_runs(sweep: FoundSweep, root: Path, cause: str | None, scheduler: Scheduler) -> set[str]:
+    """The ids of a sweep's runs whose last attempt failed, for one cause or any, whichever sweep the attempt was of.
 
     Raises:
         UserError: a cause that no run failed for; names those that there are.
     """
     name = sweep.manifest.name
-    failed = [run for run in collect(name, root, edited=sweep).runs if run.state == "failed"]
+    found = collect(name, root, Jobs(name, root, scheduler), edited=sweep)
+    failed = [run for run in found.runs if run.state == "failed"]
     causes = sorted({run.cause for run in failed if run.cause})
     if cause is not None and cause not in causes:
         raise UserError(f"--cause {cause}: no run of {name} failed for it; causes there: {', '.join(causes) or 'none'}")

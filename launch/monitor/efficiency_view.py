@@ -1,4 +1,4 @@
-"""Accounting as people read it: a row for each option set, where the seconds went, and suggestions for the profile."""
+"""Efficiency as shown: a row for each option set, where the seconds went, and suggestions for the profile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launch.slurm.efficiency import Efficiency, Spent
+from launch.monitor.efficiency import Efficiency, Spent
 from tensloradist.wording import counted, duration
 
 

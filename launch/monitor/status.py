@@ -1,6 +1,7 @@
-"""What a sweep's files say of its runs and jobs: truth in the order result, claim, one squeue, then sacct.
+"""The state of a sweep's runs and jobs: from results first, then from claims, the scheduler's queue and its records.
 
-Results alone make a run done; Slurm's word is only about jobs, and its silence changes nothing. No torch here.
+Only a result makes a run done. The scheduler is asked only about jobs, and nothing changes if it does not answer. No
+torch here.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.monitor.jobs import Jobs, JobsStatus
 from launch.monitor.spending import spending
 from launch.planning.labels import RunLabels
 from launch.records.job_arrays import read_launches
 from launch.records.worker_status import has_ended, is_at_work, read_words
-from launch.slurm import client
-from launch.slurm.jobs import Jobs, JobsStatus
-from launch.slurm.liveness import at_work
+from launch.scheduler import at_work
 from tensloradist.results.attempts import attempt_files
 from tensloradist.results.claims import JobAlive, highest_claim, owner_of, ownership
 from tensloradist.results.holds import held
@@ -119,7 +119,7 @@ def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep 
     """The state of every run of a sweep's newest manifest, and of its jobs.
 
     Args:
-        jobs: what earlier looks have learned of them.
+        jobs: the sweep's jobs, which remember what earlier looks have found; None: no scheduler is asked.
         edited: the sweep of a file that was edited since, in place of the newest manifest.
 
     A run whose files cannot be read is marked, and does not hide the others.
@@ -128,30 +128,29 @@ def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep 
         UserError: the manifest cannot be read.
     """
     manifest = edited.manifest if edited else latest_manifest(name, root)
-    jobs = jobs or Jobs(name, root)
-    slurm = jobs.look()
-    alive = _alive_by(jobs.living, jobs.cluster)
+    found = jobs.look() if jobs else None
+    alive = _alive_by(jobs)
     runs = [_run_status(RunFolder(root, run.run_id), run, alive) for run in manifest.runs]
     labels = RunLabels(manifest.runs)
     for run in runs:
         run.label, run.setting = labels.label(run.run_id), labels.setting(run.run_id)
     submitted, unreadable = read_launches(name, root)
     warnings = [edited.note] if edited and edited.note else []
-    if slurm is not None and not slurm.answers:
-        warnings.append("Slurm does not answer: what follows is what the files say")
-    elsewhere = jobs.elsewhere() if slurm else {}
+    if jobs is not None and found is not None and not found.answers:
+        warnings.append(f"{jobs.scheduler.name} does not answer: what follows is what the files say")
+    elsewhere = jobs.elsewhere() if jobs and found else {}
     warnings += [
         f"{counted(len(ids), 'job is', 'jobs are')} of the cluster {cluster}, which cannot be asked from here"
         for cluster, ids in elsewhere.items()
     ]
     warnings += _of_files(runs)
-    warnings += slurm.early_ends if slurm is not None else []
+    warnings += found.early_ends if found is not None else []
     said, local_work = _said_by_workers(name, root)
     warnings += [*said, *map(str, unreadable)]
     gpus = any(array["asked"]["gpus_per_node"] for _, launch in submitted for array in launch["arrays"])
-    unknown_jobs = bool(elsewhere or unreadable or (slurm is not None and not slurm.answers))
-    waiting = None if unknown_jobs else local_work or (slurm is not None and slurm.are_left)
-    return SweepStatus(name, runs, slurm, gpus, warnings, waiting)
+    unknown_jobs = bool(elsewhere or unreadable or (found is not None and not found.answers))
+    waiting = None if unknown_jobs else local_work or (found is not None and found.are_left)
+    return SweepStatus(name, runs, found, gpus, warnings, waiting)
 
 
 def _of_files(runs: list[RunStatus]) -> list[str]:
@@ -184,9 +183,10 @@ def _of_files(runs: list[RunStatus]) -> list[str]:
     return lines
 
 
-def _alive_by(living: dict[str, client.Job] | None, cluster: str | None) -> JobAlive:
-    """Whether an owner's Slurm job may still run, for `ownership`."""
-    return lambda owner: None if living is None else at_work(owner, living, cluster)
+def _alive_by(jobs: Jobs | None) -> JobAlive:
+    """Whether an owner's job may still run, for `ownership`."""
+    queue, cluster = (jobs.living, jobs.cluster) if jobs else (None, None)
+    return lambda owner: None if queue is None else at_work(owner, queue, cluster)
 
 
 def _run_status(folder: RunFolder, run: ManifestRun, alive: JobAlive) -> RunStatus:
@@ -232,7 +232,7 @@ def _look(folder: RunFolder, status: RunStatus, alive: JobAlive) -> None:
 
 
 def _look_at_failure(folder: RunFolder, number: int, status: RunStatus) -> None:
-    """How the newest attempt failed, and what was decided."""
+    """How the newest attempt failed, and the decision on it."""
     files = attempt_files(folder, number)
     if files.failure is None:
         return
@@ -248,17 +248,17 @@ def _job_runs(folder: RunFolder, number: int, alive: JobAlive) -> bool:
 
 
 def _works_here(folder: Path, words: list[dict[str, Any]]) -> bool:
-    """Whether a launch without Slurm has a worker at work, or has only just begun."""
+    """Whether a launch on this machine has a worker at work, or has only just begun."""
     try:
         begun = (folder / "submission.json").stat().st_mtime
-    except OSError:  # none, or a folder that may not be entered, which the launches' records tell
+    except OSError:  # none, or a folder that may not be entered, which reading the launches' records reports
         return False
     begins = not words and time.time() - begun < STARTING_SECONDS
     return begins or any(not has_ended(word) for word in words)
 
 
 def _said_by_workers(name: str, root: Path) -> tuple[list[str], bool]:
-    """What went wrong with workers of the newest launch and of those at work; whether one outside Slurm is at work."""
+    """What went wrong with workers of the newest launch and of those at work; whether one here is at work."""
     folders = sorted((sweep_folder(root, name) / "launches").glob("*"))
     errors: dict[str, list[dict[str, Any]]] = defaultdict(list)
     lines: list[str] = []

@@ -14,8 +14,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.records.submission import Submission
-from launch.slurm.profile import Options
 from tensloradist.files import write_once
 from tensloradist.records import FORM, UnreadableRecord, read_record
 from tensloradist.results.layout import sweep_folder, written_number
@@ -138,34 +136,6 @@ def _number(path: Path) -> int:
 def is_recorded(folder: Path, index: int) -> bool:
     """Whether one of a launch's submissions has a record of its jobs that can be read."""
     return bool(_read([folder / "slurm.json"], []) or _read([folder / f"accepted-{index}.json"], []))
-
-
-def accepted_array(job: str, tasks: int, known: Submission) -> dict[str, Any]:
-    """What is recorded of an array that Slurm has accepted.
-
-    Args:
-        job: its id.
-        known: what its tasks were given.
-    """
-    given = Options.recorded(known.options or {})
-    options = given.grown(known.growth) if known.growth else given
-    processes = known.processes or 1
-    return {
-        "job_id": job,
-        "tasks": tasks,
-        "options": known.option_set,
-        "processes": processes,
-        "runs": len(known.baseline),
-        "runs_per_task": known.runs_per_worker and known.runs_per_worker * known.workers,
-        "workers_per_task": known.workers,
-        "time_limit_minutes": options.time_minutes,
-        "asked": {
-            "cpus": options.cpus_per_worker * known.workers,
-            "memory_gb": options.memory_gb,
-            "gpus_per_node": options.gpus_per_node,
-            "nodes": options.layout(processes, known.nodes)[0],
-        },
-    }
 
 
 def keys_of(job: str, tasks: int) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from launch.records.policy import Growth
-from launch.slurm import client
 from tensloradist.records import FORM, UnreadableRecord, read_record
 from tensloradist.results.claims import STILL_SECONDS
 
@@ -83,9 +82,13 @@ class Submission:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
 
-    def job_end(self) -> float | None:
-        """When this process's job reaches its time limit, by time.monotonic(); None without a job."""
+    def job_end(self, left: float | None) -> float | None:
+        """When this process's job reaches its time limit, by time.monotonic(); None without a job.
+
+        Args:
+            left: the seconds that the scheduler says are left; None: not known, so that the limit that was asked for
+                begins now.
+        """
         if self.job_seconds is None:
             return None
-        left = client.seconds_left()
         return time.monotonic() + (self.job_seconds if left is None else left)

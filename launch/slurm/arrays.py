@@ -1,4 +1,4 @@
-"""The Slurm arrays that drain so many runs: split by processes and by what runs need, and at the site's limit."""
+"""The job arrays for a launch's runs, divided by processes, by what the runs need, and at the site's limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.records.policy import Growth
-from launch.slurm import client
+from launch.slurm import commands
 from launch.slurm.durations import Durations
 from launch.slurm.profile import Options
 from launch.worker.failures import demand_of
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Array:
-    """One array to be submitted: so many tasks of one option set, for runs of so many processes.
+    """One array to be submitted.
 
-    `nodes`: what the runs say of it; None: as the option set has it. `growth`: how many times the option set's memory
-    and time these runs need, after failures for lack of them. `parallel`: how many of its tasks may run at the same
-    time: its part of what the launch may, of that option set.
+    Attributes:
+        options: the name of its option set.
+        processes, nodes: of each run; nodes None: as the option set says.
+        runs_per_task: after so many, a task ends; None: when no run is left.
+        growth: how many times the option set's memory and time these runs need, after failures for lack of them.
+        parallel: how many of its tasks may run at the same time.
     """
 
     options: str
@@ -47,11 +50,11 @@ def arrays(
     runs_per_task: int | None,
     finished: Sequence[str] = (),
 ) -> list[Array]:
-    """The arrays that drain so many runs. Several option sets compete: each could drain them all.
+    """The arrays for these runs. With several option sets, each has enough tasks for all runs, and they compete.
 
     Args:
-        runs_per_task: as the user says; None: as the profile says, or as many as fill its target time.
-        finished: ids of runs of the same sweep that have results, the first to be looked at for durations.
+        runs_per_task: the user's choice; None: the profile's, or as many as fill its target time.
+        finished: ids of runs of the same sweep that have results; durations are looked up in these first.
     """
     groups: dict[tuple[int, int | None, Growth], list[PlannedRun]] = defaultdict(list)
     for run in runs:
@@ -89,15 +92,15 @@ def array_of(
     growth: Growth,
     at_least: int = 0,
 ) -> list[Array]:
-    """The arrays of one option set for runs that need the same, `each` of them a task.
+    """The arrays of one option set for runs with the same needs.
 
     Args:
         spread: processes and nodes of each run.
-        each: None: whatever is left, by `at_least` tasks.
-        at_least: so many tasks, although fewer would do.
+        each: runs a task; None: each task takes runs until none is left.
+        at_least: the fewest tasks.
     """
     ids = tuple(run_ids)
-    limits = client.limits()
+    limits = commands.limits()
     site = limits.max_array_size if limits else None
     most = min(options.max_array_size, site or options.max_array_size)
     tasks = max(math.ceil(len(ids) / each) if each else 1, at_least)
@@ -106,7 +109,7 @@ def array_of(
 
 
 def in_parallel(arrays: Sequence[Array], most: int) -> list[Array]:
-    """One option set's arrays, with `most` tasks at the same time divided over them by their tasks: one at least."""
+    """One option set's arrays, with `most` parallel tasks divided in proportion to their tasks, at least one each."""
     found = [replace(array, parallel=1) for array in arrays]
     for _ in range(most - len(found)):
         waiting = [index for index, array in enumerate(found) if array.parallel < array.tasks]
@@ -118,9 +121,9 @@ def in_parallel(arrays: Sequence[Array], most: int) -> list[Array]:
 
 
 def _share(runs: Sequence[PlannedRun], known: Durations, options: Options, workers: int, at_least: int) -> int | None:
-    """Runs that fill a job's target time by the durations of runs like them; None: of some nothing is known yet.
+    """Runs that fill a job's target time, by the durations of similar runs; None if some durations are unknown.
 
-    No more than leave work for `at_least` tasks.
+    Few enough to leave work for `at_least` tasks.
     """
     seconds = [known.of(run.spec) for run in runs]
     if any(value is None for value in seconds):

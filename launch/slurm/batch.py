@@ -1,4 +1,4 @@
-"""A submitit executor that asks Slurm for what an option set of a profile says."""
+"""Batch scripts: a submitit executor that asks Slurm for what an option set of a profile says."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launch.slurm import client
+from launch.records.policy import Growth
+from launch.records.submission import Submission
+from launch.scheduler import JobRefused, JobRequest, base_id
+from launch.slurm import commands
 from launch.slurm.environment import left_open, submission_environment
 from launch.slurm.profile import Options
-from launch.slurm.task import REQUEUE_CODE
 from tensloradist.errors import UserError
 
-# Slurm requeues by itself after a preemption or a lost node. This is for what it does not: a worker that was killed, or
-# that stopped in time before the limit. Not for a cancelled job, whose state tells.
+REQUEUE_CODE = 85  # the batch script puts the job back into the queue when a task ends with it, or by a signal
+# Slurm requeues by itself after a preemption or a lost node. The script requeues after a worker was killed, or has
+# stopped before the time limit; not after the job was cancelled, which its state shows.
 _AFTER = """\
 code=$?
 if {{ [ $code -ge 128 ] || [ $code -eq {code} ]; }} && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ] && \\
@@ -22,6 +25,28 @@ if {{ [ $code -ge 128 ] || [ $code -eq {code} ]; }} && [ "${{SLURM_RESTART_COUNT
   scontrol requeue "$SLURM_JOB_ID" && sleep 60
 fi
 exit $code"""
+
+
+def submit(request: JobRequest) -> str:
+    """Queue a job or an array that has the options of the request's submission; returns its id.
+
+    Raises:
+        JobRefused: Slurm refuses it.
+        UserError: no Slurm on this machine.
+    """
+    import submitit
+
+    known = Submission.read(request.submission)
+    options = Options.recorded(known.options or {}).grown(known.growth or Growth())
+    spread = (known.processes or 1, known.nodes)
+    made = executor(
+        known.profile, options, request.logs, request.name, spread, request.code, array_parallelism=request.parallel
+    )
+    try:
+        jobs = made.map_array(request.run, [str(request.submission)] * request.tasks)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise JobRefused(refusal(error)) from error
+    return base_id(jobs[0].job_id)
 
 
 def executor(
@@ -45,7 +70,7 @@ def executor(
     Raises:
         UserError: no Slurm on this machine.
     """
-    if not client.available():
+    if not commands.available():
         raise UserError(
             f"profile {profile}: no Slurm on this machine (sbatch is not on the PATH); launch from a login node, "
             "or without --profile to train here"
@@ -78,7 +103,7 @@ def executor(
         # srun obeys SLURM_EXPORT_ENV, which a site or `sbatch --export` may set: tasks would lack what submitit sets.
         "srun_args": ["--kill-on-bad-exit=1", "--export=ALL", *options.srun],
         # A profile's own comment stays: sites charge by it.
-        "comment": None if "comment" in options.sbatch else client.comment_of(folder),
+        "comment": None if "comment" in options.sbatch else commands.comment_of(folder),
         "additional_parameters": {
             # What tasks handle, whatever SUBMITIT_PREEMPT_SIGNAL says.
             "signal": f"USR2@{options.signal_lead_seconds}",
@@ -97,19 +122,18 @@ def executor(
 
 
 def refusal(error: Exception) -> str:
-    """What sbatch said when it refused a job, from the exception that submitit made of it."""
+    """sbatch's message when it refused a job, from the exception that submitit made of it."""
     lines = str(error).strip().splitlines() or str(error.__cause__).strip().splitlines()
     return lines[-1].removeprefix("sbatch: ").removeprefix("error: ")
 
 
 def _setup(options: Options, code: Path | None) -> list[str]:
     lines = list(options.setup)
-    # What holds for these jobs holds for the larger ones that they submit, also where jobs begin without the caller's
-    # variables.
+    # The jobs submit larger jobs with the same variables, also where a site starts jobs without the caller's.
     variables = {**left_open(options), **options.environment}
     lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     if code is not None:
-        # Before what was copied, which the job's working directory may hold: Python would look there first.
+        # Otherwise Python would look first in the working directory, which may hold the code that was copied.
         lines.append(f'export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
     # Since Slurm 22.05 srun does not take --cpus-per-task over from sbatch.
     return [*lines, 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"']

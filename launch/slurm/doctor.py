@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from launch.slurm import client
+from launch.scheduler import living
+from launch.slurm import commands
 from launch.slurm.batch import executor, refusal
 from launch.slurm.environment import completed
 from launch.slurm.launch import named, site_warnings, usable_folder, variable_notes
@@ -44,7 +45,7 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
     name, options = next(iter(sets.items()))
     for warning in [*site_warnings(profile, sets), *variable_notes(sets)]:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    limits = client.limits()
+    limits = commands.limits()
     partitions = [limits.partitions[one] for one in named(completed(options).partition)] if limits else []
     nodes = min(2, max((partition.nodes or 2 for partition in partitions), default=2))
     make_folder(root)
@@ -89,13 +90,13 @@ def _wait(folder: Path, job: str, tasks: int) -> list[dict[str, Any]]:
         paths = sorted(folder.glob("probe-*.json"))
         if len(paths) == tasks:
             return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        living = client.living([job])
-        gone = gone + 1 if living is not None and not living else 0
+        queued = living([job], commands.queue)
+        gone = gone + 1 if queued is not None and not queued else 0
         if gone > 3:  # its files had time to appear
             break
         time.sleep(1)
     else:
-        client.cancel([job])
+        commands.cancel([job])
         raise UserError(f"job {job} did not end within {PATIENCE_SECONDS / 60:g} minutes and was cancelled; see squeue")
     raise UserError(f"job {job} ended without a word from every node; see {folder}/submitit")
 

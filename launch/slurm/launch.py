@@ -12,13 +12,14 @@ from launch.planning.plan import BROKEN, CLAIMED_ELSEWHERE, HELD, Plan, write_ma
 from launch.planning.sharing import sharing
 from launch.records.origin import Hints, Origin
 from launch.records.policy import Growth
-from launch.slurm import client
+from launch.slurm import commands
 from launch.slurm.arrays import Array, arrays
 from launch.slurm.durations import Durations, kind
 from launch.slurm.environment import completed, environment_notes
 from launch.slurm.profile import Options, Profile, load_profile
 from launch.slurm.pruning import prune
 from launch.slurm.submit import submit
+from launch.slurm.task import run_task
 from launch.worker.signals import interrupt_on_termination
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
@@ -82,7 +83,9 @@ def launch_on_cluster(
         return
     interrupt_on_termination()
     plugins = plan.sweep.runs[0].spec.plugins  # a sweep's: all runs have the same
-    done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot, origin, plugins)
+    done, folder = submit(
+        plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot, origin, plugins, run_task=run_task
+    )
     jobs = ", ".join(entry["job_id"] for entry in done.arrays)
     console.print(f"Submitted: jobs {jobs}; their files are in {folder}", highlight=False, soft_wrap=True)
     console.print(f"Follow with: {hints.status()}", markup=False, highlight=False, soft_wrap=True)
@@ -150,10 +153,10 @@ def site_warnings(profile: Profile, sets: dict[str, Options]) -> list[str]:
     Raises:
         UserError: a partition, account or QOS that the site does not have, or more than a node or the time limit give.
     """
-    found, warnings = client.limits(), []
+    found, warnings = commands.limits(), []
     if found is None:
         return [f"profile {profile.name} could not be checked: Slurm does not answer here"]
-    accounts, qualities = client.accounts(), client.qualities()
+    accounts, qualities = commands.accounts(), commands.qualities()
     for name, given in sets.items():
         where, options = f"profile {profile.name}, option set {name}", completed(given)
         for field, known, enforced in (
@@ -193,7 +196,7 @@ def _unknown(where: str, field: str, names: list[str], known: Collection[str] | 
     return texts
 
 
-def _check_partitions(where: str, options: Options, found: client.SiteLimits, lifted: bool) -> list[str]:
+def _check_partitions(where: str, options: Options, found: commands.SiteLimits, lifted: bool) -> list[str]:
     """Warnings for those of several partitions that can give no job what it asks for.
 
     Args:
@@ -214,7 +217,7 @@ def _check_partitions(where: str, options: Options, found: client.SiteLimits, li
     return [f"{where}: no job will start in partition {name}: {reason}" for name, reason in reasons]
 
 
-def _too_much(options: Options, name: str, partition: client.Partition, lifted: bool) -> str | None:
+def _too_much(options: Options, name: str, partition: commands.Partition, lifted: bool) -> str | None:
     """What a job asks for and the partition cannot give, a node having at most what its largest node has."""
     limit = partition.max_time_minutes
     if limit is not None and options.time_minutes > limit and not lifted:

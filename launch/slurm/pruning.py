@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from launch.records.job_arrays import launches
-from launch.slurm import client
+from launch.scheduler import base_id, living
+from launch.slurm import commands
 from launch.slurm.adoption import SETTLED_SECONDS, adopt, unrecorded
 from tensloradist.users import username
 
@@ -26,17 +27,17 @@ def prune(name: str, root: Path) -> int:
     A launch that may still submit, or of whose jobs not all are on record, or not their cluster, is left as it is.
     """
     adopt(name, root)
-    own = ((folder, said) for folder, said in launches(name, root) if said["user"] == username())
-    left = [(folder, said) for folder, said in own if not (folder / MARK).exists() and _is_over(folder)]
-    cluster = client.cluster() if left else None
-    ended = [(folder, said) for folder, said in left if cluster is not None and said["cluster"] == cluster]
-    living = client.living([array["job_id"] for _, said in ended for array in said["arrays"]]) if ended else {}
-    if living is None:
+    own = ((folder, record) for folder, record in launches(name, root) if record["user"] == username())
+    left = [(folder, record) for folder, record in own if not (folder / MARK).exists() and _is_over(folder)]
+    cluster = commands.cluster() if left else None
+    ended = [(folder, record) for folder, record in left if cluster is not None and record["cluster"] == cluster]
+    queued = living([array["job_id"] for _, record in ended for array in record["arrays"]], commands.queue)
+    if queued is None:
         return 0
-    alive = {client.base_id(key) for key in living}
+    alive = {base_id(key) for key in queued}
     removed = 0
-    for folder, said in ended:
-        if any(array["job_id"] in alive for array in said["arrays"]):
+    for folder, record in ended:
+        if any(array["job_id"] in alive for array in record["arrays"]):
             continue
         files = [path for pattern in OF_JOBS for path in folder.glob(pattern)]
         files += [path for pattern in IF_EMPTY for path in folder.glob(pattern) if _is_empty(path)]

@@ -1,14 +1,13 @@
-"""Runs of several Slurm tasks: the first task's worker leads, and the others follow what it posts on a board of files.
+"""Runs of several Slurm tasks: the worker of the first task leads, and the others follow the files that it writes.
 
-The board is a folder in the launch's folder, one for each job and restart: `NNNN.json` announces the run's processes,
-`NNNN.crash.RANK` says that one of them has died, `NNNN.done` that the run is over, `end` that no other will come. Each
-run gets fresh processes and a port of its own, so that it never meets the orphans of another.
+The files lie in the launch's folder, in `boards/JOB.RESTART`: `NNNN.json` announces a run, `NNNN.crash.RANK` says that
+one of its processes has died, `NNNN.done` that the run is over, `end` that no other run will come. Each run has new
+processes and its own port, so that it never connects to processes left over from another run.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 import zlib
 from collections.abc import Callable
@@ -16,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch import STOP_SECONDS
+from launch.slurm import commands
 from launch.worker.children import Child, ChildFactory, Crash
+from launch.worker.signals import STOP_SECONDS
 from tensloradist.files import write_once, write_replacing
 from tensloradist.records import read_object
 
@@ -41,8 +41,8 @@ class Place:
     def here(cls) -> Place:
         """As submitit and Slurm say.
 
-        `TorchDistributedEnvironment` is asked, not exported: it can be but once a process, its port depends on the job
-        alone, and its default would replace Slurm's CUDA_VISIBLE_DEVICES by the local rank.
+        `TorchDistributedEnvironment` is read, not exported: exporting works once per process, its port depends on the
+        job alone, and by default it replaces Slurm's CUDA_VISIBLE_DEVICES by the local rank.
         """
         import submitit
 
@@ -54,8 +54,12 @@ class Place:
             torch_env.local_world_size,
             torch_env.master_addr,
             env.job_id,
-            int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            commands.restart_count(),
         )
+
+    def worker_name(self, index: int) -> str:
+        """The name of one of the job's workers, which its files have."""
+        return f"{self.job}.{self.restart}.{index}"
 
     def environment(self, number: int) -> dict[str, str]:
         """What torch.distributed needs for the job's run of that number."""
@@ -70,7 +74,7 @@ class Place:
         }
 
 
-class Board:
+class Rendezvous:
     """The folder through which a job's tasks agree."""
 
     def __init__(self, launch_folder: Path, place: Place) -> None:
@@ -108,36 +112,37 @@ class Board:
 class NodeGroup:
     """One run's processes over the job's tasks, as the leading task sees them."""
 
-    def __init__(self, board: Board, number: int, lead: Child) -> None:
-        self.lead, self._board, self._number = lead, board, number
+    def __init__(self, rendezvous: Rendezvous, number: int, lead: Child) -> None:
+        self.lead, self._rendezvous, self._number = lead, rendezvous, number
 
     def follow(self, spec: dict[str, Any], attempt: str) -> None:
-        self._board.post(self._number, spec=spec, attempt=attempt)
+        self._rendezvous.post(self._number, spec=spec, attempt=attempt)
 
     def crash(self) -> Crash | None:
-        return self._board.crash(self._number)
+        return self._rendezvous.crash(self._number)
 
     def ask_to_stop(self, reason: str) -> None:
-        """The leading process alone is told: all processes agree at their next step boundary."""
+        """Ask the leading process alone: all processes agree at their next step boundary."""
         self.lead.request(stop=reason)
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        self._board.finish(self._number)
+        self._rendezvous.finish(self._number)
         self.lead.stop(seconds)
 
 
-def follow(board: Board, place: Place, children: ChildFactory, told: Callable[[], str | None]) -> None:
-    """A following task's work: a process for each run that the leading task posts, until it ends the board.
+def follow(rendezvous: Rendezvous, place: Place, children: ChildFactory, stop_reason: Callable[[], str | None]) -> None:
+    """Work as a following task: start a process for each run that the leading task posts, until that says `end`.
 
     Args:
         children: starts this task's processes; the job gives each task its own processors.
-        told: why this task was signalled to stop, if it was: its process is told, and the others agree with it.
+        stop_reason: why a signal asked this task to stop, if one did. Its process is told, and the others agree with
+            it.
     """
     number = 1
     while True:
-        posted = board.posted(number)
+        posted = rendezvous.posted(number)
         if posted is None:
-            if board.has_ended:
+            if rendezvous.has_ended:
                 return
             time.sleep(POLL_SECONDS)
             continue
@@ -146,11 +151,11 @@ def follow(board: Board, place: Place, children: ChildFactory, told: Callable[[]
         passed_on = False
         while True:
             event = child.next_event(POLL_SECONDS)
-            if event is None and not board.is_finished(number):
-                board.say_crashed(number, place.rank, child.wait(), str(children.log))
-            if event is None or event["event"] == "outcome" or board.is_finished(number):
+            if event is None and not rendezvous.is_finished(number):
+                rendezvous.say_crashed(number, place.rank, child.wait(), str(children.log))
+            if event is None or event["event"] == "outcome" or rendezvous.is_finished(number):
                 break
-            if not passed_on and (reason := told()):
+            if not passed_on and (reason := stop_reason()):
                 child.request(stop=reason)
                 passed_on = True
         child.stop()

@@ -1,16 +1,16 @@
-"""Larger jobs for runs that ran out of a job's memory or time: submitted by the job that found it out, at its end."""
+"""Larger jobs for runs that ran out of a job's memory or time, submitted by that job at its end."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from launch.records.origin import Origin
 from launch.records.policy import Growth
 from launch.records.submission import Submission
-from launch.slurm import client
+from launch.slurm import commands
 from launch.slurm.arrays import array_of
 from launch.slurm.profile import Options
 from launch.slurm.submit import submit
@@ -19,17 +19,20 @@ from tensloradist.files import write_once
 from tensloradist.results.manifests import read_manifest
 
 
-def submit_larger(path: Path, known: Submission, needs: Mapping[Growth, list[str]]) -> None:
-    """Submit arrays for runs that need more than this launch's jobs have: each run by one job alone.
+def submit_larger(
+    path: Path, known: Submission, needs: Mapping[Growth, list[str]], run_task: Callable[[str], None]
+) -> None:
+    """Submit arrays for runs that need more than this launch's jobs have. Each run is submitted once.
 
-    Where nodes cannot submit, or the site refuses so much, this is said in the job's log, and the next `launch` asks
-    for it again, before a person's eyes.
+    Where nodes cannot submit, or the site refuses such jobs, the job's log says so, and the next `launch` asks for them
+    again where a person sees the answer.
 
     Args:
         path: the submission's file.
         needs: run ids by what they need.
+        run_task: what each task calls.
     """
-    if not client.available():
+    if not commands.available():
         print("this node has no sbatch, so nothing larger was submitted; launch again", file=sys.stderr, flush=True)
         return
     for growth, run_ids in needs.items():
@@ -37,12 +40,12 @@ def submit_larger(path: Path, known: Submission, needs: Mapping[Growth, list[str
         ours = [run_id for run_id, mark in marks.items() if write_once(mark, "")]
         if ours:
             try:
-                _submit(path, known, growth, ours)
+                _submit(path, known, growth, ours, run_task)
             except UserError as error:
                 print(f"nothing larger was submitted: {error}", file=sys.stderr, flush=True)
 
 
-def _submit(path: Path, known: Submission, growth: Growth, run_ids: list[str]) -> None:
+def _submit(path: Path, known: Submission, growth: Growth, run_ids: list[str], run_task: Callable[[str], None]) -> None:
     given, manifest = Options.recorded(known.options or {}), read_manifest(Path(known.manifest))
     if left_out := sorted({*(known.options or {}).get("sbatch", {})} - {*given.sbatch, *given.model_fields_set}):
         names = ", ".join(f"sbatch.{name}" for name in left_out)
@@ -58,5 +61,6 @@ def _submit(path: Path, known: Submission, growth: Growth, run_ids: list[str]) -
         snapshot=known.snapshot,
         origin=Origin.read(path.parent),
         plugins=manifest.plugins,
+        run_task=run_task,
     )
     print(f"larger jobs were submitted: {[array['job_id'] for array in done.arrays]}, {folder}", flush=True)

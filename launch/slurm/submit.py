@@ -6,19 +6,19 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from launch.records.job_arrays import RETURNED, Submitted, accepted_array
+from launch.records.job_arrays import RETURNED, Submitted
 from launch.records.origin import Origin
 from launch.records.submission import Submission
-from launch.slurm import client
+from launch.scheduler import JobRefused, JobRequest
+from launch.slurm import batch, commands
+from launch.slurm.accepted import accepted_array
 from launch.slurm.arrays import Array
-from launch.slurm.batch import executor, refusal
 from launch.slurm.profile import Options
-from launch.slurm.task import run_task
 from launch.worker.signals import held_back
 from tensloradist.errors import UserError
 from tensloradist.files import write_once
@@ -38,21 +38,22 @@ def submit(
     snapshot: bool = False,
     origin: Origin | None = None,
     plugins: Sequence[str] = (),
+    *,
+    run_task: Callable[[str], None],
 ) -> tuple[Submitted, Path]:
-    """Submit the arrays, each recorded as soon as it is accepted; returns that, and the launch's folder.
+    """Submit the arrays, each recorded as soon as it is accepted; returns the record, and the launch's folder.
 
     Args:
         name: the sweep's.
         sets: the profile's option sets as it gives them, by the names that arrays have.
         origin: what is recorded as the launch's.
         plugins: the modules that the runs name.
+        run_task: what each task calls.
 
     Raises:
-        UserError: Slurm refuses an array. Whatever ends a submission before all are in, what was accepted is cancelled,
+        UserError: Slurm refuses an array. Whatever ends a submission early, the arrays accepted by then are cancelled,
             or named where that fails.
     """
-    import submitit
-
     folder = new_launch_folder(root, name)
     code, sources = _snapshot(folder, plugins) if snapshot else None, job_hash(plugins)
     at_once = sum(min(array.tasks, array.parallel) * _workers(array, sets) for array in wanted)
@@ -62,32 +63,37 @@ def submit(
         origin.write(folder)
     try:
         for index, array in enumerate(wanted):
-            options = sets[array.options].grown(array.growth)
             path = folder / f"submission-{index}.json"
             known = _submission(manifest, root, profile, sets[array.options], array, at_once)
-            told = replace(known, sources=sources, snapshot=snapshot, cluster=done.cluster, user=done.user)
-            write_once(path, told.to_json())
-            spread, parallel = (array.processes, array.nodes), {"array_parallelism": array.parallel}
-            made = executor(profile, options, folder / f"submitit-{index}", name, spread, code, **parallel)
+            recorded = replace(known, sources=sources, snapshot=snapshot, cluster=done.cluster, user=done.user)
+            write_once(path, recorded.to_json())
+            request = JobRequest(
+                name=name,
+                run=run_task,
+                submission=path,
+                tasks=array.tasks,
+                parallel=array.parallel,
+                logs=folder / f"submitit-{index}",
+                code=code,
+            )
             with held_back():
-                jobs = made.map_array(run_task, [str(path)] * array.tasks)
-                ids.append(client.base_id(jobs[0].job_id))
+                ids.append(batch.submit(request))
                 done = done.with_array(folder, accepted_array(ids[-1], array.tasks, known))
         done.write(folder)
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+    except JobRefused as error:
         raise UserError(
-            f"profile {profile}, option set {array.options}: Slurm refused the job ({refusal(error)}); "
+            f"profile {profile}, option set {array.options}: Slurm refused the job ({error}); "
             f"{_withdrawn(ids, folder) or 'nothing was submitted'}"
         ) from error
-    except BaseException:  # a full disk, Ctrl-C, a lost connection: jobs that nobody knows of must not stay behind
-        if said := _withdrawn(ids, folder):
-            print(f"The submission was cut short: {said}", file=sys.stderr, flush=True)
+    except BaseException:  # a full disk, Ctrl-C, a lost connection: no unknown jobs must stay behind
+        if outcome := _withdrawn(ids, folder):
+            print(f"The submission was cut short: {outcome}", file=sys.stderr, flush=True)
         raise
     return done, folder
 
 
 def _nothing_yet(profile: str, sources: str, code: Path | None) -> Submitted:
-    """The record of a submission that begins here and now."""
+    """The record of a submission that begins now."""
     return Submitted(
         profile,
         username(),
@@ -96,27 +102,27 @@ def _nothing_yet(profile: str, sources: str, code: Path | None) -> Submitted:
         commit(),
         sources,
         snapshot=str(code) if code else None,
-        cluster=client.cluster(),
+        cluster=commands.cluster(),
     )
 
 
 def _withdrawn(accepted: list[str], folder: Path) -> str | None:
-    """Cancel what was accepted of a launch, and say what became of it; None where there was nothing.
+    """Cancel the accepted jobs of a launch, and say what became of them; None if there were none.
 
     Args:
-        accepted: the job ids that came back. squeue tells of those that did not: their scripts lie in the folder.
+        accepted: the job ids that sbatch has returned. squeue lists other jobs whose scripts lie in the folder.
     """
-    began = client.origins()
+    began = commands.origins()
     ids = list(dict.fromkeys([*accepted, *(began.of_launch(folder) if began else ())]))
     unsure = ""
     if began is None:
         unsure = "; squeue does not tell whether a job was accepted all the same: look for it with squeue --me"
     if not ids and began is None:
         return unsure.removeprefix("; ")
-    refused = client.cancel(ids)
+    refused = commands.cancel(ids)
     if refused is None:
         if began is not None:
-            with suppress(OSError, UserError):  # so that nobody looks for jobs of what was taken back
+            with suppress(OSError, UserError):  # so that no command looks for these jobs
                 write_once(folder / RETURNED, "the submission was refused or taken back\n")
         if not ids:
             return None
@@ -131,7 +137,7 @@ def _workers(array: Array, sets: Mapping[str, Options]) -> int:
 
 
 def _submission(manifest: Path, root: Path, profile: str, given: Options, array: Array, at_once: int) -> Submission:
-    """What the tasks of an array need to know; `at_once`: of the launch's workers, how many there can be."""
+    """What the tasks of an array need to know; `at_once`: how many of the launch's workers can run at the same time."""
     options, several = given.grown(array.growth), array.processes > 1
     workers = 1 if several else options.workers
     return Submission(
@@ -159,6 +165,6 @@ def _submission(manifest: Path, root: Path, profile: str, given: Options, array:
 
 
 def _snapshot(folder: Path, plugins: Sequence[str]) -> Path:
-    """A copy of this code and of the plugins', for jobs that must not see later edits."""
+    """A copy of this code and of the plugins' code, for jobs that must not see later edits."""
     copy_code((*PACKAGES, *plugins), folder / "code")
     return folder / "code"

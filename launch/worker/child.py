@@ -1,11 +1,12 @@
-"""The warm child of a worker: a process that trains one run after another, told which by lines of JSON.
+"""The warm child of a worker: a process that trains one run after another.
 
-It reads requests from standard input and writes events to standard output; what libraries print goes to standard
-error. It imports torch once and keeps the last backbone and data. Asked to stop, it does so at the next step boundary,
-with a checkpoint; so it does at the end of its input, when its supervisor is gone, and a second after SIGTERM, as
-interrupted unless its supervisor gives another reason meanwhile. A SIGTERM after that stops it before the boundary: the
-attempt is recorded as interrupted, the claim released. It never outlives its supervisor for long, even where a library
-does not let the orderly way happen.
+It reads requests from standard input and writes events to standard output, as lines of JSON; the output of libraries
+goes to standard error. It imports torch once and keeps the last backbone and data.
+
+It stops at the next step boundary, with a checkpoint, when it is asked to, when its input ends because the supervisor
+is gone, and one second after SIGTERM; the reason is an interruption unless the supervisor gives another one within that
+second. A later SIGTERM stops it before the boundary: the attempt is recorded as interrupted, and the claim released. It
+never outlives its supervisor for long, even if a library blocks an orderly shutdown.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from launch import STOP_SECONDS
+from launch.worker.signals import STOP_SECONDS
+from tensloradist.plugins import load_plugins
 from tensloradist.results.claims import HEARTBEAT_SECONDS
 from tensloradist.results.control import RunControl, Stopped
-from tensloradist.results.execute import execute
+from tensloradist.results.execute import Train, execute
+from tensloradist.results.jobs import JobRef
 from tensloradist.spec import RunSpec
 
-WORD_SECONDS = 1.0  # how long a signalled process waits for its supervisor, which was signalled too, to say why
+REASON_SECONDS = 1.0  # how long a signalled process waits for the reason from its supervisor, which is signalled, too
 
 
 class Events:
@@ -42,12 +45,15 @@ class Events:
         try:
             self._stream.write(json.dumps({"event": event, **fields}) + "\n")
         except BrokenPipeError:
-            raise KeyboardInterrupt from None  # the supervisor is gone: an interruption, no failure of the run
+            raise KeyboardInterrupt from None  # the supervisor is gone, which is no failure of the run
 
 
 class Stopping:
-    """What a request to stop and SIGTERM do. Slurm signals every process of a job, so that both may say the same thing,
-    in either order: what comes within a second is one request, and the supervisor knows the reason."""
+    """What a request to stop and SIGTERM do.
+
+    The scheduler signals every process of a job, so a request and a signal may mean the same, in either order. Those
+    that come within a second count as one, for the reason that the supervisor gives.
+    """
 
     def __init__(self, control: RunControl) -> None:
         self.control = control
@@ -60,24 +66,24 @@ class Stopping:
     def signalled(self, number: int, frame: object) -> None:
         if self.control.stopping:
             return
-        if self._first is not None and time.monotonic() - self._first > WORD_SECONDS:
+        if self._first is not None and time.monotonic() - self._first > REASON_SECONDS:
             raise KeyboardInterrupt
         first = self._first is None
         self._first = self._first or time.monotonic()
         if not self.control.at_boundary:
-            while self.control.stop_reason is None and time.monotonic() - self._first < WORD_SECONDS:
+            while self.control.stop_reason is None and time.monotonic() - self._first < REASON_SECONDS:
                 time.sleep(0.01)
             raise KeyboardInterrupt
         if first:
-            unexplained = threading.Timer(WORD_SECONDS, self.control.stop_unexplained)
+            unexplained = threading.Timer(REASON_SECONDS, self.control.stop_unexplained)
             unexplained.daemon = True
             unexplained.start()
 
 
 def _requests(control: RunControl, stopping: Stopping) -> queue.SimpleQueue[dict[str, Any] | None]:
-    """Requests as they arrive; the end of the input (None) interrupts whatever is in progress.
+    """Requests as they arrive; the end of the input (None) interrupts the run in progress.
 
-    A request to stop goes to the run in progress. One that is still loading has nothing to lose, and is interrupted.
+    A request to stop goes to the run in progress. A run that is still loading has nothing to lose and is interrupted.
     """
     requests: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     main_thread = threading.main_thread().ident
@@ -101,6 +107,62 @@ def _requests(control: RunControl, stopping: Stopping) -> queue.SimpleQueue[dict
     return requests
 
 
+class Runner:
+    """Serves requests to train, one after another."""
+
+    def __init__(self, train: Train, control: RunControl, events: Events) -> None:
+        self._train, self._control, self._events = train, control, events
+
+    def serve(self, request: dict[str, Any]) -> int | None:
+        """Train the run that is asked for; returns an exit code if this process must not be used again."""
+        received = time.perf_counter()
+        spec = RunSpec.model_validate(request["spec"])
+        load_plugins(spec.plugins)
+        if attempt := request.get("follow"):
+            return self._follow(spec, Path(attempt))
+        return self._lead(spec, request, received)
+
+    def _follow(self, spec: RunSpec, attempt: Path) -> int | None:
+        """Join an attempt as one of its processes but the first."""
+        try:
+            self._train(spec, attempt, None, self._control)
+        except Exception as error:
+            if isinstance(error, Stopped):
+                raise
+            traceback.print_exc()  # recorded in the attempt, too; here, since teardown may wait for the others
+            return 1
+        self._events.send("outcome", status="followed")
+        return None
+
+    def _lead(self, spec: RunSpec, request: dict[str, Any], received: float) -> int | None:
+        """Claim and train the run, and report what became of it."""
+        send = self._events.send
+        job = request.get("job")
+        outcome = execute(
+            spec,
+            Path(request["root"]),
+            self._train,
+            expected=request.get("expected"),
+            stood_still=request.get("stood_still", False),
+            heartbeat_seconds=request.get("heartbeat_seconds", HEARTBEAT_SECONDS),
+            control=self._control,
+            progress=lambda record: send("data" if "parts" in record else "progress", **record),
+            started=lambda attempt: send("started", attempt=str(attempt), after=time.perf_counter() - received),
+            job=JobRef(**job) if job else None,
+        )
+        failure = outcome.failure
+        send(
+            "outcome",
+            status=outcome.status,
+            attempt=str(outcome.attempt) if outcome.attempt else None,
+            score=outcome.result.metrics.score if outcome.result else None,
+            cause=failure.cause if failure else None,
+            message=failure.message if failure else None,
+        )
+        is_unexpected = failure is not None and failure.cause not in ("configuration", "data_missing")
+        return 3 if is_unexpected else None
+
+
 def main() -> int:
     control = RunControl()
     stopping = Stopping(control)
@@ -110,51 +172,14 @@ def main() -> int:
     events = Events()
     try:
         requests = _requests(control, stopping)
-        from tensloradist.plugins import load_plugins
         from tensloradist.training import train
 
+        runner = Runner(train, control, events)
         events.send("ready", pid=os.getpid())
-        while True:
-            request = requests.get()
-            if request is None:
-                return 0
-            received = time.perf_counter()
-            spec = RunSpec.model_validate(request["spec"])
-            load_plugins(spec.plugins)
-            if request.get("follow"):
-                try:
-                    train(spec, Path(request["follow"]), None, control)
-                except Exception as error:
-                    if isinstance(error, Stopped):
-                        raise
-                    traceback.print_exc()  # recorded in the attempt, too; here, since teardown may wait for the others
-                    return 1
-                events.send("outcome", status="followed")
-                continue
-            outcome = execute(
-                spec,
-                Path(request["root"]),
-                train,
-                expected=request.get("expected"),
-                stood_still=request.get("stood_still", False),
-                heartbeat_seconds=request.get("heartbeat_seconds", HEARTBEAT_SECONDS),
-                control=control,
-                progress=lambda record: events.send("data" if "parts" in record else "progress", **record),
-                started=lambda attempt, began=received: events.send(  # type: ignore[misc]
-                    "started", attempt=str(attempt), after=time.perf_counter() - began
-                ),
-            )
-            failure = outcome.failure
-            events.send(
-                "outcome",
-                status=outcome.status,
-                attempt=str(outcome.attempt) if outcome.attempt else None,
-                score=outcome.result.metrics.score if outcome.result else None,
-                cause=failure.cause if failure else None,
-                message=failure.message if failure else None,
-            )
-            if failure is not None and failure.cause not in ("configuration", "data_missing"):
-                return 3  # a process that has seen an unexpected failure is not used again
+        while (request := requests.get()) is not None:
+            if (code := runner.serve(request)) is not None:
+                return code
+        return 0
     except (KeyboardInterrupt, Stopped):  # a following process has no attempt of its own to record it in
         return 130
 
@@ -162,4 +187,4 @@ def main() -> int:
 if __name__ == "__main__":
     code = main()
     sys.stderr.flush()
-    os._exit(code)  # daemon threads and libraries must not hold up or change the end
+    os._exit(code)  # daemon threads and libraries must neither delay nor change the end

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch import STOP_SECONDS
 from launch.records.submission import Submission
-from launch.worker.signals import ignored
+from launch.worker.signals import STOP_SECONDS, ignored
 from tensloradist.environment import inherited
 from tensloradist.gpus import only
 from tensloradist.ports import free_port
@@ -34,8 +33,8 @@ class Child:
     """
 
     def __init__(self, log: Path, environment: dict[str, str], command: Sequence[str] | None = None) -> None:
-        # Slurm sends its warning signal to every process of a job; it is for supervisors, and would end a child. What
-        # is ignored here stays so in the child.
+        # The scheduler's warning signal goes to every process of a job. It is meant for supervisors and would end a
+        # child, which inherits that the signal is ignored.
         with log.open("ab") as stream, ignored(signal.SIGUSR2):
             self._process = subprocess.Popen(
                 command or [sys.executable, "-m", "launch.worker.child"],
@@ -58,7 +57,7 @@ class Child:
 
     def request(self, **fields: Any) -> None:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # the child has ended: the end of its events tells
+        with suppress(BrokenPipeError):  # the child has ended, as the end of its events shows
             self._process.stdin.write(json.dumps(fields) + "\n")
 
     def next_event(self, seconds: float) -> dict[str, Any] | None:
@@ -81,7 +80,7 @@ class Child:
         return self._process.wait()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """End the child in an orderly way, or by force after so many seconds."""
+        """Ask the child to end, and kill it after so many seconds."""
         stop_all([self], seconds)
 
     def terminate(self) -> None:
@@ -99,7 +98,7 @@ class Child:
 
 
 def stop_all(children: Sequence[Child], seconds: float) -> None:
-    """End all children in an orderly way: every one is asked first, and those left after `seconds` are killed."""
+    """Ask all children to end at the same time, and kill those that are left after `seconds`."""
     for child in children:
         child.terminate()
     deadline = time.monotonic() + seconds
@@ -123,12 +122,12 @@ class ChildGroup:
         self.lead, self._others, self._log = children[0], children[1:], log
 
     def follow(self, spec: dict[str, Any], attempt: str) -> None:
-        """The first has begun an attempt: the others join it."""
+        """Let the other processes join the attempt that the first has begun."""
         for child in self._others:
             child.request(spec=spec, follow=attempt)
 
     def crash(self) -> Crash | None:
-        """The end of one of the others, if one has ended. Their ordinary events are taken off their queues."""
+        """The end of one of the other processes, if one has ended; their other events are dropped."""
         for rank, child in enumerate(self._others, 1):
             while not child.events.empty():
                 if child.events.get() is None:
@@ -136,7 +135,7 @@ class ChildGroup:
         return None
 
     def ask_to_stop(self, reason: str) -> None:
-        """Every process stops at its next step boundary, with a checkpoint."""
+        """Ask every process to stop at its next step boundary, with a checkpoint."""
         for child in (self.lead, *self._others):
             child.request(stop=reason)
 
@@ -149,17 +148,17 @@ class ChildFactory:
 
     Args:
         device: which of the submission's GPUs the worker's runs of one process use.
-        log: where what the children say on standard error goes.
+        log: where the children's standard error goes.
     """
 
     def __init__(self, submission: Submission, device: int, log: Path) -> None:
         self._submission, self._device, self.log = submission, device, log
 
     def child(self, processes: int = 1, place: Mapping[str, str] | None = None) -> Child:
-        """A child that is one of so many processes that share this worker's processors and GPUs.
+        """A child that is one of `processes` processes, which share this worker's CPUs and GPUs.
 
         Args:
-            place: the variables that say which of a run's processes it is.
+            place: the environment variables that say which of a run's processes it is.
         """
         threads, devices = str(max(1, self._submission.threads // processes)), self._submission.devices
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **(place or {})}

@@ -1,4 +1,4 @@
-"""Signals to a command that launches: ignored or held back for a while, or turned into the interruption of Ctrl-C."""
+"""Signals to a command that launches: ignored or delayed for a while, or handled like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+STOP_SECONDS = 20.0  # a stopped process has so long to record the interruption before it is killed
+
 
 @contextmanager
 def ignored(number: signal.Signals) -> Iterator[None]:
-    """Ignore a signal; processes that are started meanwhile ignore it for good."""
+    """Ignore a signal; processes that are started meanwhile go on ignoring it."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # handlers can be set by the main thread alone
+        yield  # only the main thread can set handlers
         return
     before = signal.signal(number, signal.SIG_IGN)
     try:
@@ -23,9 +25,9 @@ def ignored(number: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """What would end this process waits until the end of the block, for what must not be left in between.
+    """Delay signals that would end this process until the end of the block, which must not be interrupted.
 
-    Python gives up waiting for a child when it is interrupted: an sbatch would go on, and submit, unseen.
+    Python stops waiting for a child when it is interrupted, so the command that submits a job would go on unobserved.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -49,7 +51,7 @@ def held_back() -> Iterator[None]:
 
 
 def interrupt_on_termination() -> None:
-    """A terminated command, or one whose terminal is closed, ends in the orderly way of an interrupted one."""
+    """Let a command that is terminated, or whose terminal is closed, end in the same orderly way as after Ctrl-C."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -14,20 +14,21 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from launch import STOP_SECONDS
 from launch.records.policy import Growth
 from launch.records.submission import Submission
 from launch.records.worker_status import last_line
+from launch.scheduler import Scheduler
 from launch.worker.children import Child, ChildFactory, ChildGroup, Crash
-from launch.worker.diagnosis import Blame, blamed, vanished
+from launch.worker.diagnosis import Diagnosis, diagnose_crash, diagnose_lost_owner
 from launch.worker.failures import FailureBook, demand_of
 from launch.worker.oom import memory_kills
+from launch.worker.signals import STOP_SECONDS
 from launch.worker.staging import staged_spec
-from tensloradist.caching import redirect_libraries
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
 from tensloradist.records import DamagedRecord, UnreadableRecord
@@ -81,7 +82,8 @@ class Worker:
     Args:
         name: tells this worker's files in the launch's folder from others'.
         device: which of the submission's GPUs it uses.
-        job_alive: whether the Slurm job of another owner may still run.
+        scheduler: knows this worker's job, and how the jobs of other owners ended.
+        job_alive: whether the job of another owner may still run.
         make_group: starts the processes of a multi-process run, the first by the worker's factory; None: all on this
             machine.
     """
@@ -91,6 +93,7 @@ class Worker:
         submission_path: Path,
         name: str,
         device: int = 0,
+        scheduler: Scheduler | None = None,
         job_alive: JobAlive | None = None,
         make_group: Callable[[ChildFactory], Group] | None = None,
     ) -> None:
@@ -114,7 +117,8 @@ class Worker:
         )
         self._job_alive, self._make_group = job_alive, make_group
         self._watch = Watch(self.submission.still_seconds)
-        self._job_end = self.submission.job_end()
+        self._scheduler, self._job = scheduler, scheduler.current_job() if scheduler else None
+        self._job_end = self.submission.job_end(scheduler.seconds_left() if scheduler else None)
         self._trained = self._early_ends = 0
         self._code_changed = False
 
@@ -271,14 +275,18 @@ class Worker:
         attempt = folder.attempt(number)
         if attempt.is_dir() and not (attempt / "result.json").exists():
             owner = owner_or_damage(folder, number)
-            blame = Blame("killed", str(owner)) if isinstance(owner, DamagedRecord) else vanished(owner)
-            if folder.result.exists() or is_released(folder, number):  # it lived, and ended while Slurm was asked
+            diagnosis = (
+                Diagnosis("killed", str(owner))
+                if isinstance(owner, DamagedRecord)
+                else diagnose_lost_owner(owner, self._scheduler)
+            )
+            if folder.result.exists() or is_released(folder, number):  # it ended while the scheduler was asked
                 return not self._is_open(run)
-            self._record(run, folder, number, blame)
+            self._record(run, folder, number, diagnosis)
         return not self._is_open(run)
 
-    def _record(self, run: ManifestRun, folder: RunFolder, number: int, blame: Blame) -> None:
-        failure = Failure(run_id=folder.run_id, attempt=number, kept_step=kept_step(folder), **blame._asdict())
+    def _record(self, run: ManifestRun, folder: RunFolder, number: int, diagnosis: Diagnosis) -> None:
+        failure = Failure(run_id=folder.run_id, attempt=number, kept_step=kept_step(folder), **diagnosis._asdict())
         write_failure(folder.attempt(number), failure)
         self._failures.decide(run, folder)
 
@@ -294,7 +302,14 @@ class Worker:
         shown: dict[str, Any] = {}
         deadline: float | None = None
         beat = heartbeat_for(self.submission.still_seconds)
-        lead.request(spec=spec, root=str(self.root), expected=before, stood_still=stood_still, heartbeat_seconds=beat)
+        lead.request(
+            spec=spec,
+            root=str(self.root),
+            expected=before,
+            stood_still=stood_still,
+            heartbeat_seconds=beat,
+            job=asdict(self._job) if self._job else None,
+        )
         self._say("starting", run)
         while True:
             event = lead.next_event(POLL_SECONDS)
@@ -343,7 +358,7 @@ class Worker:
         owner = owner_or_damage(folder, number) if number > before else None
         begun = isinstance(owner, Owner) and owner.pid == group.lead.pid and folder.attempt(number).is_dir()
         if begun and not folder.result.exists():
-            self._record(run, folder, number, blamed(run, folder, number, crash, memory_kills() > kills))
+            self._record(run, folder, number, diagnose_crash(run, folder, number, crash, memory_kills() > kills))
         group.stop()  # only now: being stopped, the others may record an interruption, and the first word stays
         self.child = None
         if not begun:
@@ -382,9 +397,3 @@ def turned(runs: Sequence[ManifestRun], name: str) -> list[ManifestRun]:
         place = zlib.crc32(name.encode()) % len(same)
         found += same[place:] + same[:place]
     return found
-
-
-def run_worker(submission: str, index: int) -> None:
-    """What submitit runs on this machine: tiny, importable, its arguments just a path and a number."""
-    redirect_libraries()
-    Worker(Path(submission), str(index), index).drain()

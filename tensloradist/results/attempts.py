@@ -14,6 +14,7 @@ from typing import TypeVar
 from tensloradist.files import write_once
 from tensloradist.records import NewerRecord, UnreadableRecord, read_record
 from tensloradist.results.checkpoints import Checkpoint
+from tensloradist.results.jobs import JobRef
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_failure_of
 from tensloradist.results.schema import (
@@ -33,8 +34,14 @@ from tensloradist.wording import duration
 T = TypeVar("T")
 
 
-def begin_attempt(run: RunFolder, number: int, spec: RunSpec, checkpoint: Checkpoint | None) -> AttemptRecord:
-    """Write attempt.json; all processes of the attempt read from it what they go on from."""
+def begin_attempt(
+    run: RunFolder, number: int, spec: RunSpec, checkpoint: Checkpoint | None, job: JobRef | None = None
+) -> AttemptRecord:
+    """Write attempt.json, from which all processes of the attempt read the checkpoint that they go on from.
+
+    Args:
+        job: the job that this process runs in.
+    """
     resumed = None
     if checkpoint is not None:
         resumed = ResumedFrom(
@@ -49,7 +56,7 @@ def begin_attempt(run: RunFolder, number: int, spec: RunSpec, checkpoint: Checkp
         host=socket.gethostname(),
         user=username(),
         pid=os.getpid(),
-        slurm=_slurm(),
+        slurm=_recorded(job) if job else None,
         compute=spec.compute.model_dump(mode="json"),
         resumed_from=resumed,
     )
@@ -166,25 +173,13 @@ def resumed_from(attempt: Path) -> Path | None:
     return attempt.parents[1] / record.resumed_from.checkpoint
 
 
-def _slurm() -> SlurmJob | None:
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return None
+def _recorded(job: JobRef) -> SlurmJob:
     return SlurmJob(
-        job_id=job,
-        array_job_id=os.environ.get("SLURM_ARRAY_JOB_ID"),
-        array_task_id=os.environ.get("SLURM_ARRAY_TASK_ID"),
-        restart_count=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
-        partition=os.environ.get("SLURM_JOB_PARTITION"),
-        node_list=os.environ.get("SLURM_JOB_NODELIST"),
-        limits=_limits(),
+        job_id=job.id,
+        array_job_id=job.array_id,
+        array_task_id=job.array_index,
+        restart_count=job.restart,
+        partition=job.partition,
+        node_list=job.nodes,
+        limits=job.limits,
     )
-
-
-def _limits() -> dict[str, str]:
-    names = {"cpus": "SLURM_CPUS_PER_TASK", "memory": "SLURM_MEM_PER_NODE", "gpus": "SLURM_GPUS_ON_NODE"}
-    found = {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
-    begin, end = os.environ.get("SLURM_JOB_START_TIME"), os.environ.get("SLURM_JOB_END_TIME")
-    if begin and end:  # newer than some sites' Slurm
-        found["minutes"] = str(round((int(end) - int(begin)) / 60))
-    return found

@@ -1,10 +1,10 @@
 """Claims: which process works on a run, without a controller, safe on NFS and Lustre.
 
 A claim is a hard link `claim.NNNN`, one higher than the highest; the highest number owns the run and its attempt. An
-owner shows that it lives by a counter that it increments. A contender takes over when the owner has released the run,
-is provably dead on this machine, has stood still for long on the contender's own clock, or is not beating and its own
-cluster's Slurm no longer knows its job. Results do not depend on claims for safety: publishing is first-wins. No torch
-here.
+owner increments a counter, its heartbeat, to show that it is alive. A contender takes over when the owner has released
+the run, is known to be dead on this machine, has had no heartbeat for long by the contender's own clock, or has no
+heartbeat and its cluster's scheduler no longer knows its job. Results are safe without claims, since the first
+published result stays. No torch here.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from pydantic import Field
 
 from tensloradist.files import link_once, make_folder, write_replacing, write_synced
 from tensloradist.records import FORM, DamagedRecord, ProcessNumber, read_record
+from tensloradist.results.jobs import JobRef
 from tensloradist.results.layout import RunFolder, written_number
 
 HEARTBEAT_SECONDS = 30.0
-STILL_SECONDS = 180.0  # how long a counter must stand still before its owner is taken for dead
-STILL_BEATS = 6  # of its owner, at least: that is no shorter than the time in which it would have moved
-QUIET_BEATS = (
-    3  # of an owner that has been seen beating, before Slurm's word on its job counts: NFS can lag by a minute
-)
+STILL_SECONDS = 180.0  # without a heartbeat, after which an owner is taken for dead
+STILL_BEATS = 6  # an owner must also have missed so many of its heartbeats
+# Missed heartbeats of an owner that was seen alive, before the scheduler's answer on its job counts: NFS can lag by a
+# minute.
+QUIET_BEATS = 3
 
 log = logging.getLogger(__name__)
 
@@ -51,33 +52,30 @@ def _pid_namespace() -> str:
         return ""
 
 
+def _stat(pid: int) -> list[str]:
+    """The fields of a process's /proc/PID/stat that follow its name: first its state, at 19 its start time."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
 def _start_time(pid: int) -> str | None:
-    """When a process started, in clock ticks since boot: tells a process from a later one with the same number.
+    """When a process started, in clock ticks since boot, which tells it from a later process with the same number.
 
     None where that is not known; "ended" for a process that has ended but was not yet waited for.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = _stat(pid)
         return "ended" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return None
 
 
-def slurm_job() -> tuple[str | None, int]:
-    """This process's Slurm job, as squeue names it, and its restart count; (None, 0) outside of one."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
-    return job, int(os.environ.get("SLURM_RESTART_COUNT") or 0) if job else 0
-
-
-def slurm_cluster() -> str | None:
-    """The Slurm cluster that this process's job is of; None outside of one. Job ids mean nothing on another."""
-    return os.environ.get("SLURM_CLUSTER_NAME") or None
-
-
 @dataclass(frozen=True)
 class Owner:
-    """Who made a claim."""
+    """Who made a claim: a process, and the job that it runs in.
+
+    Attributes:
+        job, restart, cluster: as in `JobRef`; None: no job, or for the cluster a claim from before it was recorded.
+    """
 
     host: str
     boot: str
@@ -85,18 +83,26 @@ class Owner:
     start: str | None
     namespace: str = ""
     job: str | None = None
-    """Its Slurm job, '1234' or '1234_5', and how often that had been restarted."""
     restart: int = 0
     heartbeat_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = HEARTBEAT_SECONDS
     cluster: str | None = None
-    """The Slurm cluster that the job is of; None: no job, or a claim from before it was recorded."""
     __pydantic_config__ = FORM
 
     @classmethod
-    def me(cls, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Owner:
-        pid, (job, restart) = os.getpid(), slurm_job()
-        here = (socket.gethostname(), _boot_id(), pid, _start_time(pid), _pid_namespace())
-        return cls(*here, job, restart, heartbeat_seconds, slurm_cluster())
+    def me(cls, heartbeat_seconds: float = HEARTBEAT_SECONDS, job: JobRef | None = None) -> Owner:
+        """This process, which runs in that job."""
+        pid = os.getpid()
+        return cls(
+            host=socket.gethostname(),
+            boot=_boot_id(),
+            pid=pid,
+            start=_start_time(pid),
+            namespace=_pid_namespace(),
+            job=job.key if job else None,
+            restart=job.restart if job else 0,
+            heartbeat_seconds=heartbeat_seconds,
+            cluster=job.cluster if job else None,
+        )
 
     @property
     def is_here(self) -> bool:
@@ -109,16 +115,9 @@ class Owner:
 
     @property
     def is_stopped_here(self) -> bool:
-        """Whether its process is stopped (SIGSTOP, a debugger): alive, but only its heartbeat can tell for how long."""
+        """Whether its process is suspended (SIGSTOP, a debugger): then only its heartbeat tells whether it works."""
         try:
-            return (
-                self.is_here
-                and Path(f"/proc/{self.pid}/stat")
-                .read_text(encoding="utf-8", errors="replace")
-                .rpartition(")")[2]
-                .split()[0]
-                in "Tt"
-            )
+            return self.is_here and _stat(self.pid)[0] in "Tt"
         except (OSError, IndexError):
             return False
 
@@ -199,7 +198,7 @@ def is_released(run: RunFolder, number: int) -> bool:
 
 
 JobAlive = Callable[[Owner], bool | None]
-"""Whether the Slurm job of an owner may still run; None where that cannot be told."""
+"""Whether the job of an owner may still run; None where that is not known."""
 
 
 def ownership(
@@ -210,7 +209,8 @@ def ownership(
     The owner of a job that no longer runs has ended, or is an orphan that may be replaced: publishing is first-wins.
 
     Args:
-        watch: its looks at heartbeats come before Slurm's word: who was just seen beating lives, whatever squeue says.
+        job_alive: what the scheduler says of the owner's job.
+        watch: an owner whose heartbeat it has just seen is alive, whatever `job_alive` says.
     """
     number = highest_claim(run)
     if number == 0 or is_released(run, number):
@@ -318,12 +318,14 @@ def claim(
     expected: int | None = None,
     stood_still: bool = False,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    job: JobRef | None = None,
 ) -> Claim | None:
     """Claim a run that has no result and no living owner; None if it has one, or another contender was faster.
 
     Args:
         expected: the highest claim that the caller has judged; None is returned if there has been another since.
         stood_still: the caller has watched the owner of claim `expected` stand still (`Watch`), and takes over.
+        job: the job that this process runs in.
 
     Raises:
         UserError: the folder cannot be written or has no hard links, or the highest claim is of a newer version.
@@ -337,7 +339,7 @@ def claim(
     if not stood_still and is_alive(run):
         return None
     own = run.path / f".claim-{uuid.uuid4().hex}"
-    write_synced(own, json.dumps(asdict(Owner.me(heartbeat_seconds))))
+    write_synced(own, json.dumps(asdict(Owner.me(heartbeat_seconds, job))))
     try:
         made = link_once(own, _claim_path(run, number + 1))
     finally:

@@ -23,6 +23,7 @@ from tensloradist.results.attempts import begin_attempt, end_attempt
 from tensloradist.results.checkpoints import kept_step, newest_valid, remove_checkpoints
 from tensloradist.results.claims import HEARTBEAT_SECONDS, claim
 from tensloradist.results.control import EvaluationOutOfMemory, Outnumbered, RunControl, Stopped
+from tensloradist.results.jobs import JobRef
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.metrics import read_metrics
 from tensloradist.results.publish import (
@@ -82,6 +83,7 @@ def execute(
     stood_still: bool = False,
     control: RunControl | None = None,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    job: JobRef | None = None,
 ) -> Outcome:
     """Train a resolved run that has no result yet, in an attempt folder of its own.
 
@@ -94,6 +96,7 @@ def execute(
         stood_still: the caller has watched the owner of that claim stand still, and takes over.
         control: through which the run is told to stop.
         heartbeat_seconds: how often the claim shows that its owner lives.
+        job: the job that this process runs in.
 
     Raises:
         UserError: the results folder cannot be used. Failures of training are returned.
@@ -101,7 +104,7 @@ def execute(
     run = RunFolder(root, spec.run_id)
     if run.result.exists():
         return Outcome("present", read_result(run.result))
-    claimed = claim(run, expected=expected, stood_still=stood_still, heartbeat_seconds=heartbeat_seconds)
+    claimed = claim(run, expected=expected, stood_still=stood_still, heartbeat_seconds=heartbeat_seconds, job=job)
     if claimed is None:
         return Outcome("present", read_result(run.result)) if run.result.exists() else Outcome("busy")
     control = control or RunControl()
@@ -113,7 +116,7 @@ def execute(
         try:
             reserve_failure(attempt)
             _say_torn_metrics(run, claimed.number)
-            begin_attempt(run, claimed.number, spec, newest_valid(run))
+            begin_attempt(run, claimed.number, spec, newest_valid(run), job)
             if started is not None:
                 started(attempt)
             write_spec(run, spec)

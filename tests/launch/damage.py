@@ -13,9 +13,10 @@ from synthetic import result_of
 
 from launch.planning.plan import write_manifest
 from launch.planning.sweep_file import load_sweep
-from launch.records.job_arrays import Submitted, accepted_array
+from launch.records.job_arrays import Submitted
 from launch.records.origin import Origin
 from launch.records.submission import Submission
+from launch.slurm.accepted import accepted_array
 from launch.slurm.profile import Options
 from tensloradist.files import write_once
 from tensloradist.results.attempts import begin_attempt, end_attempt

@@ -6,7 +6,10 @@ They log each call and answer from files. What Slurm itself does is tested on a 
 import os
 from collections import Counter
 
-from launch.slurm.client import QUEUE_FIELDS
+from launch.monitor.jobs import Jobs
+from launch.monitor.status import collect
+from launch.slurm.client import Slurm
+from launch.slurm.commands import QUEUE_FIELDS
 
 SCRIPT = """#!/bin/sh
 echo "{name} $*" >> {folder}/calls
@@ -33,6 +36,11 @@ echo "Submitted batch job $((100 + number))"
 SQUEUE = """
 case "$*" in *%o*) [ -e {folder}/accepted ] && cat {folder}/accepted; exit 0;; esac
 """
+
+
+def status_of(name, root):
+    """A launched sweep's state, of whose jobs Slurm is asked."""
+    return collect(name, root, Jobs(name, root, Slurm()))
 
 
 class FakeSlurm:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import damage
 import pytest
-from fake_slurm import FakeSlurm
+from fake_slurm import FakeSlurm, status_of
 
 from analysis.load import load
-from launch.monitor.status import collect
 from launch.planning.plan import check
 from launch.planning.sweep_file import load_sweep
 from launch.records.policy import RULES
@@ -22,12 +21,12 @@ def file(tmp_path, monkeypatch):
 
 
 def run_of(root, state):
-    return next(run.run_id for run in collect("dented", root).runs if run.state == state)
+    return next(run.run_id for run in status_of("dented", root).runs if run.state == state)
 
 
 def said(root, run_id):
     """The words of `status` and of `report` for a run."""
-    state = next(run.state for run in collect("dented", root).runs if run.run_id == run_id)
+    state = next(run.state for run in status_of("dented", root).runs if run.run_id == run_id)
     return state, load("dented", root, use_cache=False).frame.set_index("run_id")["state"][run_id]
 
 
@@ -66,6 +65,6 @@ def test_what_may_not_be_read_is_not_promised_to_be_trained_anew(file, monkeypat
     monkeypatch.setattr(Path, "read_bytes", refused)
     assert check(load_sweep(str(file)), root).states[run_id] == "not readable"
     assert said(root, run_id) == ("unreadable", "unreadable")
-    warnings = collect("dented", root).warnings
+    warnings = status_of("dented", root).warnings
     assert not any("launch again" in line for line in warnings)
     assert any(f"1 run unreadable ({run_id}); no launch trains these runs" in line for line in warnings)

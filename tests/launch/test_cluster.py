@@ -23,7 +23,7 @@ def slurm(tmp_path, monkeypatch):
     slurm = FakeSlurm(tmp_path / "bin").install(monkeypatch)
     slurm.says("scontrol", SITE.format(enforce="associations,limits,qos"))
     slurm.says("sacctmgr", "normal|\nlong|PartitionTimeLimit\n")
-    monkeypatch.setattr("launch.slurm.client.accounts", lambda: {"normal", "long"})
+    monkeypatch.setattr("launch.slurm.commands.accounts", lambda: {"normal", "long"})
     slurm.says("sinfo", "gpu|8|16000|gpu:2\nlong|4|64000|(null)\n")
     return slurm
 

@@ -15,6 +15,7 @@ from launch.slurm import resubmit
 from launch.slurm.arrays import Array
 from launch.slurm.profile import Options
 from launch.slurm.submit import submit
+from launch.slurm.task import run_task
 from launch.worker.worker import Worker
 from tensloradist import sources
 from tensloradist.errors import UserError
@@ -87,7 +88,7 @@ def test_what_is_recorded_is_the_code_that_was_imported(beside):
     from tensloradist.training.provenance import provenance_of
 
     compute = SimpleNamespace(strategy="single", offload="none", activation_checkpointing=False)
-    spec = SimpleNamespace(compute=compute, precision="fp32", plugins=("own_plugin",))
+    spec = SimpleNamespace(compute=compute, precision="fp32", plugins=("own_plugin",), run_task=run_task)
     code = provenance_of(spec, SimpleNamespace(device="cpu", num_processes=1))["code"]
     assert code["plugins"] == {"own_plugin": then} and code["launch"] == module_hash("launch")
 
@@ -113,7 +114,9 @@ def submitted(root, snapshot=False):
     """A submission with the plugin, and the launch's folder."""
     arrays = [Array("default", 1, None, 1, ("0" * 16,), None)]
     manifest, sets = manifest_with_plugin(root), {"default": Options()}
-    return submit("s", manifest, root, "site", sets, arrays, snapshot=snapshot, plugins=("own_plugin",))
+    return submit(
+        "s", manifest, root, "site", sets, arrays, snapshot=snapshot, plugins=("own_plugin",), run_task=run_task
+    )
 
 
 def test_a_worker_says_that_a_plugin_was_edited_after_the_submission(beside, tmp_path, monkeypatch, capsys):
@@ -200,7 +203,6 @@ def test_larger_jobs_of_a_snapshot_have_a_snapshot_of_the_plugins_too(beside, tm
         raise UserError("enough")
 
     monkeypatch.setattr(resubmit, "submit", submit_nothing)
-    resubmit.submit_larger(
-        folder / "submission-0.json", Submission.read(folder / "submission-0.json"), {Growth(time=2): ["0" * 16]}
-    )
+    path = folder / "submission-0.json"
+    resubmit.submit_larger(path, Submission.read(path), {Growth(time=2): ["0" * 16]}, run_task)
     assert asked["snapshot"] is True and asked["plugins"] == ("own_plugin",)

@@ -4,10 +4,9 @@ import json
 
 import damage
 import pytest
-from fake_slurm import FakeSlurm
+from fake_slurm import FakeSlurm, status_of
 from typer.testing import CliRunner
 
-from launch.monitor.status import collect
 from launch.planning.plan import check, recover
 from launch.planning.sweep_file import load_sweep
 from launch.records.submission import Submission
@@ -112,7 +111,7 @@ def commands(original, dented, tmp_path):
 
 
 def states(root):
-    return {run.run_id: run.state for run in collect("dented", root).runs}
+    return {run.run_id: run.state for run in status_of("dented", root).runs}
 
 
 def planned(file, root):

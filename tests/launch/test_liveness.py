@@ -10,17 +10,27 @@ from fake_slurm import FakeSlurm
 from launch.monitor.status import collect
 from launch.records.policy import Growth
 from launch.records.submission import Submission
-from launch.slurm import client, liveness
-from launch.slurm.liveness import ASK_SECONDS, LAUNCH_SECONDS, JobsAlive
+from launch.scheduler import Job
+from launch.slurm.client import Slurm
+from launch.worker.liveness import ASK_SECONDS, LAUNCH_SECONDS, JobsAlive
 from launch.worker.worker import EarlyEnd, Worker, turned
 from tensloradist.files import write_once
 from tensloradist.results.claims import Owner, claim
+from tensloradist.results.jobs import JobRef
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import manifest_digest
 from tensloradist.results.publish import write_failure
 from tensloradist.results.schema import Condition, Failure, Manifest, ManifestRun, Membership
 
-ME = Owner("n1", "boot", 1, "1", "ns", job="7_0", restart=1, cluster="here")
+
+class SlurmOf(Slurm):
+    """Slurm, as a worker in a job of it sees it."""
+
+    def __init__(self, key, restart):
+        self.job = JobRef(key=key, restart=restart, cluster="here", id=key)
+
+    def current_job(self):
+        return self.job
 
 
 def owner(job, restart=0, cluster="here"):
@@ -37,8 +47,8 @@ def clock():
     return SimpleNamespace(now=1000.0)
 
 
-def alive(clock, workers=1, me=ME):
-    return JobsAlive(workers, me, lambda: clock.now)
+def alive(clock, workers=1):
+    return JobsAlive(SlurmOf("7_0", 1), workers, lambda: clock.now)
 
 
 def test_one_answer_is_believed_about_every_job(slurm, clock):
@@ -99,9 +109,9 @@ def test_a_whole_launch_asks_about_once_in_two_seconds(monkeypatch, clock):
 
     def queue():
         asked.append(clock.now)
-        return {"7_0": client.Job("7_0", "RUNNING", 1)}
+        return {"7_0": Job("7_0", "RUNNING", 1)}
 
-    monkeypatch.setattr(liveness.scheduler, "queue", queue)
+    monkeypatch.setattr("launch.slurm.commands.queue", queue)
     workers = [alive(clock, workers=200) for _ in range(200)]
     for _ in range(1200):
         for number, knows in enumerate(workers):
@@ -157,8 +167,7 @@ def test_a_pass_over_runs_of_others_asks_once_and_reads_each_result_once(tmp_pat
     baseline = {run.run_id: 0 for run in runs}
     submission = Submission(str(path), str(root), 1, baseline=baseline, launch_workers=200)
     write_once(root / "launch" / "submission-0.json", submission.to_json())
-    me = Owner("n1", "boot", 1, "1", "ns", job="7_0", cluster="here")
-    knows = JobsAlive(1, me)
+    knows = JobsAlive(SlurmOf("7_0", 0))
     worker = Worker(root / "launch" / "submission-0.json", "7_0.0.0", job_alive=knows)
     looks = []
 

@@ -7,9 +7,11 @@ import os
 import pytest
 from fake_slurm import FakeSlurm
 
-from launch.records.job_arrays import Submitted, accepted_array
+from launch.records.job_arrays import Submitted
 from launch.records.submission import Submission
-from launch.slurm import client
+from launch.scheduler import Job
+from launch.slurm import commands
+from launch.slurm.accepted import accepted_array
 from launch.slurm.profile import Options
 from launch.slurm.pruning import prune
 from tensloradist.files import write_once
@@ -26,7 +28,7 @@ GOES = (
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "cluster", lambda: "here")
+    monkeypatch.setattr(commands, "cluster", lambda: "here")
     folder = tmp_path / "sweeps" / "s" / "launches" / "20260101T000000-aaaaaa"
     for name in (*STAYS, *GOES):
         write_once(folder / name, "" if name in GOES[-2:] else '"word"')
@@ -40,24 +42,22 @@ def files(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    "living", [None, {"7_0": client.Job("7_0", "PENDING")}], ids=["no answer", "an element waits"]
-)
+@pytest.mark.parametrize("living", [None, {"7_0": Job("7_0", "PENDING")}], ids=["no answer", "an element waits"])
 def test_nothing_goes_while_a_job_may_live(folder, tmp_path, monkeypatch, living):
-    monkeypatch.setattr(client, "living", lambda ids: living)
+    monkeypatch.setattr(commands, "queue", lambda: living)
     assert prune("s", tmp_path) == 0
     assert files(folder) == {*STAYS, *GOES}
 
 
 def test_what_nobody_reads_again_goes_once(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "living", lambda ids: {})
+    monkeypatch.setattr(commands, "queue", dict)
     assert prune("s", tmp_path) == len(GOES)
     assert files(folder) == {*STAYS, "pruned"}
     assert prune("s", tmp_path) == 0
 
 
 def test_another_users_launch_is_left_alone(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "living", lambda ids: {})
+    monkeypatch.setattr(commands, "queue", dict)
     monkeypatch.setattr("getpass.getuser", lambda: "somebody")
     assert prune("s", tmp_path) == 0
     assert files(folder) == {*STAYS, *GOES}
@@ -72,7 +72,7 @@ def test_a_launch_whose_jobs_are_not_all_on_record_is_left_as_it_is(folder, tmp_
     write_once(folder / "submitit-1" / "102_submitted.pkl", '"word"')
     slurm.queue(*[("102", "PENDING", 0)] * (queued == "here"))
     if queued == "here":
-        mark = client.comment_of(folder / "submitit-1")
+        mark = commands.comment_of(folder / "submitit-1")
         (slurm.folder / "accepted").write_text(f"102|{mark}|/x\n")
     elif queued == "no answer":
         slurm.fails("squeue")
@@ -84,7 +84,7 @@ def test_a_launch_whose_jobs_are_not_all_on_record_is_left_as_it_is(folder, tmp_
 
 
 def test_a_launch_of_a_cluster_that_is_not_known_to_be_this_one_is_left_as_it_is(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "living", lambda ids: {})
+    monkeypatch.setattr(commands, "queue", dict)
     for cluster in (None, "there"):
         word = json.loads((folder / "slurm.json").read_text())
         (folder / "slurm.json").unlink()
@@ -93,7 +93,7 @@ def test_a_launch_of_a_cluster_that_is_not_known_to_be_this_one_is_left_as_it_is
 
 
 def test_a_launch_that_may_still_submit_is_left_as_it_is(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "living", lambda ids: {})
+    monkeypatch.setattr(commands, "queue", dict)
     (folder / "slurm.json").rename(folder / "accepted-0.json")
     assert prune("s", tmp_path) == 0
     os.utime(folder / "submission-0.json", (1, 1))

@@ -6,16 +6,17 @@ from types import SimpleNamespace
 import pytest
 from fake_slurm import FakeSlurm
 
-from launch.records.job_arrays import accepted_array
 from launch.records.policy import Growth
 from launch.records.submission import Submission
-from launch.slurm import client, doctor
+from launch.slurm import commands, doctor
+from launch.slurm.accepted import accepted_array
 from launch.slurm.arrays import Array
 from launch.slurm.batch import executor
 from launch.slurm.environment import environment_notes, left_open, submission_environment
 from launch.slurm.profile import Options
 from launch.slurm.resubmit import submit_larger
 from launch.slurm.submit import submit
+from launch.slurm.task import run_task
 from tensloradist.errors import UserError
 
 TWO = [Array("default", 1, None, 2, ("r",), None)]
@@ -45,7 +46,7 @@ def in_allocation(monkeypatch):
 
 
 def by_launch(root):
-    submit("s", root / "sweeps" / "s" / "m.json", root, "site", {"default": Options()}, TWO)
+    submit("s", root / "sweeps" / "s" / "m.json", root, "site", {"default": Options()}, TWO, run_task=run_task)
 
 
 def by_doctor(root):
@@ -54,9 +55,11 @@ def by_doctor(root):
 
 
 def by_larger_jobs(root):
-    _, folder = submit("s", root / "sweeps" / "s" / "m.json", root, "site", {"default": Options()}, TWO)
+    _, folder = submit(
+        "s", root / "sweeps" / "s" / "m.json", root, "site", {"default": Options()}, TWO, run_task=run_task
+    )
     path = next(folder.glob("submission-*.json"))
-    submit_larger(path, Submission.read(path), {Growth(time=2): ["r"]})
+    submit_larger(path, Submission.read(path), {Growth(time=2): ["r"]}, run_task)
 
 
 @pytest.mark.parametrize("command", [by_launch, by_doctor, by_larger_jobs])
@@ -88,7 +91,7 @@ def test_jobs_with_options_that_are_refused_by_now_ask_for_larger_ones_or_say_wh
     monkeypatch.setattr("launch.slurm.resubmit.read_manifest", lambda path: SimpleNamespace(name="s", plugins=()))
     root = tmp_path / "results"
     known = Submission(str(root / "m.json"), str(root), 1, profile="site", option_set="default", options=recorded)
-    submit_larger(root / "submission-0.json", known, {Growth(time=2): ["r"]})
+    submit_larger(root / "submission-0.json", known, {Growth(time=2): ["r"]}, run_task)
     printed = "".join(capsys.readouterr())
     assert says in printed
     if "sbatch" in recorded:
@@ -183,7 +186,7 @@ def test_filters_of_the_callers_shell_do_not_change_what_slurm_is_asked(slurm, m
     for name, value in variables(f"{filters} SLURM_CONF=/etc/here").items():
         monkeypatch.setenv(name, value)
     script = '#!/bin/sh\nenv | grep -E "^(SQUEUE|SCANCEL|SLURM)_" > {file}\n'
-    for command, ask in (("squeue", client.queue), ("scancel", lambda: client.cancel(["1"]))):
+    for command, ask in (("squeue", commands.queue), ("scancel", lambda: commands.cancel(["1"]))):
         seen = slurm.folder / "seen"
         (slurm.folder / command).write_text(script.format(file=seen))
         ask()
@@ -195,14 +198,14 @@ BANNER = "Welcome! Your last job 7 has ended.\nSubmitted batch job 8 times this 
 
 def test_a_banner_is_not_a_job_id(slurm, tmp_path):
     (slurm.folder / "sbatch.banner").write_text(BANNER)
-    done, _ = submit("s", tmp_path / "m.json", tmp_path, "site", {"default": Options()}, TWO)
+    done, _ = submit("s", tmp_path / "m.json", tmp_path, "site", {"default": Options()}, TWO, run_task=run_task)
     assert done.job_ids == ["101"]
 
 
 def test_an_answer_without_a_job_id_is_no_submission(slurm, tmp_path):
     (slurm.folder / "sbatch").write_text("#!/bin/sh\necho 'job 7 was logged'\n")
     with pytest.raises(UserError, match=r"sbatch did not answer 'Submitted batch job ID' but 'job 7 was logged'"):
-        submit("s", tmp_path / "m.json", tmp_path, "site", {"default": Options()}, TWO)
+        submit("s", tmp_path / "m.json", tmp_path, "site", {"default": Options()}, TWO, run_task=run_task)
 
 
 def test_a_silent_slurm_is_not_waited_for_when_it_is_asked_what_it_would_take(slurm, tmp_path, monkeypatch):
@@ -213,14 +216,14 @@ def test_a_silent_slurm_is_not_waited_for_when_it_is_asked_what_it_would_take(sl
 
 def test_a_worker_takes_its_limit_from_its_job(slurm, monkeypatch):
     known = Submission("m", "r", 1, job_seconds=1800.0)
-    assert client.seconds_left() is None and Submission("m", "r", 1).job_end() is None
+    assert commands.seconds_left() is None and Submission("m", "r", 1).job_end(None) is None
     now = 1_000_000.0
-    monkeypatch.setattr("launch.slurm.client.time.time", lambda: now)
+    monkeypatch.setattr("launch.slurm.commands.time.time", lambda: now)
     monkeypatch.setattr("launch.records.submission.time.monotonic", lambda: 0.0)
-    assert known.job_end() == 1800, "nobody tells"
+    assert known.job_end(commands.seconds_left()) == 1800, "nobody tells"
     for name, value in {"SLURM_JOB_ID": "102", "SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": "0"}.items():
         monkeypatch.setenv(name, value)
     slurm.says("squeue", "1:30\n")  # a Slurm before 23.02
-    assert known.job_end() == 90 and "-j 101_0" in slurm.asked("squeue")[-1]
+    assert known.job_end(commands.seconds_left()) == 90 and "-j 101_0" in slurm.asked("squeue")[-1]
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 60))
-    assert known.job_end() == 60
+    assert known.job_end(commands.seconds_left()) == 60

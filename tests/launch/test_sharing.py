@@ -8,9 +8,9 @@ import time
 import pytest
 from fake_slurm import FakeSlurm
 
+from launch.monitor.efficiency import Spent, _of_set
 from launch.planning.sharing import sharing
 from launch.slurm.batch import executor
-from launch.slurm.efficiency import Spent, _of_set
 from launch.slurm.launch import _sharing_notes
 from launch.slurm.profile import Options, Profile, load_profile
 from tensloradist.results.schema import Result, Throughput

@@ -12,11 +12,13 @@ import pytest
 from fake_slurm import FakeSlurm
 
 from launch.monitor.control import cancel
+from launch.monitor.jobs import MOST_ASKED, Jobs
 from launch.records.job_arrays import launches
 from launch.slurm.arrays import Array
-from launch.slurm.jobs import MOST_ASKED, Jobs
+from launch.slurm.client import Slurm
 from launch.slurm.profile import Options
 from launch.slurm.submit import submit
+from launch.slurm.task import run_task
 from tensloradist.errors import UserError
 from tensloradist.files import write_once
 
@@ -34,7 +36,7 @@ def root(tmp_path):
 
 
 def submit_two(root):
-    return submit("s", root / "sweeps" / "s" / "m.json", root, "site", {"default": Options()}, TWO)
+    return submit("s", root / "sweeps" / "s" / "m.json", root, "site", {"default": Options()}, TWO, run_task=run_task)
 
 
 def known(root):
@@ -47,7 +49,7 @@ def test_every_array_is_on_record_as_soon_as_it_is_accepted(slurm, root):
     (folder / "slurm.json").unlink()
     assert known(root) == ["101", "102"], "the records of the arrays tell as much as the summary"
     slurm.queue(("101_0", "RUNNING", 0), ("101_1", "PENDING", 0), ("102", "PENDING", 0))
-    assert sorted(cancel("s", root).jobs) == ["101_0", "101_1", "102"]
+    assert sorted(cancel("s", root, Slurm()).jobs) == ["101_0", "101_1", "102"]
     assert slurm.asked("scancel") == ["101 102"] and (folder / "stop").exists()
 
 
@@ -163,9 +165,9 @@ def test_jobs_of_a_launch_that_was_killed_before_their_record_are_adopted(slurm,
         for name in ("submitit-0/101_2_0_log.err", "submitit-1/102_0_log.err"):
             (folder / name).touch()
     slurm.queue(*((key, "RUNNING", 0) for key in ("101_0", "101_1", "101_2", "102")))
-    assert Jobs("s", root).look().counts == {"running": 4}
+    assert Jobs("s", root, Slurm()).look().counts == {"running": 4}
     assert known(root) == ["101", "102"], "they are on record now"
-    assert len(cancel("s", root).jobs) == 4 and slurm.asked("scancel") == ["101 102"]
+    assert len(cancel("s", root, Slurm()).jobs) == 4 and slurm.asked("scancel") == ["101 102"]
 
 
 @pytest.mark.parametrize("asker", ["another cluster", "a colleague", "an older version's launch"])
@@ -187,15 +189,15 @@ def test_only_its_own_user_on_its_own_cluster_finds_that_a_submission_has_no_job
     with monkeypatch.context() as patched:
         if asker == "a colleague":
             patched.setattr("getpass.getuser", lambda: "somebody")
-        assert Jobs("s", root).look() is None and not (folder / "returned").exists()
+        assert Jobs("s", root, Slurm()).look() is None and not (folder / "returned").exists()
     slurm.says("scontrol", "ClusterName = here\n")
     if asker != "an older version's launch":
-        Jobs("s", root).look()
+        Jobs("s", root, Slurm()).look()
         assert (folder / "returned").exists(), "its own user sees that there is none"
         (folder / "returned").unlink()
     (slurm.folder / "accepted").write_text(jobs)
     slurm.queue(("101_0", "RUNNING", 0), ("102", "PENDING", 0))
-    assert len(cancel("s", root).jobs) == 2 and slurm.asked("scancel") == ["101 102"]
+    assert len(cancel("s", root, Slurm()).jobs) == 2 and slurm.asked("scancel") == ["101 102"]
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -213,12 +215,12 @@ def test_jobs_that_another_cluster_knows_by_their_logs_stay_their_own_clusters(s
         (folder / name).touch()
     slurm.says("scontrol", "ClusterName = there\n")
     slurm.queue()
-    Jobs("s", root).look()
+    Jobs("s", root, Slurm()).look()
     assert [said["cluster"] for _, said in launches("s", root)] == ["here" if known else None]
     slurm.says("scontrol", "ClusterName = here\n")
     (slurm.folder / "accepted").write_text(jobs)
     slurm.queue(("101_0", "RUNNING", 0), ("102", "PENDING", 0))
-    assert len(cancel("s", root).jobs) == 2 and slurm.asked("scancel") == ["101 102"]
+    assert len(cancel("s", root, Slurm()).jobs) == 2 and slurm.asked("scancel") == ["101 102"]
 
 
 def test_nobody_asks_for_ever_about_a_submission_that_came_to_nothing(slurm, root, monkeypatch):
@@ -226,7 +228,7 @@ def test_nobody_asks_for_ever_about_a_submission_that_came_to_nothing(slurm, roo
     with pytest.raises(UserError):
         submit_two(root)
     before = len(slurm.asked("squeue"))
-    assert Jobs("s", root).look() is None and len(slurm.asked("squeue")) == before
+    assert Jobs("s", root, Slurm()).look() is None and len(slurm.asked("squeue")) == before
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -241,12 +243,12 @@ def test_jobs_are_cancelled_where_nothing_can_be_written(slurm, root, monkeypatc
 
     monkeypatch.setattr("tensloradist.files.write_synced", read_only)
     slurm.queue(("101_0", "RUNNING", 0), ("102", "PENDING", 0))
-    done = cancel("s", root)
+    done = cancel("s", root, Slurm())
     assert done.jobs == ["101_0", "102"] and slurm.asked("scancel") == ["101 102"]
     assert done.unwritten == [f"{folder / 'stop'} (Read-only file system)"]
     slurm.fails("scancel", "scancel: error: Access denied\n")
     with pytest.raises(UserError, match=r"refused to cancel: .*denied; and workers do not stop .*Read-only"):
-        cancel("s", root)
+        cancel("s", root, Slurm())
 
 
 def test_jobs_that_end_before_a_worker_can_write_are_explained_by_kind(slurm, root):
@@ -260,7 +262,7 @@ def test_jobs_that_end_before_a_worker_can_write_are_explained_by_kind(slurm, ro
             f"srun: error: n1: task 0: Exited with exit code 127\nsrun: launch/slurm: _step_signal: 101.{task}\n\n"
         )
     write_once(folder / "worker-101_2.0.0.json", "{}")
-    first, second = Jobs("s", root).look().early_ends
+    first, second = Jobs("s", root, Slurm()).look().early_ends
     assert first.startswith("2 jobs ended before a worker could begin (FAILED, exit code 127): ")
     assert "python3.12: No such file or directory; see " in first and "submitit-0/101_0_0_log.err" in first
     assert second.startswith(
@@ -273,7 +275,7 @@ def test_a_job_that_was_cancelled_before_it_began_is_no_early_end(slurm, root):
     submit_two(root)
     slurm.queue()
     slurm.says("sacct", "101_0|CANCELLED by 0|0:0\n")
-    said = Jobs("s", root).look()
+    said = Jobs("s", root, Slurm()).look()
     assert said.early_ends == [] and said.counts == {"cancelled": 4} and not said.are_left
 
 
@@ -283,7 +285,7 @@ def ended(*keys, state="COMPLETED"):
 
 def test_sacct_is_asked_once_for_a_job_that_has_ended(slurm, root):
     submit_two(root)
-    jobs = Jobs("s", root)
+    jobs = Jobs("s", root, Slurm())
     slurm.queue(("101_0", "RUNNING", 0), ("101_1", "RUNNING", 0), ("101_2", "RUNNING", 0), ("102", "RUNNING", 0))
     assert jobs.look().counts == {"running": 4} and slurm.calls()["sacct"] == 0
     slurm.queue(("101_0", "RUNNING", 0), ("101_1", "RUNNING", 0), ("101_2", "RUNNING", 0))
@@ -301,7 +303,7 @@ def test_sacct_is_asked_once_for_a_job_that_has_ended(slurm, root):
 
 def test_a_record_that_lags_is_asked_for_again_and_one_that_never_comes_not_for_ever(slurm, root):
     submit_two(root)
-    jobs = Jobs("s", root)
+    jobs = Jobs("s", root, Slurm())
     slurm.queue()
     slurm.says("sacct", ended("101_0", "101_1") + ended("102", state="RUNNING"))
     assert jobs.look().counts == {"completed": 2, "running": 1, "cancelled": 1}
@@ -320,8 +322,8 @@ def test_another_clusters_jobs_are_neither_asked_about_nor_cancelled_here(slurm,
     (folder / "slurm.json").unlink()
     write_once(folder / "slurm.json", json.dumps({**said, "cluster": "there"}))
     slurm.queue(("101_0", "RUNNING", 0), ("102", "RUNNING", 0))  # of somebody else: the ids mean others here
-    jobs = Jobs("s", root)
+    jobs = Jobs("s", root, Slurm())
     assert jobs.look().counts == {} and jobs.elsewhere() == {"there": ["101", "102"]}
-    done = cancel("s", root)
+    done = cancel("s", root, Slurm())
     assert (done.jobs, done.elsewhere) == ([], {"there": ["101", "102"]}) and (folder / "stop").exists()
     assert slurm.calls()["scancel"] == slurm.calls()["sacct"] == 0

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 from launch.records.submission import Submission
-from launch.slurm.rendezvous import Board, Place, follow
+from launch.slurm.rendezvous import Place, Rendezvous, follow
 from launch.worker import children
 from launch.worker.children import ChildFactory
 
@@ -35,11 +35,11 @@ def test_every_task_uses_all_of_its_own_processors(tmp_path, monkeypatch, rank):
     monkeypatch.setattr(children, "Child", Recorded)
     Recorded.environments.clear()
     place = Place(rank=rank, tasks=4, local_rank=rank, local_tasks=4, address="n1", job="7", restart=0)
-    factory, board = ChildFactory(Submission("m", "r", threads=12), 0, Path("log")), Board(tmp_path, place)
-    board.post(1, spec={}, attempt="a")
-    board.end()
+    factory, rendezvous = ChildFactory(Submission("m", "r", threads=12), 0, Path("log")), Rendezvous(tmp_path, place)
+    rendezvous.post(1, spec={}, attempt="a")
+    rendezvous.end()
     if rank:
-        follow(board, place, factory, lambda: None)
+        follow(rendezvous, place, factory, lambda: None)
     else:
         factory.child(place=place.environment(1))
     (environment,) = Recorded.environments

@@ -15,7 +15,7 @@ import pytest
 from launch.planning.plan import check
 from launch.planning.sweep_file import load_sweep
 from launch.worker.children import Child, Crash, stop_all
-from launch.worker.diagnosis import blamed, cause_of_end
+from launch.worker.diagnosis import cause_of_end, diagnose_crash
 from launch.worker.oom import memory_kills
 from tensloradist.files import write_replacing
 from tensloradist.results.claims import claim, highest_claim
@@ -151,9 +151,9 @@ def test_an_abort_by_nccls_watchdog_is_told_from_others_and_names_the_silent_pro
     folder = RunFolder(tmp_path, "r")
     (folder.attempt(1) / "ranks").mkdir(parents=True)
     run = SimpleNamespace(spec={"compute": {"processes": 3}})
-    found, message, *_ = blamed(run, folder, 1, Crash(-signal.SIGABRT, str(log)), False)
+    found, message, *_ = diagnose_crash(run, folder, 1, Crash(-signal.SIGABRT, str(log)), False)
     assert found == cause
-    assert ("no word came from process 1, 2" in message) == (cause == "communication")
+    assert ("process 1, 2 left no record" in message) == (cause == "communication")
 
 
 def test_processes_that_hang_are_stopped_together(tmp_path):

@@ -22,12 +22,14 @@ from tensloradist.results.claims import (
     owner_of,
     ownership,
 )
+from tensloradist.results.jobs import JobRef
 from tensloradist.results.layout import RunFolder
 
 CONTENDER = """
 import sys, time
 from pathlib import Path
 from tensloradist.results.claims import claim
+from tensloradist.results.jobs import JobRef
 from tensloradist.results.layout import RunFolder
 root, go = Path(sys.argv[1]), Path(sys.argv[2])
 runs = [RunFolder(root, f"run{i}") for i in range(20)]
@@ -42,6 +44,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from tensloradist.results.claims import claim
+from tensloradist.results.jobs import JobRef
 from tensloradist.results.layout import RunFolder
 with claim(RunFolder(Path(sys.argv[1]), "run"), heartbeat_seconds=0.05):
     print("held", flush=True)
@@ -160,11 +163,9 @@ def test_a_heartbeat_that_moves_outranks_a_squeue_that_has_forgotten_the_job(tmp
     assert ownership(run, lambda owner: None) == "unknown"
 
 
-def test_a_claim_says_which_cluster_its_job_is_of_and_older_ones_can_still_be_read(tmp_path, monkeypatch):
-    for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_CLUSTER_NAME", "blue")):
-        monkeypatch.setenv(name, value)
+def test_a_claim_says_which_cluster_its_job_is_of_and_older_ones_can_still_be_read(tmp_path):
     run = RunFolder(tmp_path, "run")
-    assert claim(run) is not None
+    assert claim(run, job=JobRef(key="7", cluster="blue", id="7")) is not None
     assert (owner_of(run, 1).job, owner_of(run, 1).cluster) == ("7", "blue")
     path = run.path / "claim.0001"
     record = json.loads(path.read_text())

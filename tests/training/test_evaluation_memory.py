@@ -7,7 +7,7 @@ import torch
 
 from launch.records.policy import decide
 from launch.worker.children import Crash
-from launch.worker.diagnosis import blamed
+from launch.worker.diagnosis import diagnose_crash
 from launch.worker.failures import FailureBook
 from tensloradist.backbones import FAMILIES
 from tensloradist.errors import UserError
@@ -131,7 +131,7 @@ def test_of_several_processes_the_run_is_tried_again_with_half_of_what_did_not_f
         adapter_parameters=1,
         conditions=(member,),
     )
-    assert blamed(planned, folder, 1, Crash(1, "log", rank=1), False).evaluation_batch == 64, (
+    assert diagnose_crash(planned, folder, 1, Crash(1, "log", rank=1), False).evaluation_batch == 64, (
         "where a worker sees its end"
     )
     book = FailureBook(tmp_path, [planned], {run.run_id: 0})

@@ -1,4 +1,4 @@
-"""Accounting: what a sweep's jobs asked for against what they used, and what that suggests for the profile."""
+"""Efficiency: what a sweep's jobs asked for and what they used, and what that suggests for the profile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from launch.monitor.spending import spending
 from launch.planning.sharing import Sharing, sharing
 from launch.records.job_arrays import launches, of_cluster
-from launch.slurm import client
+from launch.scheduler import Scheduler, Usage, base_id
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import latest_manifest
@@ -22,7 +22,7 @@ LITTLE = 0.5  # of what was asked for: below, less is suggested
 
 @dataclass
 class Efficiency:
-    """One option set's jobs: asked for against used. Times in seconds, memory in bytes; None: not recorded."""
+    """What one option set's jobs asked for and used. Times in seconds, memory in bytes; None: not recorded."""
 
     profile: str
     options: str
@@ -39,10 +39,13 @@ class Efficiency:
 
 @dataclass
 class Spent:
-    """Where the finished runs' seconds went, and their share of the time that workers were given.
+    """Where the finished runs' seconds went.
 
-    `kept_seconds`: of runs without a result yet, what their checkpoints keep. `unreadable`: runs left out, since their
-    results cannot be read. `sharing`: what the finished runs propose for their GPUs.
+    Attributes:
+        worker_seconds: the time that workers were given.
+        kept_seconds: work of unfinished runs that their checkpoints keep.
+        unreadable: runs that are left out, since their results cannot be read.
+        sharing: what the finished runs suggest for sharing GPUs.
     """
 
     runs: int
@@ -57,19 +60,19 @@ class Spent:
 
     @property
     def busy_share(self) -> float | None:
-        """Training and evaluation, of which checkpoints are kept too, over what workers were given."""
+        """The share of the workers' time that training and evaluation took, checkpointed work included."""
         busy = self.train_seconds + self.evaluate_seconds + self.kept_seconds
         return min(1.0, busy / self.worker_seconds) if self.worker_seconds else None
 
 
-def account(name: str, root: Path) -> tuple[list[Efficiency], Spent]:
+def account(name: str, root: Path, scheduler: Scheduler) -> tuple[list[Efficiency], Spent]:
     """What a sweep's jobs asked for and used.
 
     Raises:
-        UserError: it was never launched on a cluster, or sacct does not answer.
+        UserError: it was never launched on a cluster, or the scheduler's accounting does not answer.
     """
     submitted = [launch for _, launch in launches(name, root)]
-    cluster = client.cluster() if submitted else None
+    cluster = scheduler.cluster() if submitted else None
     ours = [launch for launch in submitted if of_cluster(launch, cluster)]
     arrays = [(launch["profile"], array) for launch in ours for array in launch["arrays"]]
     if submitted and not ours:
@@ -77,9 +80,9 @@ def account(name: str, root: Path) -> tuple[list[Efficiency], Spent]:
         raise UserError(f"{name}: its jobs are of another cluster ({clusters}); ask for their efficiency there")
     if not arrays:
         raise UserError(f"{name}: never launched with --profile, so there are no jobs to account for")
-    used = client.usage(array["job_id"] for _, array in arrays)
+    used = scheduler.usage(array["job_id"] for _, array in arrays)
     if used is None:
-        raise UserError("sacct does not answer: what jobs used is not known; try again later")
+        raise UserError(f"{scheduler.name}'s accounting does not answer, so usage is not known; try again later")
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for profile, array in arrays:
         groups.setdefault((profile, array["options"]), []).append(array)
@@ -107,13 +110,11 @@ def account(name: str, root: Path) -> tuple[list[Efficiency], Spent]:
     return [_of_set(*key, group, jobs[key], spent) for key, group in groups.items()], spent
 
 
-def _is_of(use: client.Usage, array: dict[str, Any]) -> bool:
-    return client.base_id(use.key) == array["job_id"]
+def _is_of(use: Usage, array: dict[str, Any]) -> bool:
+    return base_id(use.key) == array["job_id"]
 
 
-def _of_set(
-    profile: str, options: str, arrays: list[dict[str, Any]], jobs: list[client.Usage], spent: Spent
-) -> Efficiency:
+def _of_set(profile: str, options: str, arrays: list[dict[str, Any]], jobs: list[Usage], spent: Spent) -> Efficiency:
     asked = arrays[-1]["asked"]
     limit = 60.0 * arrays[-1]["time_limit_minutes"]
     elapsed = sum(job.elapsed_seconds for job in jobs)
@@ -140,27 +141,27 @@ def _of_set(
     return found
 
 
-def _suggestions(found: Efficiency, jobs: list[client.Usage], spent: Spent) -> list[str]:
-    said = []
+def _suggestions(found: Efficiency, jobs: list[Usage], spent: Spent) -> list[str]:
+    suggestions = []
     if found.memory_asked and found.memory_used and found.memory_used < LITTLE * found.memory_asked:
         less = max(0.5, math.ceil(2 * MARGIN * found.memory_used / 2**30) / 2)
-        said.append(
+        suggestions.append(
             f"memory_gb: {less:g} would do ({found.memory_used / 2**30:.1f} of {found.memory_asked / 2**30:g} GB used)"
         )
     if found.memory_asked and found.memory_used and found.memory_used > 0.9 * found.memory_asked:
-        said.append(f"memory_gb: more than {found.memory_used / 2**30:.1f} is wise: the limit is near")
+        suggestions.append(f"memory_gb: more than {found.memory_used / 2**30:.1f} is wise: the limit is near")
     ended = [job.elapsed_seconds for job in jobs if job.state == "COMPLETED"]
     if ended and max(ended) < LITTLE * found.limit_seconds:
         minutes = max(2, math.ceil(MARGIN * max(ended) / 60))
-        said.append(
+        suggestions.append(
             f"time_minutes: {minutes} would do (the longest took {max(ended) / 60:.1f}); short jobs start sooner"
         )
     if any(job.state == "TIMEOUT" for job in jobs):
-        said.append("signal_lead_seconds: raise it: jobs reached their time limit without an orderly end")
+        suggestions.append("signal_lead_seconds: raise it: jobs reached their time limit without an orderly end")
     if spent.runs and (share := spent.busy_share) is not None and share < LITTLE:
         each = (spent.train_seconds + spent.evaluate_seconds) / spent.runs
-        said.append(
+        suggestions.append(
             f"runs_per_task: raise it or leave it out: only {100 * share:.0f} % of the workers' time went into runs of "
             f"{each:.0f} s each"
         )
-    return said
+    return suggestions
