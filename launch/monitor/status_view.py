@@ -33,7 +33,7 @@ def render(status: SweepStatus, hints: Hints, live: bool = False) -> RenderableT
     parts: list[RenderableType] = [_cells(status), Text(_progress(status))]
     if status.jobs is not None:
         states = ", ".join(f"{number} {state}" for state, number in sorted(status.jobs.counts.items()))
-        parts.append(Text(f"Slurm jobs: {states or ('none left' if status.jobs.answers else 'no answer')}"))
+        parts.append(Text(f"Jobs: {states or ('none left' if status.jobs.answers else 'no answer')}"))
     parts += [whole(line) for line in _hours(status)]
     parts += [whole(line) for line in _failures(status, hints)]
     parts += [whole(line) for line in _tried_again(status, hints)]

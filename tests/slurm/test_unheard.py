@@ -37,7 +37,7 @@ def test_jobs_of_a_launch_that_was_killed_before_their_record_are_known_and_canc
     sweep.launch(check=False, PATH=f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}")
     (job,) = queued()
     assert sweep.jobs == [] and not list(sweep.root.glob("sweeps/*/launches/*/accepted-*.json")), "it was killed"
-    assert "Slurm jobs: 1 pending" in sweep.status()
+    assert "Jobs: 1 pending" in sweep.status()
     assert list(sweep.root.glob("sweeps/*/launches/*/accepted-0.json")), f"{job} is on record now"
     assert "Cancelled 1 Slurm job;" in tensloradist("cancel", sweep.file, "--results", sweep.root).stdout
     wait_until(lambda: not queued(), 20, "the job is still there")
