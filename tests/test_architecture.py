@@ -6,6 +6,7 @@ plan another storey, split its room here.
 """
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,26 @@ STOREYS = ("tensloradist", "launch", "analysis")
 # Room -> the rooms it may import, itself apart.
 ROOMS = {
     "tensloradist": set(),
-    "launch": {"tensloradist"},
+    "launch": set(),  # nothing but a docstring
+    "launch.records": {"tensloradist"},
+    "launch.planning": {"tensloradist"},
+    "launch.scheduler": {"tensloradist"},  # the seam
+    "launch.worker": {"launch.records", "launch.scheduler", "tensloradist"},
+    # Side by side: neither watching a sweep nor launching it here knows the scheduler.
+    "launch.monitor": {"launch.records", "launch.planning", "launch.scheduler", "tensloradist"},
+    "launch.slurm": {"launch.records", "launch.planning", "launch.scheduler", "launch.worker", "tensloradist"},
+    "launch.site": {"launch.scheduler", "launch.slurm"},  # which scheduler this site has
+    "launch.local": {
+        "launch.records", "launch.planning", "launch.worker", "launch.monitor", "launch.site", "tensloradist",
+    },
+    # Earlier addresses, which queued and running jobs use.
+    "launch.slurm_task": {"launch.slurm"},
+    "launch.local_workers": {"launch.local"},
+    "launch.child": {"launch.worker"},
+    "launch.cli": {
+        "launch.records", "launch.planning", "launch.monitor", "launch.slurm", "launch.site", "launch.local",
+        "tensloradist",
+    },
     "analysis": set(),  # nothing but a docstring
     # Below everything: statistics know arrays, not sweeps.
     "analysis.statistics": set(),
@@ -54,13 +74,25 @@ ROOMS = {
         "analysis.progress", "tensloradist",
     },
 }  # fmt: skip
-ROOMS["analysis.cli"] = {room for room in ROOMS if room not in ("launch", "analysis")}  # the roof
+ROOMS["analysis.cli"] = {"tensloradist", *(room for room in ROOMS if room.startswith("analysis."))}  # the roof
 
 # Storeys whose modules form no circle. The others are to join them.
-WITHOUT_CIRCLES = ("analysis",)
+WITHOUT_CIRCLES = ("launch", "analysis")
 
 # (importer, imported): imports for annotations alone that close a circle, each with the reason why it stays.
 TYPING_ONLY: dict[tuple[str, str], str] = {}
+
+# Only `launch.slurm` knows Slurm. Modules elsewhere whose text for people names a command or an option of it:
+SLURM = re.compile(r"\b(squeue|sbatch|scancel|sacct|sacctmgr|scontrol|sinfo|srun)\b|\bS(LURM|BATCH)_")
+TEXT_ON_SLURM = {
+    "launch.cli.sweep": "what to type where jobs of another cluster, or unknown ones, are left",
+    "launch.records.policy": "an option of a profile that excludes a node",
+    "tensloradist.gpu_check": "an option of a profile that excludes a node",
+}
+
+LONGEST_FUNCTION = 60  # lines, in storeys that hold to it
+SHORT_FUNCTIONS = ("launch",)
+WITHOUT_PRIVATE_ACCESS = ("launch",)
 
 # Libraries that compute; what shows results imports none of them.
 COMPUTING = {"numpy", "scipy", "pandas", "statsmodels", "sklearn"}
@@ -171,5 +203,59 @@ def test_what_shows_results_computes_none(package):
         if module.startswith(package)
         for name, line, _ in imports(module)
         if name.split(".")[0] in COMPUTING
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_its_own_folder_knows_slurm():
+    named = {
+        module
+        for module, path in modules().items()
+        if not module.startswith("launch.slurm.") and SLURM.search(path.read_text(encoding="utf-8"))
+    }
+    assert named == set(TEXT_ON_SLURM)
+
+
+def test_functions_are_short():
+    wrong = [
+        f"{module}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for module, path in modules().items()
+        if module.split(".")[0] in SHORT_FUNCTIONS
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def private_accesses(tree):
+    """(line, name) of names with one leading underscore that are imported, or read of an object of another module."""
+    nodes = list(ast.walk(tree))
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    own |= {node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    own |= {"_asdict", "_exit"}  # public, of named tuples and of os
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, alias.name) for alias in node.names if _is_private(alias.name))
+        inherited = isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls")
+        if isinstance(node, ast.Attribute) and _is_private(node.attr) and not (inherited or node.attr in own):
+            yield node.lineno, node.attr
+
+
+def _is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_private_accesses_are_found():
+    code = "from a import _b\nc._d\nself._e\nos._exit(0)\nimport a\na.__file__"
+    assert list(private_accesses(ast.parse(code))) == [(1, "_b"), (2, "_d")]
+
+
+def test_no_module_reaches_into_another():
+    wrong = [
+        f"{module}:{line} {name}"
+        for module, path in modules().items()
+        if module.split(".")[0] in WITHOUT_PRIVATE_ACCESS
+        for line, name in private_accesses(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert not wrong, "\n".join(wrong)

@@ -1,6 +1,6 @@
 """What Slurm has accepted of a sweep's launches, as files: one for each job array, and `slurm.json` once all are in.
 
-The former are written as soon as sbatch has answered, so that jobs of a launch that was interrupted are known to every
+The former are written as soon as an array is accepted, so that jobs of a launch that was interrupted are known to every
 command; where the summary is missing, they are what is read.
 """
 
@@ -139,7 +139,7 @@ def is_recorded(folder: Path, index: int) -> bool:
 
 
 def keys_of(job: str, tasks: int) -> list[str]:
-    """The keys of a job's elements, as squeue names them; of one task, the job's id."""
+    """The keys of a job's elements, as `Scheduler.submit` names them; of one task, the job's id."""
     return [job] if tasks == 1 else [f"{job}_{task}" for task in range(tasks)]
 
 

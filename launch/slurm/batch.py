@@ -62,10 +62,10 @@ def executor(
 
     Args:
         profile: its name, for messages.
-        folder: submitit's own, a new one for each submission: job ids can come again.
+        folder: submitit's own, a new one for each submission, since job ids can recur.
         spread: processes and nodes of the runs that the job trains.
-        code: a copy of the code to run instead of what is installed.
-        more: parameters of submitit's that replace the option set's.
+        code: a copy of the code to run instead of the installed code.
+        more: parameters of submitit that replace the option set's.
 
     Raises:
         UserError: no Slurm on this machine.
@@ -77,15 +77,27 @@ def executor(
         )
     from launch.slurm.sbatch import Sbatch
 
-    nodes, tasks = options.layout(*spread)
     python = shlex.quote(sys.executable)
     made = Sbatch(
         folder,
         python=f"{options.container} {python}" if options.container else python,
         environment=submission_environment(options),
     )
-    asked: dict[str, Any] = {
-        "job_name": name,
+    asked = {"job_name": name, **_asked(options, folder, spread, code)}
+    if "signal_delay_s" in more:
+        asked["additional_parameters"]["signal"] = f"USR2@{more['signal_delay_s']}"
+    asked |= more
+    parameters = {name: value for name, value in asked.items() if value is not None}
+    made.update_parameters(**{k: v for k, v in parameters.items() if k != "mem"})
+    if "mem" in parameters:
+        made.parameters["mem"] = parameters["mem"]  # submitit's own conversion knows whole gigabytes only
+    return made
+
+
+def _asked(options: Options, folder: Path, spread: tuple[int, int | None], code: Path | None) -> dict[str, Any]:
+    """submitit's parameters for an option set; None: not given."""
+    nodes, tasks = options.layout(*spread)
+    return {
         "partition": options.partition,
         "account": options.account,
         "qos": options.qos,
@@ -100,25 +112,17 @@ def executor(
         "array_parallelism": options.max_parallel,
         "setup": _setup(options, code),
         "teardown": _AFTER.format(code=REQUEUE_CODE, restarts=options.max_restarts).splitlines(),
-        # srun obeys SLURM_EXPORT_ENV, which a site or `sbatch --export` may set: tasks would lack what submitit sets.
+        # srun obeys SLURM_EXPORT_ENV, which a site or `sbatch --export` may set; tasks would lack submitit's variables.
         "srun_args": ["--kill-on-bad-exit=1", "--export=ALL", *options.srun],
-        # A profile's own comment stays: sites charge by it.
+        # A profile's own comment stays, since some sites charge by it.
         "comment": None if "comment" in options.sbatch else commands.comment_of(folder),
         "additional_parameters": {
-            # What tasks handle, whatever SUBMITIT_PREEMPT_SIGNAL says.
+            # The signal that tasks handle, whatever SUBMITIT_PREEMPT_SIGNAL says.
             "signal": f"USR2@{options.signal_lead_seconds}",
             "requeue" if options.requeue else "no_requeue": True,
             **{name: value for name, value in options.sbatch.items() if value is not False},
         },
     }
-    if "signal_delay_s" in more:
-        asked["additional_parameters"]["signal"] = f"USR2@{more['signal_delay_s']}"
-    asked |= more
-    parameters = {name: value for name, value in asked.items() if value is not None}
-    made.update_parameters(**{k: v for k, v in parameters.items() if k != "mem"})
-    if "mem" in parameters:
-        made.parameters["mem"] = parameters["mem"]  # submitit's own conversion knows whole gigabytes only
-    return made
 
 
 def refusal(error: Exception) -> str:

@@ -15,9 +15,9 @@ from launch.scheduler import living
 from launch.slurm import commands
 from launch.slurm.batch import executor, refusal
 from launch.slurm.environment import completed
-from launch.slurm.launch import named, site_warnings, usable_folder, variable_notes
 from launch.slurm.probe import probe
 from launch.slurm.profile import Options, load_profile
+from launch.slurm.site_check import named, site_warnings, usable_folder, variable_notes
 from tensloradist.errors import UserError
 from tensloradist.files import make_folder
 from tensloradist.terminal import terminal

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from launch.records.job_arrays import RETURNED, Submitted
@@ -64,9 +63,8 @@ def submit(
     try:
         for index, array in enumerate(wanted):
             path = folder / f"submission-{index}.json"
-            known = _submission(manifest, root, profile, sets[array.options], array, at_once)
-            recorded = replace(known, sources=sources, snapshot=snapshot, cluster=done.cluster, user=done.user)
-            write_once(path, recorded.to_json())
+            known = _submission(manifest, root, done, sets[array.options], array, at_once)
+            write_once(path, known.to_json())
             request = JobRequest(
                 name=name,
                 run=run_task,
@@ -81,10 +79,8 @@ def submit(
                 done = done.with_array(folder, accepted_array(ids[-1], array.tasks, known))
         done.write(folder)
     except JobRefused as error:
-        raise UserError(
-            f"profile {profile}, option set {array.options}: Slurm refused the job ({error}); "
-            f"{_withdrawn(ids, folder) or 'nothing was submitted'}"
-        ) from error
+        what = f"profile {profile}, option set {array.options}: Slurm refused the job ({error})"
+        raise UserError(f"{what}; {_withdrawn(ids, folder) or 'nothing was submitted'}") from error
     except BaseException:  # a full disk, Ctrl-C, a lost connection: no unknown jobs must stay behind
         if outcome := _withdrawn(ids, folder):
             print(f"The submission was cut short: {outcome}", file=sys.stderr, flush=True)
@@ -136,7 +132,9 @@ def _workers(array: Array, sets: Mapping[str, Options]) -> int:
     return sets[array.options].workers if array.processes == 1 else 1
 
 
-def _submission(manifest: Path, root: Path, profile: str, given: Options, array: Array, at_once: int) -> Submission:
+def _submission(
+    manifest: Path, root: Path, launch: Submitted, given: Options, array: Array, at_once: int
+) -> Submission:
     """What the tasks of an array need to know; `at_once`: how many of the launch's workers can run at the same time."""
     options, several = given.grown(array.growth), array.processes > 1
     workers = 1 if several else options.workers
@@ -156,11 +154,15 @@ def _submission(manifest: Path, root: Path, profile: str, given: Options, array:
         requeue=options.requeue,
         stage=options.stage,
         workers_per_gpu=1 if several else options.sharing_gpu,
-        profile=profile,
+        sources=launch.sources,
+        snapshot=launch.snapshot is not None,
+        profile=launch.profile,
         option_set=array.options,
         options=given.model_dump(mode="json"),
         growth=array.growth.of(given.memory_gb),
         tasks=array.tasks,
+        cluster=launch.cluster,
+        user=launch.user,
     )
 
 

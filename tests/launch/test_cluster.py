@@ -6,8 +6,9 @@ from fake_slurm import FakeSlurm
 from launch.planning.plan import check
 from launch.planning.sweep_file import load_sweep
 from launch.slurm import doctor
-from launch.slurm.launch import launch_on_cluster, site_warnings, usable_folder
+from launch.slurm.launch import launch_on_cluster
 from launch.slurm.profile import Options, Profile
+from launch.slurm.site_check import site_warnings, usable_folder
 from tensloradist.errors import UserError
 
 SITE = """

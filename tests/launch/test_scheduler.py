@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pool
+import pooled_sweeps
 import pytest
 from fake_slurm import FakeSlurm
 
@@ -25,13 +26,15 @@ from launch.scheduler import JobRefused, JobRequest, base_id, living
 from launch.slurm.client import Slurm
 from launch.slurm.profile import Options
 from tensloradist.files import write_once
+from tensloradist.results.attempts import read_attempt
 
 STATES = {0: "COMPLETED"}
 SACCT = """#!/bin/sh
 echo "sacct $*" >> {folder}/calls
 [ -e {folder}/sacct.fails ] && exit 1
 case "$*" in *ExitCode*) file=ended;; *AllocTRES*) file=end_of;; *) file=usage;; esac
-cat {folder}/sacct.$file 2> /dev/null || true
+ids=$(echo "$*" | sed 's/.*-j \([^ ]*\).*/\1/; s/,/|/g')
+grep -E "^($ids)[_.|]" {folder}/sacct.$file || true
 """
 
 
@@ -58,7 +61,7 @@ class Site:
         options = Options().model_dump(mode="json")
         write_once(path, Submission("m", "r", 1, options=options, tasks=tasks).to_json())
         request = JobRequest(
-            name="s", run=pool.wait_for_code, submission=path, tasks=tasks, parallel=tasks, logs=folder / "logs-0"
+            name="s", run=pool.wait_for_code, submission=path, tasks=tasks, parallel=tasks, logs=folder / "submitit-0"
         )
         job_id = self.scheduler.submit(request)
         keys = [job_id] if tasks == 1 else [f"{job_id}_{task}" for task in range(tasks)]
@@ -196,7 +199,7 @@ def test_an_array_is_in_the_queue_element_by_element_until_each_has_ended(site):
 def test_an_ended_job_has_a_state_an_end_and_last_words(site):
     failed, finished = site.submit(), site.submit()
     site.begin([*failed, *finished])
-    assert site.scheduler.end_of(failed[0], 0) is None or site.scheduler.end_of(failed[0], 0).state == "RUNNING"
+    assert site.scheduler.end_of(failed[0], 0) is None and site.scheduler.ended(failed) == {}
     site.end(failed[0], 7)
     site.end(finished[0], 0)
     ended = site.scheduler.ended([*failed, *finished])
@@ -267,7 +270,7 @@ task: {name: digits, train_examples: 144}
 methods: [lora, {tenslora: {grouping: [qkv_depth, att]}}]
 conditions: [{isorank: [2]}]
 seeds: 1
-optimizer: {epochs: %d, batch_size: 16, learning_rate: 1e-2}
+optimizer: {epochs: 40, batch_size: 16, learning_rate: 1e-2}
 compute: {device: cpu, threads: 1, checkpoint_steps: 5, checkpoint_seconds: null}
 """
 
@@ -275,13 +278,13 @@ compute: {device: cpu, threads: 1, checkpoint_steps: 5, checkpoint_seconds: null
 class Pooled:
     """A sweep of three runs that is launched on a pool with two slots."""
 
-    def __init__(self, folder, epochs):
+    def __init__(self, folder):
         self.site, self.root, self.file = PoolSite(folder), folder / "results", folder / "sweep.yaml"
-        self.file.write_text(SWEEP % epochs)
+        self.file.write_text(SWEEP)
         self.jobs = Jobs("pooled", self.root, self.site.scheduler)
 
     def launch(self, tasks=2):
-        return pool.launch(check(load_sweep(str(self.file)), self.root), self.root, self.site.scheduler, tasks)
+        return pooled_sweeps.launch(check(load_sweep(str(self.file)), self.root), self.root, self.site.scheduler, tasks)
 
     def status(self):
         return collect("pooled", self.root, self.jobs)
@@ -298,34 +301,49 @@ class Pooled:
 def pooled(tmp_path):
     made = []
 
-    def make(epochs=1):
-        made.append(Pooled(tmp_path, epochs))
+    def make():
+        made.append(Pooled(tmp_path))
         return made[0]
 
     yield make
     made[0].site.close()
 
 
-def test_a_sweep_is_trained_and_watched_on_another_scheduler(pooled):
+def has_checkpoint(sweep, job):
+    """Whether a job is in the middle of a run."""
+    attempts = (path.parents[2] for path in sweep.root.glob("runs/*/attempts/*/checkpoints/step-*/COMPLETE"))
+    return any(read_attempt(attempt).slurm.job_id == job for attempt in attempts)
+
+
+def test_a_sweep_is_trained_and_watched_although_a_job_is_killed(pooled):
+    """What the scheduler says of the killed job is recorded, and the other job takes over its run."""
     sweep = pooled()
     sweep.launch()
-    wait_for(lambda: sweep.status().jobs.counts.get("running") == 2)
+    wait_for(lambda: sweep.status().jobs.counts == {"running": 2} and has_checkpoint(sweep, "1_0"))
+    worker = json.loads((sweep.site.pool / "jobs" / "1_0.json").read_text())[-1]["pid"]
+    (child,) = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+    os.kill(worker, signal.SIGSTOP)  # so that it does not see how its child ends
+    for process in (int(child), worker):
+        os.kill(process, signal.SIGKILL)
     sweep.wait_finished()
     status = sweep.status()
-    assert status.counts() == {"finished": 3} and not status.warnings and not status.is_open
-    assert status.jobs.counts == {"completed": 2}
+    assert status.counts() == {"finished": 3} and not status.is_open
+    assert status.jobs.counts == {"completed": 1, "failed": 1}
+    (failure,) = sweep.records("failure.json")
+    assert failure["cause"] == "killed" and "job 1_0; The pool says FAILED" in failure["message"]
+    claims = [json.loads(path.read_text()) for path in sweep.root.glob("runs/*/claim.*")]
+    attempts = sweep.records("attempt.json")
     cluster = sweep.site.scheduler.cluster()
-    claims = [json.loads(path.read_text()) for path in sweep.root.glob("runs/*/claim.0001")]
-    assert {(claim["job"], claim["cluster"]) for claim in claims} <= {("1_0", cluster), ("1_1", cluster)}
-    assert {record["slurm"]["job_id"] for record in sweep.records("attempt.json")} <= {"1_0", "1_1"}
+    assert {(claim["job"], claim["cluster"]) for claim in claims} == {("1_0", cluster), ("1_1", cluster)}
+    assert {attempt["slurm"]["job_id"] for attempt in attempts} == {"1_0", "1_1"}
     (found,), spent = account("pooled", sweep.root, sweep.site.scheduler)
     assert found.tasks == 2 and found.elapsed_seconds > 0 and spent.runs == 3
 
 
 def test_a_cancelled_sweep_goes_on_from_its_checkpoints_on_another_scheduler(pooled):
-    sweep = pooled(epochs=40)
+    sweep = pooled()
     sweep.launch()
-    wait_for(lambda: list(sweep.root.glob("runs/*/attempts/*/checkpoints/step-*/COMPLETE")))
+    wait_for(lambda: has_checkpoint(sweep, "1_0"))
     assert cancel("pooled", sweep.root, sweep.site.scheduler).jobs == ["1_0", "1_1"]
     wait_for(lambda: not sweep.site.scheduler.alive())
     assert sweep.status().jobs.counts == {"cancelled": 2}
@@ -333,20 +351,6 @@ def test_a_cancelled_sweep_goes_on_from_its_checkpoints_on_another_scheduler(poo
     sweep.launch()
     sweep.wait_finished()
     assert any(record["resumed_from"] for record in sweep.records("attempt.json"))
-
-
-def test_what_a_scheduler_says_of_a_killed_worker_is_recorded(pooled):
-    sweep = pooled(epochs=40)
-    sweep.launch()
-    wait_for(lambda: list(sweep.root.glob("runs/*/attempts/*/checkpoints/step-*/COMPLETE")))
-    worker = json.loads((sweep.site.pool / "jobs" / "1_0.json").read_text())[-1]["pid"]
-    (child,) = [int(pid) for pid in Path(f"/proc/{worker}/task/{worker}/children").read_text().split()]
-    os.kill(worker, signal.SIGSTOP)  # so that it does not see how its child ends
-    for process in (child, worker):
-        os.kill(process, signal.SIGKILL)
-    sweep.wait_finished()
-    (failure,) = sweep.records("failure.json")
-    assert failure["cause"] == "killed" and "job 1_0; The pool says FAILED" in failure["message"]
 
 
 def test_jobs_that_a_killed_launch_has_not_recorded_are_adopted_on_another_scheduler(pooled, monkeypatch):
@@ -358,13 +362,14 @@ def test_jobs_that_a_killed_launch_has_not_recorded_are_adopted_on_another_sched
     assert not list(launches("pooled", sweep.root))
     sweep.status()
     assert [array["job_id"] for _, record in launches("pooled", sweep.root) for array in record["arrays"]] == ["1"]
-    sweep.wait_finished()
+    assert cancel("pooled", sweep.root, sweep.site.scheduler).jobs == ["1_0", "1_1"]
 
 
 def test_the_second_scheduler_takes_nothing_from_slurm():
     names = [
         node.module if isinstance(node, ast.ImportFrom) else alias.name
-        for node in ast.walk(ast.parse(Path(pool.__file__).read_text()))
+        for module in (pool, pooled_sweeps)
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     ]
