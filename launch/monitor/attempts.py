@@ -27,7 +27,7 @@ def log_of(run: RunFolder, attempt: int | None) -> str:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        text = "(nothing was said)"
+        text = "(there is no log)"
     except OSError as error:
         text = f"(it cannot be read: {error.strerror or error})"
     return f"== {path}\n{text}"

@@ -31,7 +31,7 @@ from tensloradist.results.standing import standing
 from tensloradist.results.sweeps import FoundSweep
 from tensloradist.wording import counted
 
-STARTING_SECONDS = 60.0  # until a launch's workers have said their first word
+STARTING_SECONDS = 60.0  # until a launch's workers have written their first state
 MOST_PROBLEMS = 8  # files that are named
 OVER = ("finished", "diverged")
 
@@ -145,8 +145,8 @@ def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep 
     ]
     warnings += _of_files(runs)
     warnings += found.early_ends if found is not None else []
-    said, local_work = _said_by_workers(name, root)
-    warnings += [*said, *map(str, unreadable)]
+    problems, local_work = _worker_problems(name, root)
+    warnings += [*problems, *map(str, unreadable)]
     gpus = any(array["asked"]["gpus_per_node"] for _, launch in submitted for array in launch["arrays"])
     unknown_jobs = bool(elsewhere or unreadable or (found is not None and not found.answers))
     waiting = None if unknown_jobs else local_work or (found is not None and found.are_left)
@@ -257,7 +257,7 @@ def _works_here(folder: Path, words: list[dict[str, Any]]) -> bool:
     return begins or any(not has_ended(word) for word in words)
 
 
-def _said_by_workers(name: str, root: Path) -> tuple[list[str], bool]:
+def _worker_problems(name: str, root: Path) -> tuple[list[str], bool]:
     """What went wrong with workers of the newest launch and of those at work; whether one here is at work."""
     folders = sorted((sweep_folder(root, name) / "launches").glob("*"))
     errors: dict[str, list[dict[str, Any]]] = defaultdict(list)

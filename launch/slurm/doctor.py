@@ -1,4 +1,4 @@
-"""`doctor --profile`: a short job on two nodes of a site, of one worker each, and what its tasks found there."""
+"""`doctor --profile`: a short job on two nodes of a site, with one worker on each, and what its tasks found."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tensloradist.errors import UserError
 from tensloradist.files import make_folder
 from tensloradist.terminal import terminal
 
-MOST_CLOCK_SECONDS = 1.0  # by which clocks may differ before it is worth a word
+MOST_CLOCK_SECONDS = 1.0  # a larger difference between clocks is noted
 PATIENCE_SECONDS = 900.0  # for the job to begin and to end
-JOB_MINUTES = 8  # more than a GPU that hangs is waited for
-PROBE_GB = 8.0  # of memory, for the task and the processes that it starts, where the profile gives no less
+JOB_MINUTES = 8  # longer than the job waits for a GPU that hangs
+PROBE_GB = 8.0  # of memory for the task and its processes, or less if the profile has less
 
 
 def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
-    """Submit the job, wait for it, print what it found; whether all checks held.
+    """Submit the job, wait for it, and print what it found; returns whether all checks passed.
 
-    It asks for what one worker has, on two nodes: enough to see whether a GPU, the file system and the network between
-    nodes work. Whether the site would take the profile's own job is only asked (sbatch --test-only).
+    The job has the resources of one worker on each of two nodes, enough to test a GPU, the file system and the network
+    between nodes. Slurm is only asked whether it would accept the profile's own job (sbatch --test-only).
 
     Raises:
         UserError: no Slurm here, an unknown partition, a job that Slurm refuses or that never began.
@@ -70,12 +70,12 @@ def check_site(profile_name: str, option_set: str | None, root: Path) -> bool:
     if held:
         shutil.rmtree(folder)
     else:
-        console.print(f"What the job said is in {folder}", highlight=False, soft_wrap=True)
+        console.print(f"The job's output is in {folder}", highlight=False, soft_wrap=True)
     return held
 
 
 def one_worker(options: Options) -> Options:
-    """The option set with no more than one worker's GPU, cores and share of the memory."""
+    """The option set reduced to one worker's GPU, cores and share of the memory."""
     memory = options.memory_gb
     if memory is not None:
         memory = min(memory, max(PROBE_GB, memory / options.workers))
@@ -92,20 +92,20 @@ def _wait(folder: Path, job: str, tasks: int) -> list[dict[str, Any]]:
             return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         queued = living([job], commands.queue)
         gone = gone + 1 if queued is not None and not queued else 0
-        if gone > 3:  # its files had time to appear
+        if gone > 3:  # its files have had time to appear
             break
         time.sleep(1)
     else:
         commands.cancel([job])
         raise UserError(f"job {job} did not end within {PATIENCE_SECONDS / 60:g} minutes and was cancelled; see squeue")
-    raise UserError(f"job {job} ended without a word from every node; see {folder}/submitit")
+    raise UserError(f"job {job} ended before every node had reported; see {folder}/submitit")
 
 
 def _say(console: Console, words: list[dict[str, Any]], nodes: int, gpus_per_node: int) -> bool:
-    """Print the findings; whether all is well.
+    """Print the findings; returns whether all checks passed.
 
     Args:
-        gpus_per_node: as the profile has it: none found is a failure where it asks for some.
+        gpus_per_node: what the profile asks for; if it asks for GPUs and none is found, a check fails.
     """
     held = True
 
@@ -126,18 +126,22 @@ def _say(console: Console, words: list[dict[str, Any]], nodes: int, gpus_per_nod
                 asked = f", although the profile asks for gpus_per_node: {gpus_per_node}" if gpus_per_node else ""
                 line(not asked, f"{host}: no GPU{asked} (CUDA_VISIBLE_DEVICES={gpus['visible'] or 'not set'})")
         if "compilation" in word:
-            mark, said = word["compilation"]
-            console.print(f"{mark:7} {host}: {said}", markup=False, highlight=False, soft_wrap=True)
+            mark, finding = word["compilation"]
+            console.print(f"{mark:7} {host}: {finding}", markup=False, highlight=False, soft_wrap=True)
         if "file_system" in word:
             line(True, f"{host}: file system: {word['file_system']}")
     if nodes < 2:
-        console.print("one node only: nothing was seen of two", highlight=False)
+        console.print("The job ran on one node, so nothing between nodes was checked", highlight=False)
     links = [word.get("first_link") for word in words]
     line(links.count(True) == 1, f"of {nodes} links to one name at the same moment, {links.count(True)} succeeded")
     clocks = [word["clock"] for word in words if "clock" in word]
     apart = max(clocks, default=0.0) - min(clocks, default=0.0)
-    # No decision rests on it: times in one attempt's records are all of one node.
-    note = "" if apart <= MOST_CLOCK_SECONDS else ": times of different nodes do not compare; claims do not use them"
+    # No decision depends on it: all times in one attempt's records are one node's.
+    note = (
+        ""
+        if apart <= MOST_CLOCK_SECONDS
+        else ": times of different nodes cannot be compared; claims do not depend on them"
+    )
     line(True, f"clocks differ by {apart:.1f} s{note}")
     if all("all_reduce" in word for word in words):
         line(True, f"all-reduce over {nodes} nodes: {words[0]['all_reduce']}")

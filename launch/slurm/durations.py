@@ -1,4 +1,4 @@
-"""Results on record of runs like others, and how long they took; no result of a stranger's run is taken for one."""
+"""How long runs took that are like a planned run: same backbone, data, epochs, batch size and processes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tensloradist.results.publish import read_run
 from tensloradist.results.schema import Result
 from tensloradist.spec import RunSpec
 
-DURATIONS = 50  # finished runs of a kind that its duration is estimated from
-MOST_LOOKED_AT = 500  # runs that are looked at to find them
+DURATIONS = 50  # at most so many finished runs of a kind estimate its duration
+MOST_LOOKED_AT = 500  # at most so many runs are read to find them
 
 Kind = tuple[object, ...]
 log = logging.getLogger("tensloradist")
 
 
 def kind(spec: RunSpec) -> Kind:
-    """What runs that take about as long have in common: backbone, data, epochs, batch size, strategy and processes."""
+    """What runs of about the same duration have in common."""
     backbone, task, compute = spec.backbone, spec.task, spec.compute
     return (
         (backbone.fingerprint, backbone.quantization, spec.precision),
@@ -33,7 +33,7 @@ def kind(spec: RunSpec) -> Kind:
 
 
 class Durations:
-    """The results of runs on record by their kind, read when they are first asked for.
+    """Finished runs by their kind, read when they are first needed.
 
     Args:
         first: ids of the runs to look at before the others.
@@ -44,7 +44,7 @@ class Durations:
         self._results: dict[Kind, list[Result]] | None = None
 
     def of(self, spec: RunSpec) -> float | None:
-        """The median seconds of runs like this one; None where there are none."""
+        """The median seconds of runs like this one; None if there are none."""
         found = self.results(spec)
         return statistics.median(result.times.total_seconds for result in found) if found else None
 
@@ -60,7 +60,7 @@ class Durations:
         for folder in self._folders():
             try:
                 spec, result = read_run(folder)
-            except (UserError, OSError) as error:  # another sweep's: its own launch mends it
+            except (UserError, OSError) as error:  # perhaps another sweep's, whose own launch repairs it
                 unreadable.append(str(error))
                 continue
             results[kind(spec)].append(result)

@@ -1,8 +1,8 @@
-"""The environment in which Slurm's commands are called: the caller's, less what would change what they are asked for.
+"""The environment in which Slurm's commands are called: the caller's, without variables that change their meaning.
 
-sbatch takes options from SBATCH_… variables, before those in the batch script, and hands all other variables on to the
-job. A terminal of a notebook server, salloc, srun and a job all have variables of an allocation and a step of their
-own; in a new job these are the options of its srun and the identity of its tasks.
+SBATCH_… variables override the options in the batch script, and sbatch passes all other variables on to the job. A
+terminal of a notebook server, salloc, srun and a job have variables of their own allocation and step; in a new job they
+would become options of its srun, and the identity of its tasks.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 from launch.slurm.profile import Options
 
-# Where Slurm is configured, which cluster all of its commands mean, and who asks: these are of no allocation.
+# Slurm's configuration, the cluster that its commands address, and the user's token do not belong to an allocation.
 _OF_THE_SITE = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
 _OF_AN_ALLOCATION = ("SLURM_", "SLURMD_", "SRUN_", "SALLOC_", "SUBMITIT_")
-# What process launchers tell their processes: their place among the others, and whom to meet.
+# Process launchers set these to tell a process its rank, and the address of the first one.
 _OF_A_STEP = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_", "OMPI_UNIVERSE_", "HYDI_", "TORCHELASTIC_")
 _NAMES_OF_A_STEP = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE"),
@@ -25,7 +25,7 @@ _NAMES_OF_A_STEP = (
     *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK"),
 )
 _BINDINGS = ("SBATCH_MEM_BIND", "SBATCH_CPU_BIND")
-_FOLDERS = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # of an allocation where they are named after its job
+_FOLDERS = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # belong to an allocation if they are named after its job
 _OF_QUESTIONS = ("SQUEUE_", "SACCT_", "SACCTMGR_", "SCANCEL_", "SCONTROL_", "SINFO_")  # filters and formats
 
 # Variables that are not named after the option that they give.
@@ -37,7 +37,7 @@ _VARIABLES = {
     "cpu-freq": ("SBATCH_CPU_FREQ_REQ",),
     "bb": ("SBATCH_BURST_BUFFER",),
 }
-# Options that exclude each other: whoever gives one of them means none of the others.
+# Options that exclude each other: giving one of them rules out the others.
 _ALTERNATIVES = (
     ("mem", "mem-per-cpu", "mem-per-gpu"),
     ("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"),
@@ -45,7 +45,7 @@ _ALTERNATIVES = (
     ("requeue", "no-requeue"),
     ("exclusive", "oversubscribe"),
 )
-# What no launch can leave to a variable, whatever the profile says.
+# Variables that are never used, whatever the profile says.
 _NEVER = {
     "SBATCH_WAIT": "the command returns as soon as the jobs are submitted",
     "SBATCH_EXPORT": "jobs have the variables that the launch was checked with; `sbatch: {export: …}` of a profile "
@@ -60,13 +60,13 @@ _NEVER = {
 
 
 def submission_environment(options: Options, caller: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables for sbatch, and for the job: none of the caller's allocation, and no override of the option set."""
+    """The variables for sbatch and the job: the caller's, except its allocation's and those that override options."""
     dropped = _overrides(options, caller)
     return {name: value for name, value in caller.items() if name not in dropped and not _is_of_a_job(name, caller)}
 
 
 def question_environment(caller: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables for squeue, sacct, scancel, scontrol and sinfo: no filter or format that was not asked for."""
+    """The variables for squeue, sacct, scancel, scontrol and sinfo: the caller's, except filters and formats."""
     return {
         name: value
         for name, value in caller.items()
@@ -75,13 +75,13 @@ def question_environment(caller: Mapping[str, str] = os.environ) -> dict[str, st
 
 
 def left_open(options: Options, caller: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The caller's SBATCH_… variables that hold, because the option set does not say it."""
+    """The caller's SBATCH_… variables that take effect, because the option set does not set their options."""
     known = submission_environment(options, caller)
     return {name: value for name, value in sorted(known.items()) if name.startswith("SBATCH_")}
 
 
 def completed(options: Options, caller: Mapping[str, str] = os.environ) -> Options:
-    """The option set, with the caller's partition, account, QOS and constraint where it leaves these open."""
+    """The option set, with the caller's partition, account, QOS and constraint where it does not set them."""
     given = left_open(options, caller)
     fields = ("partition", "account", "qos", "constraint")
     return options.model_copy(
@@ -90,7 +90,7 @@ def completed(options: Options, caller: Mapping[str, str] = os.environ) -> Optio
 
 
 def environment_notes(options: Options, caller: Mapping[str, str] = os.environ) -> list[str]:
-    """A sentence for each SBATCH_… variable: that it is not used and why, or that it is."""
+    """A sentence for each SBATCH_… variable: that it is used, or why it is not."""
     notes = [
         f"{name}={caller[name]} is not used: {why}" for name, why in sorted(_overrides(options, caller).items()) if why
     ]
@@ -101,7 +101,7 @@ def environment_notes(options: Options, caller: Mapping[str, str] = os.environ) 
 
 
 def _overrides(options: Options, caller: Mapping[str, str]) -> dict[str, str]:
-    """The caller's variables that would override what is asked for -> why they do not; '' where they say the same."""
+    """The caller's variables that would override an option -> why they are not used; '' if the option is the same."""
     asked = _asked(options)
     found = {}
     for name in caller:
@@ -115,10 +115,10 @@ def _overrides(options: Options, caller: Mapping[str, str]) -> dict[str, str]:
         # Only the GPUs of a --gres compete with the other options for GPUs.
         group = "gpus-per-node" if option == "gres" and "gpu" in caller[name] else option
         rivals = {group, *(rival for others in _ALTERNATIVES if group in others for rival in others)}
-        said = next((rival for rival in (option, *sorted(rivals)) if rival in asked), None)
-        if said is not None:
-            same = said == option and str(asked[said]) == caller[name]
-            found[name] = "" if same else f"jobs are submitted {_shown(said, asked[said])}"
+        given = next((rival for rival in (option, *sorted(rivals)) if rival in asked), None)
+        if given is not None:
+            same = given == option and str(asked[given]) == caller[name]
+            found[name] = "" if same else f"jobs are submitted {_shown(given, asked[given])}"
     return found
 
 
@@ -131,7 +131,7 @@ def _shown(option: str, value: Any) -> str:
 
 
 def _asked(options: Options) -> dict[str, Any]:
-    """The options that sbatch is given for this option set, by name; None: every job has its own."""
+    """The options that sbatch gets for this option set, by name; None: each job has its own value."""
     given: dict[str, Any] = {
         "partition": options.partition,
         "account": options.account,
@@ -140,7 +140,7 @@ def _asked(options: Options) -> dict[str, Any]:
         "mem": f"{options.memory_gb:g}G" if options.memory_gb else None,
         "gpus-per-node": options.gpus_per_node or None,
     }
-    said = {option: value for option, value in given.items() if value is not None}
+    chosen = {option: value for option, value in given.items() if value is not None}
     always = {
         **dict.fromkeys(("array", "job-name", "output", "error", "input", "open-mode")),
         "time": options.time_minutes,
@@ -148,16 +148,16 @@ def _asked(options: Options) -> dict[str, Any]:
         "cpus-per-task": options.cpus_per_worker * options.workers,
         "requeue" if options.requeue else "no-requeue": True,
     }
-    return {**always, **said, **{name.replace("_", "-"): value for name, value in options.sbatch.items()}}
+    return {**always, **chosen, **{name.replace("_", "-"): value for name, value in options.sbatch.items()}}
 
 
 def _is_of_a_job(name: str, caller: Mapping[str, str]) -> bool:
-    """Whether the variable is of the allocation or step in which the caller runs, if it does."""
+    """Whether the variable belongs to the allocation or step in which the caller runs, if there is one."""
     if name in _OF_THE_SITE or name.startswith("PMIX_MCA_"):  # the latter configure an MPI library
         return False
     if name in _FOLDERS:
         job = caller.get("SLURM_JOB_ID")
         return job is not None and re.search(rf"(?<!\d){re.escape(job)}(?!\d)", caller[name]) is not None
-    if name.startswith(_BINDINGS):  # a user's wish outside of an allocation, and within one what that has
+    if name.startswith(_BINDINGS):  # outside of an allocation the user's choice, within one the allocation's
         return "SLURM_JOB_ID" in caller
     return name in _NAMES_OF_A_STEP or name.startswith((*_OF_AN_ALLOCATION, *_OF_A_STEP))

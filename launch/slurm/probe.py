@@ -1,4 +1,4 @@
-"""What a task of `doctor --profile` looks at on its node, and writes as JSON into the job's folder: one file a task."""
+"""The checks that a task of `doctor --profile` makes on its node, written as JSON into the job's folder."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tensloradist.files import link_once, write_once, write_synced
 from tensloradist.gpu_check import AT_ONCE, SECONDS, check_gpus
 from tensloradist.gpus import visible_gpus
 
-WAIT_SECONDS = 180.0  # for the other node's word: nvidia-smi may hang there, twice
-_SOUND = "gpus"  # the name of the word on a task's GPUs: empty where all of them compute
+WAIT_SECONDS = 180.0  # for the other node's file: nvidia-smi may hang there, twice
+_SOUND = "gpus"  # the name of the file on a task's GPUs, which is empty if all of them compute
 
 
 def probe(folder: str, root: str) -> None:
-    """Look at this node; what cannot be done is written down as an error, so that every task leaves its word."""
+    """Check this node; a check that raises is recorded as an error, so that every task leaves a report."""
     place = Place.here()
     found: dict[str, Any] = {"rank": place.rank, "host": socket.gethostname(), "errors": []}
     for name, look in (
@@ -37,7 +37,7 @@ def probe(folder: str, root: str) -> None:
     ):
         try:
             found[name] = look()
-        except Exception as error:  # whatever goes wrong is what the doctor is asked for
+        except Exception as error:  # whatever goes wrong is what the doctor reports
             found["errors"].append(f"{name}: {type(error).__name__}: {error}")
     write_once(Path(folder) / f"probe-{place.rank}.json", json.dumps(found, indent=1) + "\n")
 
@@ -49,7 +49,7 @@ def _versions() -> dict[str, str]:
 
 
 def _gpus(folder: Path, place: Place) -> dict[str, Any]:
-    """What the check of every GPU that Slurm gave this task found, and how Slurm named them."""
+    """The results of the check of every GPU that Slurm gave this task, and how Slurm named the GPUs."""
     word = "a GPU does not compute"
     try:
         checked = check_gpus()
@@ -66,7 +66,7 @@ def _meet(folder: Path, place: Place, name: str) -> None:
 
 
 def _await(folder: Path, place: Place, name: str, seconds: float) -> list[str]:
-    """All tasks' words of that name, once they are there."""
+    """The texts of all tasks' files of that name, once they are there."""
     deadline = time.monotonic() + seconds
     while len(paths := list(folder.glob(f"{name}-*"))) < place.tasks:
         if time.monotonic() > deadline:
@@ -76,7 +76,7 @@ def _await(folder: Path, place: Place, name: str, seconds: float) -> list[str]:
 
 
 def _link(folder: Path, place: Place) -> bool:
-    """Whether this task's link was the first: of all tasks' at the same moment, exactly one is."""
+    """Whether this task's link came first; of all tasks' links at the same moment, exactly one must."""
     _meet(folder, place, "link")
     own = folder / f".own-{place.rank}"
     write_synced(own, str(place.rank))
@@ -84,13 +84,13 @@ def _link(folder: Path, place: Place) -> bool:
 
 
 def _clock(folder: Path, place: Place) -> float:
-    """This node's clock at a moment that is the same everywhere, to a tenth of a second or so."""
+    """This node's clock at the same moment on all nodes, to about a tenth of a second."""
     _meet(folder, place, "clock")
     return time.time()
 
 
 def _all_reduce(folder: Path, place: Place) -> str:
-    """Where all GPUs compute: one that hangs would hang whoever opens it, and the others with it."""
+    """All-reduce over the nodes, if all GPUs compute: a GPU that hangs would hang its process, and all others."""
     rounds = math.ceil(max(1, len(visible_gpus())) / AT_ONCE)
     if any(_await(folder, place, _SOUND, rounds * SECONDS + WAIT_SECONDS)):
         raise RuntimeError("not tried, since a GPU does not compute as it should")

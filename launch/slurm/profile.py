@@ -1,7 +1,7 @@
-"""Cluster profiles: what a site's jobs ask for, as validated YAML; several option sets may share one queue of runs.
+"""Cluster profiles: what a site's jobs ask for, as validated YAML. Jobs of several option sets share a queue of runs.
 
-A profile's own fields hold for every option set; an option set overrides them. Profiles are found by path, or by name
-among the shipped ones (`slurm/profiles/`).
+A profile's own fields apply to every option set, which may override them. A profile is given by its path, or by its
+name if it is a shipped one (`slurm/profiles/`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SHIPPED = "slurm/profiles"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
-# Options of sbatch that every submission sets, or that the profile has a field for. They are refused below `sbatch`,
-# because the checks against the site, the jobs' record and the larger jobs know the field alone.
+# Options of sbatch that every submission sets, or for which the profile has a field. They are refused below `sbatch`,
+# because the checks against the site, the jobs' record and the larger jobs read only the field.
 _FIELDS = {
     "time": "time_minutes",
     "partition": "partition",
@@ -43,7 +43,7 @@ _FIELDS = {
     "ntasks-per-node": "processes_per_node",
     "array": "max_parallel and max_array_size",
 }
-_SAME = ("partition", "account", "qos", "constraint")  # of these, whose fields have the form of sbatch's options
+_SAME = ("partition", "account", "qos", "constraint")  # fields that are written like sbatch's options
 _OURS = ("job-name", "output", "error", "input", "open-mode", "wait", "test-only", "parsable", "quiet", "wrap")
 SAID_ELSEWHERE = {option: f"this is the profile's field {field}" for option, field in _FIELDS.items()} | dict.fromkeys(
     _OURS, "every submission sets this itself; leave it out"
@@ -66,16 +66,16 @@ class Options(SpecModel):
     )
     max_array_size: PositiveInt = Field(1000, description="tasks an array; the site's own limit is asked, too")
     max_parallel: PositiveInt = Field(
-        32, description="tasks that run at the same time: of one launch, over all its arrays, but at least one of each"
+        32, description="tasks of a launch that run at the same time, over all its arrays; at least one of each"
     )
     workers_per_node: PositiveInt | None = Field(
-        None, description="workers a job; null: workers_per_gpu for each GPU, or one without GPUs"
+        None, description="workers a job; null: workers_per_gpu for each GPU, or one if there is no GPU"
     )
     workers_per_gpu: PositiveInt = Field(
-        1, description="more than one: for small runs, whose times do not compare; see the profile shared_gpu"
+        1, description="more than one suits small runs, but their times cannot be compared; see the profile shared_gpu"
     )
     processes_per_node: PositiveInt | None = Field(
-        None, description="of a multi-process run; null: one a GPU, or all on one node without GPUs"
+        None, description="of a multi-process run; null: one a GPU, or all on one node if it has no GPUs"
     )
     runs_per_task: PositiveInt | None = Field(
         None, description="runs that a job trains; null: as many as fill target_minutes by recorded durations"
@@ -91,7 +91,7 @@ class Options(SpecModel):
     srun: tuple[str, ...] = Field((), description="further srun arguments")
     takeover_seconds: SecondsOrPart = Field(
         180.0,
-        description="a claim whose heartbeat stands still for so long may be taken over; it beats six times as often",
+        description="take over a run after this long without a heartbeat; heartbeats come six times as often",
     )
 
     @model_validator(mode="after")
@@ -116,8 +116,8 @@ class Options(SpecModel):
     def recorded(cls, options: Mapping[str, Any]) -> Options:
         """The options of submitted jobs, as a profile would give them now.
 
-        An option below `sbatch` that has become a field's is that field's where the field says nothing; where the two
-        have different forms it is left out.
+        An option below `sbatch` for which there is a field now becomes that field's value if the field has none; it is
+        left out if the two are written differently.
 
         Raises:
             SpecError: they are not valid for another reason.
@@ -131,24 +131,27 @@ class Options(SpecModel):
 
     @property
     def workers(self) -> int:
-        """Workers a job, for runs of one process."""
+        """Workers of a job that trains runs of one process."""
         return self.workers_per_node or max(1, self.gpus_per_node * self.workers_per_gpu)
 
     @property
     def sharing_gpu(self) -> int:
-        """Workers that share a GPU, however the profile says it; 1 without GPUs."""
+        """Workers that share a GPU, whichever fields say so; 1 without GPUs."""
         return math.ceil(self.workers / self.gpus_per_node) if self.gpus_per_node else 1
 
     def grown(self, growth: Growth) -> Options:
-        """The same with so many times the memory and the time limit."""
+        """The same options with multiples of the memory and the time limit."""
         memory = self.memory_gb * (growth.memory or 1) if self.memory_gb is not None else None
         return self.model_copy(update={"memory_gb": memory, "time_minutes": self.time_minutes * growth.time})
 
     def layout(self, processes: int, nodes: int | None = None) -> tuple[int, int]:
-        """(nodes, tasks a node) of a job that trains runs of so many processes, on so many nodes if a run says it.
+        """(nodes, tasks a node) of a job that trains runs of `processes` processes.
+
+        Args:
+            nodes: as the run says; None: as the profile says.
 
         Raises:
-            UserError: they do not divide evenly, or are more than a node of this profile has GPUs.
+            UserError: the processes do not divide evenly over nodes, or a node has fewer GPUs.
         """
         if processes == 1:
             return 1, 1
@@ -163,7 +166,7 @@ class Options(SpecModel):
         each = min(self.processes_per_node or self.gpus_per_node or processes, processes)
         if processes % each:
             raise UserError(
-                f"compute.processes: {processes} is no multiple of the {each} processes a node of this profile; change "
+                f"compute.processes: {processes} is not a multiple of this profile's {each} processes a node; change "
                 "it, or the profile's processes_per_node"
             )
         return processes // each, each
@@ -177,7 +180,7 @@ class Profile(SpecModel):
     options: dict[Name, Options] = Field(min_length=1)
 
     def chosen(self, names: list[str] | None) -> dict[str, Options]:
-        """The option sets of the given names; the first one without names.
+        """The named option sets; the first one if none is named.
 
         Raises:
             UserError: an unknown name.
@@ -189,10 +192,10 @@ class Profile(SpecModel):
 
 
 def load_profile(source: str) -> Profile:
-    """A profile from its file, or a shipped one by name.
+    """A profile from its file, or a shipped one by its name.
 
     Raises:
-        UserError: whatever is wrong with it, by field.
+        UserError: the file or a field is not valid.
     """
     path = find_shipped(SHIPPED, source)
     data = read_yaml(path)

@@ -1,7 +1,7 @@
-"""Pruning: what a sweep's earlier launches leave that nobody reads again once their jobs are gone.
+"""Removal of files that a sweep's earlier launches have left and that nobody reads once their jobs are gone.
 
-Files are a quota on clusters, and an array of a thousand tasks leaves some five thousand. What tells of the launch
-stays: what Slurm accepted, the submissions, the workers' last words, and every log that says something.
+Clusters limit the number of files, and an array of a thousand tasks leaves about five thousand. The record of the
+launch stays: what Slurm accepted, the submissions, the workers' last states, and every log that is not empty.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MARK = "pruned"
 
 
 def prune(name: str, root: Path) -> int:
-    """Remove them from this user's launches here; returns how many files. Nothing goes while Slurm does not answer.
+    """Remove such files of this user's launches on this cluster; returns their number, 0 if Slurm does not answer.
 
-    A launch that may still submit, or of whose jobs not all are on record, or not their cluster, is left as it is.
+    A launch is left alone if it may still submit, or if its jobs or their cluster are not on record.
     """
     adopt(name, root)
     own = ((folder, record) for folder, record in launches(name, root) if record["user"] == username())
@@ -50,7 +50,7 @@ def prune(name: str, root: Path) -> int:
 
 
 def _is_over(folder: Path) -> bool:
-    """Whether all that a launch has submitted is on record, and it submits no more."""
+    """Whether all jobs of a launch are on record, and it submits no more."""
     if any(unrecorded(folder)):
         return False
     newest = max((path.stat().st_mtime for path in folder.glob("submission-*.json")), default=0.0)

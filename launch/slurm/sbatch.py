@@ -1,4 +1,4 @@
-"""submitit's Slurm executor with its own call of sbatch, in a given environment, whose answer is read strictly."""
+"""submitit's Slurm executor, but it calls sbatch in a given environment and reads its answer strictly."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from submitit.core import utils
 from tensloradist.bounded import run_bounded
 
 _TEST_SECONDS = 120.0  # for an answer to --test-only
-# What sbatch prints, on a line of its own. A site's wrapper may print anything before and after it.
+# sbatch prints this on a line of its own. A site's wrapper may print anything before and after it.
 _ANSWER = re.compile(r"^Submitted batch job (\d+)(?: on cluster \S+)?\s*$", re.MULTILINE)
 
 
 class Sbatch(submitit.SlurmExecutor):  # type: ignore[misc]
-    """Submits batch scripts with these variables and no others."""
+    """Submits batch scripts in exactly this environment."""
 
     def __init__(self, folder: Path, python: str, environment: Mapping[str, str]) -> None:
         super().__init__(folder, python=python)
         self._environment = dict(environment)
 
     def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
-        """One job, or one array of them: submitit would submit an array by an executor of its own class."""
+        """Submit one job or one array; submitit itself would submit an array by an executor of its own class."""
         if len(delayed_submissions) == 1:
             return super()._internal_process_submissions(delayed_submissions)  # type: ignore[no-any-return]
         folder = utils.JobPaths.get_first_id_independent_folder(self.folder)
@@ -47,7 +47,7 @@ class Sbatch(submitit.SlurmExecutor):  # type: ignore[misc]
         return jobs
 
     def would_refuse(self) -> str | None:
-        """What Slurm would say against a job that asks for what these parameters do; None: it would take it."""
+        """Slurm's reason for refusing a job with these parameters; None: it would accept the job."""
         folder = utils.JobPaths.get_first_id_independent_folder(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         script = folder / "test-only.sh"
@@ -71,10 +71,10 @@ class Sbatch(submitit.SlurmExecutor):  # type: ignore[misc]
 
 
 def job_id_in(answer: str) -> str:
-    """The job's id in what sbatch printed.
+    """The job's id in the output of sbatch.
 
     Raises:
-        FailedSubmissionError: it has no line, or several different ones, that say so.
+        FailedSubmissionError: no line of the output has an id, or several lines have different ids.
     """
     ids = set(_ANSWER.findall(answer))
     if len(ids) != 1:

@@ -83,7 +83,7 @@ def test_processes_are_laid_out_over_nodes():
     options = Options(gpus_per_node=4)
     assert options.workers == 4 and options.layout(1) == (1, 1)
     assert options.layout(8) == (2, 4) and options.layout(2) == (1, 2)
-    with pytest.raises(UserError, match=r"compute\.processes: 6 is no multiple of the 4"):
+    with pytest.raises(UserError, match=r"compute\.processes: 6 is not a multiple of this profile.s 4"):
         options.layout(6)
     assert options.layout(6, nodes=3) == (3, 2), "as the run says"
     with pytest.raises(UserError, match=r"compute\.processes_per_node: 8 processes a node, but .* 4 GPUs"):

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pool
 import pooled_sweeps
 import pytest
 from fake_slurm import FakeSlurm
+from scheduler_contract import *  # noqa: F403 (its tests)
+from scheduler_contract import Site, wait_for
 
 from launch.monitor.control import cancel
 from launch.monitor.efficiency import account
@@ -21,15 +22,17 @@ from launch.monitor.status import collect
 from launch.planning.plan import check
 from launch.planning.sweep_file import load_sweep
 from launch.records.job_arrays import Submitted, launches
-from launch.records.submission import Submission
-from launch.scheduler import JobRefused, JobRequest, base_id, living
+from launch.scheduler import base_id
 from launch.slurm.client import Slurm
 from launch.slurm.profile import Options
-from tensloradist.files import write_once
-from tensloradist.results.attempts import read_attempt
+from tensloradist.cli import _application
+from tensloradist.results.attempts import begin_attempt, read_attempt
+from tensloradist.results.claims import claim
+from tensloradist.results.jobs import current_job
+from tensloradist.results.layout import RunFolder
 
 STATES = {0: "COMPLETED"}
-SACCT = """#!/bin/sh
+SACCT = r"""#!/bin/sh
 echo "sacct $*" >> {folder}/calls
 [ -e {folder}/sacct.fails ] && exit 1
 case "$*" in *ExitCode*) file=ended;; *AllocTRES*) file=end_of;; *) file=usage;; esac
@@ -38,70 +41,18 @@ grep -E "^($ids)[_.|]" {folder}/sacct.$file || true
 """
 
 
-def wait_for(condition, seconds=120):
-    """The condition's first true value."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return value
-
-
-class Site:
-    """A scheduler under test, and what makes its jobs begin and end."""
-
-    def __init__(self, folder):
-        self.folder, self.submitted = folder, 0
-
-    def submit(self, tasks=1):
-        """Queue a job; returns its keys."""
-        self.submitted += 1
-        folder = self.folder / "sweeps" / "s" / "launches" / str(self.submitted)
-        path = folder / "submission-0.json"
-        options = Options().model_dump(mode="json")
-        write_once(path, Submission("m", "r", 1, options=options, tasks=tasks).to_json())
-        request = JobRequest(
-            name="s", run=pool.wait_for_code, submission=path, tasks=tasks, parallel=tasks, logs=folder / "submitit-0"
-        )
-        job_id = self.scheduler.submit(request)
-        keys = [job_id] if tasks == 1 else [f"{job_id}_{task}" for task in range(tasks)]
-        self.queued(folder, keys)
-        return keys
-
-    def launch_of(self, key):
-        """The launch folder of a job."""
-        return next(folder for folder, keys in self.launches if key in keys)
-
-
 class PoolSite(Site):
     """The pool; its jobs run."""
 
+    job = staticmethod(pool.contract_job)
+
     def __init__(self, folder):
         super().__init__(folder)
-        self.pool, self.launches = folder / "pool", []
+        self.pool = folder / "pool"
         self.pool.mkdir(parents=True)
         self.scheduler = pool.Pool(self.pool)
         self.server = subprocess.Popen([sys.executable, pool.__file__, str(self.pool), "3", "600"])
         wait_for(self.scheduler.cluster)
-
-    def queued(self, folder, keys):
-        self.launches.append((folder, keys))
-
-    def begin(self, keys):
-        wait_for(lambda: all(self.scheduler.alive()[key].state == "RUNNING" for key in keys))
-
-    def end(self, key, code):
-        write_once(self.launch_of(key) / f"end-{key}", str(code))
-        wait_for(lambda: key not in self.scheduler.alive())
-
-    def job_of(self, key, monkeypatch):
-        return json.loads(wait_for(lambda: (path := self.launch_of(key) / f"job-{key}").exists() and path.read_text()))
-
-    def settle(self):
-        """Nothing: the pool does by itself what it is asked."""
-
-    def enforce_limits(self):
-        """Nothing: the pool always does."""
 
     def silence(self):
         self.server.kill()
@@ -118,16 +69,18 @@ class PoolSite(Site):
 class SlurmSite(Site):
     """Slurm's client, on stand-ins for Slurm's commands, which are told what the controller would do."""
 
+    job = staticmethod(pool.contract_job)  # which nothing runs
+    options = Options().model_dump(mode="json")
+
     def __init__(self, folder, monkeypatch):
         super().__init__(folder)
-        self.slurm, self.scheduler, self.launches = FakeSlurm(folder / "bin").install(monkeypatch), Slurm(), []
+        self.slurm, self.scheduler = FakeSlurm(folder / "bin").install(monkeypatch), Slurm()
         self.slurm.says("scontrol", "ClusterName = here\nMaxArraySize = 100\n")
         (self.slurm.folder / "sacct").write_text(SACCT.format(folder=self.slurm.folder))
         self.queue, self.ended = {}, []
         self.settle()
 
-    def queued(self, folder, keys):
-        self.launches.append((folder, keys))
+    def queued(self, keys):
         self.queue |= dict.fromkeys(keys, "PENDING")
         self.settle()
 
@@ -184,83 +137,43 @@ def site(request, tmp_path, monkeypatch):
     made.close()
 
 
-def test_an_array_is_in_the_queue_element_by_element_until_each_has_ended(site):
-    single, array = site.submit(), site.submit(tasks=2)
-    assert len({base_id(key) for key in (*single, *array)}) == 2
-    queue = site.scheduler.alive()
-    assert {*single, *array} <= set(queue) and {job.restart for job in queue.values()} == {0}
-    site.begin([*single, *array])
-    assert {job.state for job in site.scheduler.alive().values()} == {"RUNNING"}
-    site.end(array[0], 7)
-    assert set(site.scheduler.alive()) == {*single, array[1]}
-    assert set(living([array[1]], site.scheduler.alive)) == {array[1]}
+JOB = {
+    "SLURM_JOB_ID": "103",
+    "SLURM_ARRAY_JOB_ID": "101",
+    "SLURM_ARRAY_TASK_ID": "2",
+    "SLURM_RESTART_COUNT": "1",
+    "SLURM_CLUSTER_NAME": "here",
+    "SLURM_JOB_PARTITION": "low",
+    "SLURM_JOB_NODELIST": "n[1-2]",
+    "SLURM_CPUS_PER_TASK": "4",
+    "SLURM_MEM_PER_NODE": "2048",
+    "SLURM_GPUS_ON_NODE": "1",
+    "SLURM_JOB_START_TIME": "1000",
+    "SLURM_JOB_END_TIME": "2800",
+}
 
 
-def test_an_ended_job_has_a_state_an_end_and_last_words(site):
-    failed, finished = site.submit(), site.submit()
-    site.begin([*failed, *finished])
-    assert site.scheduler.end_of(failed[0], 0) is None and site.scheduler.ended(failed) == {}
-    site.end(failed[0], 7)
-    site.end(finished[0], 0)
-    ended = site.scheduler.ended([*failed, *finished])
-    assert (ended[failed[0]].state, ended[failed[0]].end) == ("FAILED", "exit code 7")
-    assert ended[finished[0]].state == "COMPLETED"
-    assert site.scheduler.end_of(failed[0], 0).state == "FAILED" and site.scheduler.end_of(failed[0], 1) is None
-    line, log = site.scheduler.last_words(site.launch_of(failed[0]), failed[0])
-    assert line == "the reason" and log.is_file()
-
-
-def test_what_ended_jobs_used_is_on_record(site):
-    (key,) = site.submit()
-    site.begin([key])
-    site.end(key, 0)
-    (used,) = site.scheduler.usage([key])
-    assert (used.key, used.state, used.allocated_cpus) == (key, "COMPLETED", 1)
-    assert used.elapsed_seconds > 0 and used.cpu_seconds >= 0 and used.peak_memory_bytes > 0
-
-
-def test_cancelling_an_array_ends_all_of_it_and_nothing_else(site):
-    array, other = site.submit(tasks=2), site.submit()
-    site.begin([*array, *other])
-    assert site.scheduler.cancel([base_id(array[0])]) is None
-    site.settle()
-    wait_for(lambda: set(site.scheduler.alive()) == set(other))
-    assert {job.state for job in site.scheduler.ended(array).values()} == {"CANCELLED"}
-    assert site.scheduler.cancel([]) is None
-
-
-def test_a_process_knows_its_job(site, monkeypatch):
-    assert site.scheduler.current_job() is None and site.scheduler.seconds_left() is None
-    (key,) = site.submit()
-    site.begin([key])
-    found = site.job_of(key, monkeypatch)
-    assert (found["key"], found["restart"], found["cluster"]) == (key, 0, site.scheduler.cluster())
-
-
-def test_a_refused_job_says_why_and_is_not_queued(site):
-    limit = site.scheduler.limits().max_array_size
-    site.enforce_limits()
-    with pytest.raises(JobRefused, match="limit|at most"):
-        site.submit(tasks=limit + 1)
-    assert site.scheduler.alive() == {}
-
-
-def test_a_silent_scheduler_answers_nothing_and_raises_nothing(site):
-    (key,) = site.submit()
-    site.begin([key])
-    site.silence()
-    asked = site.scheduler
-    answers = [
-        asked.cluster(),
-        asked.alive(),
-        asked.ended([key]),
-        asked.end_of(key, 0),
-        asked.usage([key]),
-        asked.limits(),
-    ]
-    assert answers == [None] * 6 and asked.cancel([key]) is not None
-    with pytest.raises(JobRefused):
-        site.submit()
+def test_claims_and_attempts_record_a_slurm_job_as_they_always_have(tmp_path, monkeypatch):
+    """Also those of `tensloradist run`, which finds the job by what `launch` registers."""
+    _application()
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    spec, run = load_sweep(str(tmp_path / "sweep.yaml")).runs[0].spec, RunFolder(tmp_path, "r")
+    assert claim(run, job=current_job()) is not None
+    begin_attempt(run, 1, spec, None, current_job())
+    owner = json.loads((run.path / "claim.0001").read_text())
+    assert list(owner)[-4:] == ["job", "restart", "heartbeat_seconds", "cluster"]
+    assert (owner["job"], owner["restart"], owner["cluster"]) == ("101_2", 1, "here")
+    assert json.loads((run.attempt(1) / "attempt.json").read_text())["slurm"] == {
+        "job_id": "103",
+        "array_job_id": "101",
+        "array_task_id": "2",
+        "restart_count": 1,
+        "partition": "low",
+        "node_list": "n[1-2]",
+        "limits": {"cpus": "4", "memory": "2048", "gpus": "1", "minutes": "30"},
+    }
 
 
 SWEEP = """
@@ -270,7 +183,7 @@ task: {name: digits, train_examples: 144}
 methods: [lora, {tenslora: {grouping: [qkv_depth, att]}}]
 conditions: [{isorank: [2]}]
 seeds: 1
-optimizer: {epochs: 40, batch_size: 16, learning_rate: 1e-2}
+optimizer: {epochs: 15, batch_size: 16, learning_rate: 1e-2}
 compute: {device: cpu, threads: 1, checkpoint_steps: 5, checkpoint_seconds: null}
 """
 
