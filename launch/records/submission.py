@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,13 +83,13 @@ class Submission:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
 
-    def job_end(self, left: float | None) -> float | None:
+    def job_end(self, seconds_left: Callable[[], float | None]) -> float | None:
         """When this process's job reaches its time limit, by time.monotonic(); None without a job.
 
         Args:
-            left: the seconds that the scheduler says are left; None: not known, so that the limit that was asked for
-                begins now.
+            seconds_left: asks the scheduler; without an answer, the limit that was asked for begins now.
         """
         if self.job_seconds is None:
             return None
+        left = seconds_left()
         return time.monotonic() + (self.job_seconds if left is None else left)

@@ -117,7 +117,7 @@ def _one_rank(path: Path, place: Place, known: Submission) -> bool:
 
 def _on_signals(submission: Submission, say: Callable[[Cause], None]) -> None:
     """Call `say` with the reason when Slurm signals this task."""
-    end = submission.job_end(commands.seconds_left())
+    end = submission.job_end(commands.seconds_left)
 
     def handle(number: int, frame: object) -> None:
         # Slurm rounds: the signal may come up to a minute early.

@@ -118,7 +118,7 @@ class Worker:
         self._job_alive, self._make_group = job_alive, make_group
         self._watch = Watch(self.submission.still_seconds)
         self._scheduler, self._job = scheduler, scheduler.current_job() if scheduler else None
-        self._job_end = self.submission.job_end(scheduler.seconds_left() if scheduler else None)
+        self._job_end = self.submission.job_end(scheduler.seconds_left if scheduler else lambda: None)
         self._trained = self._early_ends = 0
         self._code_changed = False
 

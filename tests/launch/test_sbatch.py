@@ -216,14 +216,14 @@ def test_a_silent_slurm_is_not_waited_for_when_it_is_asked_what_it_would_take(sl
 
 def test_a_worker_takes_its_limit_from_its_job(slurm, monkeypatch):
     known = Submission("m", "r", 1, job_seconds=1800.0)
-    assert commands.seconds_left() is None and Submission("m", "r", 1).job_end(None) is None
+    assert commands.seconds_left() is None and Submission("m", "r", 1).job_end(commands.seconds_left) is None
     now = 1_000_000.0
     monkeypatch.setattr("launch.slurm.commands.time.time", lambda: now)
     monkeypatch.setattr("launch.records.submission.time.monotonic", lambda: 0.0)
-    assert known.job_end(commands.seconds_left()) == 1800, "nobody tells"
+    assert known.job_end(commands.seconds_left) == 1800, "nobody tells"
     for name, value in {"SLURM_JOB_ID": "102", "SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": "0"}.items():
         monkeypatch.setenv(name, value)
     slurm.says("squeue", "1:30\n")  # a Slurm before 23.02
-    assert known.job_end(commands.seconds_left()) == 90 and "-j 101_0" in slurm.asked("squeue")[-1]
+    assert known.job_end(commands.seconds_left) == 90 and "-j 101_0" in slurm.asked("squeue")[-1]
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 60))
-    assert known.job_end(commands.seconds_left()) == 60
+    assert known.job_end(commands.seconds_left) == 60
