@@ -1,7 +1,7 @@
 """Building the tables: a block for each backbone and condition, with methods as rows and tasks as columns.
 
-Cells are honest: what failed, diverged or is missing is counted and shown, nothing incomplete is bold, a row beyond its
-budget is shown with its residual and never bold, and an isorank row of other ranks is refused.
+Cells are honest: runs that failed, diverged or are missing are counted and shown, and incomplete cells are never bold.
+A row beyond its budget is shown with its residual but never bold, and an isorank row with unequal ranks is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROW_ORDER = ("head", "full", "lora", *GROUPINGS)  # others come last
 
 
 def analyse(loaded: Loaded, margin: float = MARGIN) -> Analysis:
-    """The whole analysis of loaded sweeps; it reads and writes no files.
+    """Analyse loaded sweeps. Reads and writes no files.
 
     Args:
         margin: half the region of practical equivalence, in the unit of the scores.
@@ -48,15 +48,15 @@ def _warnings(loaded: Loaded) -> list[str]:
     runs = loaded.frame.drop_duplicates("run_id")
     finished, total = int((runs["state"] == "finished").sum()), len(runs)
     if finished == 0:
-        warnings.append(f"None of {counted(total, 'run')} is finished: nothing can be concluded yet.")
+        warnings.append(f"None of {counted(total, 'run')} has finished, so there is no conclusion yet.")
     elif finished < total:
-        verb = "is" if finished == 1 else "are"
+        verb = "has" if finished == 1 else "have"
         warnings.append(f"{finished} of {total} runs {verb} finished; the tables show the results so far.")
     return warnings
 
 
 def build(loaded: Loaded, margin: float = MARGIN) -> list[Block]:
-    """All blocks of the sweeps, in the order of their conditions; arguments and errors as `analyse`."""
+    """All blocks of the sweeps, in the order of their conditions. Arguments and errors are those of `analyse`."""
     frame, choices = select(loaded.frame)
     chosen = {choice.cell: choice for choice in choices}
     groups: dict[tuple[str, ...], Runs] = defaultdict(list)
@@ -65,16 +65,16 @@ def build(loaded: Loaded, margin: float = MARGIN) -> list[Block]:
     blocks, runs_of = [], []
     for backbone in dict.fromkeys(key[0] for key in groups):
         for condition in loaded.conditions:
-            mine = {
+            own = {
                 (row, task): runs for (b, task, c, row), runs in groups.items() if (b, c) == (backbone, condition.name)
             }
-            if mine:
+            if own:
                 cells = {
                     key: _cell(runs, chosen.get((backbone, key[1], condition.name, key[0])))
-                    for key, runs in mine.items()
+                    for key, runs in own.items()
                 }
-                blocks.append(_block(backbone, condition, mine, cells))
-                runs_of.append(mine)
+                blocks.append(_block(backbone, condition, own, cells))
+                runs_of.append(own)
     blocks = _with_estimates(blocks)
     blocks = with_differences(blocks, runs_of, margin)
     return [with_notes(_with_best(block), runs, blocks) for block, runs in zip(blocks, runs_of, strict=True)]
@@ -136,7 +136,7 @@ def _cell(runs: Runs, choice: Choice | None) -> Cell:
         states["undefined score"] = len(undefined)
     diverged = {int(run.seed): "diverged" for run in runs if run.state == "diverged"}
     return Cell(
-        scores={int(run.seed): float(run.score) for run in finished},  # in this order, since sums round by order
+        scores={int(run.seed): float(run.score) for run in finished},  # in seed order, because rounding depends on it
         planned=len(runs),
         other=states,
         metric=next((run.metric for run in runs if isinstance(run.metric, str)), None),
@@ -154,7 +154,7 @@ def _median(values: Iterable[Any]) -> float | None:
 
 
 def _with_estimates(blocks: list[Block]) -> list[Block]:
-    """The means of all cells with their intervals, computed at once."""
+    """The blocks with the mean and interval of every cell, computed in one go."""
     places = [(i, row.name, task, cell) for i, block in enumerate(blocks) for row, task, cell in block.cells()]
     samples = [np.array(list(cell.scores.values())) for _, _, _, cell in places]
     found: dict[int, dict[tuple[str, str], Cell]] = defaultdict(dict)
@@ -165,7 +165,7 @@ def _with_estimates(blocks: list[Block]) -> list[Block]:
 
 
 def _with_best(block: Block) -> Block:
-    """The block with the best complete mean of each task within the budget marked, if there are two to compare."""
+    """The block with each task's best complete mean within the budget marked, if there are two to compare."""
     new: dict[tuple[str, str], Cell] = {}
     for task in block.tasks:
         cells = {row.name: row.cells[task] for row in block.rows if row.is_ranked and row.cells[task].is_complete}

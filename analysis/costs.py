@@ -1,4 +1,4 @@
-"""Step time and peak memory of methods, from runs whose times may be compared."""
+"""Step time and peak memory of methods, from runs with comparable times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from analysis.model import Block, Estimate, Interval, Method
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one method over conditions: medians, with the smallest and largest value as interval."""
+    """One method's medians over conditions, with the smallest and largest value as the interval."""
 
     method: str
     step_seconds: Estimate
@@ -19,7 +19,7 @@ class Cost:
 
 
 def costs_of(blocks: Sequence[Block], task: str) -> tuple[tuple[Cost, ...], str]:
-    """The costs of each method on a task over these blocks; or none and why times must not be compared."""
+    """The costs of each method on a task over these blocks, or none and why the times are not comparable."""
     reasons = dict.fromkeys(block.no_times for block in blocks if block.no_times)
     if reasons:
         return (), "; ".join(filter(None, reasons))

@@ -1,4 +1,4 @@
-"""The text of a cell, the same in every format: scores × 100 with what is missing, and differences in points."""
+"""The text of each cell, shared by all formats: scores × 100 with missing runs, and differences in points."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tensloradist.results.schema import Condition
 
 MINUS = "−"
 HEAD = (
-    "Scores × 100: mean ± half the 95 % t interval over seeds (from 10 seeds on the BCa bootstrap interval, in "
-    "brackets). It covers the randomness of training, not the sampling of test examples. Δ: paired difference to LoRA "
-    "in points, with its 95 % interval; * differs at 5 % after Holm's correction; † is not tested, since runs "
-    "diverged: it is the difference of the other seeds. Bold: the best of the complete ones."
+    "Scores × 100: mean ± half the 95 % t interval over seeds; from 10 seeds on, the BCa bootstrap interval in "
+    "brackets. The interval covers the randomness of training, not the sampling of test examples. Δ: paired difference "
+    "to LoRA in points, with its 95 % interval; * significant at 5 % after Holm's correction; † not tested because "
+    "runs diverged, so it covers the other seeds only. Bold: the best complete row within its budget."
 )
 
 
 def number(value: float, plus: bool = False, digits: int = 1) -> str:
-    """'−0.3': with a true minus sign, and without one before zero."""
+    """'−0.3': with a true minus sign, but none before zero."""
     rounded = round(value, digits) + 0.0
     return (f"{rounded:+.{digits}f}" if plus and rounded else f"{rounded:.{digits}f}").replace("-", MINUS)
 
@@ -37,7 +37,7 @@ def bracketed(interval: Interval | None, digits: int = 1) -> str:
 
 
 def estimate(found: Estimate | None) -> str:
-    """'84.2 ± 1.3' or '84.2 [83.1, 85.0]', as its interval asks for."""
+    """'84.2 ± 1.3' or '84.2 [83.1, 85.0]', depending on the kind of its interval."""
     if found is None:
         return "—"
     if found.interval is not None and found.interval.method.is_symmetric:
@@ -46,7 +46,7 @@ def estimate(found: Estimate | None) -> str:
 
 
 def score(cell: Cell | None) -> str:
-    """'84.2 ± 1.3', and what is missing: '84.2 (1/3 seeds, 2 failed)'."""
+    """'84.2 ± 1.3', or with missing runs '84.2 (1/3 seeds, 2 failed)'."""
     if cell is None:
         return "refused"
     if not cell.planned:
@@ -59,7 +59,7 @@ def score(cell: Cell | None) -> str:
 
 
 def difference(cell: Cell | None) -> str:
-    """'+0.8 [−0.2, 1.8]', with * if the corrected test is below 5 %, and † if runs diverged and there is no test."""
+    """'+0.8 [−0.2, 1.8]', with * if the corrected p is at most 5 %, and † if it is untested because runs diverged."""
     if cell is None or cell.difference is None:
         return "not paired" if cell is not None and cell.is_unpaired else ""
     paired = cell.difference
@@ -68,7 +68,7 @@ def difference(cell: Cell | None) -> str:
 
 
 def parameters(row: Row, block: Block) -> str:
-    """'4,608', under isoparameter with the residual to the budget: '4,460 (−3.2 %)'."""
+    """'4,608'; under isoparameter with the deviation from the budget, '4,460 (−3.2 %)'."""
     text = f"{row.parameters:,}"
     if block.condition.kind == "isoparameter" and not row.is_reference:
         text += f" ({points(row.residual, plus=True)} %)"
@@ -76,14 +76,14 @@ def parameters(row: Row, block: Block) -> str:
 
 
 class Column(NamedTuple):
-    """A column that every task has in the tables: its title, a cell's text, and the number that a cell is sorted by."""
+    """A column that each task has in the tables: its title, a cell's text, and the number to sort by."""
 
     title: Callable[[Block, str], str]
     text: Callable[[Cell | None], str]
     value: Callable[[Cell], float | None]
 
 
-OF_TASK = (  # the first is what is bold
+OF_TASK = (  # bold applies to the first
     Column(lambda block, task: f"{task} ({block.metrics[task]})", score, lambda cell: cell.mean),
     Column(
         lambda block, task: "Δ to LoRA", difference, lambda cell: cell.difference.effect if cell.difference else None
@@ -108,7 +108,7 @@ def body(block: Block) -> list[list[str]]:
 
 
 def bold(block: Block) -> set[tuple[int, int]]:
-    """(line, column) of the best."""
+    """The (line, column) of each cell in bold."""
     return {
         (line, 2 + len(OF_TASK) * index)
         for line, row in enumerate(block.rows)
@@ -128,18 +128,18 @@ def wrapped(lines: list[list[str]], places: set[tuple[int, int]], before: str, a
 def title(block: Block | Overall) -> str:
     budget = ""
     if block.condition.kind == "isoparameter":
-        budget = f": the parameters of LoRA r={block.condition.rank}, {block.condition.strategy} ranks"
+        budget = f": as many parameters as LoRA r={block.condition.rank}, {block.condition.strategy} ranks"
     over = f", over {len(block.tasks)} tasks" if isinstance(block, Overall) else ""
     return f"{block.backbone}, {block.condition.name}{over}{budget}"
 
 
 def series(condition: Condition) -> str:
-    """'isoparameter spectrum': a condition without its rank, for lines over ranks."""
+    """A condition's name without its rank, such as 'isoparameter spectrum', for lines over ranks."""
     return condition.name.replace(f" r={condition.rank}", "", 1)
 
 
 def is_empty(block: Block) -> bool:
-    """Whether the block has no score at all, so that a sentence is shown instead of a table."""
+    """Whether the block has no score at all; then a sentence is shown instead of a table."""
     return not any(cell.scores for _, _, cell in block.cells())
 
 

@@ -264,7 +264,7 @@ def test_nothing_finished_has_no_method(folder):
     small(folder, state="missing")
     analysis = analyse(load("s", folder.root))
     assert "nothing to describe" in methods_paragraph(analysis)
-    assert any("None of 4 runs is finished" in warning for warning in analysis.warnings)
+    assert any("None of 4 runs has finished" in warning for warning in analysis.warnings)
 
 
 def test_another_condition_definition_is_kept(folder):
