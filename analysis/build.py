@@ -44,7 +44,7 @@ def analyse(loaded: Loaded, margin: float = MARGIN) -> Analysis:
 
 
 def _warnings(loaded: Loaded) -> list[str]:
-    warnings = [*loaded.warnings, *loaded.left_out()]
+    warnings = [*loaded.warnings, *(f"Left out: {line}" for line in loaded.broken)]
     runs = loaded.frame.drop_duplicates("run_id")
     finished, total = int((runs["state"] == "finished").sum()), len(runs)
     if finished == 0:
@@ -105,13 +105,11 @@ def _block(
                 name=name,
                 parameters=int(first.adapter_parameters),
                 residual=float(first.residual),
-                ranks=_text(first.ranks) or "",
+                ranks=first.ranks if isinstance(first.ranks, str) else "",
                 beyond_budget=beyond,
                 refused=refused,
                 cells={} if refused else {task: cells.get((name, task), Cell()) for task in tasks},
                 method=first.method,
-                grouping=_text(first.grouping),
-                factorization=_text(first.factorization),
             )
         )
     sets = {task: next(run.data_set for (_, t), own in runs.items() if t == task for run in own) for task in tasks}
@@ -121,10 +119,6 @@ def _block(
 
 def _metric(cells: dict[tuple[str, str], Cell], task: str) -> str:
     return next((cell.metric for (_, t), cell in cells.items() if t == task and cell.metric), "score")
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _cell(runs: Runs, choice: Choice | None) -> Cell:

@@ -1,4 +1,4 @@
-"""Step time and peak memory by method: medians over runs, with lines from the smallest to the largest value."""
+"""Step time and peak memory by method: medians over runs, with lines spanning the smallest to the largest value."""
 
 from __future__ import annotations
 

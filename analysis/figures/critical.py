@@ -1,4 +1,4 @@
-"""The critical-difference diagram (Demšar 2006): mean ranks; bars join what the Nemenyi test cannot separate."""
+"""The critical-difference diagram (Demšar 2006): mean ranks, with bars joining indistinguishable methods."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def draw(data: CriticalDifference) -> Figure:
             f"critical difference {data.difference:.2f}", (0, 1), xytext=(0, 30), xycoords="axes fraction",
             textcoords="offset points", ha="left", va="bottom",
         )  # fmt: skip
-    reach = 0.3 * (count - 0.6) / width  # how far a line goes beyond the scale, in ranks
+    reach = 0.3 * (count - 0.6) / width  # how far a line extends beyond the scale, in ranks
     below = 0.5 + len(bars) * 0.45
     for index, (method, rank) in enumerate(ordered):
         is_left = index < len(left)

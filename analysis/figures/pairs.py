@@ -13,22 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")  # of conditions
-MARKERS = (
-    "o",
-    "s",
-    "D",
-    "v",
-    "P",
-    "X",
-    "^",
-    "*",
-)  # one more, so that a repeated colour has another marker
-LEGEND_INCHES = 0.19  # of one line
+MARKERS = "osDvPX^*"  # one more than colours, so that a repeated colour has another marker
+LEGEND_INCHES = 0.19  # height of one line
 
 
 def draw(data: Pairs) -> Figure:
     names = [method for method, _ in data.rows]
-    columns = 2 if len(data.conditions) == 2 else 1  # long names, such as 'isoparameter projection=1', have a line each
+    columns = 2 if len(data.conditions) == 2 else 1  # long names get a line each
     lines = -(-len(data.conditions) // columns)
     margins = Margins(left=0.15 + text_inches(names), bottom=0.56 + LEGEND_INCHES * lines)
     height = ROW_INCHES * max(1.35, 0.25 + 0.5 * len(data.conditions))
@@ -58,7 +49,7 @@ def draw(data: Pairs) -> Figure:
 
 
 def mark(axes: Axes, y: float, value: Estimate | None, color: str, marker: str, fill: str) -> None:
-    """One estimate of a dot plot: its interval as a line, its value as a marker."""
+    """Draw one estimate of a dot plot: its interval as a line, its value as a marker."""
     if value is None:
         return
     if value.interval is None:

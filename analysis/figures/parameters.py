@@ -15,7 +15,7 @@ MOST_LABELS = 12  # with more, isoparameter points are marked but not labelled
 
 
 def pareto(points: list[Point]) -> list[Point]:
-    """The complete points for which no other has a better score with as few parameters, by parameters."""
+    """The complete points that no other point beats with as few parameters, in order of parameters."""
     front: list[Point] = []
     for point in sorted((p for p in points if p.complete), key=lambda p: (p.parameters, -p.score.value)):
         if not front or point.score.value > front[-1].score.value:
@@ -24,10 +24,10 @@ def pareto(points: list[Point]) -> list[Point]:
 
 
 def draw(data: Parameters) -> Figure:
-    """Isorank conditions are joined and labelled; isoparameter ones, all at one budget, are small marks beside them."""
+    """Isorank conditions are joined and labelled; isoparameter conditions, all at one budget, are small marks."""
     named = [p for p in data.points if p.kind == "isorank"] or list(data.points)
     places = {(p.method, p.parameters, p.score) for p in named}
-    beside = [p for p in data.points if (p.method, p.parameters, p.score) not in places]  # LoRA's are the same runs
+    beside = [p for p in data.points if (p.method, p.parameters, p.score) not in places]  # LoRA's runs coincide
     methods = list(dict.fromkeys(p.method for p in named))
     labels = {p: f"{p.method}, isoparameter" for p in beside if len(methods) + len(beside) <= MOST_LABELS}
     margins = Margins(right=0.4 + text_inches([*methods, *labels.values()]), bottom=0.68 if beside else 0.5)
@@ -69,7 +69,7 @@ def draw(data: Parameters) -> Figure:
 
 
 def parameter_ticks(axes: Axes, counts: list[int]) -> None:
-    """Ticks at 1, 2 and 5 × powers of ten inside the axis, or at its two ends if it contains none of those."""
+    """Set ticks at 1, 2 and 5 × powers of ten, or at the two ends of the data if the axis contains none of those."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low, high = axes.get_xlim()

@@ -29,11 +29,11 @@ def points(value: float, plus: bool = False, digits: int = 1) -> str:
     return number(100 * value, plus, digits)
 
 
-def bracketed(interval: Interval | None, digits: int = 1) -> str:
-    """' [1.3, 5.6]', or nothing without an interval."""
+def bracketed(interval: Interval | None, digits: int = 1, factor: int = 100) -> str:
+    """' [1.3, 5.6]' in points (or times another factor), or nothing without an interval."""
     if interval is None:
         return ""
-    return f" [{points(interval.low, digits=digits)}, {points(interval.high, digits=digits)}]"
+    return f" [{', '.join(number(factor * end, digits=digits) for end in (interval.low, interval.high))}]"
 
 
 def estimate(found: Estimate | None) -> str:
@@ -155,18 +155,39 @@ def has_overall(overall: Overall) -> bool:
     return any(row.iqm or row.improvement or row.mean_rank is not None for row in overall.rows)
 
 
-def overall_table(overall: Overall) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a table over tasks, without empty columns."""
+class OverallColumn(NamedTuple):
+    """A column of a table over tasks: its title, a row's text, and the number to sort by."""
+
+    title: str
+    text: Callable[[OverallRow], str]
+    value: Callable[[OverallRow], float | None]
+
+
+def overall_columns(overall: Overall) -> list[OverallColumn]:
+    """The columns of a table over tasks after the method's name, without empty ones."""
     scale = "normalised score" if any(row.normalised for row in overall.rows) else "score × 100"
-    columns = [
-        ("method", [row.name for row in overall.rows]),
-        ("parameters", [f"{row.parameters:,}" for row in overall.rows]),
-        (f"interquartile mean, {scale}", [_iqm(row) for row in overall.rows]),
-        ("probability of improvement over LoRA", [_aggregate(row.improvement, 2) for row in overall.rows]),
-        ("mean rank", [_rank(row) for row in overall.rows]),
-    ]
-    kept = [column for column in columns if any(column[1])]
-    return [name for name, _ in kept], [list(line) for line in zip(*(cells for _, cells in kept), strict=True)]
+    columns = (
+        OverallColumn("parameters", lambda row: f"{row.parameters:,}", lambda row: row.parameters),
+        OverallColumn(f"interquartile mean, {scale}", _iqm, lambda row: row.iqm and row.iqm.value),
+        OverallColumn(
+            "probability of improvement over LoRA",
+            lambda row: _aggregate(row.improvement, 2),
+            lambda row: row.improvement and row.improvement.value,
+        ),
+        OverallColumn(
+            "mean rank",
+            lambda row: "" if row.mean_rank is None else f"{row.mean_rank:.2f}",
+            lambda row: row.mean_rank,
+        ),
+    )
+    return [column for column in columns if any(column.text(row) for row in overall.rows)]
+
+
+def overall_table(overall: Overall) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of a table over tasks."""
+    columns = overall_columns(overall)
+    lines = [[row.name, *(column.text(row) for column in columns)] for row in overall.rows]
+    return ["method", *(column.title for column in columns)], lines
 
 
 def _iqm(row: OverallRow) -> str:
@@ -178,10 +199,4 @@ def _iqm(row: OverallRow) -> str:
 def _aggregate(found: Estimate | None, digits: int) -> str:
     if found is None:
         return ""
-    ends = (found.interval.low, found.interval.high) if found.interval else ()
-    between = f" [{', '.join(number(end, digits=digits) for end in ends)}]" if ends else ""
-    return number(found.value, digits=digits) + between
-
-
-def _rank(row: OverallRow) -> str:
-    return "" if row.mean_rank is None else f"{row.mean_rank:.2f}"
+    return number(found.value, digits=digits) + bracketed(found.interval, digits, factor=1)

@@ -1,4 +1,4 @@
-"""The page's sections on cells: how each number was obtained. What all runs have in common is stated once."""
+"""The page's sections on cells, each on how its number was obtained. Fields that all runs share are listed once."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class CellSection:
     facts: list[str]  # sentences
     tried: list[tuple[str, str, str, bool]]  # setting, mean validation score, runs ended, chosen
     runs: list[tuple[str, ...]]  # seed, state, score, validation score, attempts, run
-    spec: list[tuple[str, str]]  # the fields that not all cells share
+    spec: list[tuple[str, str]]  # the fields that other cells do not share
     commands: list[str]
 
 
 @dataclass(frozen=True)
 class Cells:
-    """All sections, the specification's fields that all cells share, and where each cell's section is."""
+    """All sections, the fields that all cells share, and the anchor of each cell's section."""
 
     sections: list[CellSection]
     common: list[tuple[str, str]]
@@ -45,14 +45,14 @@ def cell_sections(analysis: Analysis) -> Cells:
     sections = [
         _section(anchors[address], each, common)
         if isinstance(each, Explanation)
-        else CellSection(anchors[address], str(address), "its records are damaged", [each], [], [], [], [])
+        else CellSection(anchors[address], str(address), "damaged records", [each], [], [], [], [])
         for address, each in found.items()
     ]
     return Cells(sections, sorted(common.items()), anchors)
 
 
 def _explained(analysis: Analysis, address: Address) -> Explanation | str:
-    """How a number was obtained, or why that is unknown: one damaged record must not prevent the page."""
+    """How a number was obtained, or why that is unknown. One damaged record must not prevent the page."""
     try:
         return explain(analysis, address)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Power: the seeds that a corrected test needs, and the difference that a number of seeds could have shown."""
+"""Power: the seeds that a corrected test needs, and the difference that a number of seeds can detect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def seeds_needed(rows: int, level: float = 0.05) -> int:
 
 
 def detectable(spread: float, n: int, rows: int = 1, level: float = 0.05) -> float | None:
-    """The difference that a paired t test over n seeds finds with 80 % power, at level / rows (Bonferroni).
+    """The difference that a paired t test over n seeds detects with 80 % power at level / rows (Bonferroni).
 
     Args:
         spread: standard deviation of the paired differences.
@@ -32,7 +32,7 @@ def detectable(spread: float, n: int, rows: int = 1, level: float = 0.05) -> flo
 
 @lru_cache(maxsize=4096)
 def _detectable_effect(n: int, rows: int, level: float) -> float | None:
-    """In standard deviations. Equals statsmodels' solve_power, which does not converge for few seeds.
+    """The effect in standard deviations. Equals statsmodels' solve_power, which does not converge for few seeds.
 
     The power of the t test is that of a normal test, averaged over the quantiles of the estimated spread.
     """

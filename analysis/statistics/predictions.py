@@ -1,6 +1,6 @@
-"""Two runs compared example by example from their predictions: McNemar's test, and a bootstrap of examples.
+"""Compare two runs example by example from their predictions: McNemar's test, and a bootstrap of examples.
 
-This asks whether these two trained models differ on the population of examples, and says nothing about other seeds.
+This tests whether these two trained models differ on the population of examples; it says nothing about other seeds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def bootstrap_difference(
     """metric(first) − metric(second) on the same examples, with the percentile interval of resampled examples.
 
     Args:
-        metric: a function of (outputs, labels), examples first. Draws for which it is undefined (NaN) are left out.
+        metric: a function of (outputs, labels), whose first axes are examples. Draws with an undefined (NaN) value
+            are left out.
     """
     value = metric(first, labels) - metric(second, labels)
     rng = np.random.default_rng(0)

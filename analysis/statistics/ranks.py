@@ -1,6 +1,6 @@
 """Mean ranks over data sets with Friedman's test and Nemenyi's critical difference (Demšar 2006).
 
-They need five data sets: with fewer, the critical difference is most of the range of ranks.
+At least five data sets are needed; with fewer, the critical difference spans most of the range of ranks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ LEAST_BLOCKS = 5
 class Ranks:
     """Mean ranks of k methods over n data sets (1 is best).
 
-    Two methods differ if their mean ranks are further apart than the critical difference; `share` is its part of the
-    range of ranks, critical_difference / (k − 1).
+    Two methods differ if their mean ranks are further apart than the critical difference; `share` is the critical
+    difference as a fraction of the range of ranks, critical_difference / (k − 1).
     """
 
     names: tuple[str, ...]  # best first
@@ -35,7 +35,8 @@ def rank(names: list[str], scores: Values, data_sets: list[str], level: float = 
     """Ranks of methods by their scores (methods, tasks); None below five data sets or two methods.
 
     Args:
-        data_sets: of each task. Tasks on the same data set are not independent, and count once with their mean rank.
+        data_sets: the data set of each task. Tasks on the same data set are not independent, so they count once with
+            their mean rank.
     """
     from scipy import stats
 
