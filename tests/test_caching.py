@@ -86,7 +86,7 @@ def test_a_folder_that_another_user_may_have_prepared_is_refused(no_home, tmp_pa
     else:
         own.mkdir()
         own.chmod(0o777)
-    with pytest.raises(UserError, match=r"not this user's alone; set TENSLORADIST_CACHE"):
+    with pytest.raises(UserError, match=r"others can access .*; set TENSLORADIST_CACHE"):
         cached_folder("test", "key", lambda folder: None)
 
 

@@ -40,9 +40,7 @@ def files(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    "living", [None, {"7_0": client.Job("7_0", "PENDING")}], ids=["no answer", "an element waits"]
-)
+@pytest.mark.parametrize("living", [None, {"7_0": client.Job("7_0", "PENDING")}], ids=["no answer", "an element waits"])
 def test_nothing_goes_while_a_job_may_live(folder, tmp_path, monkeypatch, living):
     monkeypatch.setattr(client, "living", lambda ids: living)
     assert prune("s", tmp_path) == 0
