@@ -1,9 +1,9 @@
-"""Step time and peak memory of methods, from runs with comparable times."""
+"""What methods cost: the Pareto front of parameters and scores, and step time and peak memory of comparable runs."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from analysis.model import Block, Estimate, Interval, Method
@@ -16,6 +16,15 @@ class Cost:
     method: str
     step_seconds: Estimate
     peak_bytes: Estimate | None
+
+
+def pareto_front(points: Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """The (parameters, score) that no other point beats with as few parameters, in order of parameters."""
+    front: list[tuple[int, float]] = []
+    for parameters, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((parameters, score))
+    return tuple(front)
 
 
 def costs_of(blocks: Sequence[Block], task: str) -> tuple[tuple[Cost, ...], str]:

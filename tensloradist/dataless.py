@@ -43,9 +43,9 @@ def autocast(precision: str, device: str = "cpu") -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
-def empty_like(tensors: dict[str, Tensor], device: str = "cpu") -> dict[str, Tensor]:
+def empty_like(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the same shapes and types. Call this within FakeTensorMode."""
-    return {name: torch.empty(value.shape, dtype=value.dtype, device=device) for name, value in tensors.items()}
+    return {name: torch.empty(value.shape, dtype=value.dtype) for name, value in tensors.items()}
 
 
 def forward_and_backward(

@@ -7,7 +7,7 @@ code 2, without a traceback. Any other exception that escapes is a bug and keeps
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -25,6 +25,11 @@ class DataMissing(UserError):
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The error for an unknown name; it suggests the nearest known name and lists all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+    return UserError(f"Unknown {kind} {name!r}.{suggestion(str(name), names)} Known: {', '.join(names) or 'none'}.")
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """' Did you mean 'nearest'?', or nothing if no known name is similar. Knows initials: lr for learning_rate."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = near or [other for other in known if name == "".join(word[0] for word in other.split("_") if word)]
+    return f" Did you mean {near[0]!r}?" if near else ""

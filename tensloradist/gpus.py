@@ -42,7 +42,7 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]
 
 
 def only(names: Sequence[str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What to set in a child's environment so that it sees these GPUs alone."""
+    """The environment variable that makes a child see only these GPUs."""
     return {variable(environment): ",".join(names)}
 
 
@@ -64,7 +64,7 @@ def listed_gpus() -> tuple[str, ...]:
     if shutil.which("nvidia-smi") is None:
         return ()
     listing = _listing()
-    return device_files() if listing is None else names_in(listing)
+    return device_files() if listing is None else tuple(described_in(listing))
 
 
 def described_gpus() -> dict[str, str]:
@@ -85,11 +85,6 @@ def device_files() -> tuple[str, ...]:
     """The indices of NVIDIA cards known to the kernel, whether or not they work."""
     found = (_CARD.fullmatch(path.name) for path in DEVICES.glob("nvidia*"))
     return tuple(sorted((match.group(1) for match in found if match), key=int))
-
-
-def names_in(listing: str) -> tuple[str, ...]:
-    """The names in the output of `nvidia-smi -L`."""
-    return tuple(described_in(listing))
 
 
 def described_in(listing: str) -> dict[str, str]:

@@ -146,9 +146,9 @@ def _add_imports(code: dict[str, Path], folder: Path) -> None:
 
 
 def _module_in(folder: Path, name: str) -> Path | None:
-    """The module or package that an import of this name runs, where it lies in this folder.
+    """The module or package that an import of this name runs, if it is in this folder.
 
-    Of a namespace package that is the first part with code of its own: a folder of data looks like one to an import.
+    In a namespace package, this is the first part with its own code, since a folder of data looks like a package, too.
     """
     first, places = name.split(".")[0], [str(folder)]
     if first in sys.stdlib_module_names or first in PACKAGES:

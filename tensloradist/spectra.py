@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tensloradist.backbones import Family
     from tensloradist.factorizations import Factorization
     from tensloradist.modes import TensorLayout
-    from tensloradist.spec import RunSpec
+    from tensloradist.spec import BackboneSpec, RunSpec, TaskSpec
 
 BATCHES = 8
 VERSION = 3  # part of the cache key; raise it if the computation or the reading of data changes the values
@@ -111,7 +111,7 @@ def _compute(spec: RunSpec) -> Spectra:
         raise UserError(f"strategy spectrum: {spec.adapter.method} has no rank of each mode, so none to allocate")
     shape = backbones.shape_of(spec.backbone, spec.adapter.projections)
     arrangement = Arrangement.of(spec.adapter, shape)
-    gradients = dict(_gradients(_Source(spec)))
+    gradients = _gradients(spec.backbone, spec.task, spec.protocol, spec.adapter.projections, spec.optimizer.batch_size)
     totals: dict[str, list[float]] = {}
     for layout in arrangement.tensors:
         tensor = stacked_gradient(gradients, layout, arrangement)
@@ -123,30 +123,17 @@ def _compute(spec: RunSpec) -> Spectra:
     return tuple(Spectrum(name, tuple(float(f"{v:.{DIGITS}g}") for v in values)) for name, values in totals.items())
 
 
-class _Source:
-    """What a gradient depends on, as the key of an in-process cache: all groupings share one gradient."""
-
-    def __init__(self, spec: RunSpec) -> None:
-        self.spec = spec
-        self.key = (spec.backbone, spec.task, spec.protocol, spec.adapter.projections, spec.optimizer.batch_size)
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Source) and self.key == other.key
-
-
-@lru_cache(maxsize=1)
-def _gradients(source: _Source) -> dict[tuple[str, int], Tensor]:
+@lru_cache(maxsize=1)  # all groupings share one gradient
+def _gradients(
+    backbone: BackboneSpec, task: TaskSpec, protocol: str, projections: tuple[str, ...], batch_size: int
+) -> dict[tuple[str, int], Tensor]:
     from tensloradist import backbones, tasks
 
-    spec = source.spec
-    task = tasks.load(spec.task, spec.backbone, spec.protocol)
-    model = backbones.load(spec.backbone, task.num_labels)
+    loaded = tasks.load(task, backbone, protocol)
+    model = backbones.load(backbone, loaded.num_labels)
     family = backbones.family_of(model)
     backbones.initialize_head(model, family, 0)
-    return dense_gradients(model, family, task, spec.optimizer.batch_size, spec.adapter.projections)
+    return dense_gradients(model, family, loaded, batch_size, projections)
 
 
 def dense_gradients(

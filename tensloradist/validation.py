@@ -5,16 +5,15 @@ An error reads `field: value: what is allowed`, and suggests the nearest name fo
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from tensloradist.errors import SpecError
+from tensloradist.errors import SpecError, suggestion
 
 Model = TypeVar("Model", bound=BaseModel)
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
@@ -106,7 +105,7 @@ def validate(model: type[Model], data: Any, where: str) -> Model:
 
 @contextmanager
 def _explained(model: type[BaseModel], where: str | None = None) -> Iterator[None]:
-    """Raise pydantic's error as a SpecError that begins with where the data comes from [the model's name]."""
+    """Raise pydantic's error as a SpecError that starts with the data's origin, or else with the model's name."""
     try:
         yield
     except ValidationError as error:
@@ -167,7 +166,7 @@ class _Problem:
         if self.kind == "key":
             return f"{self.field}: {_short(self.value)} is not a valid key; keys are strings, such as field names"
         if self.kind == "extra_forbidden":
-            return f"{self.field}: unknown key.{_near(str(self.location[-1]), known)} Known: {', '.join(known)}"
+            return f"{self.field}: unknown key.{suggestion(str(self.location[-1]), known)} Known: {', '.join(known)}"
         if self.kind == "missing":
             described = self.owner.model_fields[str(self.location[-1])].description if self.owner else None
             return f"{self.field}: missing; it is required" + (f" ({described})" if described else "")
@@ -177,7 +176,7 @@ class _Problem:
             return _below(self.field, self.wanted)
         if self.kind == "literal_error" and self.literals:
             return (
-                f"{self.field}: {self.value!r} is not allowed.{_near(str(self.value), self.literals)} Allowed: "
+                f"{self.field}: {self.value!r} is not allowed.{suggestion(str(self.value), self.literals)} Allowed: "
                 f"{', '.join(self.literals)}"
             )
         return f"{self.field or 'the whole'}: {_short(self.value)}: must be {self.wanted}"
@@ -210,12 +209,6 @@ def _below(field: str, message: str) -> str:
         return f"{field}: {message}" if field else message
     same = field.rpartition(".")[2] == named.group(1)
     return f"{field.rpartition('.')[0] if same else field}.{message}".lstrip(".")
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    near = near or [other for other in known if name == "".join(word[0] for word in other.split("_") if word)]  # lr
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _short(value: Any) -> str:

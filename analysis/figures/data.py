@@ -21,13 +21,13 @@ class Point:
     kind: str  # isorank or isoparameter
     parameters: int
     score: Estimate
-    complete: bool  # every planned seed finished, within the budget: may be on the Pareto front
 
 
 @dataclass(frozen=True)
 class Parameters:
     metric: str
     points: tuple[Point, ...]
+    front: tuple[tuple[int, float], ...]  # (parameters, score) of the Pareto front, by parameters
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Lines:
 
 @dataclass(frozen=True)
 class CriticalDifference:
-    ranks: tuple[tuple[str, float], ...]  # method, mean rank (1 is best)
-    difference: float | None  # None: too few data sets
-    blocks: int
+    ranks: tuple[tuple[str, float], ...]  # method, mean rank; the best first
+    difference: float
+    groups: tuple[tuple[float, float], ...]  # (best, worst) rank of methods that the test cannot distinguish
 
 
 @dataclass(frozen=True)

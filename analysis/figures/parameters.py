@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analysis.figures.data import Parameters, Point
+from analysis.figures.data import Parameters
 from analysis.figures.style import INK, Margins, canvas, height_for, label_beside, looks, text_inches
 
 if TYPE_CHECKING:
@@ -12,15 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LABELS = 12  # with more, isoparameter points are marked but not labelled
-
-
-def pareto(points: list[Point]) -> list[Point]:
-    """The complete points that no other point beats with as few parameters, in order of parameters."""
-    front: list[Point] = []
-    for point in sorted((p for p in points if p.complete), key=lambda p: (p.parameters, -p.score.value)):
-        if not front or point.score.value > front[-1].score.value:
-            front.append(point)
-    return front
 
 
 def draw(data: Parameters) -> Figure:
@@ -55,10 +46,7 @@ def draw(data: Parameters) -> Figure:
         axes.plot(point.parameters, point.score.value, color=look.color, marker=look.marker, ms=3, fillstyle=look.fill)
         if point in labels:
             marks.append((point.parameters, point.score.value, labels[point], look.color))
-    front = pareto(list(data.points))
-    axes.step(
-        [p.parameters for p in front], [p.score.value for p in front], where="post", color=INK, lw=2.2, alpha=0.25
-    )
+    axes.step([x for x, _ in data.front], [y for _, y in data.front], where="post", color=INK, lw=2.2, alpha=0.25)
     axes.set_xscale("log")
     axes.set_xlabel("adapter parameters" + ("\nsmall marks: isoparameter, without intervals" if beside else ""))
     axes.set_ylabel(f"{data.metric} × 100")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from analysis.costs import costs_of
+from analysis.costs import costs_of, pareto_front
 from analysis.curves import read_curves
 from analysis.figures.data import (
     Costs,
@@ -76,22 +76,21 @@ def _of_task(backbone: str, task: str, blocks: list[Block]) -> Iterator[Drawing]
 
 
 def _parameters(backbone: str, task: str, blocks: list[Block], name: str) -> Iterator[Drawing]:
+    cells = [(block.condition, row, cell) for block in blocks for row, _, cell in block.cells(task)]
     found = tuple(
-        Point(
-            row.name, block.condition.name, block.condition.kind, row.parameters, estimate,
-            cell.is_complete and row.is_ranked,
-        )
-        for block in blocks
-        for row, _, cell in block.cells(task)
+        Point(row.name, condition.name, condition.kind, row.parameters, estimate)
+        for condition, row, cell in cells
         if (estimate := _score(cell)) is not None and not row.is_reference
-    )  # fmt: skip
+    )
     if found:
         which = "Isorank, with" if any(point.kind == "isorank" for point in found) else "With"
         caption = (
             f"{which} 95 % intervals; a line joins each method's ranks. Grey steps: the Pareto front, on which no "
             "complete method scores higher with as few parameters."
         )
-        data = Parameters(blocks[0].metrics[task], found)
+        complete = [(row.parameters, cell) for _, row, cell in cells if row.is_ranked and cell.is_complete]
+        front = pareto_front((count, score.value) for count, cell in complete if (score := _score(cell)) is not None)
+        data = Parameters(blocks[0].metrics[task], found, front)
         yield _drawing("parameters", "Parameters against score", caption, data, backbone, task, name)
 
 
@@ -170,9 +169,8 @@ def _over_rates(block: Block, task: str) -> Iterator[Drawing]:
 def _ranking(overall: Overall) -> Iterator[Drawing]:
     if overall.ranks is not None:
         ranks = overall.ranks
-        data = CriticalDifference(
-            tuple(zip(ranks.names, ranks.mean_ranks, strict=True)), ranks.critical_difference, ranks.blocks
-        )
+        ranked = tuple(sorted(zip(ranks.names, ranks.mean_ranks, strict=True), key=lambda item: (item[1], item[0])))
+        data = CriticalDifference(ranked, ranks.critical_difference, ranks.groups)
         caption = (
             f"Mean ranks over {ranks.blocks} data sets; 1 is best. Bars join methods that the Nemenyi test cannot "
             f"distinguish. The critical difference is {100 * ranks.share:.0f} % of the possible range of ranks."

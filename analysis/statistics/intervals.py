@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
+CONFIDENCE = 0.95
 BOOTSTRAP_FROM = 10  # seeds; per task if the interval is over tasks
 RESAMPLES = 9_999
 _BATCH = 999  # resamples at a time; changing it changes the draws
@@ -80,7 +81,7 @@ class Estimate:
         return Estimate(factor * self.value, Interval(low, high, self.interval.method))
 
 
-def t_intervals(samples: Sequence[Values], confidence: float = 0.95) -> list[Interval | None]:
+def t_intervals(samples: Sequence[Values]) -> list[Interval | None]:
     """Student's t interval of the mean of each sample; None for fewer than two values."""
     from scipy import stats
 
@@ -90,35 +91,31 @@ def t_intervals(samples: Sequence[Values], confidence: float = 0.95) -> list[Int
             continue
         stacked = np.array([samples[place] for place in places])  # (cells, n)
         means = stacked.mean(axis=1)
-        half = stats.t.ppf(0.5 + confidence / 2, n - 1) * stacked.std(axis=1, ddof=1) / np.sqrt(n)
-        equal = np.ptp(stacked, axis=1) == 0  # their mean may be rounded to another number
+        half = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * stacked.std(axis=1, ddof=1) / np.sqrt(n)
+        equal = np.ptp(stacked, axis=1) == 0  # the mean of equal values may round differently
         means, half = np.where(equal, stacked[:, 0], means), np.where(equal, 0.0, half)
         for place, mean, width in zip(places, means, half, strict=True):
             found[place] = Interval(float(mean - width), float(mean + width), Method.T)
     return found
 
 
-def mean_intervals(
-    samples: Sequence[Values], bootstrap_from: int = BOOTSTRAP_FROM, confidence: float = 0.95
-) -> list[Interval | None]:
-    """The interval of each sample's mean: Student's t below `bootstrap_from` seeds, BCa otherwise.
+def mean_intervals(samples: Sequence[Values]) -> list[Interval | None]:
+    """The interval of each sample's mean: Student's t below BOOTSTRAP_FROM seeds, BCa otherwise.
 
     A sample without spread has a t interval of zero width, because its bootstrap is undefined.
     """
-    found = t_intervals(samples, confidence)
+    found = t_intervals(samples)
     for n, places in by_length(samples).items():
-        if n < bootstrap_from:
-            continue
-        spread = [place for place in places if np.ptp(samples[place]) > 0]
+        spread = [place for place in places if n >= BOOTSTRAP_FROM and np.ptp(samples[place]) > 0]
         if not spread:
             continue
-        lows, highs = bca(np.array([samples[place] for place in spread]), confidence)
+        lows, highs = bca(np.array([samples[place] for place in spread]))
         for place, low, high in zip(spread, lows, highs, strict=True):
             found[place] = Interval(float(low), float(high), Method.BCA)
     return found
 
 
-def bca(stacked: Values, confidence: float = 0.95, resamples: int = RESAMPLES) -> tuple[Values, Values]:
+def bca(stacked: Values, resamples: int = RESAMPLES) -> tuple[Values, Values]:
     """Lows and highs of the BCa bootstrap (Efron 1987) of the mean of each row of (cells, n).
 
     The draws are the same for each row, so a row's interval depends on its neighbours only through rounding.
@@ -131,7 +128,7 @@ def bca(stacked: Values, confidence: float = 0.95, resamples: int = RESAMPLES) -
             (stacked[start : start + 256],),
             np.mean,
             axis=-1,
-            confidence_level=confidence,
+            confidence_level=CONFIDENCE,
             n_resamples=resamples,
             batch=_BATCH,
             vectorized=True,

@@ -13,9 +13,9 @@ import numpy as np
 
 from analysis.statistics.intervals import Estimate, Interval, Values, by_length, t_intervals
 from analysis.statistics.permutation import sign_flip_ps
+from analysis.statistics.power import LEVEL
 
 MARGIN = 0.005  # half a point: the region of practical equivalence
-LEVEL = 0.05  # significance level of a corrected test
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> McNe
 
 
 def bootstrap_difference(
-    metric: Callable[[Array, Array], float], first: Array, second: Array, labels: Array, resamples: int = RESAMPLES
+    metric: Callable[[Array, Array], float], first: Array, second: Array, labels: Array
 ) -> Estimate:
     """metric(first) − metric(second) on the same examples, with the percentile interval of resampled examples.
 
@@ -52,11 +52,11 @@ def bootstrap_difference(
     value = metric(first, labels) - metric(second, labels)
     rng = np.random.default_rng(0)
     draws = []
-    for _ in range(resamples):
+    for _ in range(RESAMPLES):
         chosen = rng.integers(0, len(labels), len(labels))
         draws.append(metric(first[chosen], labels[chosen]) - metric(second[chosen], labels[chosen]))
     defined = np.array(draws)[np.isfinite(draws)]
-    if len(defined) < resamples / 2:
+    if len(defined) < RESAMPLES / 2:
         return Estimate(float(value))
     low, high = np.quantile(defined, [0.025, 0.975])
     return Estimate(float(value), Interval(float(low), float(high), Method.BOOTSTRAP))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tensloradist.modes import PROJECTIONS, QKV, QKVO
@@ -36,7 +36,7 @@ class Preset:
     Attributes:
         fields: its values for fields of `AdapterSpec`; those in FIXED_BY_PRESET are fixed, the others are defaults.
         targets: the projections that the authors adapt (`targets: original`).
-        offers: the projections that can be adapted here.
+        offers: the projections that can be adapted here; empty: the targets.
         initial: parameter -> distribution, including the zero one.
         initial_second: the same for a second tensor, which holds the matrices without heads.
         weights: whether a CP has a trainable weight for each rank-one tensor.
@@ -46,11 +46,11 @@ class Preset:
 
     fields: Mapping[str, Any]
     targets: tuple[str, ...]
-    offers: tuple[str, ...]
-    initial: Mapping[str, Draw]
+    initial: Mapping[str, Draw] = field(default_factory=dict)
     initial_second: Mapping[str, Draw] = field(default_factory=dict)
     weights: bool = False
     biases: tuple[str, ...] = ()
+    offers: tuple[str, ...] = ()
     description: str = ""
 
 
@@ -78,7 +78,6 @@ def fact_tt() -> Preset:
             "dropout_on": "hidden",
         },
         targets=PROJECTIONS,
-        offers=PROJECTIONS,
         initial={
             "input": Draw("uniform", lambda shape: 1 / math.sqrt(shape[1])),
             # nn.Linear's default: fc2's four blocks are one layer with four times the fan-in
@@ -105,7 +104,6 @@ def fact_tk() -> Preset:
             "dropout_on": "hidden",
         },
         targets=QKVO,
-        offers=QKVO,
         initial={
             "input": Draw("uniform", lambda shape: 1 / math.sqrt(shape[0])),
             "output": _ZEROS,
@@ -163,7 +161,6 @@ def lorta() -> Preset:
             "initialization": "original",
         },
         targets=QKVO,
-        offers=QKVO,
         initial=_LORTA_INITIAL,
     )
 
@@ -186,7 +183,6 @@ def lorta_peft() -> Preset:
             "initialization": "original",
         },
         targets=QKVO,
-        offers=QKVO,
         initial=_LORTA_INITIAL,
     )
 
@@ -204,7 +200,6 @@ def cara() -> Preset:
     return Preset(
         fields={**_FUSED, "grouping": "att_qkv_depth", "factorization": "cp"},
         targets=PROJECTIONS,
-        offers=PROJECTIONS,
         initial={
             "input": _ZEROS,
             "head_dim": _ORTHOGONAL,
@@ -234,8 +229,6 @@ def metatt_4d() -> Preset:
             "initialization": "orthogonal",
         },
         targets=QKV,
-        offers=QKV,
-        initial={},
     )
 
 
@@ -255,14 +248,12 @@ def metatt_5d() -> Preset:
             "initialization": "orthogonal",
         },
         targets=QKV,
-        offers=QKV,
-        initial={},
     )
 
 
 def _named(make: Callable[[], Preset]) -> Preset:
     preset = make()
-    return Preset(**{**vars(preset), "description": make.__doc__ or ""})
+    return replace(preset, offers=preset.offers or preset.targets, description=make.__doc__ or "")
 
 
 PRESETS: dict[str, Preset] = {
