@@ -151,11 +151,11 @@ def _with_estimates(blocks: list[Block]) -> list[Block]:
     """The blocks with the mean and interval of every cell, computed in one go."""
     places = [(i, row.name, task, cell) for i, block in enumerate(blocks) for row, task, cell in block.cells()]
     samples = [np.array(list(cell.scores.values())) for _, _, _, cell in places]
-    found: dict[int, dict[tuple[str, str], Cell]] = defaultdict(dict)
+    new: dict[int, dict[tuple[str, str], Cell]] = defaultdict(dict)
     for (i, row, task, cell), sample, interval in zip(places, samples, mean_intervals(samples), strict=True):
         estimate = Estimate(float(np.mean(sample)), interval) if len(sample) else None
-        found[i][row, task] = replace(cell, estimate=estimate)
-    return [block.with_cells(found[i]) for i, block in enumerate(blocks)]
+        new[i][row, task] = replace(cell, estimate=estimate)
+    return [block.with_cells(new[i]) for i, block in enumerate(blocks)]
 
 
 def _with_best(block: Block) -> Block:

@@ -69,7 +69,7 @@ def _compared(
     Args:
         missing: the reason for a missing comparison, with {} for the names of the sides without a cell.
     """
-    found: dict[Place, Comparison] = {}
+    comparisons: dict[Place, Comparison] = {}
     pairings: dict[Place, Pairing] = {}
     for place, block, (one, two) in places:
         why: str | None
@@ -81,7 +81,7 @@ def _compared(
             pairings[place] = pair(one, two, analysis.runs, names)
             why = pairings[place].why_not
         backbone, condition, task = place
-        found[place] = Comparison(
+        comparisons[place] = Comparison(
             backbone=backbone,
             condition=condition,
             task=task,
@@ -91,7 +91,7 @@ def _compared(
             why_not=why,
         )
     differences = compared(pairings, analysis.margin)
-    return [replace(one, difference=differences.get(place)) for place, one in found.items()]
+    return [replace(one, difference=differences.get(place)) for place, one in comparisons.items()]
 
 
 def _planned(block: Block | None, method: str, task: str) -> Cell | None:

@@ -40,7 +40,7 @@ def costs_of(blocks: Sequence[Block], task: str) -> tuple[tuple[Cost, ...], str]
                 times[row.name].append(cell.step_seconds)
                 memory[row.name] += [] if cell.peak_bytes is None else [cell.peak_bytes]
     return tuple(
-        Cost(name, _median(found), _median(memory[name]) if memory[name] else None) for name, found in times.items()
+        Cost(name, _median(values), _median(memory[name]) if memory[name] else None) for name, values in times.items()
     ), ""
 
 

@@ -66,22 +66,22 @@ def compared(
     """
     keys = [key for key, pairing in pairings.items() if pairing.differences is not None]
     samples = [sample for pairing in pairings.values() if (sample := pairing.differences) is not None]
-    found = dict(zip(keys, paired_many(samples, margin), strict=True))
+    results = dict(zip(keys, paired_many(samples, margin), strict=True))
     families: dict[Hashable, list[Key]] = defaultdict(list)
     for key, pairing in pairings.items():
         if family_of(key) is not None and (pairing.differences is not None or pairing.untested):
             families[family_of(key)].append(key)
-    for key, paired in found.items():
+    for key, paired in results.items():
         if reason := pairings[key].untested:
-            found[key] = replace(paired, p=None, untested=reason, equivalence=Equivalence(margin, None, None, reason))
+            results[key] = replace(paired, p=None, untested=reason, equivalence=Equivalence(margin, None, None, reason))
     for members in families.values():
         # An untested difference has no p to correct, so it counts as p = 1.
-        ps = [1.0 if key not in found or (p := found[key].p) is None else p for key in members]
+        ps = [1.0 if key not in results or (p := results[key].p) is None else p for key in members]
         need = seeds_needed(len(members))
         for key, p in zip(members, holm(ps), strict=True):
-            if key in found and found[key].p is not None:
-                found[key] = replace(found[key], p_holm=p, seeds_needed=need, family=len(members))
-    return found
+            if key in results and results[key].p is not None:
+                results[key] = replace(results[key], p_holm=p, seeds_needed=need, family=len(members))
+    return results
 
 
 def _without_score(one: Cell, other: Cell, names: tuple[str, str]) -> str | None:

@@ -237,11 +237,11 @@ class Block:
     @property
     def baseline(self) -> tuple[Row | None, str]:
         """The LoRA row, or None and the reason why there is none to compare with."""
-        found = [row for row in self.rows if row.method == "lora"]
-        plain = [row for row in found if row.name == "lora"] or found
+        candidates = [row for row in self.rows if row.method == "lora"]
+        plain = [row for row in candidates if row.name == "lora"] or candidates
         if len(plain) == 1:
             return plain[0], ""
-        return None, "no LoRA in this sweep" if not found else "several LoRA variants in this sweep"
+        return None, "no LoRA in this sweep" if not candidates else "several LoRA variants in this sweep"
 
 
 @dataclass(frozen=True, kw_only=True)

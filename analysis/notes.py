@@ -52,7 +52,7 @@ def _edited_plugins(listed: set[str]) -> list[str]:
     codes: dict[str, set[str]] = {}
     for plugin in {plugin for plugins in listed for plugin in plugins.split(", ")}:
         codes.setdefault(plugin.split(" ")[0], set()).add(plugin)
-    return sorted(plugin for found in codes.values() if len(found) > 1 for plugin in found)
+    return sorted(plugin for versions in codes.values() if len(versions) > 1 for plugin in versions)
 
 
 def _of_task(block: Block, task: str) -> list[str]:
@@ -67,44 +67,44 @@ def _of_task(block: Block, task: str) -> list[str]:
         for name, cell in cells.items()
         if cell.no_difference not in (None, NO_COMMON_SEED)
     ]
-    found = verdicts((name, cell.difference) for name, cell in cells.items() if cell.difference is not None)
+    split = verdicts((name, cell.difference) for name, cell in cells.items() if cell.difference is not None)
     reasons: dict[str, list[str]] = {}
-    for name, paired in found.untested:
+    for name, paired in split.untested:
         reasons.setdefault(paired.untested or "", []).append(name)
     notes += [
         f"{task}, {', '.join(names)}: {reason}, so the difference covers only the other seeds and is not tested."
         for reason, names in reasons.items()
     ]
-    return notes + (_verdict(task, block.metrics[task], found) if found.tested else [])
+    return notes + (_verdict(task, block.metrics[task], split) if split.tested else [])
 
 
-def _verdict(task: str, metric: str, found: Verdicts[str]) -> list[str]:
+def _verdict(task: str, metric: str, split: Verdicts[str]) -> list[str]:
     """The corrected test's result or the seeds it needs, equivalent methods, and the smallest detectable difference."""
     notes = []
-    rows, need = _of_family(found.tested)
-    if found.enough:
+    rows, need = _of_family(split.tested)
+    if split.enough:
         notes.append(
-            f"{task}: significantly different from LoRA at 5 % ({kind_of_test(found.enough)}, Holm's correction over "
-            f"{counted(rows, 'row')}): {_names(found.established) or 'none'}."
+            f"{task}: significantly different from LoRA at 5 % ({kind_of_test(split.enough)}, Holm's correction over "
+            f"{counted(rows, 'row')}): {_names(split.established) or 'none'}."
         )
-    if found.few:
-        are = "is" if {paired.n for _, paired in found.few} == {1} else "are"
-        names = f" ({_names(found.few)})" if found.enough else ""
+    if split.few:
+        are = "is" if {paired.n for _, paired in split.few} == {1} else "are"
+        names = f" ({_names(split.few)})" if split.enough else ""
         notes.append(
-            f"{task}: {seeds_of(found.few)} {are} too few for a corrected test over {counted(rows, 'row')}, which "
+            f"{task}: {seeds_of(split.few)} {are} too few for a corrected test over {counted(rows, 'row')}, which "
             f"needs {need}{names}; the intervals are estimates, not verdicts."
         )
-    margin = found.tested[0][1].equivalence.margin
-    if found.equivalent:
+    margin = split.tested[0][1].equivalence.margin
+    if split.equivalent:
         notes.append(
             f"{task}: practically equivalent to LoRA (within ± {100 * margin:g} points with probability ≥ 95 %): "
-            f"{_names(found.equivalent)}."
+            f"{_names(split.equivalent)}."
         )
-    undefined = [(name, d) for name, d in found.tested if d.equivalence.undefined and d.n > 1]
+    undefined = [(name, d) for name, d in split.tested if d.equivalence.undefined and d.n > 1]
     if undefined:
         why = sorted({d.equivalence.undefined or "" for _, d in undefined})
         notes.append(f"{task}: equivalence to LoRA is undefined for {_names(undefined)}: {'; '.join(why)}.")
-    return notes + _power(task, found.enough or found.few, rows, span(metric))
+    return notes + _power(task, split.enough or split.few, rows, span(metric))
 
 
 def _of_family(tested: list[tuple[str, Paired]]) -> tuple[int, int]:
@@ -200,10 +200,10 @@ def _choices(rows: list[Row]) -> list[str]:
     ]
     notes += diverged
     notes += [
-        f"Warning: {task}: methods were tuned over different grids ({'; '.join(sorted(found))}), which favours those "
+        f"Warning: {task}: methods were tuned over different grids ({'; '.join(sorted(labels))}), which favours those "
         "with a larger grid."
-        for task, found in grids.items()
-        if len(found) > 1
+        for task, labels in grids.items()
+        if len(labels) > 1
     ]
     notes += [
         f"No setting could be chosen because {why}, so the grid's first is shown: {', '.join(dict.fromkeys(names))}."

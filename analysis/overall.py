@@ -93,16 +93,16 @@ def _scale(block: Block, notes: list[str]) -> dict[str, tuple[float, float]] | N
 def _ranks(block: Block, rows: list[Row], notes: list[str]) -> Ranks | None:
     sets = [block.data_sets[task] for task in block.tasks]
     scores = np.array([[_scores(row, task).mean() for task in block.tasks] for row in rows])
-    found = rank([row.name for row in rows], scores, sets) if len(rows) > 1 else None
-    if found is None:
+    ranks = rank([row.name for row in rows], scores, sets) if len(rows) > 1 else None
+    if ranks is None:
         notes.append(
             f"No mean ranks: they need {LEAST_BLOCKS} data sets and two complete methods, but there are "
             f"{len(set(sets))} and {len(rows)}."
         )
     else:
         notes.append(
-            f"Ranks over {found.blocks} data sets: Friedman's p = {found.friedman_p:.3g}. Two methods differ at 5 % "
-            f"(Nemenyi) only if their mean ranks are at least {found.critical_difference:.1f} apart, which is "
-            f"{100 * found.share:.0f} % of the possible range."
+            f"Ranks over {ranks.blocks} data sets: Friedman's p = {ranks.friedman_p:.3g}. Two methods differ at 5 % "
+            f"(Nemenyi) only if their mean ranks are at least {ranks.critical_difference:.1f} apart, which is "
+            f"{100 * ranks.share:.0f} % of the possible range."
         )
-    return found
+    return ranks

@@ -106,10 +106,10 @@ def _private_folder() -> Path:
         folder = Path(tempfile.gettempdir()) / f"tensloradist-{os.getuid()}"
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError as error:
         raise UserError(f"Neither the home nor a temporary folder is writable ({error}); {remedy}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise UserError(f"The home is not writable, and others can access {folder}; {remedy}")
     return folder
 

@@ -74,10 +74,10 @@ def process_index() -> int:
     """
     if (processes := world_size()) == 1:
         return 0
-    found = _number("RANK", 0, least=0)
-    if found >= processes:
-        raise UserError(f"RANK: {found}, but WORLD_SIZE is {processes}; unset both, or start all with torchrun")
-    return found
+    index = _number("RANK", 0, least=0)
+    if index >= processes:
+        raise UserError(f"RANK: {index}, but WORLD_SIZE is {processes}; unset both, or start all with torchrun")
+    return index
 
 
 def _number(name: str, default: int, least: int) -> int:

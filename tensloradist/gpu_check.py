@@ -98,10 +98,10 @@ def _seen_by_torch(seconds: float) -> tuple[str, ...]:
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     """A child's environment, without variables that change fp32 arithmetic."""
-    found = {**inherited(os.environ), **more}
+    variables = {**inherited(os.environ), **more}
     for name in ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"):
-        found.pop(name, None)
-    return found
+        variables.pop(name, None)
+    return variables
 
 
 def _last_line(errors: str) -> str:
@@ -136,7 +136,7 @@ def differences(device: torch.device) -> dict[str, float]:
     dtypes = {"fp32": torch.float32}
     if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
         dtypes["bf16"] = torch.bfloat16
-    found = {}
+    errors = {}
     for precision, dtype in dtypes.items():
         a, b = left.to(dtype), right.to(dtype)
         expected = a.double() @ b.double()
@@ -147,8 +147,8 @@ def differences(device: torch.device) -> dict[str, float]:
                 f"a matrix product in {precision} is wrong: it differs from the CPU's by {error:.1e} of its largest "
                 f"entry; the tolerance is {TOLERANCES[precision]:g}"
             )
-        found[precision] = error
-    return found
+        errors[precision] = error
+    return errors
 
 
 def main(arguments: Sequence[str]) -> int:

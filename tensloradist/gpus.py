@@ -83,22 +83,22 @@ def _listing() -> str | None:
 
 def device_files() -> tuple[str, ...]:
     """The indices of NVIDIA cards known to the kernel, whether or not they work."""
-    found = (_CARD.fullmatch(path.name) for path in DEVICES.glob("nvidia*"))
-    return tuple(sorted((match.group(1) for match in found if match), key=int))
+    cards = (_CARD.fullmatch(path.name) for path in DEVICES.glob("nvidia*"))
+    return tuple(sorted((match.group(1) for match in cards if match), key=int))
 
 
 def described_in(listing: str) -> dict[str, str]:
     """Name -> model and UUID of each GPU in the output of `nvidia-smi -L`, with instances instead of divided cards."""
-    found: dict[str, str] = {}
+    gpus: dict[str, str] = {}
     card, model = "", ""
     for line in listing.splitlines():
         if listed := _LISTED.match(line):
             card, model = listed["name"], listed["model"]
-            found[card] = ", ".join(part for part in (model, listed["uuid"]) if part)
+            gpus[card] = ", ".join(part for part in (model, listed["uuid"]) if part)
         elif card and (instance := _INSTANCE.match(line)):
-            found.pop(card, None)
-            found[instance["name"]] = f"{instance['model']} of GPU {card}, {model}"
-    return found
+            gpus.pop(card, None)
+            gpus[instance["name"]] = f"{instance['model']} of GPU {card}, {model}"
+    return gpus
 
 
 def why_torch_finds_none() -> str:

@@ -27,10 +27,10 @@ def read(what: str, paths: Iterable[Path], look: Callable[[], str]) -> str:
         paths: the files and folders read; none: nothing is remembered.
     """
     key = _key(what, paths)
-    found = look()
+    fingerprint = look()
     if key is not None:
-        cached_json("fingerprints", key, lambda: found)
-    return found
+        cached_json("fingerprints", key, lambda: fingerprint)
+    return fingerprint
 
 
 def recall(what: str, paths: Iterable[Path], look: Callable[[], str]) -> str:
@@ -43,9 +43,9 @@ def _key(what: str, paths: Iterable[Path]) -> str | None:
     """A hash of the status of every file, including the time of the status change, which users cannot set."""
     now = time.time()
     try:
-        found = [(str(path), *status) for path in paths for status in statuses(path)]
+        files = [(str(path), *status) for path in paths for status in statuses(path)]
     except OSError:
         return None  # `look` reports what is unreadable
-    if not found or any(now - changed < _SETTLED for *_, changed in found):
+    if not files or any(now - changed < _SETTLED for *_, changed in files):
         return None
-    return hash_bytes(what, sources_hash(), *(repr(each) for each in sorted(found)))
+    return hash_bytes(what, sources_hash(), *(repr(each) for each in sorted(files)))

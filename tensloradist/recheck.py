@@ -50,9 +50,9 @@ def recheck(root: Path, texts: Mapping[str, RunSpec] | None = None) -> Recheck:
         texts: run id -> specification. Compare only these runs, and of them only those on local texts, which are quick
             to read, from earlier versions. None: all runs of the folder.
     """
-    found = Recheck()
+    outcome = Recheck()
     known: dict[tuple[object, ...], Labels | UserError] = {}
-    for run, spec, result in _finished(root, found) if texts is None else _earlier(root, texts):
+    for run, spec, result in _finished(root, outcome) if texts is None else _earlier(root, texts):
         key = (spec.task, spec.backbone, spec.protocol)
         if key not in known:
             known[key] = _labels_now(spec)
@@ -62,22 +62,22 @@ def recheck(root: Path, texts: Mapping[str, RunSpec] | None = None) -> Recheck:
                 raise now
             difference = difference_to(recorded_labels(run.path, result), now)
         except UserError as error:
-            found.unchecked[run.run_id] = str(error)
+            outcome.unchecked[run.run_id] = str(error)
             continue
         if difference is None:
-            found.agreed.append(run.run_id)
+            outcome.agreed.append(run.run_id)
         else:
-            found.differing[run.run_id] = f"{difference} ({spec.task.data})"
-    return found
+            outcome.differing[run.run_id] = f"{difference} ({spec.task.data})"
+    return outcome
 
 
-def _finished(root: Path, found: Recheck) -> Iterator[tuple[RunFolder, RunSpec, Result]]:
+def _finished(root: Path, outcome: Recheck) -> Iterator[tuple[RunFolder, RunSpec, Result]]:
     for path in sorted((root / "runs").glob("*/result.json")):
         run = RunFolder(root, path.parent.name)
         try:
             spec, result = read_run(run.path)
         except UserError as error:
-            found.unchecked[run.run_id] = str(error)
+            outcome.unchecked[run.run_id] = str(error)
             continue
         if spec.task.data is not None and result.state == "finished":
             yield run, spec, result

@@ -74,9 +74,9 @@ def spectra_of(spec: RunSpec) -> Spectra:
     """
     path = cache_root() / "spectra" / f"{_key(spec)}.json"
     if not path.is_file():
-        found = _compute(spec)
+        computed = _compute(spec)
         with writing_cache():
-            write_replacing(path, json.dumps({s.rank_name: s.energies for s in found}) + "\n")
+            write_replacing(path, json.dumps({s.rank_name: s.energies for s in computed}) + "\n")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return tuple(Spectrum(name, tuple(map(float, energies))) for name, energies in stored.items())
@@ -166,13 +166,13 @@ def dense_gradients(
         for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
             total += gradient / len(batches)
     shape = family.shape(model, projections)
-    found = {}
+    gradients = {}
     for site, total in zip(sites, sums, strict=True):
         widths = [shape.widths(projection)[1] for projection in site.projections]
         for projection, part in zip(site.projections, total.split(widths), strict=True):
             if projection in projections:
-                found[projection, site.layer] = part.mT
-    return found
+                gradients[projection, site.layer] = part.mT
+    return gradients
 
 
 def stacked_gradient(
@@ -246,7 +246,7 @@ def unfolding_energies(tensor: Tensor, modes: tuple[str, ...], factorization: Fa
     """
     import torch
 
-    found = {}
+    energies = {}
     for name in factorization.rank_names(modes):
         one_side = [modes.index(mode) for mode in factorization.unfolding(modes, name)]
         other_side = [axis for axis in range(len(modes)) if axis not in one_side]
@@ -257,5 +257,5 @@ def unfolding_energies(tensor: Tensor, modes: tuple[str, ...], factorization: Fa
         total = values.sum()
         if not total > 0:
             raise UserError("strategy spectrum: the gradient is zero, so no mode has energy")
-        found[name] = (values / total).tolist()
-    return found
+        energies[name] = (values / total).tolist()
+    return energies

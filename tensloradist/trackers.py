@@ -26,5 +26,5 @@ def require_trackers(names: Iterable[str]) -> None:
 
 
 def _is_installed(module: str) -> bool:
-    found = find_spec(module)
-    return found is not None and found.origin is not None  # a folder of earlier logs, such as `wandb`, is not a module
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None  # a folder of earlier logs, such as `wandb`, is not a module

@@ -165,7 +165,7 @@ def test_lora_at_its_own_budget_is_lora():
     ("arguments", "says"),
     [
         ({"strategy": "balance"}, "Did you mean 'balanced'"),
-        ({"pinned": {"heads": 1}}, "no mode 'heads'"),
+        ({"pinned": {"heads": 1}}, "no rank 'heads'"),
         ({"pinned": {"depth": 13}}, r"not within 1\.\.12"),
     ],
 )
@@ -232,7 +232,7 @@ def test_ranks_beyond_what_a_matrix_or_a_mode_can_have_are_said(adapter, says):
 
 def test_a_rank_beyond_the_keys_few_heads_is_said_of_some_matrices():
     found = surplus_ranks(AdapterSpec(method="lora", ranks=20), AttentionShape(48, 48, 4, 3, kv_heads=1))
-    assert found is not None and "20 exceeds 12, the largest that can matter for some of the adapted" in found
+    assert found is not None and "20 exceeds 12, the largest useful rank for some of the adapted" in found
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -54,8 +54,8 @@ def test_merges_take_what_is_not_given():
         ("a: 1\nb: !!timestamp 2026-01-01", r"line 2.*timestamp"),
         ("a: !!int six", r"'six' is not of type int"),
         ("a: " + "[" * 900 + "]" * 900, "nested too deeply"),
-        ("- a\n- b\n", "list.*mapping"),
-        ("just words", "str.*mapping"),
+        ("- a\n- b\n", "a mapping of fields, not a list"),
+        ("just words", "a mapping of fields, not a str"),
         ("a: \x01", "not valid YAML"),
     ],
 )

@@ -42,11 +42,11 @@ def plan_figures(analysis: Analysis) -> Planned:
         for task in dict.fromkeys(task for block in blocks for task in block.tasks):
             own = [block for block in blocks if task in block.tasks]
             drawings += _of_task(backbone, task, own)
-            found, why = costs_of(own, task)
-            if found:
+            costs, why = costs_of(own, task)
+            if costs:
                 caption = "Medians over runs on the same hardware; lines span the smallest to the largest value."
                 title = "Step time and memory by method"
-                drawings.append(_drawing("cost", title, caption, Costs(found), backbone, task))
+                drawings.append(_drawing("cost", title, caption, Costs(costs), backbone, task))
             elif why:
                 absent.append(f"{task}, {backbone}: no figure of step times, because they are not comparable: {why}.")
             for block in own:
@@ -77,20 +77,20 @@ def _of_task(backbone: str, task: str, blocks: list[Block]) -> Iterator[Drawing]
 
 def _parameters(backbone: str, task: str, blocks: list[Block], name: str) -> Iterator[Drawing]:
     cells = [(block.condition, row, cell) for block in blocks for row, _, cell in block.cells(task)]
-    found = tuple(
+    points = tuple(
         Point(row.name, condition.name, condition.kind, row.parameters, estimate)
         for condition, row, cell in cells
         if (estimate := _score(cell)) is not None and not row.is_reference
     )
-    if found:
-        which = "Isorank, with" if any(point.kind == "isorank" for point in found) else "With"
+    if points:
+        which = "Isorank, with" if any(point.kind == "isorank" for point in points) else "With"
         caption = (
             f"{which} 95 % intervals; a line joins each method's ranks. Grey steps: the Pareto front, on which no "
             "complete method scores higher with as few parameters."
         )
         complete = [(row.parameters, cell) for _, row, cell in cells if row.is_ranked and cell.is_complete]
         front = pareto_front((count, score.value) for count, cell in complete if (score := _score(cell)) is not None)
-        data = Parameters(blocks[0].metrics[task], found, front)
+        data = Parameters(blocks[0].metrics[task], points, front)
         yield _drawing("parameters", "Parameters against score", caption, data, backbone, task, name)
 
 
@@ -99,7 +99,7 @@ def _side_by_side(backbone: str, task: str, blocks: dict[str, Block], rank: int)
     scores = [{row.name: _score(cell) for row, _, cell in block.cells(task)} for block in blocks.values()]
     names = dict.fromkeys(row.name for block in blocks.values() for row in block.rows)
     rows = tuple((name, tuple(of.get(name) for of in scores)) for name in names)
-    rows = tuple((name, found) for name, found in rows if any(found))
+    rows = tuple((name, estimates) for name, estimates in rows if any(estimates))
     if len(blocks) < 2 or not rows:
         return
     budget = f"the parameter budget of LoRA at rank {rank}"
@@ -193,10 +193,10 @@ def _drawing(kind: str, title: str, caption: str, data: Data, backbone: str, tas
 
 def _parts(kind: str, name: str, has_task: bool) -> list[str] | None:
     """The parts that a figure's name reads as: a task has no underscores, and a condition has spaces."""
-    found = re.fullmatch(
+    match = re.fullmatch(
         rf"{kind}_{'([^_]+)_' if has_task else '()'}(.+?)(?:_((?:isorank|isoparameter|r=\d).*))?", name
     )
-    if found is None:
+    if match is None:
         return None
-    task, backbone, condition = found.groups()
+    task, backbone, condition = match.groups()
     return [kind, *([task] if has_task else []), backbone, *([condition.replace("_", " ")] if condition else [])]

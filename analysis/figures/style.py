@@ -50,8 +50,8 @@ class Look:
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
     """A look for each method ('qkv_depth tucker'). Methods of one grouping differ in dash and fill."""
-    found = {variant_of(method) for method in methods if " " in method}
-    variants = sorted(found, key=lambda variant: (variant != DEFAULT_FACTORIZATION, variant))
+    names = {variant_of(method) for method in methods if " " in method}
+    variants = sorted(names, key=lambda variant: (variant != DEFAULT_FACTORIZATION, variant))
     chosen = {}
     for method in methods:
         color, marker = GROUPINGS.get(method.split()[0], OTHER)

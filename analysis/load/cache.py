@@ -32,10 +32,10 @@ log = logging.getLogger("tensloradist")
 def stamp_of(path: Path | str) -> Stamp | None:
     """A stamp that identifies a file's content without reading it; None if there is no such file."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:  # missing or unreachable; reading the file reports it
         return None
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def cache_path(root: Path) -> Path:

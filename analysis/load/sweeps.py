@@ -52,11 +52,11 @@ def load(source: str, root: Path, use_cache: bool = True) -> Loaded:
         UserError: the sweep was never launched with this results folder, its manifest is unreadable or was edited, or
             an edited file cannot be planned.
     """
-    found = find_sweep(source, root)
-    manifest = found.manifest
+    sweep = find_sweep(source, root)
+    manifest = sweep.manifest
     loaded = Loaded(manifests=(manifest,), frame=pd.DataFrame(), root=root, sources=(source,))
-    if found.note is not None:
-        loaded.warnings.append(found.note)
+    if sweep.note is not None:
+        loaded.warnings.append(sweep.note)
     conditions = {condition.name: condition for condition in manifest.conditions}
     try:
         rows = [

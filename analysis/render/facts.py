@@ -9,11 +9,11 @@ from analysis.model import Cell, Paired
 from analysis.render import text
 
 
-def facts(found: Explanation) -> list[str]:
+def facts(explanation: Explanation) -> list[str]:
     """What the cell's number is and how it was obtained, from the parameters to the hardware."""
-    cell, row = found.cell, found.row
+    cell, row = explanation.cell, explanation.row
     sentences = [f"{row.parameters:,} adapter parameters ({row.ranks or 'no ranks'})."]
-    if found.block.condition.kind == "isoparameter" and not row.is_reference:
+    if explanation.block.condition.kind == "isoparameter" and not row.is_reference:
         beyond = ", beyond the tolerance, so neither bold nor ranked" if row.beyond_budget else ""
         sentences.append(f"{text.points(row.residual, plus=True, digits=2)} % off the budget of LoRA{beyond}.")
     sentences += _mean(cell)
@@ -22,7 +22,7 @@ def facts(found: Explanation) -> list[str]:
     elif cell.no_difference:
         sentences.append(f"Not compared with LoRA because {cell.no_difference}.")
     provenance = ("hardware", "precision", "versions", "environment", "plugins", "commit")
-    where = [line for name in provenance if (line := _values(name, (getattr(run, name) for run in found.runs)))]
+    where = [line for name in provenance if (line := _values(name, (getattr(run, name) for run in explanation.runs)))]
     return [*sentences, f"Trained with {'; '.join(where)}."] if where else sentences
 
 
@@ -60,5 +60,5 @@ def _difference(paired: Paired) -> list[str]:
 
 
 def _values(name: str, values: Iterable[str | None]) -> str:
-    found = sorted({value for value in values if value})
-    return f"{name} {' and '.join(found)}" if found else ""
+    distinct = sorted({value for value in values if value})
+    return f"{name} {' and '.join(distinct)}" if distinct else ""

@@ -35,7 +35,7 @@ _SPECIAL = re.compile(r"[\\|`*<]|(?<!\w)_|_(?!\w)|~(?=~)|(?<=\])\(|&(?=[A-Za-z#]
 
 def escape(value: str) -> str:
     """Text for markdown, inside or outside a table."""
-    return _SPECIAL.sub(lambda found: "\\" + found[0], value)
+    return _SPECIAL.sub(lambda match: "\\" + match[0], value)
 
 
 def _escaped(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -36,13 +36,13 @@ def bracketed(interval: Interval | None, digits: int = 1, factor: int = 100) -> 
     return f" [{', '.join(number(factor * end, digits=digits) for end in (interval.low, interval.high))}]"
 
 
-def estimate(found: Estimate | None) -> str:
+def estimate(mean: Estimate | None) -> str:
     """'84.2 ± 1.3' or '84.2 [83.1, 85.0]', depending on the kind of its interval."""
-    if found is None:
+    if mean is None:
         return "—"
-    if found.interval is not None and found.interval.method.is_symmetric:
-        return f"{points(found.value)} ± {points(found.interval.half_width)}"
-    return points(found.value) + bracketed(found.interval)
+    if mean.interval is not None and mean.interval.method.is_symmetric:
+        return f"{points(mean.value)} ± {points(mean.interval.half_width)}"
+    return points(mean.value) + bracketed(mean.interval)
 
 
 def score(cell: Cell | None) -> str:
@@ -196,7 +196,7 @@ def _iqm(row: OverallRow) -> str:
     return _aggregate(row.iqm.scaled(100), 1)
 
 
-def _aggregate(found: Estimate | None, digits: int) -> str:
-    if found is None:
+def _aggregate(aggregate: Estimate | None, digits: int) -> str:
+    if aggregate is None:
         return ""
-    return number(found.value, digits=digits) + bracketed(found.interval, digits, factor=1)
+    return number(aggregate.value, digits=digits) + bracketed(aggregate.interval, digits, factor=1)

@@ -112,17 +112,17 @@ def _tests(analysis: Analysis, cells: list[Cell]) -> list[str]:
         "Differences to LoRA are paired by seed (the same data order and head initialisation, checked by fingerprint)"
         + (" and have 95 % t intervals." if any(d.interval for d in differences) else ".")
     ]
-    found = verdicts(("", d) for d in differences)
-    if found.tested:
+    split = verdicts(("", d) for d in differences)
+    if split.tested:
         parts.append(
-            f"They are tested by two-sided sign-flip permutation tests ({exact_and_drawn(found.tested)}), "
+            f"They are tested by two-sided sign-flip permutation tests ({exact_and_drawn(split.tested)}), "
             "Holm-corrected over the methods of a task and condition."
         )
-        if few := len(found.few):
+        if few := len(split.few):
             parts.append(
-                f"{few} of {len(found.tested)} differences {_have(few)} too few seeds for this test to reach 5 %."
+                f"{few} of {len(split.tested)} differences {_have(few)} too few seeds for this test to reach 5 %."
             )
-    if lost := len(found.untested):
+    if lost := len(split.untested):
         parts.append(
             f"{lost} of {len(differences)} differences {'are' if lost > 1 else 'is'} not tested because runs diverged "
             "and cover only the other seeds."

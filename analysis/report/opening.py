@@ -71,12 +71,12 @@ def _best_and_worst(block: Block, task: str) -> str:
 
 def _compared(block: Block, task: str) -> list[tuple[str, Paired]]:
     """The ranked methods that are compared with LoRA, the best first."""
-    found = [
+    compared = [
         (row.name, cell.difference)
         for row, _, cell in block.cells(task)
         if row.is_ranked and cell.difference is not None
     ]
-    return sorted(found, key=lambda item: (-item[1].effect, item[0]))
+    return sorted(compared, key=lambda item: (-item[1].effect, item[0]))
 
 
 def _listed(block: Block, compared: Sequence[tuple[str, Paired]]) -> str:
@@ -110,40 +110,40 @@ def short(name: str, block: Block) -> str:
 
 
 def _conclusion(analysis: Analysis) -> str:
-    found = verdicts(
+    split = verdicts(
         ((row.name, task, block), cell.difference)
         for block, row, task, cell in analysis.cells()
         if not row.is_reference and cell.difference is not None
     )
-    untested = f"not tested because runs diverged: {_named(found.untested, analysis)}" if found.untested else ""
-    if not found.tested:
+    untested = f"not tested because runs diverged: {_named(split.untested, analysis)}" if split.untested else ""
+    if not split.tested:
         if untested:
             return f"No difference to LoRA is tested, so none is established or ruled out ({untested})."
         if not any(_scores(block) for block in analysis.blocks):
             return "No run has finished, so there is no conclusion yet."
         return "No method is compared with LoRA, so there is no conclusion about which is better."
-    with_seeds = f"With {seeds_of(found.tested)}"
+    with_seeds = f"With {seeds_of(split.tested)}"
     untested = f"; {untested}" if untested else ""
     equivalent = ""
-    if found.equivalent:
+    if split.equivalent:
         equivalent = (
             f"; practically equivalent to LoRA (± {100 * analysis.margin:g} points, probability ≥ 95 %): "
-            f"{_named(found.equivalent, analysis)}"
+            f"{_named(split.equivalent, analysis)}"
         )
-    if not found.enough:
-        need = max(paired.seeds_needed or 0 for _, paired in found.tested)
+    if not split.enough:
+        need = max(paired.seeds_needed or 0 for _, paired in split.tested)
         rest = f"{equivalent}; no other difference is ruled out" if equivalent else " and none is ruled out"
         return (
             f"{with_seeds} these are estimates, not findings: a corrected test needs {need} seeds, so no difference is "
             f"established{rest}{untested}."
         )
-    established, few = found.established, len(found.few)
+    established, few = split.established, len(split.few)
     which = f": {_named(established, analysis)}" if established else ""
     lacking = ""
     if few:
-        lacking = f"; {counted(few, 'has', 'have')} too few seeds for a corrected test: {_named(found.few, analysis)}"
+        lacking = f"; {counted(few, 'has', 'have')} too few seeds for a corrected test: {_named(split.few, analysis)}"
     return (
-        f"{with_seeds}, {len(established)} of {counted(len(found.tested), 'difference')} to LoRA "
+        f"{with_seeds}, {len(established)} of {counted(len(split.tested), 'difference')} to LoRA "
         f"{'is' if len(established) == 1 else 'are'} established at 5 % after Holm's correction"
         f"{which}; the others are neither established nor ruled out{lacking}{equivalent}{untested}."
     )

@@ -135,4 +135,4 @@ def _failures(analysis: Analysis) -> list[tuple[str, str, str, str, str]]:
         if run["state"] not in ("finished", "missing"):
             key = (run["row"], run["task"], run["state"], run["cause"] or "")
             seeds.setdefault(key, set()).add(int(run["seed"]))
-    return [(*key, ", ".join(map(str, sorted(found)))) for key, found in seeds.items()]
+    return [(*key, ", ".join(map(str, sorted(numbers)))) for key, numbers in seeds.items()]

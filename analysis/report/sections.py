@@ -38,15 +38,15 @@ class Cells:
 
 def cell_sections(analysis: Analysis) -> Cells:
     """The sections in the tables' order."""
-    found = {address: _explained(analysis, address) for address in analysis.addresses()}
-    specs = [dict(_flat(each.spec)) for each in found.values() if isinstance(each, Explanation) and each.spec]
+    explained = {address: _explained(analysis, address) for address in analysis.addresses()}
+    specs = [dict(_flat(each.spec)) for each in explained.values() if isinstance(each, Explanation) and each.spec]
     common = {key: value for key, value in specs[0].items() if all(s.get(key) == value for s in specs)} if specs else {}
-    anchors = {address: f"cell-{number}" for number, address in enumerate(found, 1)}
+    anchors = {address: f"cell-{number}" for number, address in enumerate(explained, 1)}
     sections = [
         _section(anchors[address], each, common)
         if isinstance(each, Explanation)
         else CellSection(anchors[address], str(address), "damaged records", [each], [], [], [], [])
-        for address, each in found.items()
+        for address, each in explained.items()
     ]
     return Cells(sections, sorted(common.items()), anchors)
 
@@ -64,8 +64,8 @@ def _flat(spec: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, "none" if value in (None, {}) else str(value)) for name, value in dotted(spec, keep_empty=True)]
 
 
-def _section(anchor: str, found: Explanation, common: dict[str, str]) -> CellSection:
-    cell, tried = found.cell, []
+def _section(anchor: str, explanation: Explanation, common: dict[str, str]) -> CellSection:
+    cell, tried = explanation.cell, []
     if cell.choice is not None:
         for setting in cell.choice.tried:
             validation = "—" if setting.validation is None else f"{100 * setting.validation:.2f}"
@@ -81,9 +81,11 @@ def _section(anchor: str, found: Explanation, common: dict[str, str]) -> CellSec
             "; ".join(f"{attempt.number}: {attempt.line}" for attempt in run.attempts) or (run.cause or "—"),
             run.run_id,
         )
-        for run in found.runs
+        for run in explanation.runs
     ]
-    own = [(key, value) for key, value in _flat(found.spec) if common.get(key) != value]
-    retrain = next((run.command for run in found.runs if run.command), None)
-    commands = [command for command in (found.reproduce, retrain) if command]
-    return CellSection(anchor, str(found.address), text.score(cell), facts(found), tried, runs, own, commands)
+    own = [(key, value) for key, value in _flat(explanation.spec) if common.get(key) != value]
+    retrain = next((run.command for run in explanation.runs if run.command), None)
+    commands = [command for command in (explanation.reproduce, retrain) if command]
+    return CellSection(
+        anchor, str(explanation.address), text.score(cell), facts(explanation), tried, runs, own, commands
+    )

@@ -85,7 +85,7 @@ def t_intervals(samples: Sequence[Values]) -> list[Interval | None]:
     """Student's t interval of the mean of each sample; None for fewer than two values."""
     from scipy import stats
 
-    found: list[Interval | None] = [None] * len(samples)
+    intervals: list[Interval | None] = [None] * len(samples)
     for n, places in by_length(samples).items():
         if n < 2:
             continue
@@ -95,8 +95,8 @@ def t_intervals(samples: Sequence[Values]) -> list[Interval | None]:
         equal = np.ptp(stacked, axis=1) == 0  # the mean of equal values may round differently
         means, half = np.where(equal, stacked[:, 0], means), np.where(equal, 0.0, half)
         for place, mean, width in zip(places, means, half, strict=True):
-            found[place] = Interval(float(mean - width), float(mean + width), Method.T)
-    return found
+            intervals[place] = Interval(float(mean - width), float(mean + width), Method.T)
+    return intervals
 
 
 def mean_intervals(samples: Sequence[Values]) -> list[Interval | None]:
@@ -104,15 +104,15 @@ def mean_intervals(samples: Sequence[Values]) -> list[Interval | None]:
 
     A sample without spread has a t interval of zero width, because its bootstrap is undefined.
     """
-    found = t_intervals(samples)
+    intervals = t_intervals(samples)
     for n, places in by_length(samples).items():
         spread = [place for place in places if n >= BOOTSTRAP_FROM and np.ptp(samples[place]) > 0]
         if not spread:
             continue
         lows, highs = bca(np.array([samples[place] for place in spread]))
         for place, low, high in zip(spread, lows, highs, strict=True):
-            found[place] = Interval(float(low), float(high), Method.BCA)
-    return found
+            intervals[place] = Interval(float(low), float(high), Method.BCA)
+    return intervals
 
 
 def bca(stacked: Values, resamples: int = RESAMPLES) -> tuple[Values, Values]:

@@ -66,7 +66,7 @@ class Paired:
 
 def paired_many(differences: Sequence[Values], margin: float = MARGIN) -> list[Paired]:
     """The `Paired` of each sample of seed-by-seed differences (at least one value each), computed in one go."""
-    found: dict[int, Paired] = {}
+    results: dict[int, Paired] = {}
     intervals = t_intervals(differences)
     for n, places in by_length(differences).items():
         stacked = np.array([differences[place] for place in places])
@@ -77,8 +77,8 @@ def paired_many(differences: Sequence[Values], margin: float = MARGIN) -> list[P
         equivalences = _equivalences(means, spreads, n, margin)
         for place, mean, spread, p, same in zip(places, means, spreads, ps, equivalences, strict=True):
             known = float(spread) if n > 1 else None
-            found[place] = Paired(n, float(mean), known, intervals[place], float(p), same)
-    return [found[place] for place in range(len(differences))]
+            results[place] = Paired(n, float(mean), known, intervals[place], float(p), same)
+    return [results[place] for place in range(len(differences))]
 
 
 def _equivalences(means: Values, spreads: Values, n: int, margin: float) -> list[Equivalence]:

@@ -49,7 +49,7 @@ class Cp(Factorization):
 def _component_weights(parameters: Parameters) -> Tensor | None:
     """The factors by which slice (p, l) scales the rank-one tensors, (T, P, L, R); None if all of them are 1."""
     axes = {"projection": 2, "block": 2, "depth": 1}
-    found = [parameters[mode].unsqueeze(axis) for mode, axis in axes.items() if mode in parameters]
+    factors = [parameters[mode].unsqueeze(axis) for mode, axis in axes.items() if mode in parameters]
     if "weights" in parameters:
-        found.append(parameters["weights"][:, None, None])
-    return functools.reduce(operator.mul, found) if found else None
+        factors.append(parameters["weights"][:, None, None])
+    return functools.reduce(operator.mul, factors) if factors else None

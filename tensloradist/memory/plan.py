@@ -124,9 +124,9 @@ def _gathered(step: StepBytes) -> int:
     return live + max(step.largest, min(step.frozen, FETCHED_ON_GPU * step.frozen_itemsize))
 
 
-def recommend(found: Iterable[Need], gpu: int) -> Need | None:
+def recommend(candidates: Iterable[Need], gpu: int) -> Need | None:
     """The cheapest need that fits: fewest processes, then least communication; None if nothing fits."""
-    fitting = [need for need in found if need.fits(gpu)]
+    fitting = [need for need in candidates if need.fits(gpu)]
     return min(fitting, key=lambda need: (need.processes, STRATEGIES.index(need.strategy)), default=None)
 
 

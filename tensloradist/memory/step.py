@@ -201,10 +201,10 @@ def _quantised_bytes(model: nn.Module, quantization: str | None) -> dict[str, in
     if quantization is None:
         return {}
     kept = tuple(f"{path}." for path in (*backbones.family_of(model).head(model), "lm_head"))
-    found = {}
+    sizes = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear) and not f"{path}.".startswith(kept):
             elements = module.weight.numel()
             each = elements + FULL * module.out_features if quantization == "int8" else elements // 2 + elements // 16
-            found[f"{path}.weight"] = each
-    return found
+            sizes[f"{path}.weight"] = each
+    return sizes

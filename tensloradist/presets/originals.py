@@ -117,17 +117,17 @@ class _Given:
             raise UserError(f"tensors: none given for {method}")
         for name, value in tensors.items():
             if not isinstance(value, Tensor) or not value.is_floating_point():
-                found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-                raise UserError(f"tensors: {name!r} is of type {found}; it must be a torch tensor of real numbers")
+                actual = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise UserError(f"tensors: {name!r} is of type {actual}; it must be a torch tensor of real numbers")
         self.dtype = next(iter(tensors.values())).dtype
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         self._used.add(name)
         if name not in self.tensors:
             raise UserError(f"tensors: {self.method} needs {name!r} of shape {list(shape)}, which is missing")
-        found = tuple(self.tensors[name].shape)
-        if found != shape:
-            raise UserError(f"tensors: {name!r} has shape {list(found)}; {self.method} needs {list(shape)} here")
+        actual = tuple(self.tensors[name].shape)
+        if actual != shape:
+            raise UserError(f"tensors: {name!r} has shape {list(actual)}; {self.method} needs {list(shape)} here")
         return self.tensors[name]
 
     def size(self, name: str, axis: int) -> int:
@@ -165,14 +165,14 @@ def _ranks(reader: _Reader, given: _Given, rank: Any) -> tuple[tuple[str, ...], 
     """The names and values of the ranks, read from the tensors and checked against `rank` if given."""
     method = given.method
     if reader.rank is not None:
-        names, found = ("input",), [reader.rank(given)]
+        names, ranks = ("input",), [reader.rank(given)]
     else:
         names = tuple(PRESETS[method].fields["mode_order"][:-1])
-        found = [given.size(f"core{i}", 2) for i in range(len(names))]
-    wanted = list(rank) if isinstance(rank, list | tuple) else [rank] * len(found)
-    if rank is not None and wanted != found:
-        raise UserError(f"rank: {rank!r}, but the tensors of {method} have {found if len(found) > 1 else found[0]}")
-    return names, found
+        ranks = [given.size(f"core{i}", 2) for i in range(len(names))]
+    wanted = list(rank) if isinstance(rank, list | tuple) else [rank] * len(ranks)
+    if rank is not None and wanted != ranks:
+        raise UserError(f"rank: {rank!r}, but the tensors of {method} have {ranks if len(ranks) > 1 else ranks[0]}")
+    return names, ranks
 
 
 def _fact_tt(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:

@@ -201,7 +201,7 @@ def test_without_the_authors_scale_it_is_the_presets(data_root, method, scale):
 def test_layers_that_the_backbone_does_not_have_are_not_dropped(data_root):
     _, _, own, shape, settings = original(data_root, "fact_tt")
     shorter = AttentionShape(shape.d_in, shape.d_out, shape.heads, shape.layers - 1, shape.projections)
-    with pytest.raises(UserError, match=f"has no 'blocks.{shape.layers - 1}"):
+    with pytest.raises(UserError, match=f"does not use 'blocks.{shape.layers - 1}"):
         from_original("fact_tt", own, shorter, **settings)
 
 
