@@ -128,7 +128,8 @@ def _power(task: str, items: list[tuple[str, Paired]], rows: int, greatest: floa
     shown = detectable(float(np.median(spreads)), have, rows) if spreads else None
     if shown is None:
         return []
-    given = f"{task}: with {have} seeds and the observed spread, a paired t test at 5 % / {counted(rows, 'row')} would"
+    test = f"a paired t test (5 %, Bonferroni over {counted(rows, 'row')})"
+    given = f"{task}: with {have} seeds and the observed spread, {test} would"
     if shown > greatest:
         return [f"{given} detect almost no difference: only one of {100 * shown:.0f} points in 80 % of repetitions."]
     return [
