@@ -63,4 +63,4 @@ def declare_missing_operators() -> None:
 
 
 if not any(getattr(finder, "__name__", "") == TorchvisionFinder.__name__ for finder in sys.meta_path):
-    sys.meta_path.insert(0, TorchvisionFinder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, TorchvisionFinder)
