@@ -81,7 +81,8 @@ def _of_task(block: Block, task: str) -> list[str]:
 def _verdict(task: str, metric: str, split: Verdicts[str]) -> list[str]:
     """The corrected test's result or the seeds it needs, equivalent methods, and the smallest detectable difference."""
     notes = []
-    rows, need = _of_family(split.tested)
+    first = split.tested[0][1]  # the family and the seeds that it needs are those of the whole column
+    rows, need, margin = first.family or 0, first.seeds_needed, first.equivalence.margin
     if split.enough:
         notes.append(
             f"{task}: significantly different from LoRA at 5 % ({kind_of_test(split.enough)}, Holm's correction over "
@@ -94,7 +95,6 @@ def _verdict(task: str, metric: str, split: Verdicts[str]) -> list[str]:
             f"{task}: {seeds_of(split.few)} {are} too few for a corrected test over {counted(rows, 'row')}, which "
             f"needs {need}{names}; the intervals are estimates, not verdicts."
         )
-    margin = split.tested[0][1].equivalence.margin
     if split.equivalent:
         notes.append(
             f"{task}: practically equivalent to LoRA (within ± {100 * margin:g} points with probability ≥ 95 %): "
@@ -105,12 +105,6 @@ def _verdict(task: str, metric: str, split: Verdicts[str]) -> list[str]:
         why = sorted({d.equivalence.undefined or "" for _, d in undefined})
         notes.append(f"{task}: equivalence to LoRA is undefined for {_names(undefined)}: {'; '.join(why)}.")
     return notes + _power(task, split.enough or split.few, rows, span(metric))
-
-
-def _of_family(tested: list[tuple[str, Paired]]) -> tuple[int, int]:
-    """The number of rows in Holm's correction and the number of seeds it needs; both are equal for a whole column."""
-    paired = tested[0][1]
-    return paired.family or 0, paired.seeds_needed or 0
 
 
 def _names(items: list[tuple[str, Paired]]) -> str:

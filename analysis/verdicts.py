@@ -56,12 +56,6 @@ def seeds_of(items: Iterable[tuple[object, Paired]]) -> str:
     return f"{low if low == high else f'{low} to {high}'} seed{'s' if high > 1 else ''}"
 
 
-def exact_and_drawn(items: Iterable[tuple[object, Paired]]) -> str:
-    """How the permutation tests were computed: 'exact', 'with 100,000 seeded draws', or both."""
-    exact = {paired.n <= EXACT_UP_TO for _, paired in items}
-    return " or ".join(["exact"] * (True in exact) + [f"with {DRAWS:,} seeded draws"] * (False in exact))
-
-
 def kind_of_test(items: Iterable[tuple[object, Paired]]) -> str:
     """The test's name: 'exact sign-flip test', or the Monte Carlo test for more than 16 seeds."""
     exact = {paired.n <= EXACT_UP_TO for _, paired in items}

@@ -69,7 +69,7 @@ def listed_gpus() -> tuple[str, ...]:
 
 def described_gpus() -> dict[str, str]:
     """Name -> model and UUID of the GPUs that nvidia-smi lists; empty if it fails."""
-    return described_in(_listing() or "") if shutil.which("nvidia-smi") is not None else {}
+    return described_in(_listing() or "")
 
 
 def _listing() -> str | None:

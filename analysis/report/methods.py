@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from analysis.model import Analysis, Cell, Method
-from analysis.verdicts import exact_and_drawn, verdicts
+from analysis.verdicts import kind_of_test, verdicts
 from tensloradist.wording import counted
 
 PROTOCOLS = {
@@ -115,8 +115,8 @@ def _tests(analysis: Analysis, cells: list[Cell]) -> list[str]:
     split = verdicts(("", d) for d in differences)
     if split.tested:
         parts.append(
-            f"They are tested by two-sided sign-flip permutation tests ({exact_and_drawn(split.tested)}), "
-            "Holm-corrected over the methods of a task and condition."
+            f"They are tested by two-sided permutation tests ({kind_of_test(split.tested)}), Holm-corrected over the "
+            "methods of a task and condition."
         )
         if few := len(split.few):
             parts.append(

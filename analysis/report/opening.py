@@ -44,29 +44,19 @@ def _of_block(block: Block) -> str:
         return f"{_capital(_where(block))} ({block.backbone}), no run has a score yet."
     if len(block.tasks) == 1:
         (task,) = block.tasks
-        return f"On {task} ({block.backbone}), {_where(block)}, {_all_on(block, task)}."
-    parts = [f"on {task}, {_best_and_worst(block, task)}" for task in block.tasks[:MOST_TASKS]]
+        others = len(_compared(block, task)) - 3
+        between = f"; the other {counted(others, 'lies', 'lie')} between" if others > 0 else ""
+        return f"On {task} ({block.backbone}), {_where(block)}, {_best_and_worst(block, task, best=2)}{between}."
+    parts = [f"on {task}, {_best_and_worst(block, task, best=1)}" for task in block.tasks[:MOST_TASKS]]
     more = len(block.tasks) - MOST_TASKS
     parts += [f"see the table below for {counted(more, 'more task')}"] if more > 0 else []
     return f"{_capital(_where(block))} ({block.backbone}): {'; '.join(parts)}."
 
 
-def _all_on(block: Block, task: str) -> str:
+def _best_and_worst(block: Block, task: str, best: int) -> str:
+    """The differences of the `best` best methods and of the worst one."""
     compared = _compared(block, task)
-    if not compared:
-        return _not_compared(block, task)
-    if len(compared) <= 3:
-        return _listed(block, compared)
-    others = len(compared) - 3
-    between = f"the other {others} lie between" if others > 1 else "the other one lies between"
-    return f"{_listed(block, [*compared[:2], compared[-1]])}; {between}"
-
-
-def _best_and_worst(block: Block, task: str) -> str:
-    compared = _compared(block, task)
-    if not compared:
-        return _not_compared(block, task)
-    return _listed(block, [compared[0], compared[-1]] if len(compared) > 1 else compared)
+    return _listed(block, [*compared[:best], *compared[best:][-1:]]) if compared else _not_compared(block, task)
 
 
 def _compared(block: Block, task: str) -> list[tuple[str, Paired]]:
