@@ -44,7 +44,7 @@ def analyse(loaded: Loaded, margin: float = MARGIN) -> Analysis:
 
 
 def _warnings(loaded: Loaded) -> list[str]:
-    warnings = [*loaded.warnings, *(f"Left out: {line}" for line in loaded.broken)]
+    warnings = [*loaded.warnings, *loaded.left_out()]
     runs = loaded.frame.drop_duplicates("run_id")
     finished, total = int((runs["state"] == "finished").sum()), len(runs)
     if finished == 0:

@@ -58,6 +58,10 @@ class Loaded:
         """The distinct conditions of all sweeps, in order."""
         return tuple({c.name: c for manifest in self.manifests for c in manifest.conditions}.values())
 
+    def left_out(self) -> list[str]:
+        """A warning for each file that could not be read."""
+        return [f"Left out: {line}" for line in self.broken]
+
 
 @dataclass(frozen=True)
 class Setting:

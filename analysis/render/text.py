@@ -168,11 +168,11 @@ def overall_columns(overall: Overall) -> list[OverallColumn]:
     scale = "normalised score" if any(row.normalised for row in overall.rows) else "score × 100"
     columns = (
         OverallColumn("parameters", lambda row: f"{row.parameters:,}", lambda row: row.parameters),
-        OverallColumn(f"interquartile mean, {scale}", _iqm, lambda row: row.iqm and row.iqm.value),
+        OverallColumn(f"interquartile mean, {scale}", _iqm, lambda row: row.iqm.value if row.iqm else None),
         OverallColumn(
             "probability of improvement over LoRA",
             lambda row: _aggregate(row.improvement, 2),
-            lambda row: row.improvement and row.improvement.value,
+            lambda row: row.improvement.value if row.improvement else None,
         ),
         OverallColumn(
             "mean rank",
