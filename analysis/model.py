@@ -111,6 +111,10 @@ class Choice:
             return "no run of any setting has a validation score"
         return None
 
+    def is_chosen(self, setting: Setting) -> bool:
+        """Whether this setting was chosen, not merely used for want of a choice."""
+        return setting.values == self.chosen and not self.why_not_chosen
+
     def describe(self) -> str:
         if self.why_not_chosen:
             return f"{self.setting.label} (the grid's first, not chosen)"

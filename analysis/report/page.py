@@ -57,6 +57,7 @@ def page(analysis: Analysis, drawn: Sequence[tuple[Drawing, Mapping[str, bytes]]
 
     cells = cell_sections(analysis)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = lambda value: "—" if value is None else f"{100 * value:.2f}"
     return environment.from_string(_own("page.html.j2")).render(
         name=analysis.name,
         version=__version__,

@@ -21,10 +21,8 @@ class CellSection:
     title: str
     score: str
     facts: list[str]  # sentences
-    tried: list[tuple[str, str, str, bool]]  # setting, mean validation score, runs ended, chosen
-    runs: list[tuple[str, ...]]  # seed, state, score, validation score, attempts, run
     spec: list[tuple[str, str]]  # the fields that other cells do not share
-    commands: list[str]
+    explanation: Explanation | None  # None: its records are damaged
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def cell_sections(analysis: Analysis) -> Cells:
     sections = [
         _section(anchors[address], each, common)
         if isinstance(each, Explanation)
-        else CellSection(anchors[address], str(address), "damaged records", [each], [], [], [], [])
+        else CellSection(anchors[address], str(address), "damaged records", [each], [], None)
         for address, each in explained.items()
     ]
     return Cells(sections, sorted(common.items()), anchors)
@@ -65,27 +63,6 @@ def _flat(spec: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _section(anchor: str, explanation: Explanation, common: dict[str, str]) -> CellSection:
-    cell, tried = explanation.cell, []
-    if cell.choice is not None:
-        for setting in cell.choice.tried:
-            validation = "—" if setting.validation is None else f"{100 * setting.validation:.2f}"
-            is_chosen = setting.values == cell.choice.chosen and not cell.choice.why_not_chosen
-            ended = f"{setting.ended}" + (f", {lost} without a score" if (lost := setting.without_score) else "")
-            tried.append((setting.label, validation, ended, is_chosen))
-    runs: list[tuple[str, ...]] = [
-        (
-            str(run.seed),
-            run.state,
-            "—" if run.score is None else f"{100 * run.score:.2f}",
-            "—" if run.validation_score is None else f"{100 * run.validation_score:.2f}",
-            "; ".join(f"{attempt.number}: {attempt.line}" for attempt in run.attempts) or (run.cause or "—"),
-            run.run_id,
-        )
-        for run in explanation.runs
-    ]
     own = [(key, value) for key, value in _flat(explanation.spec) if common.get(key) != value]
-    retrain = next((run.command for run in explanation.runs if run.command), None)
-    commands = [command for command in (explanation.reproduce, retrain) if command]
-    return CellSection(
-        anchor, str(explanation.address), text.score(cell), facts(explanation), tried, runs, own, commands
-    )
+    score = text.score(explanation.cell)
+    return CellSection(anchor, str(explanation.address), score, facts(explanation), own, explanation)
