@@ -39,7 +39,7 @@ def _panel(axes: Axes, data: Lines, lines: list[tuple[str, tuple[tuple[float, Es
         shift = 1 + 0.012 * (index - (len(lines) - 1) / 2)  # keeps intervals at one x side by side
         xs = [x * shift for x, _ in points]
         ys = [value.value for _, value in points]
-        axes.plot(xs, ys, color=look.color, ls=look.dash, marker=look.marker, fillstyle=look.fill)
+        axes.plot(xs, ys, ls=look.dash, **look.point)
         spans = [(x, v.interval.low, v.interval.high) for x, (_, v) in zip(xs, points, strict=True) if v.interval]
         if spans:
             axes.vlines(*zip(*spans, strict=True), color=look.color, lw=0.8, alpha=0.6)

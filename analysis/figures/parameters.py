@@ -31,19 +31,12 @@ def draw(data: Parameters) -> Figure:
         spans = [(p.parameters, i.low, i.high) for p in points if (i := p.score.interval)]
         if spans:
             axes.vlines(*zip(*spans, strict=True), color=look.color, lw=0.9, alpha=0.6)
-        axes.plot(
-            [p.parameters for p in points],
-            [p.score.value for p in points],
-            color=look.color,
-            marker=look.marker,
-            fillstyle=look.fill,
-            ls=look.dash,
-            lw=0.8,
-        )
-        marks.append((points[-1].parameters, points[-1].score.value, method, look.color))
+        xs, ys = [p.parameters for p in points], [p.score.value for p in points]
+        axes.plot(xs, ys, ls=look.dash, lw=0.8, **look.point)
+        marks.append((xs[-1], ys[-1], method, look.color))
     for point in beside:
         look = styles[point.method]
-        axes.plot(point.parameters, point.score.value, color=look.color, marker=look.marker, ms=3, fillstyle=look.fill)
+        axes.plot(point.parameters, point.score.value, ms=3, **look.point)
         if point in labels:
             marks.append((point.parameters, point.score.value, labels[point], look.color))
     axes.step([x for x, _ in data.front], [y for _, y in data.front], where="post", color=INK, lw=2.2, alpha=0.25)

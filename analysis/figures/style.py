@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.model import Estimate
 from tensloradist.factorizations import DEFAULT_FACTORIZATION
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ class Look:
     marker: str
     dash: Dash
     fill: str
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """matplotlib's arguments for a marker."""
+        return {"color": self.color, "marker": self.marker, "fillstyle": self.fill}
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
@@ -201,6 +207,17 @@ def entitle(figure: Figure, title: str, subtitle: str) -> None:
     size = FONT_POINTS + 1
     figure.text(0.1 / width, 1 - 0.06 / height, title, va="top", weight="bold", size=size)
     figure.text(0.1 / width, 1 - 0.24 / height, subtitle, va="top")
+
+
+def mark(axes: Axes, y: float, value: Estimate | None, look: Look) -> None:
+    """Draw one estimate of a dot plot: its interval as a line, its value as a marker."""
+    if value is None:
+        return
+    if value.interval is None:
+        axes.plot(value.value, y, ls="none", **look.point)
+    else:
+        ends = [value.interval.low, value.value, value.interval.high]
+        axes.plot(ends, [y] * 3, lw=1.1, solid_capstyle="butt", markevery=[1], **look.point)
 
 
 def rows_of(axes: Axes, names: Sequence[str]) -> None:
