@@ -1,1 +1,1 @@
-"""From results to tables: reads a results folder, knows nothing of training, and imports no torch."""
+"""Tables, figures and reports from a results folder. Knows nothing about training and imports no torch."""

@@ -1,7 +1,7 @@
 """Building the tables: a block for each backbone and condition, with methods as rows and tasks as columns.
 
-Cells are honest: what failed, diverged or is missing is counted and shown, nothing incomplete is bold, a row beyond its
-budget is shown with its residual and never bold, and an isorank row of other ranks is refused.
+Cells are honest: runs that failed, diverged or are missing are counted and shown, and incomplete cells are never bold.
+A row beyond its budget is shown with its residual but never bold, and an isorank row with unequal ranks is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROW_ORDER = ("head", "full", "lora", *GROUPINGS)  # others come last
 
 
 def analyse(loaded: Loaded, margin: float = MARGIN) -> Analysis:
-    """The whole analysis of loaded sweeps; it reads and writes no files.
+    """Analyse loaded sweeps. Reads and writes no files.
 
     Args:
         margin: half the region of practical equivalence, in the unit of the scores.
@@ -48,15 +48,15 @@ def _warnings(loaded: Loaded) -> list[str]:
     runs = loaded.frame.drop_duplicates("run_id")
     finished, total = int((runs["state"] == "finished").sum()), len(runs)
     if finished == 0:
-        warnings.append(f"None of {counted(total, 'run')} is finished: nothing can be concluded yet.")
+        warnings.append(f"None of {counted(total, 'run')} has finished, so there is no conclusion yet.")
     elif finished < total:
-        verb = "is" if finished == 1 else "are"
+        verb = "has" if finished == 1 else "have"
         warnings.append(f"{finished} of {total} runs {verb} finished; the tables show the results so far.")
     return warnings
 
 
 def build(loaded: Loaded, margin: float = MARGIN) -> list[Block]:
-    """All blocks of the sweeps, in the order of their conditions; arguments and errors as `analyse`."""
+    """All blocks of the sweeps, in the order of their conditions. Arguments and errors are those of `analyse`."""
     frame, choices = select(loaded.frame)
     chosen = {choice.cell: choice for choice in choices}
     groups: dict[tuple[str, ...], Runs] = defaultdict(list)
@@ -65,16 +65,16 @@ def build(loaded: Loaded, margin: float = MARGIN) -> list[Block]:
     blocks, runs_of = [], []
     for backbone in dict.fromkeys(key[0] for key in groups):
         for condition in loaded.conditions:
-            mine = {
+            own = {
                 (row, task): runs for (b, task, c, row), runs in groups.items() if (b, c) == (backbone, condition.name)
             }
-            if mine:
+            if own:
                 cells = {
                     key: _cell(runs, chosen.get((backbone, key[1], condition.name, key[0])))
-                    for key, runs in mine.items()
+                    for key, runs in own.items()
                 }
-                blocks.append(_block(backbone, condition, mine, cells))
-                runs_of.append(mine)
+                blocks.append(_block(backbone, condition, own, cells))
+                runs_of.append(own)
     blocks = _with_estimates(blocks)
     blocks = with_differences(blocks, runs_of, margin)
     return [with_notes(_with_best(block), runs, blocks) for block, runs in zip(blocks, runs_of, strict=True)]
@@ -105,13 +105,11 @@ def _block(
                 name=name,
                 parameters=int(first.adapter_parameters),
                 residual=float(first.residual),
-                ranks=_text(first.ranks) or "",
+                ranks=first.ranks if isinstance(first.ranks, str) else "",
                 beyond_budget=beyond,
                 refused=refused,
                 cells={} if refused else {task: cells.get((name, task), Cell()) for task in tasks},
                 method=first.method,
-                grouping=_text(first.grouping),
-                factorization=_text(first.factorization),
             )
         )
     sets = {task: next(run.data_set for (_, t), own in runs.items() if t == task for run in own) for task in tasks}
@@ -123,10 +121,6 @@ def _metric(cells: dict[tuple[str, str], Cell], task: str) -> str:
     return next((cell.metric for (_, t), cell in cells.items() if t == task and cell.metric), "score")
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
 def _cell(runs: Runs, choice: Choice | None) -> Cell:
     finished = sorted((r for r in runs if r.state == "finished" and not np.isnan(r.score)), key=lambda r: r.seed)
     states = Counter(run.state for run in runs)
@@ -136,7 +130,7 @@ def _cell(runs: Runs, choice: Choice | None) -> Cell:
         states["undefined score"] = len(undefined)
     diverged = {int(run.seed): "diverged" for run in runs if run.state == "diverged"}
     return Cell(
-        scores={int(run.seed): float(run.score) for run in finished},  # in this order, since sums round by order
+        scores={int(run.seed): float(run.score) for run in finished},  # in seed order, because rounding depends on it
         planned=len(runs),
         other=states,
         metric=next((run.metric for run in runs if isinstance(run.metric, str)), None),
@@ -154,18 +148,18 @@ def _median(values: Iterable[Any]) -> float | None:
 
 
 def _with_estimates(blocks: list[Block]) -> list[Block]:
-    """The means of all cells with their intervals, computed at once."""
+    """The blocks with the mean and interval of every cell, computed in one go."""
     places = [(i, row.name, task, cell) for i, block in enumerate(blocks) for row, task, cell in block.cells()]
     samples = [np.array(list(cell.scores.values())) for _, _, _, cell in places]
-    found: dict[int, dict[tuple[str, str], Cell]] = defaultdict(dict)
+    new: dict[int, dict[tuple[str, str], Cell]] = defaultdict(dict)
     for (i, row, task, cell), sample, interval in zip(places, samples, mean_intervals(samples), strict=True):
         estimate = Estimate(float(np.mean(sample)), interval) if len(sample) else None
-        found[i][row, task] = replace(cell, estimate=estimate)
-    return [block.with_cells(found[i]) for i, block in enumerate(blocks)]
+        new[i][row, task] = replace(cell, estimate=estimate)
+    return [block.with_cells(new[i]) for i, block in enumerate(blocks)]
 
 
 def _with_best(block: Block) -> Block:
-    """The block with the best complete mean of each task within the budget marked, if there are two to compare."""
+    """The block with each task's best complete mean within the budget marked, if there are two to compare."""
     new: dict[tuple[str, str], Cell] = {}
     for task in block.tasks:
         cells = {row.name: row.cells[task] for row in block.rows if row.is_ranked and row.cells[task].is_complete}

@@ -14,10 +14,10 @@ Sides = tuple[Cell | None, Cell | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The difference first − second in one cell; `why_not` says why there is none."""
+    """The difference first − second in one cell; without one, `why_not` gives the reason."""
 
     backbone: str
-    condition: str | None  # None: it is between two conditions
+    condition: str | None  # None: the comparison is between two conditions
     task: str
     metric: str
     means: tuple[float | None, float | None]
@@ -26,7 +26,7 @@ class Comparison:
 
 
 def compare_methods(analysis: Analysis, first: str, second: str) -> list[Comparison]:
-    """First − second in every cell for which either is planned; Holm's correction is over these cells."""
+    """First − second in every cell for which either is planned, with Holm's correction over these cells."""
     places = [
         (
             (block.backbone, block.condition.name, task),
@@ -37,13 +37,13 @@ def compare_methods(analysis: Analysis, first: str, second: str) -> list[Compari
         if {first, second} & {row.name for row in block.rows}
         for task in block.tasks
     ]
-    return _compared(analysis, places, (first, second), "{} not planned here, or refused")
+    return _compared(analysis, places, (first, second), "{} not planned here or refused")
 
 
 def compare_conditions(analysis: Analysis, method: str, first: str, second: str) -> list[Comparison]:
     """One method under the first condition − under the second, on every backbone and task.
 
-    Holm's correction is over these comparisons.
+    Holm's correction covers all of these comparisons.
 
     Args:
         method, first, second: names of a row and of two conditions.
@@ -55,7 +55,7 @@ def compare_conditions(analysis: Analysis, method: str, first: str, second: str)
         for task in dict.fromkeys(task for block in (one, two) if block for task in block.tasks):
             block = next(block for block in (one, two) if block and task in block.tasks)
             places.append(((backbone, None, task), block, (_planned(one, method, task), _planned(two, method, task))))
-    return _compared(analysis, places, (first, second), "not planned under {}, or refused")
+    return _compared(analysis, places, (first, second), "not planned under {} or refused")
 
 
 def _compared(
@@ -67,21 +67,21 @@ def _compared(
     """The comparison of two cells at each place, in order.
 
     Args:
-        missing: why there is none, with {} for the names of those that have no cell.
+        missing: the reason for a missing comparison, with {} for the names of the sides without a cell.
     """
-    found: dict[Place, Comparison] = {}
+    comparisons: dict[Place, Comparison] = {}
     pairings: dict[Place, Pairing] = {}
     for place, block, (one, two) in places:
         why: str | None
         if one is None or two is None:
             why = missing.format(" and ".join(n for n, cell in zip(names, (one, two), strict=True) if cell is None))
         elif one.run_ids == two.run_ids:
-            why = "the runs of both conditions are the same"
+            why = "both conditions share the same runs"
         else:
             pairings[place] = pair(one, two, analysis.runs, names)
             why = pairings[place].why_not
         backbone, condition, task = place
-        found[place] = Comparison(
+        comparisons[place] = Comparison(
             backbone=backbone,
             condition=condition,
             task=task,
@@ -91,11 +91,11 @@ def _compared(
             why_not=why,
         )
     differences = compared(pairings, analysis.margin)
-    return [replace(one, difference=differences.get(place)) for place, one in found.items()]
+    return [replace(one, difference=differences.get(place)) for place, one in comparisons.items()]
 
 
 def _planned(block: Block | None, method: str, task: str) -> Cell | None:
-    """The cell of a method, if runs are planned for it and its row is not refused."""
+    """The cell of a method; None if no runs are planned for it or its row is refused."""
     row = None if block is None else next((row for row in block.rows if row.name == method), None)
     cell = None if row is None else row.cells.get(task)
     return cell if cell is not None and cell.planned else None

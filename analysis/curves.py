@@ -1,4 +1,4 @@
-"""Learning curves, from the metrics.jsonl of attempts: the mean over seeds at each epoch with its 95 % t interval."""
+"""Learning curves from the metrics.jsonl of attempts: the mean over seeds at each epoch with its 95 % t interval."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Curve:
 def read_curves(
     analysis: Analysis, cells: Sequence[tuple[str, Cell]], metric: str
 ) -> tuple[tuple[Curve, ...], list[str]]:
-    """The curves of these methods, and one sentence for each method whose files cannot be read.
+    """The curves of these methods, and a sentence for each method with unreadable files.
 
-    A run's curve is that of the attempt that its result is from. Epochs that some of a method's runs lack are left out,
-    so that every interval is over the same seeds.
+    A run's curve is that of the attempt which produced its result. Epochs that some of a method's runs lack are left
+    out, so that every interval covers the same seeds.
     """
     finished = [(name, [cell.run_ids[seed] for seed in cell.scores]) for name, cell in cells if cell.scores]
     root = analysis.loaded.root
     if not finished:
         return (), []
     if root is None:
-        return (), ["no learning curves, since a bundle was read, which is not unpacked anywhere"]
+        return (), ["no learning curves, because a bundle does not contain them"]
     curves, absent = [], []
     for name, run_ids in finished:
         files = [RunFolder(root, i).attempt(int(analysis.runs[i]["attempt"])) / "metrics.jsonl" for i in run_ids]

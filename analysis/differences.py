@@ -1,8 +1,8 @@
 """Paired differences: of two methods' cells seed by seed, and of every row to LoRA, Holm-corrected over a column.
 
-A diverged run is a result, not a gap. If a seed diverged in either cell, the others are survivors and no sample of what
-the methods do: their difference is shown, but neither tested nor judged. The method was compared nevertheless, so it
-still counts in the family that Holm's correction is over.
+A diverged run is a result, not a gap. If a seed diverged in either cell, the remaining seeds are survivors rather than
+a fair sample: their difference is shown, but neither tested nor judged. The comparison still counts in the family of
+Holm's correction.
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ Prints = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Pairing:
-    """Seed-by-seed differences of two cells, or why there are none; and why they must not be tested, if so."""
+    """Seed-by-seed differences of two cells.
+
+    Attributes:
+        differences: one for each common seed; None if `why_not` gives the reason for having none.
+        untested: why the differences must not be tested, such as '4 of 14 seeds diverged'.
+    """
 
     differences: Values | None
     why_not: str | None = None
-    untested: str | None = None  # '4 of 14 seeds diverged'
+    untested: str | None = None
 
 
 def pair(one: Cell, other: Cell, prints: Prints, names: tuple[str, str] = ("", "LoRA")) -> Pairing:
@@ -39,7 +44,7 @@ def pair(one: Cell, other: Cell, prints: Prints, names: tuple[str, str] = ("", "
 
     Args:
         prints: run_id -> its `fingerprint_…` columns.
-        names: what the messages call the two cells; '' for one that needs no name.
+        names: the two cells' names in messages; '' for a cell that needs no name.
     """
     common = sorted(one.scores.keys() & other.scores.keys())
     untested = _without_score(one, other, names)
@@ -54,33 +59,33 @@ def pair(one: Cell, other: Cell, prints: Prints, names: tuple[str, str] = ("", "
 def compared(
     pairings: Mapping[Key, Pairing], margin: float, family_of: Callable[[Key], Hashable] = lambda key: ""
 ) -> dict[Key, Paired]:
-    """`Paired` of each pairing that has differences, Holm-corrected within its family; all are computed at once.
+    """The `Paired` of each pairing that has differences, Holm-corrected within its family and computed in one go.
 
     Args:
-        family_of: the family of a pairing; None for a pairing without one, which has no corrected p.
+        family_of: key -> the pairing's family; None for a pairing without a family, which gets no corrected p.
     """
     keys = [key for key, pairing in pairings.items() if pairing.differences is not None]
     samples = [sample for pairing in pairings.values() if (sample := pairing.differences) is not None]
-    found = dict(zip(keys, paired_many(samples, margin), strict=True))
+    results = dict(zip(keys, paired_many(samples, margin), strict=True))
     families: dict[Hashable, list[Key]] = defaultdict(list)
     for key, pairing in pairings.items():
         if family_of(key) is not None and (pairing.differences is not None or pairing.untested):
             families[family_of(key)].append(key)
-    for key, paired in found.items():
+    for key, paired in results.items():
         if reason := pairings[key].untested:
-            found[key] = replace(paired, p=None, untested=reason, equivalence=Equivalence(margin, None, None, reason))
+            results[key] = replace(paired, p=None, untested=reason, equivalence=Equivalence(margin, None, None, reason))
     for members in families.values():
-        # An untested difference has no p to correct; it counts as a p of 1.
-        ps = [1.0 if key not in found or (p := found[key].p) is None else p for key in members]
+        # An untested difference has no p to correct, so it counts as p = 1.
+        ps = [1.0 if key not in results or (p := results[key].p) is None else p for key in members]
         need = seeds_needed(len(members))
         for key, p in zip(members, holm(ps), strict=True):
-            if key in found and found[key].p is not None:
-                found[key] = replace(found[key], p_holm=p, seeds_needed=need, family=len(members))
-    return found
+            if key in results and results[key].p is not None:
+                results[key] = replace(results[key], p_holm=p, seeds_needed=need, family=len(members))
+    return results
 
 
 def _without_score(one: Cell, other: Cell, names: tuple[str, str]) -> str | None:
-    """'4 of 14 seeds diverged, 1 of 14 seeds of LoRA diverged', of the seeds that have ended in both cells."""
+    """'4 of 14 seeds diverged, 1 of 14 seeds of LoRA diverged', counting the seeds that ended in both cells."""
     both = (one.scores.keys() | one.without_score.keys()) & (other.scores.keys() | other.without_score.keys())
     parts = []
     for cell, name in zip((one, other), names, strict=True):
@@ -93,14 +98,14 @@ def _without_score(one: Cell, other: Cell, names: tuple[str, str]) -> str | None
 
 
 def _mismatch(pairs: Sequence[tuple[str, str]], prints: Prints) -> str | None:
-    """Why runs of the same seed must not be paired: their fingerprints differ."""
+    """Why runs of the same seed must not be paired: which of their fingerprints differ."""
     fields = [(name, f"fingerprint_{name}") for name in FINGERPRINTS]
     different = {name for a, b in pairs for name, field in fields if prints[a][field] != prints[b][field]}
     return f"the runs differ in {', '.join(sorted(different))}, so they are not paired" if different else None
 
 
 def with_differences(blocks: list[Block], runs_of: list[dict[tuple[str, str], Runs]], margin: float) -> list[Block]:
-    """The blocks with every cell's difference to LoRA; all are computed at once, since a report may have thousands."""
+    """The blocks with every cell's difference to LoRA. All are computed in one go, as a report may have thousands."""
     pairings: dict[tuple[int, str, str], Pairing] = {}
     references = set()
     for i, (block, runs) in enumerate(zip(blocks, runs_of, strict=True)):
@@ -115,7 +120,7 @@ def with_differences(blocks: list[Block], runs_of: list[dict[tuple[str, str], Ru
                 references |= {(i, row.name)} if row.is_reference else set()
 
     def family(key: tuple[int, str, str]) -> tuple[int, str] | None:
-        """A column; the references are not compared, so they belong to no family."""
+        """A column of a table. References are not compared, so they belong to no family."""
         i, name, task = key
         return None if (i, name) in references else (i, task)
 

@@ -1,4 +1,4 @@
-"""What the analysis is made of: sweeps as loaded, choices, cells, rows and blocks. Everything above reads or fills it.
+"""The analysis' data: loaded sweeps, choices, cells, rows and blocks. All other modules read or fill them.
 
 Scores are in the metric's own unit (a fraction for accuracy, not a percentage).
 """
@@ -23,10 +23,10 @@ from tensloradist.wording import exactly
 
 __all__ = ["Estimate", "Interval", "Method", "Paired", "Ranks"]
 
-CELL = ["backbone", "task", "condition", "row"]  # the frame's columns that name a cell
-ENDED = ("finished", "diverged")  # states of runs that are not trained again
-FINGERPRINTS = ("data", "split", "data_order", "head")  # equal in runs that may be paired
-Runs = list[Any]  # the frame's lines as named tuples, with _ for the . in a column's name
+CELL = ["backbone", "task", "condition", "row"]  # columns of the frame that name a cell
+ENDED = ("finished", "diverged")  # states of runs with a final result
+FINGERPRINTS = ("data", "split", "data_order", "head")  # runs may be paired if these are equal
+Runs = list[Any]  # rows of the frame as named tuples, with _ for . in column names
 
 
 @dataclass(kw_only=True)
@@ -37,8 +37,8 @@ class Loaded:
         frame: a row for each run and condition; its columns are `analysis.load.columns.COLUMNS`.
         broken: one line for each file that could not be read.
         warnings: sentences for the reader.
-        root: the results folder; None if a bundle was read, which is not unpacked anywhere.
-        sources: the sweeps as the user named them.
+        root: the results folder; None if a bundle was read, since bundles are not unpacked to a lasting folder.
+        sources: the sweeps as named by the user.
     """
 
     manifests: tuple[Manifest, ...]
@@ -55,7 +55,7 @@ class Loaded:
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """The conditions of all sweeps, each once, in order."""
+        """The distinct conditions of all sweeps, in order."""
         return tuple({c.name: c for manifest in self.manifests for c in manifest.conditions}.values())
 
     def left_out(self) -> list[str]:
@@ -65,12 +65,18 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Setting:
-    """One optimiser setting that was tried in a cell, with its mean validation score over the cell's common seeds."""
+    """One optimiser setting that was tried in a cell, with its mean validation score over the cell's common seeds.
+
+    Attributes:
+        validation: the mean over runs with a score; None without a common seed or without any score.
+        ended: the number of runs that finished or diverged.
+        without_score: how many runs on the common seeds have no score, because they diverged or it is undefined.
+    """
 
     values: dict[str, Any]
-    validation: float | None  # over the runs that have a score; None: no common seed, or no run has a score
-    ended: int  # runs that have finished or diverged
-    without_score: int = 0  # runs on the common seeds without a score: diverged, or undefined
+    validation: float | None
+    ended: int
+    without_score: int = 0
 
     @property
     def label(self) -> str:
@@ -83,7 +89,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which setting was chosen for one cell, which ones were tried, and whether it lies at the edge of the grid."""
+    """The setting chosen for one cell, the settings tried, and whether the choice is at the edge of the grid."""
 
     cell: tuple[str, ...]  # backbone, task, condition, row
     chosen: dict[str, Any]
@@ -98,12 +104,16 @@ class Choice:
 
     @property
     def why_not_chosen(self) -> str | None:
-        """Why no choice was possible, so that the first setting of the grid is used; None if there was a choice."""
+        """Why no choice was possible, in which case the grid's first setting is used; None if there was a choice."""
         if not self.common_seeds:
             return "its settings have no common seed yet"
         if self.setting.validation is None:
             return "no run of any setting has a validation score"
         return None
+
+    def is_chosen(self, setting: Setting) -> bool:
+        """Whether this setting was chosen, not merely used for want of a choice."""
+        return setting.values == self.chosen and not self.why_not_chosen
 
     def describe(self) -> str:
         if self.why_not_chosen:
@@ -111,7 +121,7 @@ class Choice:
         return self.setting.label + (" (at the grid's edge)" if self.at_edge else "")
 
     def best_by(self, axis: str) -> dict[float, float]:
-        """Value of a numeric axis -> the best validation score over the other axes, in ascending order of values."""
+        """Value of a numeric axis -> the best validation score over the other axes, by ascending value."""
         best: dict[float, float] = {}
         for setting in self.tried:
             if setting.validation is not None:
@@ -126,13 +136,13 @@ class Cell:
 
     Attributes:
         scores: seed -> test score of a finished run.
-        planned: how many runs were planned.
-        other: how many runs without a score are in each state.
-        estimate: the mean of the scores with its 95 % interval; None without a score.
-        difference: the paired difference to LoRA; without one, `no_difference` may say why.
-        best: whether it is shown in bold.
-        step_seconds, peak_bytes: medians over seeds, not to be compared if `Block.no_times` is set.
-        run_ids: seed -> run, for all planned runs of the chosen setting.
+        planned: the number of planned runs.
+        other: state -> the number of runs without a score in it.
+        estimate: the mean of the scores with its 95 % interval and the kind of interval; None without a score.
+        difference: the paired difference to LoRA; without one, `no_difference` may give the reason.
+        best: whether the cell is shown in bold.
+        step_seconds, peak_bytes: medians over seeds; not comparable if `Block.no_times` is set.
+        run_ids: seed -> run id, for all planned runs of the chosen setting.
         without_score: seed -> 'diverged' or 'undefined score', for runs that ended without a score.
     """
 
@@ -160,7 +170,7 @@ class Cell:
 
     @property
     def is_unpaired(self) -> bool:
-        """Whether there is no difference because the runs differ in more than the method."""
+        """Whether the difference is missing because the runs differ in more than the method."""
         return self.difference is None and "differ" in (self.no_difference or "")
 
 
@@ -173,26 +183,24 @@ class Row:
     residual: float
     ranks: str
     beyond_budget: bool
-    refused: str | None  # why; then it has no cells
+    refused: str | None  # the reason; a refused row has no cells
     cells: dict[str, Cell]
     method: str = ""
-    grouping: str | None = None
-    factorization: str | None = None
 
     @property
     def is_reference(self) -> bool:
-        """Whether it frames the comparison, such as full fine-tuning: it is shown, but neither bold nor tested."""
+        """Whether the row is a reference such as full fine-tuning, which is shown but neither bold nor tested."""
         return self.method in REFERENCES
 
     @property
     def is_ranked(self) -> bool:
-        """Whether it may be bold and takes part in rankings."""
+        """Whether the row may be bold and takes part in rankings."""
         return not (self.is_reference or self.beyond_budget or self.refused)
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a cell is: 'qkv_depth tucker, dtd, isorank r=4, deit_tiny'."""
+    """The full name of a cell: 'qkv_depth tucker, dtd, isorank r=4, deit_tiny'."""
 
     backbone: str
     condition: str
@@ -214,20 +222,20 @@ class Block:
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
     data_sets: dict[str, str] = field(default_factory=dict)  # task -> fingerprint of its data
-    no_times: str | None = None  # why times must not be compared
+    no_times: str | None = None  # why times are not comparable; None if they are
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
 
     def cells(self, task: str | None = None) -> list[tuple[Row, str, Cell]]:
-        """(row, task, cell) of the whole table or of one task, row by row; refused rows have none."""
+        """(row, task, cell) of the whole table or of one task, row by row. Refused rows have no cells."""
         return [(row, t, cell) for row in self.rows for t, cell in row.cells.items() if task in (None, t)]
 
     def address(self, row: Row, task: str) -> Address:
         return Address(self.backbone, self.condition.name, row.name, task)
 
     def with_cells(self, new: Mapping[tuple[str, str], Cell]) -> Block:
-        """The block with the cells at these (row, task) replaced."""
+        """A copy of the block with the cells at these (row, task) replaced."""
         rows = [
             replace(row, cells={task: new.get((row.name, task), cell) for task, cell in row.cells.items()})
             for row in self.rows
@@ -236,12 +244,12 @@ class Block:
 
     @property
     def baseline(self) -> tuple[Row | None, str]:
-        """The LoRA row, or None and why there is none to compare with."""
-        found = [row for row in self.rows if row.method == "lora"]
-        plain = [row for row in found if row.name == "lora"] or found
+        """The LoRA row, or None and the reason why there is none to compare with."""
+        candidates = [row for row in self.rows if row.method == "lora"]
+        plain = [row for row in candidates if row.name == "lora"] or candidates
         if len(plain) == 1:
             return plain[0], ""
-        return None, "no LoRA in this sweep" if not found else "several LoRA variants in this sweep"
+        return None, "no LoRA in this sweep" if not candidates else "several LoRA variants in this sweep"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,9 +258,9 @@ class OverallRow:
 
     name: str
     parameters: int
-    normalised: bool  # whether scores have head-only training at 0 and full fine-tuning at 1
+    normalised: bool  # whether head-only training scores 0 and full fine-tuning 1
     iqm: Estimate | None  # interquartile mean
-    improvement: Estimate | None  # the probability that a run is better than LoRA's
+    improvement: Estimate | None  # probability that a run beats a LoRA run
     mean_rank: float | None
 
 
@@ -273,7 +281,7 @@ class Analysis:
     """Everything that tables, figures and the report show.
 
     Attributes:
-        warnings: what is shown above everything else.
+        warnings: sentences shown above everything else.
         margin: half the region of practical equivalence, in the unit of the scores.
     """
 
@@ -294,7 +302,7 @@ class Analysis:
 
     @cached_property
     def runs(self) -> dict[str, dict[str, Any]]:
-        """run_id -> its line of the frame; None for a missing value."""
+        """run_id -> its row of the frame, with None for missing values."""
         frame = self.loaded.frame.drop_duplicates("run_id").astype(object)
         records = frame.where(frame.notna(), None).to_dict("records")
         return {str(record["run_id"]): {str(k): v for k, v in record.items()} for record in records}

@@ -22,7 +22,7 @@ def _overall(block: Block) -> Overall:
     left_out = [row.name for row in block.rows if row not in complete and not row.is_reference]
     if left_out:
         notes.append(
-            f"Left out, being incomplete (missing, failed or diverged runs), beyond the budget or refused: "
+            "Left out because they are incomplete (missing, failed or diverged runs), beyond the budget or refused: "
             f"{', '.join(left_out)}."
         )
     scale = _scale(block, notes)
@@ -57,10 +57,10 @@ def _overall(block: Block) -> Overall:
         )
     lacking = [row.name for row in rows if any(e and not e.interval for e in (row.iqm, row.improvement))]
     if lacking:
-        whom = "" if len(lacking) == len(rows) else f" for {', '.join(lacking)}"
+        names = "" if len(lacking) == len(rows) else f" for {', '.join(lacking)}"
         notes.append(
-            f"No intervals over tasks{whom}: they would be bootstrapped from the seeds of each task, and below "
-            f"{BOOTSTRAP_FROM} seeds such intervals are too narrow."
+            f"No intervals over tasks{names}: bootstrap intervals are too narrow with fewer than {BOOTSTRAP_FROM} "
+            "seeds per task."
         )
     return Overall(
         backbone=block.backbone, condition=block.condition, tasks=block.tasks, rows=rows, ranks=ranks, notes=notes
@@ -72,18 +72,19 @@ def _scores(row: Row, task: str) -> Values:
 
 
 def _scale(block: Block, notes: list[str]) -> dict[str, tuple[float, float]] | None:
-    """Task -> mean scores of head-only training and of full fine-tuning; None if they give no scale."""
+    """Task -> mean scores of head-only training and of full fine-tuning; None if they define no scale."""
     references = {row.method: row for row in block.rows if row.is_reference and not row.refused}
     if set(references) != {"head", "full"}:
         missing = [name for name in ("head", "full") if name not in references]
-        notes.append(f"Raw scores: without {' and '.join(missing)} in the sweep there is no common scale.")
+        notes.append(f"Scores are raw, because the sweep has no {' and no '.join(missing)} to define a common scale.")
         return None
     scale = {}
     for task in block.tasks:
         head, full = (references[name].cells[task].mean for name in ("head", "full"))
         if head is None or full is None or not full > head:
-            reason = "has no score yet" if head is None or full is None else "is not above training the head alone"
-            notes.append(f"Raw scores: on {task} full fine-tuning or the head alone {reason}.")
+            lacks = "head-only training or full fine-tuning has no score yet"
+            reason = lacks if head is None or full is None else "full fine-tuning does not beat head-only training"
+            notes.append(f"Scores are raw, because {reason} on {task}.")
             return None
         scale[task] = (head, full)
     return scale
@@ -92,16 +93,16 @@ def _scale(block: Block, notes: list[str]) -> dict[str, tuple[float, float]] | N
 def _ranks(block: Block, rows: list[Row], notes: list[str]) -> Ranks | None:
     sets = [block.data_sets[task] for task in block.tasks]
     scores = np.array([[_scores(row, task).mean() for task in block.tasks] for row in rows])
-    found = rank([row.name for row in rows], scores, sets) if len(rows) > 1 else None
-    if found is None:
+    ranks = rank([row.name for row in rows], scores, sets) if len(rows) > 1 else None
+    if ranks is None:
         notes.append(
-            f"No mean ranks: they need {LEAST_BLOCKS} data sets and two complete methods; "
-            f"there are {len(set(sets))} and {len(rows)}."
+            f"No mean ranks: they need {LEAST_BLOCKS} data sets and two complete methods, but there are "
+            f"{len(set(sets))} and {len(rows)}."
         )
     else:
         notes.append(
-            f"Ranks over {found.blocks} data sets: Friedman's p = {found.friedman_p:.3g}; two methods differ at 5 % "
-            f"(Nemenyi) only if their mean ranks are {found.critical_difference:.1f} apart, {100 * found.share:.0f} % "
-            "of the range that ranks have."
+            f"Ranks over {ranks.blocks} data sets: Friedman's p = {ranks.friedman_p:.3g}. Two methods differ at 5 % "
+            f"(Nemenyi) only if their mean ranks are at least {ranks.critical_difference:.1f} apart, which is "
+            f"{100 * ranks.share:.0f} % of the possible range."
         )
-    return found
+    return ranks

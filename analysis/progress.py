@@ -10,15 +10,15 @@ from contextlib import contextmanager
 
 from tensloradist.terminal import description, terminal
 
-PATIENCE, EVERY = 2.0, 10.0  # seconds: before anything is shown, and between lines
+PATIENCE, EVERY = 2.0, 10.0  # seconds before the first output, and between lines
 Progress = Callable[[int, int], None]
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Progress]:
-    """Yields a function that may be called with the number of steps done and the total.
+    """Yield a function that takes the number of finished steps and their total.
 
-    On a terminal a bar is shown and removed afterwards; elsewhere a line is printed now and then.
+    On a terminal it shows a bar and removes it afterwards; elsewhere it prints a line now and then.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar

@@ -1,4 +1,4 @@
-"""Selection: which learning rate (or other optimiser setting) represents a method, chosen on validation scores only."""
+"""Select the learning rate (or other optimiser setting) that represents a method, by validation scores only."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def axis_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def select(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Choice]]:
-    """The frame's lines of the chosen settings, and the choices.
+    """The frame's rows of the chosen settings, and the choices.
 
-    Settings are compared over the seeds for which all settings of the cell have results. The one with the fewest runs
-    without a validation score (diverged) is chosen, then the one with the highest mean over the other runs: divergence
-    does not exclude a setting if all settings diverge as often, and the mean of the survivors never hides it. Without a
-    common seed or without any score there is no choice: the first setting is used, and `Choice.why_not_chosen` says
-    why.
+    Settings are compared over the seeds for which all settings of the cell have results. The setting with the fewest
+    runs without a validation score (diverged) is chosen; ties are broken by the mean over the other runs. So divergence
+    does not exclude a setting if all settings diverge equally often, and a good mean of the survivors never hides it.
+    Without a common seed or any score there is no choice: the first setting is used, and `Choice.why_not_chosen` gives
+    the reason.
 
     Raises:
-        UserError: a cell has two runs of one seed and setting, of which one would silently represent both.
+        UserError: a cell has two runs of one seed and setting, so one would silently stand for both.
     """
     axes = axis_columns(frame)
     columns = [frame[name].tolist() for name in CELL]
@@ -74,7 +74,7 @@ def _refuse_repeated(cell: tuple[str, ...], runs: Sequence[tuple[int, str]]) -> 
             backbone, task, condition, row = cell
             raise UserError(
                 f"the cell '{row}, {task}, {condition}, {backbone}' has two runs of seed {seed}, {other} and {run_id}, "
-                "which its name does not distinguish; launch the sweep again with this version, whose labels do "
+                "which share one name; launch the sweep again with this version, which gives them different names "
                 "(nothing is trained again), or report on two sweeps separately"
             )
 
@@ -85,12 +85,12 @@ def _setting(values: dict[str, Any], scores: list[float], ended: int) -> Setting
 
 
 def _merit(setting: Setting) -> tuple[int, float]:
-    """What is compared: the setting with the greater value is chosen."""
+    """The sort key of a setting: the one with the greatest key is chosen."""
     return -setting.without_score, -np.inf if setting.validation is None else setting.validation
 
 
 def _at_edge(best: int, tried: tuple[Setting, ...]) -> bool:
-    """Whether a chosen number is the smallest or largest of at least two tried."""
+    """Whether any chosen number is the smallest or largest of at least two tried."""
     for name, value in tried[best].values.items():
         numbers = {setting.values[name] for setting in tried if isinstance(setting.values[name], int | float)}
         if len(numbers) > 1 and value in (min(numbers), max(numbers)):

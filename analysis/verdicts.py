@@ -1,6 +1,6 @@
-"""What can be said of differences: the one classification behind the notes, the report's opening and `compare`.
+"""What differences allow to conclude: the one classification behind the notes, the report's opening and `compare`.
 
-Every difference is judged by its own seeds: a row with failures does not affect the others.
+Each difference is judged by its own seeds, so a row with failures does not affect the others.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Generic, TypeVar
 from analysis.statistics.paired import Paired
 from analysis.statistics.permutation import DRAWS, EXACT_UP_TO
 
-SURE = 0.95  # posterior probability from which two methods are called practically equivalent
+SURE = 0.95  # least posterior probability at which two methods are called practically equivalent
 Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
 class Verdicts(Generic[Key]):
-    """Differences by what their test can say; `enough` and `few`: whether it can reach 5 % with their seeds."""
+    """Differences with enough seeds for their corrected test to reach 5 %, with too few, and without a test."""
 
     enough: list[tuple[Key, Paired]]
     few: list[tuple[Key, Paired]]
@@ -39,7 +39,7 @@ class Verdicts(Generic[Key]):
 
 
 def verdicts(items: Iterable[tuple[Key, Paired]]) -> Verdicts[Key]:
-    """The differences by what can be said of them, in order; those without a family (of references) are left out."""
+    """Classify differences, keeping their order. Those of references, which have no family, are left out."""
     split: Verdicts[Key] = Verdicts([], [], [])
     for key, paired in items:
         if paired.untested:
@@ -50,20 +50,14 @@ def verdicts(items: Iterable[tuple[Key, Paired]]) -> Verdicts[Key]:
 
 
 def seeds_of(items: Iterable[tuple[object, Paired]]) -> str:
-    """'3 seeds' or '2 to 10 seeds': the seeds that the differences are paired over."""
+    """The number of paired seeds: '3 seeds' or '2 to 10 seeds'."""
     numbers = {paired.n for _, paired in items}
     low, high = min(numbers), max(numbers)
     return f"{low if low == high else f'{low} to {high}'} seed{'s' if high > 1 else ''}"
 
 
-def exact_and_drawn(items: Iterable[tuple[object, Paired]]) -> str:
-    """'exact', 'with 100,000 seeded draws', or both: how the permutation tests were computed."""
-    exact = {paired.n <= EXACT_UP_TO for _, paired in items}
-    return " or ".join(["exact"] * (True in exact) + [f"with {DRAWS:,} seeded draws"] * (False in exact))
-
-
 def kind_of_test(items: Iterable[tuple[object, Paired]]) -> str:
-    """'exact sign-flip test', or for more than 16 seeds, that it is a Monte Carlo test."""
+    """The test's name: 'exact sign-flip test', or the Monte Carlo test for more than 16 seeds."""
     exact = {paired.n <= EXACT_UP_TO for _, paired in items}
     drawn = f"Monte Carlo sign-flip test, {DRAWS:,} draws"
     if exact == {False}:

@@ -1,12 +1,12 @@
-"""tensloradist: tensor low-rank adaptation of Transformers, and fair comparison of its members.
+"""tensloradist: tensor low-rank adaptation of Transformers, and a fair comparison of its members.
 
-Importing this package imports no torch: the names below are loaded when they are used.
+Importing this package imports no torch: the names below are loaded on first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import tensloradist._torchvision  # noqa: F401 (stands by for torchvision's import)
+import tensloradist._torchvision  # noqa: F401 (prepares a later import of torchvision)
 
 __version__ = "0.1.0"
 

@@ -1,9 +1,9 @@
-"""Makes `import torchvision` work where its own operator library does not load: a CUDA build beside a CPU torch.
+"""Make `import torchvision` work if its operator library does not load, as for a CUDA build beside a CPU torch.
 
-torchvision then fails at import because two operators were never declared. Declaring their schemas is enough for
-everything but those two operators. This is done when torchvision is imported, and only where its library does not
-load. `fit_torchvision` copies this module into the environment, for programs that import timm without tensloradist:
-it imports nothing but the standard library, and nothing of this package.
+torchvision then fails at import because two operators were never declared. Declaring their schemas makes everything
+else work. This happens when torchvision is imported, and only if its library does not load. `fit_torchvision` copies
+this module into the environment, for programs that import timm without tensloradist, so this module imports only the
+standard library.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
-TYPE_CHECKING = False  # as in typing, which every start of Python would wait for
+TYPE_CHECKING = False  # avoids importing typing at every start of Python
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -19,7 +19,7 @@ _DECLARED: list[object] = []
 
 
 class TorchvisionFinder:
-    """Finds torchvision where Python does, and has what its import needs declared first."""
+    """Find torchvision where Python does, and declare the missing operators before it is executed."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -39,7 +39,7 @@ class TorchvisionFinder:
 
 
 def declare_missing_operators() -> None:
-    """Declare torchvision::nms and torchvision::qnms where torchvision's own library cannot be loaded. Idempotent."""
+    """Declare torchvision::nms and torchvision::qnms if torchvision's library cannot be loaded. Idempotent."""
     spec = PathFinder.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         return
@@ -55,7 +55,7 @@ def declare_missing_operators() -> None:
             torch.ops.load_library(str(built))
             return
         except OSError:
-            continue  # built for another torch: the case that this module is for
+            continue  # built for another torch, the case this module handles
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -63,4 +63,4 @@ def declare_missing_operators() -> None:
 
 
 if not any(getattr(finder, "__name__", "") == TorchvisionFinder.__name__ for finder in sys.meta_path):
-    sys.meta_path.insert(0, TorchvisionFinder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, TorchvisionFinder)

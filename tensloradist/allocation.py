@@ -1,8 +1,8 @@
-"""Allotting a budget of parameters to mode ranks by the spectra of the dense gradient. No torch here.
+"""Allocate a parameter budget to mode ranks by the spectra of the dense gradient. Imports no torch.
 
-Ranks start at one and grow greedily, each time where a parameter gains most energy. The energy that cuts of all modes
-keep together is estimated by the product of what each keeps, as if the modes were independent: a mode that keeps little
-is then worth more than another direction of one that keeps nearly all.
+Ranks start at one and grow greedily, each time in the mode that gains most energy per parameter. The energy within the
+ranks of all modes is estimated by the product of each mode's share, as if the modes were independent. A mode that keeps
+little energy is thus worth more than another direction of a mode that keeps nearly all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tensloradist.modes import AttentionShape
 from tensloradist.spec import AdapterSpec
 from tensloradist.spectra import Spectra
 
-_NEIGHBOURHOOD = 2  # ranks that the last step, which meets the budget, may go up or down in each mode
+_NEIGHBOURHOOD = 2  # how far the last step, which meets the budget, may change the rank of each mode
 Ranks = dict[str, int]
 
 
@@ -29,17 +29,17 @@ def by_spectrum(
     tolerance: float = 0.02,
     pinned: Mapping[str, int] | None = None,
 ) -> AdapterSpec:
-    """The same adapter with the mode ranks of the strategy `spectrum`, whose count is near to `parameters`.
+    """The same adapter with the mode ranks of the strategy `spectrum`, whose count is close to `parameters`.
 
-    After the greedy growth, of the ranks within ± 2 of it in each mode, those within the tolerance that keep most
-    energy are taken; where none is within, the nearest to the budget.
+    After the greedy growth, ranks within ± 2 of its result in each mode are compared. The ones within the tolerance
+    that keep most energy are taken; if none are within it, the ones nearest to the budget.
 
     Args:
-        spectra: of this adapter (`spectra.spectra_of`).
-        pinned: mode -> rank, for modes that are not to be allotted.
+        spectra: this adapter's (`spectra.spectra_of`).
+        pinned: mode -> rank, for modes with a given rank.
 
     Raises:
-        UserError: a pinned mode that the adapter lacks, or whose size it exceeds.
+        UserError: a pinned mode that the adapter lacks, or whose size the rank exceeds.
     """
     sizes = {spectrum.rank_name: len(spectrum.energies) for spectrum in spectra}
     pinned = dict(pinned or {})
@@ -60,7 +60,7 @@ def by_spectrum(
 
 
 def _grow(ranks: Ranks, spectra: Spectra, count: Callable[[Ranks], int], parameters: int, free: set[str]) -> Ranks:
-    """One rank more at a time, where the energy gained for each parameter is largest, while the budget allows one."""
+    """Raise one rank at a time, where it gains most energy per parameter, while the budget allows."""
     used = count(ranks)
     while True:
         best, best_gain, best_count, kept = "", -1.0, used, energy_kept(ranks, spectra)

@@ -1,4 +1,4 @@
-"""Commands that are waited for no longer than asked, even where the kernel does not let go of the process."""
+"""Run commands with a time limit that holds even if the kernel does not release the process."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-_KILLED_SECONDS = 2.0  # for a killed process to end: one that waits for a broken device's driver does not
+_KILLED_SECONDS = 2.0  # to wait for a killed process; one blocked in a broken device's driver never ends
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code (negative for a signal; None: it did not end in time), and what it wrote."""
+    """How a command ended: its exit code (negative for a signal; None: it did not end in time) and its output."""
 
     code: int | None
     output: str
@@ -24,12 +24,12 @@ class Ended:
 
 
 def run_bounded(command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None) -> Ended:
-    """Run a command, and kill it after so many seconds.
+    """Run a command, and kill it after this many seconds.
 
-    Not subprocess.run, which waits for a killed process without a bound.
+    Unlike this function, subprocess.run waits for a killed process without a limit.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the command cannot be started.
     """
     with TemporaryDirectory(prefix="tensloradist-") as folder:
         output, errors = Path(folder) / "output", Path(folder) / "errors"
@@ -42,7 +42,7 @@ def run_bounded(command: Sequence[str], seconds: float, environment: Mapping[str
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             pass
-        finally:  # Ctrl-C, too
+        finally:  # also after Ctrl-C
             if code is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""The local cache of what is decoded, tokenised or pretrained once: content-addressed, and only ever a cache.
+"""The local, content-addressed cache of decoded, tokenised and pretrained data. It can be deleted at any time.
 
-An entry is a folder, or one JSON value, named by the hash of what it was made from. It is written under a temporary
-name and renamed, so that several processes may make the same entry at once and a reader never sees half of one.
+An entry is a folder or a JSON value, named by the hash of its inputs. It is written under a temporary name and renamed,
+so several processes may make the same entry at once and a reader never sees a partial one.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tensloradist.files import write_replacing
 
 log = logging.getLogger(__name__)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
-# What libraries write below the home, by the variable that moves it. The Hub's models and data sets, which are only
-# read, stay where they are: a home is often read-only where jobs run.
+# Environment variable -> our folder, for caches that libraries write below the home, which is often read-only in jobs.
+# The Hub's models and data sets stay where they are, because they are only read.
 _LIBRARIES = {
     "HF_DATASETS_CACHE": "datasets",
     "TORCH_EXTENSIONS_DIR": "torch_extensions",
@@ -37,20 +37,20 @@ _LIBRARIES = {
 
 
 def cache_root() -> Path:
-    """TENSLORADIST_CACHE; else ~/.cache/tensloradist; else, where that cannot be written, a private folder in TMPDIR.
+    """TENSLORADIST_CACHE; else ~/.cache/tensloradist; else, if that is not writable, a private folder in TMPDIR.
 
     Raises:
-        UserError: TENSLORADIST_CACHE is not set, and neither of the others can be written.
+        UserError: TENSLORADIST_CACHE is not set, and neither of the others is writable.
     """
     root = _root()
     home = _home_cache()
     if not os.environ.get("TENSLORADIST_CACHE") and root.parent != home:
-        _warn_once(f"{home or 'The home'} cannot be written: the cache is {root}; set TENSLORADIST_CACHE for another")
+        _warn_once(f"{home or 'The home'} is not writable, so the cache is {root}; set TENSLORADIST_CACHE to move it")
     return root
 
 
 def redirect_libraries() -> None:
-    """Let other libraries' caches be ours where the user's ~/.cache cannot be written, unless the user placed them."""
+    """Move other libraries' caches into ours if ~/.cache is not writable, unless the user has placed them."""
     given = os.environ.get("XDG_CACHE_HOME")
     if _can_be_written(Path(given) if given else _home_cache()):
         return
@@ -78,20 +78,20 @@ def _root() -> Path:
 
 @contextmanager
 def writing_cache() -> Iterator[None]:
-    """Raise UserError with the variable that moves the cache where it cannot be written. A full disk stays OSError."""
+    """Turn a failure to write the cache into a UserError with the remedy. A full disk remains an OSError."""
     try:
         yield
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
         raise UserError(
-            f"TENSLORADIST_CACHE: the cache {cache_root()} cannot be written ({error.strerror}); set it to a folder "
-            "that can be"
+            f"TENSLORADIST_CACHE: the cache {cache_root()} is not writable ({error.strerror}); set it to a writable "
+            "folder"
         ) from error
 
 
 def _can_be_written(folder: Path | None) -> bool:
-    """Whether it is a folder that can be written, or could be made one. Makes nothing."""
+    """Whether it is a writable folder, or could be created. Creates nothing."""
     if folder is None:
         return False
     while not os.path.lexists(folder) and folder != folder.parent:
@@ -100,17 +100,17 @@ def _can_be_written(folder: Path | None) -> bool:
 
 
 def _private_folder() -> Path:
-    """The user's own folder for temporary files. Another user may have made one of its name, or a link: not trusted."""
-    remedy = "set TENSLORADIST_CACHE to a folder that can be written"
+    """The user's own temporary folder. A folder or link of that name made by another user is not trusted."""
+    remedy = "set TENSLORADIST_CACHE to a writable folder"
     try:
         folder = Path(tempfile.gettempdir()) / f"tensloradist-{os.getuid()}"
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError as error:
-        raise UserError(f"Neither the home nor a temporary folder can be written ({error}); {remedy}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise UserError(f"The home cannot be written, and {folder} is not this user's alone; {remedy}")
+        raise UserError(f"Neither the home nor a temporary folder is writable ({error}); {remedy}") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise UserError(f"The home is not writable, and others can access {folder}; {remedy}")
     return folder
 
 
@@ -124,10 +124,10 @@ def entry_path(kind: str, key: str) -> Path:
 
 
 def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder of the entry; `make(folder)` fills it if it is not there yet.
+    """The folder of the entry; `make(folder)` fills it if it does not exist yet.
 
     Raises:
-        UserError: the cache cannot be written.
+        UserError: the cache is not writable.
     """
     final = entry_path(kind, key)
     if final.is_dir():
@@ -143,15 +143,15 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
             if not final.is_dir():
                 raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # left over only when another process was first, or make failed
+        shutil.rmtree(temporary, ignore_errors=True)  # exists only if another process was first, or make failed
     return final
 
 
 @contextmanager
 def one_at_a_time(kind: str) -> Iterator[None]:
-    """Within it, no other process of this machine makes large entries of this kind: it waits, and then finds them made.
+    """Let only one process of this machine make large entries of this kind; the others wait and then find them.
 
-    Where the file system has no locks on folders (NFS), several may make the same entry, and one is kept.
+    On file systems without folder locks (NFS), several processes may make the same entry, of which one is kept.
     """
     folder = cache_root() / kind
     with writing_cache():
@@ -171,16 +171,16 @@ def _lock(held: int, folder: Path) -> None:
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        log.info("another process is filling %s: waiting for it", folder)
+        log.info("waiting for another process that is filling %s", folder)
         fcntl.flock(held, fcntl.LOCK_EX)
 
 
 def cached_json(kind: str, key: str, make: Callable[[], Any]) -> Any:
-    """The entry's value, which `make()` gives where there is none; made each time where no cache can be written."""
+    """The entry's value, or `make()`'s if there is none; computed every time if the cache is not writable."""
     path = entry_path(kind, key).with_suffix(".json")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not made yet, or damaged
+    except (OSError, ValueError):  # does not exist, or is damaged
         value = make()
     with suppress(OSError):
         write_replacing(path, json.dumps(value))

@@ -1,12 +1,12 @@
-"""A training step on tensors without data (torch's FakeTensorMode): what it would compute and hold, without doing it.
+"""A training step on tensors without data (torch's FakeTensorMode), to find out what it would compute and hold.
 
-The tensors say to be on a device, whose rules of autocast and choice of kernels then hold; shapes and operations are
-the real ones.
+The tensors claim to be on a device, whose autocast rules and kernels then apply. Shapes and operations are real.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +17,9 @@ from tensloradist.tasks.losses import example_losses
 
 
 def fill(model: nn.Module, frozen_dtype: torch.dtype, device: str = "cpu") -> None:
-    """Give every parameter and buffer of a meta model a tensor without data in turn; shared ones stay shared.
+    """Replace every parameter and buffer of a meta model by a tensor without data; shared ones stay shared.
 
-    To be called within FakeTensorMode.
+    Call this within FakeTensorMode.
     """
     made: dict[int, Any] = {}
 
@@ -32,8 +32,8 @@ def fill(model: nn.Module, frozen_dtype: torch.dtype, device: str = "cpu") -> No
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
-                trained = parameter.requires_grad
-                module._parameters[name] = replaced(parameter, lambda new: nn.Parameter(new, requires_grad=trained))
+                make = partial(nn.Parameter, requires_grad=parameter.requires_grad)
+                module._parameters[name] = replaced(parameter, make)
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
                 module._buffers[name] = replaced(buffer, lambda new: new)
@@ -43,9 +43,9 @@ def autocast(precision: str, device: str = "cpu") -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
-def empty_like(tensors: dict[str, Tensor], device: str = "cpu") -> dict[str, Tensor]:
-    """Tensors of the same shapes and types, to be called within FakeTensorMode."""
-    return {name: torch.empty(value.shape, dtype=value.dtype, device=device) for name, value in tensors.items()}
+def empty_like(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the same shapes and types. Call this within FakeTensorMode."""
+    return {name: torch.empty(value.shape, dtype=value.dtype) for name, value in tensors.items()}
 
 
 def forward_and_backward(

@@ -1,4 +1,4 @@
-"""Checks of one machine: versions, every GPU, compilers, what the results folder's file system does, an all-reduce."""
+"""Check one machine: versions, every GPU, compilers, the results folder's file system, an all-reduce."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from tensloradist.environment import inherited
 from tensloradist.errors import UserError
 from tensloradist.gpu_check import check_gpus
+from tensloradist.ports import free_port
 
 _ALL_REDUCE = """
 import os, datetime, torch, torch.distributed as dist
@@ -25,7 +26,7 @@ dist.destroy_process_group()
 
 
 def check_machine(root: Path) -> bool:
-    """Print a line for each check of this machine and of a results folder's file system; whether all held."""
+    """Check this machine and a results folder's file system, with a line for each check; True if all pass."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("versions", _versions),
         ("CPU threads", _threads),
@@ -33,15 +34,15 @@ def check_machine(root: Path) -> bool:
         ("imports without tensloradist", _plain_imports),
         ("all-reduce, 2 processes", _all_reduce),
     ]
-    held = True
+    passed = True
     for name, check in checks:
         try:
-            mark, said = "ok", check()
+            mark, output = "ok", check()
         except (AssertionError, OSError, ImportError, RuntimeError, UserError, subprocess.SubprocessError) as error:
-            mark, said = "FAILED", f"{type(error).__name__}: {error}"
-            held = False
-        _print(mark, f"{name}: {said}")
-    return _check_devices() and held
+            mark, output = "FAILED", f"{type(error).__name__}: {error}"
+            passed = False
+        _print(mark, f"{name}: {output}")
+    return _check_devices() and passed
 
 
 def _print(mark: str, text: str) -> None:
@@ -49,7 +50,7 @@ def _print(mark: str, text: str) -> None:
 
 
 def _check_devices() -> bool:
-    """Print a line for each GPU, and one on compilation; whether every GPU computes as it should."""
+    """Print a line for each GPU and one on compilation; True if every GPU computes correctly."""
     try:
         gpus = check_gpus()
     except (OSError, UserError) as error:
@@ -59,13 +60,12 @@ def _check_devices() -> bool:
         _print("FAILED" if gpu.error else "ok", f"{gpu.gpu}: {gpu.error or gpu.found}")
     if not gpus:
         _print("ok", "devices: no GPU; runs use the CPU")
-    mark, said = compilation("cuda" if gpus else "cpu")
-    _print(mark, said)
+    _print(*compilation("cuda" if gpus else "cpu"))
     return not any(gpu.error for gpu in gpus)
 
 
 def compilation(device_type: str) -> tuple[str, str]:
-    """A mark and a line on what torch.compile needs, which a run may do without: '?' where it is not there."""
+    """A mark and a line on the compiler for torch.compile; '?' if it is missing, since runs work without it."""
     from tensloradist.training.compilers import check_compiler
 
     try:
@@ -81,13 +81,13 @@ def _versions() -> str:
 
 
 def _plain_imports() -> str:
-    """Import timm and a Trainer of transformers in a process that imports nothing of ours by itself."""
+    """Import timm and transformers' Trainer in a process that does not import tensloradist."""
     imports = "import timm; from transformers import Trainer"
     done = subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise ImportError(
-            f"{imports}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}; where torchvision was built for "
-            f"another torch, `{sys.executable} -m tensloradist.fit_torchvision` makes the environment import it"
+            f"{imports}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}; if torchvision was built for "
+            f"another torch, run `{sys.executable} -m tensloradist.fit_torchvision`"
         )
     return "timm, and transformers with its image classes"
 
@@ -99,7 +99,7 @@ def _threads() -> str:
 
 
 def check_file_system(root: Path) -> str:
-    """What claims and results rely on: exclusive links that count, atomic replacement, fsync."""
+    """Check what claims and results rely on: exclusive links with a link count, atomic replacement, fsync."""
     from tensloradist.files import link_once, write_replacing
 
     folder = root / f".doctor-{uuid.uuid4().hex}"
@@ -108,14 +108,14 @@ def check_file_system(root: Path) -> str:
         source, other, target = folder / "a", folder / "b", folder / "linked"
         write_replacing(source, "a")
         write_replacing(other, "b")
-        assert link_once(source, target), "a first link did not succeed"
+        assert link_once(source, target), "a first link failed"
         assert not link_once(other, target), "a second link to the same name succeeded"
         assert target.read_text(encoding="utf-8") == "a", "a link's content changed"
         began = time.perf_counter()
         for index in range(20):
             write_replacing(source, str(index))
         each = (time.perf_counter() - began) / 20
-        assert target.read_text(encoding="utf-8") == "a", "rename over one link changed the other"
+        assert target.read_text(encoding="utf-8") == "a", "replacing one link changed the other"
     finally:
         for path in folder.iterdir():
             path.unlink()
@@ -124,28 +124,16 @@ def check_file_system(root: Path) -> str:
 
 
 def _all_reduce() -> str:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     began = time.perf_counter()
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-c", _ALL_REDUCE]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", _ALL_REDUCE],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={
-                **inherited(os.environ),
-                "RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            },
+            command, stderr=subprocess.PIPE, text=True, env={**inherited(os.environ), **place, "RANK": str(index)}
         )
-        for rank in range(2)
+        for index in range(2)
     ]
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.strip().splitlines()[-1:]
-    return f"gloo, {time.perf_counter() - began:.1f} s with start-up"
+    return f"gloo, {time.perf_counter() - began:.1f} s including start-up"

@@ -1,4 +1,4 @@
-"""Evaluating a finished run again: on its own test part, or on other data of the same task."""
+"""Evaluate a finished run again, on its own test part or on other data of the same task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ALONE: dict[str, Any] = {
     "deepspeed_config": None,
     "log_with": (),
 }
-"""Fields of `compute` for one process, whatever the run was trained with."""
+"""Values of `compute` for one process, which replace those of training."""
 
 
 @only_the_spec(1)
@@ -36,16 +36,15 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
 
     Args:
         run_folder: `results/runs/<run_id>`.
-        data: a folder or file in the form that the run's task reads; all of its examples are used, but for those that
-            the run's protocol leaves out of training. None: the run's own test part, which gives the published scores
-            again.
+        data: a folder or file in the format of the run's task; all of its examples count, except those that the run's
+            protocol excludes from training. None: the run's own test part, which reproduces the published scores.
 
     Returns:
         {'run_id', 'data', 'examples', 'evaluation_batch', 'metrics': {name: value or None}}; `evaluation_batch` is
-        smaller than the run's where the device's memory made it so.
+        smaller than the run's if the device's memory requires it.
 
     Raises:
-        UserError: no finished result there, a backbone that has changed, or data with other classes.
+        UserError: there is no finished result, the backbone has changed, or the data has other classes.
     """
     spec, result, attempt = trained_attempt(run_folder)
     load_plugins(spec.plugins)
@@ -67,7 +66,7 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
         if spec.backbone.quantization is not None:
             check_kernels(model, spec.backbone.quantization, spec.precision)
         family = backbones.family_of(accelerator.unwrap_model(model))
-        # The parts of an official split may be one and the same: each example counts once.
+        # Parts of an official split may coincide; each example counts once.
         whole = [task.test] if data is None else [task.train, task.validation, task.test]
         parts = {tuple(part.ids): part for part in whole}
         passes = EvaluationPasses.of(alone)
@@ -85,15 +84,15 @@ def evaluate_run(run_folder: Path, data: str | None = None) -> dict[str, Any]:
 
 
 def _refuse_other_classes(task: tasks.LoadedTask, trained: tasks.LoadedTask, data: str) -> None:
-    """Raises UserError unless the labels of the data mean what those of the run's own data do."""
+    """Raise UserError unless the labels of the data mean the same as those of the run's own data."""
     if task.num_labels != trained.num_labels:
-        raise UserError(f"data: {data} has {task.num_labels} classes, the run was trained on {trained.num_labels}")
-    nameless = tuple(str(number) for number in range(trained.num_labels))  # data that holds no names for its labels
+        raise UserError(f"data: {data} has {task.num_labels} classes, but the run was trained on {trained.num_labels}")
+    nameless = tuple(str(number) for number in range(trained.num_labels))  # data without names for its labels
     if nameless not in (task.classes, trained.classes) and task.classes != trained.classes:
-        number, (ours, theirs) = next(
+        number, (given, expected) = next(
             (i, pair) for i, pair in enumerate(zip(task.classes, trained.classes, strict=True)) if len(set(pair)) > 1
         )
         raise UserError(
-            f"data: {data}: class {number} is {ours!r}, but was {theirs!r} where the run was trained; folders of "
-            "classes must have the same names"
+            f"data: {data}: class {number} is {given!r}, but the run was trained with {expected!r}; class folders must "
+            "have the same names"
         )

@@ -1,7 +1,7 @@
-"""Lets an environment import torchvision beside a torch that it was not built for, whoever imports it.
+"""Make an environment's torchvision importable for every program, even if it was built for another torch.
 
 `python -m tensloradist.fit_torchvision` copies `_torchvision.py` into the environment's packages, with a .pth file that
-imports the copy whenever Python starts.
+imports the copy at every start of Python.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COPY = "_torchvision_without_cuda"  # the name of the copy among the environment
 
 
 def fit(packages: Path) -> None:
-    """Write the copy and the .pth file into a folder of packages. Raises OSError where it cannot be written."""
+    """Write the copy and the .pth file into a folder of packages. Raises OSError if that is not writable."""
     source = Path(_torchvision.__file__).read_text(encoding="utf-8")
     (packages / f"{COPY}.py").write_text(source, encoding="utf-8")
     (packages / f"{COPY}.pth").write_text(f"import {COPY}\n", encoding="utf-8")

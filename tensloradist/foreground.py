@@ -1,4 +1,4 @@
-"""A run in the foreground: its steps as they pass, and Ctrl-C as a request to stop with a checkpoint. No torch here."""
+"""A run in the foreground: progress, and Ctrl-C as a request to stop with a checkpoint. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tensloradist.terminal import description, terminal
 if TYPE_CHECKING:
     from rich.console import Console
 
-FIRST_SECONDS, EACH_SECONDS = 2.0, 15.0  # of the lines where there is no terminal
-_ONE_REQUEST_SECONDS = 1.0  # a terminal and torchrun pass on the same Ctrl-C: what comes within is one request
-_STOPPING = "\nstopping after this step, with a checkpoint; Ctrl-C again stops at once, without one\n"
+FIRST_SECONDS, EACH_SECONDS = 2.0, 15.0  # before the first line and between lines, without a terminal
+_ONE_REQUEST_SECONDS = 1.0  # signals within this time are one request: terminal and torchrun both pass on Ctrl-C
+_STOPPING = "\nstopping after this step with a checkpoint; press Ctrl-C again to stop at once without one\n"
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line now and then, and one an epoch. On standard error, but for the parts."""
+    """A bar on a terminal; elsewhere a line now and then and after each epoch. Writes to standard error."""
 
     def __init__(
         self, console: Console | None = None, first: float = FIRST_SECONDS, each: float = EACH_SECONDS
@@ -39,9 +39,9 @@ class Progress:
         return self
 
     def show(self, record: dict[str, Any]) -> None:
-        """A record of the training loop: of the data's parts, of a step, or of an epoch."""
+        """Show a record of the training loop: the data's parts, a step, or an epoch."""
         if "parts" in record:
-            print(record["parts"], flush=True)  # on standard output, with what the command says of the run
+            print(record["parts"], flush=True)  # on standard output, with the command's other output
         elif "loss" in record:
             self._step(record["epoch"], record["step"], record["steps"], record["loss"])
         else:
@@ -66,12 +66,12 @@ class Progress:
 
 
 class Interruption:
-    """While it is entered, Ctrl-C and SIGTERM stop a training run at its next step boundary, with a checkpoint.
+    """Within this context, Ctrl-C and SIGTERM stop a training run at its next step boundary, with a checkpoint.
 
-    A run that still loads has nothing to keep and is interrupted at once, as by a second Ctrl-C.
+    A run that is still loading is interrupted at once, as by a second Ctrl-C.
 
     Args:
-        speaks: whether to tell the user: of several processes the first does.
+        speaks: whether to tell the user, which only the first of several processes does.
     """
 
     def __init__(self, control: RunControl, speaks: bool = True) -> None:
@@ -82,7 +82,7 @@ class Interruption:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as a shell gives it to what runs in the background
+                if signal.getsignal(number) != signal.SIG_IGN:  # ignored by the shell for background jobs
                     self._before[number] = signal.signal(number, self._signalled)
         return self
 
@@ -101,4 +101,4 @@ class Interruption:
         self._first = now
         self.control.stop_reason = "interrupted"
         if self.speaks:
-            os.write(2, _STOPPING.encode())  # a print could be within another print
+            os.write(2, _STOPPING.encode())  # print is not reentrant

@@ -1,6 +1,6 @@
-"""Which GPUs a process may use, by the names that its environment or nvidia-smi gives them. Imports no torch.
+"""The GPUs that a process may use, named as in its environment or by nvidia-smi. Imports no torch.
 
-A GPU's name is what its variable takes: an index, a UUID, or the UUID of an MIG instance.
+A GPU's name is a valid value for the variable: an index, a UUID, or the UUID of an MIG instance.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ DEVICES = Path("/dev")
 
 
 def variable(environment: Mapping[str, str] = os.environ) -> str:
-    """The variable that decides which GPUs this process uses; CUDA_VISIBLE_DEVICES where none is set.
+    """The variable that decides which GPUs this process uses; CUDA_VISIBLE_DEVICES if none is set.
 
-    torch for AMD GPUs obeys HIP_VISIBLE_DEVICES before ROCR_VISIBLE_DEVICES, and the CUDA variable where neither is
-    set. Schedulers set all of them on any machine, so where there is an nvidia-smi the AMD ones mean nothing.
+    torch for AMD GPUs prefers HIP_VISIBLE_DEVICES to ROCR_VISIBLE_DEVICES and falls back to the CUDA variable.
+    Schedulers set all of them on any machine, so the AMD variables are ignored if there is an nvidia-smi.
     """
     cuda, *amd = VARIABLES
     if shutil.which("nvidia-smi", path=environment.get("PATH", "")) is not None:
@@ -33,21 +33,21 @@ def variable(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The names of the GPUs that this process may use: from its environment, else from nvidia-smi.
+    """The names of the GPUs that this process may use, from its environment or else from nvidia-smi.
 
-    A card that is divided into MIG instances counts as its instances, since a process can use one of them alone.
+    A card divided into MIG instances is replaced by its instances, because a process can use only one of them.
     """
     given = environment.get(variable(environment))
     return listed_gpus() if given is None else _named(given)
 
 
 def only(names: Sequence[str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What to set in a child's environment so that it sees these GPUs alone."""
+    """The environment variable that makes a child see only these GPUs."""
     return {variable(environment): ",".join(names)}
 
 
 def _named(value: str) -> tuple[str, ...]:
-    """As CUDA reads the variable: what follows an invalid name (-1, NoDevFiles) does not count."""
+    """The names in the variable as CUDA reads it: an invalid name (-1, NoDevFiles) ends the list."""
     names = []
     for name in (part.strip() for part in value.split(",")):
         if not (name.isdecimal() or name.startswith(("GPU-", "MIG-"))):
@@ -57,23 +57,23 @@ def _named(value: str) -> tuple[str, ...]:
 
 
 def listed_gpus() -> tuple[str, ...]:
-    """The GPUs that nvidia-smi lists, by index, or by UUID for MIG instances; none where there is no nvidia-smi.
+    """The GPUs that nvidia-smi lists, by index, or by UUID for MIG instances; none without nvidia-smi.
 
-    Where it fails, as with a driver of another version, the cards whose device files are there.
+    If nvidia-smi fails, as with a mismatched driver, the cards with device files.
     """
     if shutil.which("nvidia-smi") is None:
         return ()
     listing = _listing()
-    return device_files() if listing is None else names_in(listing)
+    return device_files() if listing is None else tuple(described_in(listing))
 
 
 def described_gpus() -> dict[str, str]:
-    """Model and UUID of the GPUs that nvidia-smi lists, by their names; none where it fails."""
-    return described_in(_listing() or "") if shutil.which("nvidia-smi") is not None else {}
+    """Name -> model and UUID of the GPUs that nvidia-smi lists; empty if it fails."""
+    return described_in(_listing() or "")
 
 
 def _listing() -> str | None:
-    """What `nvidia-smi -L` prints; None where it fails, or hangs as over a broken card."""
+    """The output of `nvidia-smi -L`; None if it fails, or hangs because of a broken card."""
     try:
         listed = run_bounded(["nvidia-smi", "-L"], 60)
     except OSError:
@@ -82,32 +82,27 @@ def _listing() -> str | None:
 
 
 def device_files() -> tuple[str, ...]:
-    """The indices of NVIDIA's cards that the kernel knows, whether or not they work."""
-    found = (_CARD.fullmatch(path.name) for path in DEVICES.glob("nvidia*"))
-    return tuple(sorted((match.group(1) for match in found if match), key=int))
-
-
-def names_in(listing: str) -> tuple[str, ...]:
-    """The names in the output of `nvidia-smi -L`."""
-    return tuple(described_in(listing))
+    """The indices of NVIDIA cards known to the kernel, whether or not they work."""
+    cards = (_CARD.fullmatch(path.name) for path in DEVICES.glob("nvidia*"))
+    return tuple(sorted((match.group(1) for match in cards if match), key=int))
 
 
 def described_in(listing: str) -> dict[str, str]:
-    """Model and UUID of each GPU in the output of `nvidia-smi -L`, by its name; of a divided card, its instances'."""
-    found: dict[str, str] = {}
+    """Name -> model and UUID of each GPU in the output of `nvidia-smi -L`, with instances instead of divided cards."""
+    gpus: dict[str, str] = {}
     card, model = "", ""
     for line in listing.splitlines():
         if listed := _LISTED.match(line):
             card, model = listed["name"], listed["model"]
-            found[card] = ", ".join(part for part in (model, listed["uuid"]) if part)
+            gpus[card] = ", ".join(part for part in (model, listed["uuid"]) if part)
         elif card and (instance := _INSTANCE.match(line)):
-            found.pop(card, None)
-            found[instance["name"]] = f"{instance['model']} of GPU {card}, {model}"
-    return found
+            gpus.pop(card, None)
+            gpus[instance["name"]] = f"{instance['model']} of GPU {card}, {model}"
+    return gpus
 
 
 def why_torch_finds_none() -> str:
-    """Why torch has no GPU here: it is built without them, or what it says when it is asked to start them."""
+    """Why torch has no GPU here: it is a CPU build, or its error when starting CUDA."""
     import torch
 
     if torch.version.cuda is None and torch.version.hip is None:

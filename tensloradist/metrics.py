@@ -1,7 +1,7 @@
-"""Metrics: what each is called, which way is better, its range, what it may be averaged with, and how it is computed.
+"""The registry of metrics: name, direction, range, pooling rule and computation of each.
 
-Training, analysis and comparison read this registry, and plugins add their metrics to it. Nothing here needs torch;
-scikit-learn and scipy do the computing. Values are in the metric's own unit: accuracy is a fraction, not a percentage.
+Training, analysis and comparison read this registry, and plugins add their metrics to it. Values are in the metric's
+own unit: accuracy is a fraction, not a percentage. Imports no torch; scikit-learn and scipy do the computing.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: as results, tables and figures call it.
-        compute: the value for outputs (n, k) and labels (n,); NaN where it is undefined.
-        higher_is_better: its direction.
-        range: its least and greatest value; infinite where there is no bound.
-        pool: the mean over tasks is taken of unnormalised scores only if the metrics of all tasks have the same pool;
-            by default the metric's name, so that different metrics are not averaged.
-        correct: which examples are right, (n,) booleans, for McNemar's test; None for a metric that does not count
-            right answers.
+        name: the name in results, tables and figures.
+        compute: outputs (n, k) and labels (n,) -> the value; NaN if it is undefined.
+        higher_is_better: the direction.
+        range: the least and greatest value; infinite without a bound.
+        pool: unnormalised scores are averaged over tasks only if their metrics share one pool. The default is the
+            metric's name, so that different metrics are not averaged.
+        correct: outputs and labels -> which examples are right, (n,) booleans, for McNemar's test; None for a metric
+            that does not count right answers.
     """
 
     name: str
@@ -47,18 +47,18 @@ METRICS: dict[str, Metric] = {}
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether the best value is the lowest; a metric that is not registered is taken to be better when it is higher."""
+    """Whether the lowest value is the best. For metrics that are not registered, the highest is."""
     return name in METRICS and not METRICS[name].higher_is_better
 
 
 def span(name: str) -> float:
-    """The greatest possible difference of two values; 1 for a metric that is not registered."""
+    """The largest possible difference of two values; 1 for metrics that are not registered."""
     low, high = METRICS[name].range if name in METRICS else (0.0, 1.0)
     return high - low
 
 
 def may_pool(names: Iterable[str]) -> bool:
-    """Whether scores of these metrics may be averaged without normalising them."""
+    """Whether unnormalised scores of these metrics may be averaged."""
     return len({(METRICS[name].pool if name in METRICS else None) or name for name in names}) == 1
 
 
@@ -102,7 +102,7 @@ def _pearson(logits: Outputs, labels: Labels) -> float:
 
 
 def _correlation(function: Callable[..., Any], logits: Outputs, labels: Labels) -> float:
-    """As GLUE reports for STS-B; NaN if all predictions are equal, of which scipy warns."""
+    """The correlation that GLUE reports for STS-B; NaN (without scipy's warning) if all predictions are equal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(function(logits.squeeze(-1), labels).statistic)
@@ -113,11 +113,11 @@ def _matched(outputs: Outputs, labels: Labels) -> npt.NDArray[np.bool_]:
 
 
 def _exact_match(outputs: Outputs, labels: Labels) -> float:
-    """Share of answers that match.
+    """The share of answers that match.
 
     Args:
         outputs: (n, 3) as `decoders.answer_scores` returns them: nats, tokens, and whether the answer matches.
-        labels: (n,) tokens of each answer.
+        labels: (n,) the number of tokens of each answer.
     """
     return float(outputs[:, 2].mean())
 

@@ -1,8 +1,8 @@
-"""Modes and groupings: which tensors a grouping consists of, and which slice of which tensor serves a projection.
+"""Modes and groupings: the tensors of a grouping, and which slice of which tensor holds a projection's update.
 
 A frozen Transformer has L attention layers with projections query, key, value (and optionally attention_output). A
-grouping stacks their updates over heads (att), projections (qkv) and layers (depth); whatever it does not stack
-multiplies the number of independent tensors. Source: TensLoRA (arXiv 2509.19391), table of groupings. Without torch.
+grouping stacks their updates over heads (att), projections (qkv) and layers (depth); each dimension that it does not
+stack multiplies the number of tensors. Source: TensLoRA (arXiv 2509.19391), table of groupings. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from tensloradist.factorizations import DEFAULT_FACTORIZATION, factorization_nam
 if TYPE_CHECKING:
     from tensloradist.spec import AdapterSpec
 
-PROJECTIONS = ("query", "key", "value", "attention_output", "fc1", "fc2")
 QKV = ("query", "key", "value")
+QKVO = (*QKV, "attention_output")
 FFN = ("fc1", "fc2")
-FFN_CHUNKS = 4  # fc1 maps d to 4d features, fc2 back: each is four matrices of d × d
-OFFICIAL_REPEATS = 4  # the official code averages key/value heads over this many query heads, whatever the model
+PROJECTIONS = (*QKVO, *FFN)
+FFN_CHUNKS = 4  # fc1 maps d to 4d features and fc2 maps them back: each is four d × d matrices
+OFFICIAL_REPEATS = 4  # the official code always averages key/value heads over this many query heads
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ GROUPINGS: dict[str, Grouping] = {
     "qkv_depth": Grouping(qkv=True, depth=True),
     "att_qkv_depth": Grouping(att=True, qkv=True, depth=True),
 }
-UNGROUPED = Grouping()  # LoRA: a matrix for every projection of every layer
+UNGROUPED = Grouping()  # LoRA: a matrix for each projection of each layer
 
 
 def grouping_named(name: str | None) -> Grouping:
-    """The grouping of that name; None is LoRA's, which stacks nothing."""
+    """The grouping with this name; None is LoRA's, which stacks nothing."""
     if name is None:
         return UNGROUPED
     if name not in GROUPINGS:
@@ -64,9 +65,9 @@ class AttentionShape:
         d_out: output features of the query: heads x head_dim.
         heads: number of query heads; it must divide d_out.
         layers: number of attention layers.
-        projections: the adapted ones, a subset of query, key, value, attention_output, fc1 and fc2, the last two being
-            the matrices of a feed-forward layer of four times the residual width.
-        kv_heads: key/value heads of grouped-query attention; None means as many as query heads.
+        projections: the adapted projections, a subset of query, key, value, attention_output, fc1 and fc2; the last two
+            are the matrices of a feed-forward layer with four times the residual width.
+        kv_heads: key/value heads of grouped-query attention; None: as many as query heads.
 
     Raises:
         UserError: sizes that are not positive or do not divide.
@@ -76,7 +77,7 @@ class AttentionShape:
     d_out: int
     heads: int
     layers: int
-    projections: tuple[str, ...] = ("query", "key", "value")
+    projections: tuple[str, ...] = QKV
     kv_heads: int | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +90,7 @@ class AttentionShape:
         if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
             raise UserError(f"kv_heads: {self.kv_heads} key/value heads do not divide {self.heads} query heads")
         if not self.projections or len(set(self.projections)) != len(self.projections):
-            raise UserError(f"projections: {list(self.projections)} must name at least one, each once")
+            raise UserError(f"projections: {list(self.projections)} must name one projection or more, each only once")
         for projection in self.projections:
             if projection not in PROJECTIONS:
                 raise unknown("projection", projection, PROJECTIONS)
@@ -99,7 +100,7 @@ class AttentionShape:
         return self.d_out // self.heads
 
     def heads_of(self, projection: str) -> int:
-        """Heads on the projection's head side: fewer for key and value under grouped-query attention."""
+        """The number of heads on the projection's head side: fewer for key and value under grouped-query attention."""
         return self.kv_heads or self.heads if projection in ("key", "value") else self.heads
 
     def widths(self, projection: str) -> tuple[int, int]:
@@ -115,7 +116,8 @@ class AttentionShape:
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """One tensor of a grouping: its modes in the order of its factorisation, their sizes, and what it serves."""
+    """One tensor of a grouping: its modes in the factorisation's order, their sizes, and the projections and layers
+    whose updates it holds."""
 
     modes: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -126,7 +128,7 @@ class TensorLayout:
         return " × ".join(f"{mode} {size}" for mode, size in zip(self.modes, self.sizes, strict=True))
 
     def blocks(self, projection: str) -> list[tuple[int, ...]]:
-        """The slices of the fused `block` mode that serve a projection: for each layer its one, or a chunk each.
+        """The slices of the fused `block` mode that hold a projection's update, per layer: one, or one per FFN chunk.
 
         Blocks are layer-major, in the order of the projections: 12 l + {q, k, v, o, 4 × fc1, 4 × fc2}, as in FacT.
         """
@@ -141,21 +143,21 @@ def _chunks(projection: str) -> int:
 
 
 class Arrangement:
-    """All tensors of a grouping over a shape, and where each (projection, layer) is found in them.
+    """All tensors of a grouping over a shape, and the place of each (projection, layer) in them.
 
-    Tensors are ordered projection-major, then by depth. With attention_output the heads lie on its input side, so a
-    tensor that groups att holds the transpose of that update, and its `input` mode the residual features.
+    Tensors are ordered by projection, then by depth. The heads of attention_output lie on its input side, so a tensor
+    that groups att holds the transpose of that update, and its `input` mode indexes the residual features.
 
     Args:
-        fused: projection and depth are one mode, `block`. Under att, the matrices without heads on their output
-            (attention_output, fc1, fc2) make a tensor of their own then, as in CaRA.
-        factorization: the name of the one that all tensors have; it orders their modes.
-        mode_order: another order of the modes.
-        head_side: which features of every projection the heads modes index: `own` (where its heads are: the output
-            of query, key and value, the input of attention_output), `output` or `input`.
+        fused: make projection and depth one mode, `block`. Under att, the matrices without heads on their output
+            (attention_output, fc1, fc2) then form a tensor of their own, as in CaRA.
+        factorization: the name of the factorisation of all tensors, which orders their modes.
+        mode_order: an order of the modes that replaces the factorisation's.
+        head_side: the features of every projection that the heads modes index: `own` (the side that has heads: the
+            output of query, key and value, the input of attention_output), `output` or `input`.
 
     Raises:
-        UserError: the combination has no tensor, with the reason.
+        UserError: the combination has no tensor; the message gives the reason.
     """
 
     def __init__(
@@ -182,7 +184,7 @@ class Arrangement:
         if (spec.fused or spec.dropout_on == "hidden") and not factorization_named(spec.factorization).folds:
             raise UserError(
                 f"factorization: {spec.factorization!r} supports neither fused: true nor dropout_on: hidden, because "
-                "its `pairs` has no fused mode and no choice of the folded side (`folds` is not True)"
+                "its `pairs` does not handle the fused mode or the folded side (`folds` is not True)"
             )
         try:
             return cls(
@@ -202,14 +204,16 @@ class Arrangement:
     def _refuse_what_has_no_tensor(self, name: str) -> None:
         shape, grouped = self.shape, self.grouping
         if self.fused and not (grouped.qkv and grouped.depth):
-            raise UserError(f"fused: grouping {name!r} has no projection and depth to fuse; use one with qkv_depth")
+            raise UserError(
+                f"fused: grouping {name!r} does not stack both projection and depth; use one with qkv_depth"
+            )
         self._refuse_unequal_widths(name)
         averaged = grouped.qkv and shape.kv_heads not in (None, shape.heads)
         averaged = averaged and any(p in ("key", "value") for p in shape.projections)
         if averaged and not any(self.shape.heads_of(p) == shape.heads for p in shape.projections):
             raise UserError(
                 f"grouping {name!r} with projections {list(shape.projections)}: under grouped-query attention key and "
-                "value are means over query heads, so the query or attention_output must be stacked too"
+                "value are means over query heads, so query or attention_output must be stacked as well"
             )
         if averaged and self.head_layout == "official" and shape.heads != OFFICIAL_REPEATS * (shape.kv_heads or 1):
             raise UserError(
@@ -224,7 +228,7 @@ class Arrangement:
         if grouped.qkv and mixed and (not grouped.att or self.head_side != "own") and not square:
             raise UserError(
                 f"grouping {name!r} cannot stack attention_output ({shape.d_out} × {shape.d_in}) with projections of "
-                f"{shape.d_in} × {shape.d_out}: the shapes differ. Use an att grouping or leave attention_output out"
+                f"{shape.d_in} × {shape.d_out}: the shapes differ. Use an att grouping or omit attention_output"
             )
         if self.head_side == "input" and (not square or shape.kv_heads not in (None, shape.heads)):
             raise UserError(
@@ -235,12 +239,12 @@ class Arrangement:
         if wide and (grouped.att or grouped.qkv) and not self.fused:
             raise UserError(
                 f"grouping {name!r} cannot stack {' and '.join(wide)} with attention projections: their widths differ. "
-                "Only tensors with a fused projection and depth hold them, in chunks (fact_tt, cara), and lora"
+                "Use lora, or a method that fuses projection and depth and holds them in chunks (fact_tt, cara)"
             )
         if wide and self.fused and not grouped.att and not square and set(shape.projections) - set(FFN):
             raise UserError(
-                f"projections: {' and '.join(wide)} have chunks of {shape.d_in} × {shape.d_in}, the attention "
-                f"projections are {shape.d_in} × {shape.d_out}: they cannot share a tensor"
+                f"projections: {' and '.join(wide)} have chunks of {shape.d_in} × {shape.d_in}, but the "
+                f"attention projections are {shape.d_in} × {shape.d_out}, so they cannot share a tensor"
             )
         if self.fused and grouped.att and not square and set(shape.projections) - set(QKV):
             raise UserError(
@@ -302,12 +306,12 @@ class Arrangement:
         """Whether the tensor holds the transpose of this projection's update."""
         if not self.grouping.att or self.head_side == "output":
             return False
-        if self.fused:  # CaRA's second tensor: its chunks of fc2 stand upright beside those of fc1
+        if self.fused:  # CaRA's second tensor holds fc2's chunks transposed, to match fc1's
             return projection == "fc2"
         return self.head_side == "input" or projection == "attention_output"
 
     def chunk_side(self, projection: str) -> str | None:
-        """Where the chunks of an FFN matrix lie in its tensor: `input` or `output`; None for other projections."""
+        """The side that an FFN matrix is cut on in its tensor, `input` or `output`; None for other projections."""
         if projection not in FFN or not self.fused:
             return None
         return "output" if projection == "fc1" or self.is_transposed(projection) else "input"
@@ -322,14 +326,14 @@ class Arrangement:
 
     @property
     def rank_names(self) -> tuple[str, ...]:
-        """What `ranks` names: the modes of all tensors, or whatever else has ranks in the factorisation."""
+        """The keys of `ranks`: the modes of all tensors, or whatever else has ranks in the factorisation."""
         names = (name for layout in self.tensors for name in self.factorization.rank_names(layout.modes))
         return tuple(dict.fromkeys(names))
 
     def ranks_of(self, ranks: int | Mapping[str, int]) -> dict[str, int]:
-        """Each rank by its name, from one integer for all or from a mapping that names every one.
+        """Each rank by its name, from one integer for all or from a complete mapping.
 
         Raises:
-            UserError: names that are missing or unknown, or ranks that the factorisation cannot have.
+            UserError: missing or unknown names, or ranks that the factorisation does not allow.
         """
         return self.factorization.ranks_of(ranks, self.rank_names)

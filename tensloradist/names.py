@@ -1,6 +1,6 @@
-"""Names that people gave things, as names of files and anchors, and as text: the one place where they become so.
+"""Turn user-given names into file names, anchors and printable text.
 
-Two different names never become one, whatever letters they have, also on a file system that takes `A` for `a`.
+Different names never become equal, whatever characters they have, even on a file system that ignores case.
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-MOST = 120  # characters; file systems take 255 bytes, and a suffix and a temporary file's marks come behind
+MOST = 120  # characters; file systems allow 255 bytes, which must also hold a suffix and a temporary file's marks
 _HASH = 10
-# As it is, a name may stand: no letters that depend on a file system, none that a shell or a URL would take otherwise.
+# Names that need no change: without characters that file systems, shells or URLs treat specially.
 _PLAIN = re.compile(r"[a-z0-9](?:[a-z0-9.=_-]*[a-z0-9=_-])?")
-_HASHED = re.compile(rf".*-[0-9a-f]{{{_HASH}}}")  # for changed names alone
-_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # no files on Windows
+_HASHED = re.compile(rf".*-[0-9a-f]{{{_HASH}}}")  # reserved for changed names
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # not allowed as files on Windows
 
 
 def file_name(parts: Sequence[str], read: Callable[[str], Sequence[str] | None] | None = None) -> str:
-    """One name for a file or an anchor, of ASCII letters, at most `MOST`, without a suffix.
+    """A name for a file or an anchor, of at most `MOST` ASCII characters, without a suffix.
 
-    It is the parts joined by underscores where they can be told from that again; else as much of them as can stand in
-    a name, and a hash.
+    It consists of the parts joined by underscores if `read` recovers the parts from that; otherwise of the allowed
+    characters of the parts and a hash.
 
     Args:
-        parts: what it is the name of.
-        read: the parts of a name that stays as it is, or None; by default, it is one part.
+        read: name -> its parts, or None if it has none; by default, the name is one part.
     """
     joined = "_".join(part.replace(" ", "_") for part in parts)
     is_plain = _PLAIN.fullmatch(joined) and not _HASHED.fullmatch(joined) and not _DEVICE.fullmatch(joined)
@@ -42,9 +41,9 @@ def _one(name: str) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """A name as a text that every encoding, terminal and table takes: escapes for what has no picture on one line.
+    """A name as text for any encoding, terminal and table.
 
-    Those are control characters, line ends, and the bytes of file names that are not UTF-8.
+    Control characters, line ends, and bytes of file names that are not UTF-8 are escaped.
     """
     if text.isprintable():
         return text
@@ -55,15 +54,15 @@ def printable(text: str) -> str:
 
 
 def encodable(text: str) -> str:
-    """A text that can be written as UTF-8: escapes for the bytes of file names that are not."""
+    """A text that can be encoded as UTF-8; bytes of file names that are not UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def dotted(fields: Mapping[str, Any], keep_empty: bool = False) -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings by their dotted names: ('optimizer.learning_rate', 0.001).
+    """Flatten nested mappings into (dotted name, value): ('optimizer.learning_rate', 0.001).
 
     Args:
-        keep_empty: whether an empty mapping is a value; otherwise nothing stands for it.
+        keep_empty: treat an empty mapping as a value instead of omitting it.
     """
     for name, value in fields.items():
         if isinstance(value, Mapping) and (value or not keep_empty):

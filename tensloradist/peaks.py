@@ -1,4 +1,4 @@
-"""The peak rates of accelerators, from their data sheets: what the utilisation of a model is measured against."""
+"""The peak rates of accelerators from their data sheets, the reference for utilisation."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Peak:
-    """Dense peaks of one device as torch counts devices, in 1e12 operations a second; None: it has no such units.
+    """Dense peaks of one device as torch counts devices, in 1e12 operations per second; None: it has no such units.
 
     Attributes:
         name: words of the device's name.
-        bf16: bfloat16 by the matrix units, accumulated in float32, without sparsity.
+        bf16: bfloat16 on the matrix units, accumulated in float32, without sparsity.
         fp32: float32 without TF32.
         source: the maker's document.
     """
@@ -23,10 +23,10 @@ class Peak:
     source: str
 
 
-# Other models of the same name, and parts of a card: MIG instances, and virtual GPUs such as 'GRID A100-10C'.
+# Other models with the same name, and parts of a card: MIG instances, and virtual GPUs such as 'GRID A100-10C'.
 _OTHERS = re.compile(r"\b(MIG|GRID|Laptop|Mobile|Ti|SUPER|D|\d+[ABCQ])\b")
 
-# The first whose name fits counts, so a special model stands before its family.
+# The first matching name counts, so a special model precedes its family.
 PEAKS = (
     Peak("GB200", 2500, 80, "NVIDIA GB200 NVL72 data sheet, a 72nd of the rack"),
     Peak("B200", 2250, 75, "NVIDIA HGX B200 data sheet, an eighth of the board"),
@@ -56,14 +56,14 @@ PEAKS = (
 
 
 def peak_rate(device_name: str | None, precision: str) -> float | None:
-    """The device's peak in operations a second.
+    """The device's peak in operations per second.
 
     Args:
-        device_name: as torch names it; None: a CPU.
+        device_name: torch's name of the device; None: a CPU.
         precision: bf16 or fp32.
 
     Returns:
-        None for a CPU, for an unknown device, and for a part of one.
+        None for a CPU, an unknown device, or part of a device.
     """
     words = (device_name or "").replace("-", " ")
     if _OTHERS.search(words):

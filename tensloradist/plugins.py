@@ -17,9 +17,9 @@ _LOADED: dict[str, str] = {}  # plugin -> the hash of its code when this process
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import each module once. Raises UserError where one is not found; an error inside a plugin is its own.
+    """Import each module once. Raises UserError if one is not found; errors inside a plugin are not changed.
 
-    The working directory is searched too, as for a script, so that a plugin beside a sweep needs no installation.
+    The working directory is searched, too, as for a script, so that a plugin beside a sweep needs no installation.
     """
     for name in names:
         search_here()
@@ -30,15 +30,15 @@ def load_plugins(names: Iterable[str]) -> None:
             if error.name and not (name + ".").startswith(error.name + "."):
                 raise
             raise UserError(
-                f"plugins: module {name!r} is not importable ({error}); install it or run beside it"
+                f"plugins: module {name!r} cannot be imported ({error}); install it or run in its folder"
             ) from error
 
 
 def all_loaded_code() -> list[tuple[str, str]]:
-    """(plugin, hash of its code) of all that this process has imported."""
+    """(plugin, hash of its code) of every plugin that this process has imported."""
     return sorted(_LOADED.items())
 
 
 def loaded_code(names: Iterable[str]) -> dict[str, str]:
-    """plugin -> the hash of its code as this process runs it, whatever its files have become since."""
+    """plugin -> the hash of its code as imported by this process, even if its files have changed since."""
     return {name: _LOADED.get(name) or module_hash(name) for name in names}

@@ -1,4 +1,4 @@
-"""A port of this machine, for the processes of one run to meet at."""
+"""A free port of this machine, where the processes of a run meet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 
 def free_port() -> int:
-    """A port that nothing listens on just now: somebody else may still be faster."""
+    """A port that is free at the moment; another process may still take it first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

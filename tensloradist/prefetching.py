@@ -1,6 +1,6 @@
-"""Work that threads do ahead of its use, in order: decoding of pictures above all, in which Pillow lets others run.
+"""Run work in threads ahead of its use, in order, such as decoding of images, during which Pillow releases the GIL.
 
-No torch here.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Made = TypeVar("Made")
 
 
 def prefetch(items: Iterable[Item], make: Callable[[Item], Made], threads: int = 1) -> Generator[Made, None, None]:
-    """`make(item)` for each item, in order; as many of the next ones as there are threads are made meanwhile.
+    """Yield `make(item)` for each item in order, while threads make the next items, one per thread.
 
-    What `make` raises is raised in its item's place. A caller that may stop early closes the iterator, which waits for
-    the items being made and makes no more.
+    An exception of `make` is raised in its item's place. A caller that may stop early must close the iterator, which
+    waits for the items being made and makes no more.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
         pending: deque[Future[Made]] = deque()
@@ -37,12 +37,12 @@ def prefetch(items: Iterable[Item], make: Callable[[Item], Made], threads: int =
 
 
 def threads_here(threads: int | None = None) -> int:
-    """The threads that this process may keep busy: its share of the CPUs of its allocation, 16 at most.
+    """The number of threads that this process may keep busy: its share of the allocated CPUs, at most 16.
 
     Args:
-        threads: as the spec says it; None: OMP_NUM_THREADS, by which launches share out a machine, or else the CPUs
-            that the process may use, by the number of a run's processes here. torchrun's own OMP_NUM_THREADS=1 does
-            not count.
+        threads: the specification's number; None: OMP_NUM_THREADS, by which launches divide a machine, or else the CPUs
+            that the process may use divided by the number of the run's processes here. The OMP_NUM_THREADS=1 that
+            torchrun sets by default is ignored.
     """
     together = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     given = os.environ.get("OMP_NUM_THREADS", "")

@@ -1,4 +1,4 @@
-"""The search for ranks whose number of parameters matches a budget, as near equal as a tolerance allows."""
+"""Search for ranks whose parameter count matches a budget and that are as equal as a tolerance allows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 
-_MOST_CANDIDATES = 20_000  # combinations of ranks that a search looks at
+_MOST_CANDIDATES = 20_000  # combinations of ranks that a search examines
 _MOST_COMPLETED = 2  # modes that `_completions` fills in
 _SMALL_MODES = ("projection", "depth", "block", "heads")
 Ranks = dict[str, int]
 
 
 class RankSearch:
-    """The search over integer ranks. Bisection relies on counts that grow with every rank.
+    """A search over integer ranks. Bisection relies on counts that grow with every rank.
 
     Args:
-        caps: the largest rank of each mode that can matter.
-        pinned: mode -> rank, of modes whose rank is given.
+        caps: mode -> its largest useful rank.
+        pinned: mode -> rank, for modes whose rank is given.
         total: ranks -> parameters.
         budget: parameters to match.
         tolerance: largest |residual|, a fraction.
@@ -32,39 +32,37 @@ class RankSearch:
     def residual(self, ranks: Mapping[str, int]) -> float:
         return abs(self.total(ranks) / self.budget - 1)
 
-    def _largest(self, ranks: Ranks, mode: str, limit: float) -> int:
-        """The largest rank of `mode` whose count is at most `limit`; 0 if even 1 exceeds it."""
-        low, high = 0, self.caps[mode]
+    def _largest(self, ranks_at: Callable[[int], Ranks], low: int, high: int, limit: float) -> int:
+        """The largest r in low..high with at most `limit` parameters at `ranks_at(r)`; `low` if there is none."""
         while low < high:
             middle = (low + high + 1) // 2
-            if self.total({**ranks, mode: middle}) <= limit:
+            if self.total(ranks_at(middle)) <= limit:
                 low = middle
             else:
                 high = middle - 1
         return low
 
+    def _largest_of(self, mode: str, ranks: Ranks, limit: float) -> int:
+        """The largest rank of `mode` whose count is at most `limit`; 0 if even 1 exceeds it."""
+        return self._largest(lambda rank: {**ranks, mode: rank}, 0, self.caps[mode], limit)
+
     def nearest_equal(self) -> Ranks:
-        """All modes at one rank: the nearest to the budget."""
+        """All modes at the one rank nearest to the budget."""
         if self.pinned:
             return dict.fromkeys(self.caps, max(self.pinned.values()))
-        low, high = 1, min(max(self.caps.values()), self.budget)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.total(dict.fromkeys(self.caps, middle)) <= self.budget:
-                low = middle
-            else:
-                high = middle - 1
+        most = min(max(self.caps.values()), self.budget)
+        low = self._largest(lambda rank: dict.fromkeys(self.caps, rank), 1, most, self.budget)
         candidates = [dict.fromkeys(self.caps, r) for r in (low, low + 1)]
         return min(candidates, key=self.residual)
 
     def balanced(self) -> Ranks:
-        """Small modes at full size, and the others as near equal as the tolerance allows."""
+        """Small modes at full size, and the others as equal as the tolerance allows."""
         given = {mode: self.caps[mode] for mode in _SMALL_MODES if mode in self.caps} | self.pinned
         compared = [mode for mode in self.caps if mode not in given]
         return self.near_equal(given) if len(compared) > _MOST_COMPLETED else self.best([given], compared)
 
     def uniform(self) -> Ranks:
-        """All modes as near equal as the tolerance allows; one at its full size counts as equal to any larger rank."""
+        """All modes as equal as the tolerance allows; a mode at full size counts as equal to any larger rank."""
         compared = [mode for mode in self.caps if mode not in self.pinned]
         if len([mode for mode in compared if mode not in _SMALL_MODES]) > _MOST_COMPLETED:
             best = self.near_equal()
@@ -73,10 +71,10 @@ class RankSearch:
         return self._nearer_equal(best, compared) if compared else best
 
     def near_equal(self, given: Ranks | None = None) -> Ranks:
-        """Ranks as near equal as the tolerance allows, searched at growing distance from equal ones.
+        """Ranks as equal as the tolerance allows, searched at growing distance from equal ranks.
 
         Args:
-            given: the ranks that are not searched for [the pinned ones].
+            given: the ranks that are fixed; None: the pinned ranks.
         """
         given = self.pinned if given is None else given
         equal = self._largest_equal(given)
@@ -94,39 +92,36 @@ class RankSearch:
         return best
 
     def _largest_equal(self, given: Ranks) -> int:
-        """The largest rank at which all modes but the given ones (within their sizes) fit the budget; at least 1."""
-        low, high = 1, max(self.caps.values())
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.total({m: min(middle, c) for m, c in self.caps.items()} | given) <= self.budget:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        """The largest rank at which all modes except the given ones (within their sizes) fit the budget; at least 1."""
+
+        def ranks_at(rank: int) -> Ranks:
+            return {mode: min(rank, cap) for mode, cap in self.caps.items()} | given
+
+        return self._largest(ranks_at, 1, max(self.caps.values()), self.budget)
 
     def _near_equal_small_modes(self) -> list[Ranks]:
-        """Small modes at r or r + 1 (within their size), for the r at which equal ranks just fit the budget."""
+        """Small modes within 1 of the largest equal rank that fits the budget (and within their sizes)."""
         small = [mode for mode in _SMALL_MODES if mode in self.caps and mode not in self.pinned]
         equal = self._largest_equal(self.pinned)
         choices = [sorted({min(r, self.caps[m]) for r in (equal - 1, equal, equal + 1) if r > 0}) for m in small]
         return [{**dict(zip(small, ranks, strict=True)), **self.pinned} for ranks in itertools.product(*choices)]
 
     def _nearer_equal(self, known: Ranks, compared: list[str]) -> Ranks:
-        """Ranks with a smaller spread than the known ones, or within the tolerance if these are not; or the known ones.
+        """The known ranks, or better ones: with a smaller spread, or within the tolerance if the known are not.
 
         For each largest rank and spread, the modes lie in windows of that width, within their sizes.
         """
         fits = self.residual(known) <= self.tolerance
-        looked_at = 0
+        examined = 0
         for spread in range(self._spread(known, compared) if fits else max(self.caps.values())):
             found: list[Ranks] = []
             for ranks in self._within(spread, compared):
-                looked_at += 1
+                examined += 1
                 if self.residual(ranks) <= self.tolerance:
                     found.append(ranks)
             if found:
                 return min(found, key=lambda r: (self.residual(r), tuple(r.values())))
-            if looked_at > _MOST_CANDIDATES:
+            if examined > _MOST_CANDIDATES:
                 break
         return known
 
@@ -140,13 +135,13 @@ class RankSearch:
                 return
             for chosen in itertools.product(*(range(lows[m], tops[m] + 1) for m in others)):
                 ranks = {**self.pinned, **dict(zip(others, chosen, strict=True))}
-                below = min(max(self._largest(ranks, last, self.budget), lows[last]), tops[last])
+                below = min(max(self._largest_of(last, ranks, self.budget), lows[last]), tops[last])
                 for rank in range(below, min(below + 1, tops[last]) + 1):
                     full = {**ranks, last: rank}
                     yield {mode: full[mode] for mode in self.caps}
 
     def best(self, starts: list[Ranks], compared: list[str]) -> Ranks:
-        """The most equal completion (over the modes `compared`) within the tolerance, widened as far as needed."""
+        """The most equal completion (over the modes `compared`) within the tolerance, widened as needed."""
         completions = [ranks for start in starts for ranks in self._completions(start)]
         nearest = min(self.residual(ranks) for ranks in completions)
         accepted = nearest
@@ -156,12 +151,12 @@ class RankSearch:
         return min(fitting, key=lambda r: (self._spread(r, compared), self.residual(r), tuple(r.values())))
 
     def _spread(self, ranks: Ranks, compared: list[str]) -> int:
-        """How far the smallest rank lies below the largest, beyond what the modes' sizes force."""
+        """How far the smallest rank lies below the largest, apart from what the modes' sizes force."""
         largest = max((ranks[mode] for mode in compared), default=0)
         return max((min(largest, self.caps[mode]) - ranks[mode] for mode in compared), default=0)
 
     def _completions(self, start: Ranks) -> Iterator[Ranks]:
-        """`start` with the large modes filled in: near the budget, and as near equal as the tolerance allows."""
+        """`start` with the large modes filled in: near the budget, and as equal as the tolerance allows."""
         free = [mode for mode in self.caps if mode not in start]
         if not free:
             yield start
@@ -169,8 +164,8 @@ class RankSearch:
         last = free[-1]
         for first in range(1, self.caps[free[0]] + 1) if len(free) == 2 else [None]:
             ranks = dict(start) if first is None else {**start, free[0]: first}
-            low = max(1, self._largest(ranks, last, self.budget * (1 - self.tolerance)))
-            high = max(1, self._largest(ranks, last, self.budget * (1 + self.tolerance)))
+            low = max(1, self._largest_of(last, ranks, self.budget * (1 - self.tolerance)))
+            high = max(1, self._largest_of(last, ranks, self.budget * (1 + self.tolerance)))
             equal = min(max(low, first or low), high)
             near = {first - 1, first, first + 1} if first is not None else set()
             for rank in sorted({low, min(low + 1, high), equal, high} | near):

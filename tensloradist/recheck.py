@@ -1,7 +1,7 @@
-"""Whether finished runs were scored on the labels that their data have, by the predictions that they keep.
+"""Check that finished runs were scored on the labels of their data, by comparing their stored predictions.
 
-Earlier versions kept what they had read of local data by path and time of modification. A run that was trained after
-the file had been replaced, its time kept, has the new data's fingerprint and the old data's labels.
+Earlier versions cached local data by path and modification time. A run trained after its file was replaced by one with
+the same time has the new data's fingerprint but the old data's labels.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _PARTS = ("validation", "test")
 
 @dataclass
 class Recheck:
-    """What a comparison found, by run id.
+    """The result of a comparison.
 
     Attributes:
-        agreed: runs whose labels are those of their data.
-        differing: what differs.
-        unchecked: why a run could not be compared.
+        agreed: ids of runs whose labels match their data.
+        differing: run id -> the difference.
+        unchecked: run id -> why it could not be compared.
     """
 
     agreed: list[str] = field(default_factory=list)
@@ -44,15 +44,15 @@ class Recheck:
 
 
 def recheck(root: Path, texts: Mapping[str, RunSpec] | None = None) -> Recheck:
-    """Compare finished runs of a results folder that were trained on data at a path. Each data set is read once.
+    """Compare finished runs of a results folder that were trained on data at a path. Reads each data set once.
 
     Args:
-        texts: compare these runs alone, by id, and of them those on texts that an earlier version trained: texts are
-            quickly read. None: all of the folder.
+        texts: run id -> specification. Compare only these runs, and of them only those on local texts, which are quick
+            to read, from earlier versions. None: all runs of the folder.
     """
-    found = Recheck()
+    outcome = Recheck()
     known: dict[tuple[object, ...], Labels | UserError] = {}
-    for run, spec, result in _finished(root, found) if texts is None else _earlier(root, texts):
+    for run, spec, result in _finished(root, outcome) if texts is None else _earlier(root, texts):
         key = (spec.task, spec.backbone, spec.protocol)
         if key not in known:
             known[key] = _labels_now(spec)
@@ -62,29 +62,29 @@ def recheck(root: Path, texts: Mapping[str, RunSpec] | None = None) -> Recheck:
                 raise now
             difference = difference_to(recorded_labels(run.path, result), now)
         except UserError as error:
-            found.unchecked[run.run_id] = str(error)
+            outcome.unchecked[run.run_id] = str(error)
             continue
         if difference is None:
-            found.agreed.append(run.run_id)
+            outcome.agreed.append(run.run_id)
         else:
-            found.differing[run.run_id] = f"{difference} ({spec.task.data})"
-    return found
+            outcome.differing[run.run_id] = f"{difference} ({spec.task.data})"
+    return outcome
 
 
-def _finished(root: Path, found: Recheck) -> Iterator[tuple[RunFolder, RunSpec, Result]]:
+def _finished(root: Path, outcome: Recheck) -> Iterator[tuple[RunFolder, RunSpec, Result]]:
     for path in sorted((root / "runs").glob("*/result.json")):
         run = RunFolder(root, path.parent.name)
         try:
             spec, result = read_run(run.path)
         except UserError as error:
-            found.unchecked[run.run_id] = str(error)
+            outcome.unchecked[run.run_id] = str(error)
             continue
         if spec.task.data is not None and result.state == "finished":
             yield run, spec, result
 
 
 def _earlier(root: Path, specs: Mapping[str, RunSpec]) -> Iterator[tuple[RunFolder, RunSpec, Result]]:
-    """Of these runs, those on local texts with a result from before results said which variables choose kernels."""
+    """The runs on local texts with results that predate the record of environment variables."""
     from tensloradist.tasks import TASKS
 
     for run_id, spec in specs.items():
@@ -115,7 +115,7 @@ def recorded_labels(run_folder: Path, result: Result) -> Labels:
     """The labels that a finished run was scored on.
 
     Raises:
-        UserError: its file of predictions is missing or damaged.
+        UserError: its predictions are missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -129,26 +129,26 @@ def recorded_labels(run_folder: Path, result: Result) -> Labels:
 
 
 def difference_to(recorded: Labels, now: Labels) -> str | None:
-    """What differs between the labels of a run and those of its data, in words; None where they agree."""
+    """A description of how a run's labels differ from its data's; None if they agree."""
     for part, (ids, labels) in recorded.items():
         ids_now, labels_now = now[part]
         if list(ids) != ids_now:
-            return f"its {part} part has other examples than its data"
+            return f"the examples of its {part} part differ from its data"
         if not np.array_equal(labels, labels_now):
             number = int((labels != labels_now).sum())
-            return f"{number} of {len(labels)} labels of its {part} part are not those of its data"
+            return f"{number} of {len(labels)} labels of its {part} part differ from its data"
     return None
 
 
 def require_same_labels(run_folder: Path, result: Result, task: LoadedTask) -> None:
-    """Raises UserError where a run that keeps its predictions was scored on other labels than its data has now."""
+    """Raise UserError if a run with stored predictions was scored on labels that differ from its data's."""
     if not _predictions(run_folder, result).is_file():
         return
     difference = difference_to(recorded_labels(run_folder, result), labels_of(task))
     if difference is not None:
         raise UserError(
-            f"{run_folder}: {difference}; it was trained on data that was replaced. `tensloradist doctor --labels "
-            "--retract` takes such results back"
+            f"{run_folder}: {difference}, which was replaced; retract such results with `tensloradist doctor --labels "
+            "--retract`"
         )
 
 

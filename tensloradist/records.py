@@ -1,6 +1,6 @@
-"""Reading JSON records: one reader that tells apart what is valid, made by a newer version, damaged, or not readable.
+"""Read JSON records, distinguishing valid ones from those of a newer version, damaged ones, and unreadable files.
 
-Every JSON file of a results folder is read through it, so that all commands agree on what a file is. No torch here.
+Every JSON file of a results folder is read here, so that all commands agree on its state. Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ T = TypeVar("T")
 FORM = ConfigDict(extra="forbid")
 """The `__pydantic_config__` of a dataclass that is read as a record."""
 ProcessNumber = Annotated[int, Field(gt=0, lt=2**31)]
-"""A process's number: to Unix, 0 and below it mean groups of processes."""
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # each is made once: that takes longer than to read a record
+"""A process id. Unix gives 0 and negative numbers another meaning: groups of processes."""
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # made once, since that takes longer than reading a record
 
 
 class UnreadableRecord(UserError):
-    """A record that this version cannot use. Of this class itself: the file system does not let it be read.
+    """A record that this version cannot use. An error of exactly this class: the file system refuses to read it.
 
     Attributes:
-        path: its file.
+        path: the record's file.
     """
 
     def __init__(self, path: Path, text: str) -> None:
@@ -34,27 +34,27 @@ class UnreadableRecord(UserError):
 
 
 class DamagedRecord(UnreadableRecord):
-    """A record that is cut off, garbled, or not of the form that it had when it was written."""
+    """A record that is cut off, garbled, or not in the form in which it was written."""
 
     def __init__(self, path: Path, what: str, reason: str) -> None:
         super().__init__(path, f"{what} is damaged ({reason})")
 
 
 class NewerRecord(UnreadableRecord):
-    """A record that a newer version has written. It is left as it is."""
+    """A record that a newer version has written, and that must not be changed."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, f"made by a newer version of tensloradist ({reason}); update tensloradist")
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The JSON value in a file; None where there is no file.
+    """The JSON value in a file; None if there is no file.
 
     Args:
-        what: the kind of record, for messages: 'the result'.
+        what: the kind of record, such as 'the result', for messages.
 
     Raises:
-        DamagedRecord: not JSON, or a folder lies in the file's place.
+        DamagedRecord: the content is not JSON, or a folder is in the file's place.
         UnreadableRecord: the file system refuses.
     """
     try:
@@ -78,11 +78,11 @@ def read_json(path: Path, what: str) -> Any:
 def read_object(
     path: Path, what: str, version: int | None = None, key: str = "schema_version"
 ) -> dict[str, Any] | None:
-    """The JSON object in a file, of a version that this code knows; None where there is no file.
+    """The JSON object in a file, if this code knows its version; None if there is no file.
 
     Args:
-        version: the one that this code writes; None: this kind has none, so that only a newer version has written one.
-        key: the field that says it.
+        version: the one that this code writes; None: records of this kind have none unless a newer version wrote them.
+        key: the field with the version.
 
     Raises:
         UnreadableRecord: as `read_json`; NewerRecord for a higher version.
@@ -91,7 +91,7 @@ def read_object(
     if data is None:
         return None
     if not isinstance(data, dict):
-        raise DamagedRecord(path, what, f"a JSON object is expected, not {type(data).__name__}")
+        raise DamagedRecord(path, what, f"expected a JSON object, not {type(data).__name__}")
     found = data.get(key)
     if isinstance(found, int) and not isinstance(found, bool) and found > (version or 1):
         raise NewerRecord(path, f"{key} {found}; this version reads {version or 1}")
@@ -103,9 +103,9 @@ def read_object(
 def read_record(
     path: Path, form: type[T], what: str, version: int | None = None, key: str = "schema_version"
 ) -> T | None:
-    """The record in a file, validated; None where there is no file. The rest is as of `read_object`.
+    """The validated record in a file; None if there is no file. Arguments and errors are those of `read_object`.
 
-    A record whose only fault is a field that this version does not have was made by a newer one.
+    If a record's only fault is an unknown field, a newer version has written it.
 
     Args:
         form: the record's pydantic model or dataclass.

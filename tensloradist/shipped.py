@@ -1,4 +1,4 @@
-"""Shipped sweeps and cluster profiles: found by name, in a checkout and in an installed wheel alike."""
+"""Find shipped sweeps and cluster profiles by name, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def shipped_names(kind: str) -> list[str]:
 
 
 def find_shipped(kind: str, source: str) -> Path:
-    """A file by its path, or a shipped one by its name (without .yaml).
+    """The file with this path, or the shipped one with this name (without .yaml).
 
     Raises:
-        UserError: neither exists, or the path is no file; lists the shipped names.
+        UserError: neither exists, or the path is not a file; lists the shipped names.
     """
     path = Path(source)
-    if os.path.isfile(source):  # Path's own raises for a name that is too long
+    if os.path.isfile(source):  # Path.is_file raises for a name that is too long
         return path
     shipped = shipped_folder(kind) / f"{source}.yaml"
     if os.path.isfile(shipped):

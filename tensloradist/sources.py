@@ -1,6 +1,6 @@
-"""Which code this is: the checkout's commit, and hashes of source files. Nothing is imported to find them.
+"""The identity of the running code: the checkout's commit, and hashes of source files. Hashing imports nothing.
 
-A job runs this package, `launch` and the plugins that its runs name; they are found by name, as an import would.
+A job runs this package, `launch` and the plugins of its runs; their files are located by name, as an import does.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from pathlib import Path
 from tensloradist.errors import UserError
 from tensloradist.records import read_object
 
-PACKAGES = ("tensloradist", "launch", "analysis", "sweeps", "slurm")  # of this project
+PACKAGES = ("tensloradist", "launch", "analysis", "sweeps", "slurm")  # this project's
 OF_A_JOB = ("tensloradist", "launch")
-_PARTS = ".modules.json"  # of a copy: module -> names of its files and folders
-NOT_FOUND = "not found"  # in place of the hash of a module that cannot be imported here
+_PARTS = ".modules.json"  # in a copy: module -> names of its files and folders
+NOT_FOUND = "not found"  # instead of a hash, for a module that cannot be imported here
 _PACKAGE = Path(__file__).resolve().parent
 _SUFFIXES = (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES)
 
 
 @lru_cache(maxsize=1)
 def sources_hash() -> str:
-    """A hash of this package's source files: tells whether code was edited, in a checkout or not."""
+    """A hash of this package's source files, which shows whether code was edited, in a checkout or not."""
     return _hash({path.relative_to(_PACKAGE).as_posix(): path for path in _PACKAGE.rglob("*.py")})
 
 
 def job_hashes(plugins: Iterable[str]) -> dict[str, str]:
-    """module -> hash of its code as it is now, of everything that a job runs which trains runs with these plugins."""
+    """module -> hash of its current code, for every module of a job that trains runs with these plugins."""
     return {name: module_hash(name) for name in (*OF_A_JOB, *sorted(plugins))}
 
 
 def job_hash(plugins: Iterable[str]) -> str:
-    """One hash of all that: another one says that a job would not run the code that was there before."""
+    """One hash over `job_hashes`; if it changes, a job would no longer run the same code."""
     return hashlib.sha256(json.dumps(job_hashes(plugins)).encode()).hexdigest()[:16]
 
 
 def module_hash(name: str) -> str:
-    """A hash of `module_code`'s source files; 'not found' where there are none."""
+    """A hash of `module_code`'s source files; 'not found' if there are none."""
     files: dict[str, Path] = {}
     for relative, path in module_code(name).items():
         found = [file for file in path.rglob("*") if file.name.endswith(_SUFFIXES)] if path.is_dir() else [path]
@@ -56,10 +56,10 @@ def module_hash(name: str) -> str:
 
 
 def module_code(name: str) -> dict[str, Path]:
-    """What to copy so that a module can be imported: files and folders, by their names in the folder searched.
+    """Relative name -> the files and folders to copy so that a module can be imported.
 
-    That is the whole package that contains it; and of modules and packages that lie beside it, those that this code
-    imports, but for what is installed, which has a version.
+    These are the whole package that contains it, and the modules and packages beside it that its code imports, except
+    installed ones, which have a version.
     """
     search_here()
     spec, path = None, ""
@@ -72,7 +72,7 @@ def module_code(name: str) -> dict[str, Path]:
         if spec is None:
             return {}
         if spec.origin is not None or spec.submodule_search_locations is None:
-            break  # no namespace package, which has no code of its own and may have much beside this
+            break  # not a namespace package, which has no code itself and may contain unrelated code
     assert spec is not None
     depth = path.count(".")
     places = [Path(place).resolve() for place in spec.submodule_search_locations or [spec.origin or ""]]
@@ -86,12 +86,12 @@ def module_code(name: str) -> dict[str, Path]:
 
 
 def copy_code(modules: Iterable[str], folder: Path) -> None:
-    """Copy the code of these modules into a new folder, and record there which of it each consists of.
+    """Copy the code of these modules into a new folder, with a record of each module's files.
 
-    Without the record, a module would be taken to contain all that it imports and that was copied from elsewhere.
+    Without the record, a module would seem to include everything that it imports and that was copied from elsewhere.
 
     Raises:
-        UserError: a module that is not found here.
+        UserError: a module is not found here.
     """
     parts: dict[str, list[str]] = {}
     for module in modules:
@@ -110,7 +110,7 @@ def copy_code(modules: Iterable[str], folder: Path) -> None:
 
 
 def _copied(folder: Path, name: str) -> dict[str, Path] | None:
-    """A module's code in a folder that `copy_code` has filled; None in another, or for a module that it lacks."""
+    """A module's code in a folder made by `copy_code`; None in other folders, or if the module is missing."""
     parts = read_object(folder / _PARTS, "the record of a copy's modules")
     if parts is None or name not in parts:
         return None
@@ -118,13 +118,13 @@ def _copied(folder: Path, name: str) -> dict[str, Path] | None:
 
 
 def search_here() -> None:
-    """Look for plugins in the working directory, too: first as for a script, but last where Python is told to be safe.
+    """Search plugins in the working directory, too: first, as for a script, but last in Python's safe-path mode.
 
-    The latter is so in jobs of a snapshot, whose copies must be found before what they were copied from.
+    Jobs of a snapshot use that mode, so that their copies precede the originals.
     """
     if "" not in sys.path:
         sys.path.insert(len(sys.path) if sys.flags.safe_path else 0, "")
-    importlib.invalidate_caches()  # what was written since the last look
+    importlib.invalidate_caches()  # finds files written since the last search
 
 
 def _is_installed(folder: Path) -> bool:
@@ -133,7 +133,7 @@ def _is_installed(folder: Path) -> bool:
 
 
 def _add_imports(code: dict[str, Path], folder: Path) -> None:
-    """Add to the code what it imports from the folder that it lies in, and what that imports."""
+    """Add to the code what it imports from its folder, recursively."""
     waiting = [path for path in code.values() if path.is_relative_to(folder)]
     while waiting:
         path = waiting.pop()
@@ -146,9 +146,9 @@ def _add_imports(code: dict[str, Path], folder: Path) -> None:
 
 
 def _module_in(folder: Path, name: str) -> Path | None:
-    """The module or package that an import of this name runs, where it lies in this folder.
+    """The module or package that an import of this name runs, if it is in this folder.
 
-    Of a namespace package that is the first part with code of its own: a folder of data looks like one to an import.
+    In a namespace package, this is the first part with its own code, since a folder of data looks like a package, too.
     """
     first, places = name.split(".")[0], [str(folder)]
     if first in sys.stdlib_module_names or first in PACKAGES:
@@ -164,13 +164,13 @@ def _module_in(folder: Path, name: str) -> Path | None:
 
 
 def _imported(file: Path, package: tuple[str, ...]) -> Iterator[str]:
-    """The names that a source file of a package may import; of one that cannot be parsed, none."""
+    """The names that a source file of a package may import; none if it cannot be parsed."""
     if file.suffix not in SOURCE_SUFFIXES:
         return
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return  # it cannot be imported, either, and then says so by itself
+        return  # importing it fails, too, with its own message
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -191,7 +191,7 @@ def _hash(files: Mapping[str, Path]) -> str:
 
 @lru_cache(maxsize=1)
 def commit() -> str | None:
-    """The checkout's commit, with '+changes' where files differ from it; None outside a checkout."""
+    """The checkout's commit, with '+changes' if files differ from it; None outside a checkout."""
     root = _PACKAGE.parent
     if not (root / ".git").exists():
         return None

@@ -1,9 +1,9 @@
-"""Spectra: how the energy of the dense gradient is spread over each mode, before anything is trained.
+"""Spectra: how the energy of the dense gradient is distributed over each mode before training.
 
-The gradient of the loss in ΔW at ΔW = 0 is that in the frozen weights, and it is what the first steps of any adapter
-project onto its modes. It is averaged over the first 8 training batches of seed 0 (never validation or test data), at
-that seed's initial head, on the CPU, and stacked into the tensors of a grouping. The squared singular values of a
-tensor's unfolding along a mode are that mode's energies (higher-order SVD, De Lathauwer et al. 2000).
+The gradient of the loss in ΔW at ΔW = 0 equals the gradient in the frozen weights, and the first steps of any adapter
+project it onto its modes. It is averaged over the first 8 training batches of seed 0 (never validation or test data),
+with that seed's initial head, on the CPU, and stacked into the tensors of a grouping. A mode's energies are the squared
+singular values of the tensor's unfolding along it (higher-order SVD, De Lathauwer et al. 2000).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from tensloradist.backbones import Family
     from tensloradist.factorizations import Factorization
     from tensloradist.modes import TensorLayout
-    from tensloradist.spec import RunSpec
+    from tensloradist.spec import BackboneSpec, RunSpec, TaskSpec
 
 BATCHES = 8
-VERSION = 3  # of the computation and of how data is read: a change of what it gives is another file in the cache
-DIGITS = 6  # significant, of what is kept: the last bits differ between kinds of CPU
+VERSION = 3  # part of the cache key; raise it if the computation or the reading of data changes the values
+DIGITS = 6  # significant digits kept, because the last bits differ between CPU models
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The energies of one rank: the fractions of a tensor's squared norm along the directions of an unfolding.
+    """The energies of one rank: fractions of a tensor's squared norm along the singular directions of an unfolding.
 
     Attributes:
-        energies: fractions of the total, largest first; the mean over the tensors of the adapter.
+        energies: fractions of the total, largest first, averaged over the adapter's tensors.
     """
 
     rank_name: str
@@ -48,12 +48,12 @@ class Spectrum:
 
     @property
     def top_energy(self) -> float:
-        """The energy of the first direction: 1 where a rank of one loses nothing."""
+        """The energy of the first direction; 1 if rank one loses nothing."""
         return self.energies[0]
 
     @property
     def entropy(self) -> float:
-        """Shannon entropy over its largest value, log of the size: 0 one direction, 1 all directions alike."""
+        """Shannon entropy divided by its maximum, log of the size: 0 for one direction, 1 if all are equal."""
         if len(self.energies) == 1:
             return 0.0
         return -sum(e * math.log(e) for e in self.energies if e > 0) / math.log(len(self.energies))
@@ -67,28 +67,28 @@ Spectra = tuple[Spectrum, ...]
 
 
 def spectra_of(spec: RunSpec) -> Spectra:
-    """The spectra of a resolved run's adapter, in the order of its ranks; computed once and kept in the cache.
+    """The spectra of a resolved run's adapter, in the order of its ranks; computed once and cached.
 
     Raises:
-        UserError: an adapter without ranks of its own modes, or a backbone or data that cannot be loaded.
+        UserError: an adapter without one rank per mode, or a backbone or data that cannot be loaded.
     """
     path = cache_root() / "spectra" / f"{_key(spec)}.json"
     if not path.is_file():
-        found = _compute(spec)
+        computed = _compute(spec)
         with writing_cache():
-            write_replacing(path, json.dumps({s.rank_name: s.energies for s in found}) + "\n")
+            write_replacing(path, json.dumps({s.rank_name: s.energies for s in computed}) + "\n")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return tuple(Spectrum(name, tuple(map(float, energies))) for name, energies in stored.items())
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: not a file of spectra ({error}); delete it, and they are computed again") from error
+        raise UserError(f"{path}: not a file of spectra ({error}); delete it to compute them again") from error
 
 
 def _key(spec: RunSpec) -> str:
     data = json.loads(spec.canonical_json())
     adapter = {name: value for name, value in data["adapter"].items() if name not in _NOT_OF_THE_GRADIENT}
     part = [data["backbone"], data["task"], data["protocol"], adapter, spec.optimizer.batch_size]
-    if spec.plugins:  # their code may load the data, or say which unfoldings the ranks are of
+    if spec.plugins:  # their code may load the data or define the unfoldings
         part.append(loaded_code(spec.plugins))
     return hash_bytes("spectra", str(VERSION), json.dumps(part, sort_keys=True))
 
@@ -108,10 +108,10 @@ def _compute(spec: RunSpec) -> Spectra:
             "gradient; choose balanced or uniform"
         )
     if has_one_rank(spec.adapter):
-        raise UserError(f"strategy spectrum: {spec.adapter.method} has no ranks of its modes, so nothing to allot")
+        raise UserError(f"strategy spectrum: {spec.adapter.method} has no rank of each mode, so none to allocate")
     shape = backbones.shape_of(spec.backbone, spec.adapter.projections)
     arrangement = Arrangement.of(spec.adapter, shape)
-    gradients = dict(_gradients(_Source(spec)))
+    gradients = _gradients(spec.backbone, spec.task, spec.protocol, spec.adapter.projections, spec.optimizer.batch_size)
     totals: dict[str, list[float]] = {}
     for layout in arrangement.tensors:
         tensor = stacked_gradient(gradients, layout, arrangement)
@@ -123,30 +123,17 @@ def _compute(spec: RunSpec) -> Spectra:
     return tuple(Spectrum(name, tuple(float(f"{v:.{DIGITS}g}") for v in values)) for name, values in totals.items())
 
 
-class _Source:
-    """What a gradient depends on, as a key of the process's memory: one gradient serves all groupings."""
-
-    def __init__(self, spec: RunSpec) -> None:
-        self.spec = spec
-        self.key = (spec.backbone, spec.task, spec.protocol, spec.adapter.projections, spec.optimizer.batch_size)
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Source) and self.key == other.key
-
-
-@lru_cache(maxsize=1)
-def _gradients(source: _Source) -> dict[tuple[str, int], Tensor]:
+@lru_cache(maxsize=1)  # all groupings share one gradient
+def _gradients(
+    backbone: BackboneSpec, task: TaskSpec, protocol: str, projections: tuple[str, ...], batch_size: int
+) -> dict[tuple[str, int], Tensor]:
     from tensloradist import backbones, tasks
 
-    spec = source.spec
-    task = tasks.load(spec.task, spec.backbone, spec.protocol)
-    model = backbones.load(spec.backbone, task.num_labels)
+    loaded = tasks.load(task, backbone, protocol)
+    model = backbones.load(backbone, loaded.num_labels)
     family = backbones.family_of(model)
     backbones.initialize_head(model, family, 0)
-    return dense_gradients(model, family, task, spec.optimizer.batch_size, spec.adapter.projections)
+    return dense_gradients(model, family, loaded, batch_size, projections)
 
 
 def dense_gradients(
@@ -155,7 +142,7 @@ def dense_gradients(
     """(projection, layer) -> the gradient of the mean training loss in ΔW at ΔW = 0, d_in × d_out.
 
     Args:
-        task: a loaded task; the first 8 batches of seed 0 of its training part are used, fewer if it has fewer.
+        task: a loaded task, of whose training part at most the first 8 batches of seed 0 are used.
     """
     import torch
 
@@ -179,19 +166,19 @@ def dense_gradients(
         for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
             total += gradient / len(batches)
     shape = family.shape(model, projections)
-    found = {}
+    gradients = {}
     for site, total in zip(sites, sums, strict=True):
         widths = [shape.widths(projection)[1] for projection in site.projections]
         for projection, part in zip(site.projections, total.split(widths), strict=True):
             if projection in projections:
-                found[projection, site.layer] = part.mT
-    return found
+                gradients[projection, site.layer] = part.mT
+    return gradients
 
 
 def stacked_gradient(
     gradients: dict[tuple[str, int], Tensor], layout: TensorLayout, arrangement: Arrangement
 ) -> Tensor:
-    """The gradient in one tensor of updates: the dense gradients stacked as the tensor stacks its updates (float64)."""
+    """The gradient in one tensor of updates: the dense gradients stacked like the updates (float64)."""
     import torch
 
     if "block" in layout.modes:
@@ -209,7 +196,7 @@ def stacked_gradient(
 
 
 def _blocks_of(gradients: dict[tuple[str, int], Tensor], layout: TensorLayout, arrangement: Arrangement) -> Tensor:
-    """The same for a tensor with one mode for projection and depth together, and a block for each chunk of an FFN."""
+    """The same for a tensor whose fused mode has a block for each projection, layer and FFN chunk."""
     import torch
 
     blocks: dict[int, Tensor] = {}
@@ -227,7 +214,7 @@ def _blocks_of(gradients: dict[tuple[str, int], Tensor], layout: TensorLayout, a
 def _split_heads(
     tensor: Tensor, names: list[str], layout: TensorLayout, arrangement: Arrangement
 ) -> tuple[Tensor, list[str]]:
-    """The tensor with its last axis, the output features, cut into heads and their features where those are modes."""
+    """The tensor with its last axis, the output features, split into heads and head_dim if those are modes."""
     if "heads" not in layout.modes:
         return tensor, names
     sizes = dict(zip(layout.modes, layout.sizes, strict=True))
@@ -236,7 +223,7 @@ def _split_heads(
 
 
 def _as_slice(gradient: Tensor, projection: str, arrangement: Arrangement) -> Tensor:
-    """The gradient in the tensor's slice: the adjoint of how the slice becomes the projection's update."""
+    """The gradient in the tensor's slice: the adjoint of the map from slice to update."""
     gradient = gradient.double()
     if arrangement.is_transposed(projection):
         gradient = gradient.mT
@@ -255,11 +242,11 @@ def unfolding_energies(tensor: Tensor, modes: tuple[str, ...], factorization: Fa
 
     Args:
         tensor: with one axis for each mode, in their order.
-        factorization: the one whose ranks are named; each is the rank of one unfolding.
+        factorization: names the ranks, each of which is the rank of one unfolding.
     """
     import torch
 
-    found = {}
+    energies = {}
     for name in factorization.rank_names(modes):
         one_side = [modes.index(mode) for mode in factorization.unfolding(modes, name)]
         other_side = [axis for axis in range(len(modes)) if axis not in one_side]
@@ -269,6 +256,6 @@ def unfolding_energies(tensor: Tensor, modes: tuple[str, ...], factorization: Fa
         values = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
         total = values.sum()
         if not total > 0:
-            raise UserError("strategy spectrum: the gradient is zero, so no mode has any energy")
-        found[name] = (values / total).tolist()
-    return found
+            raise UserError("strategy spectrum: the gradient is zero, so no mode has energy")
+        energies[name] = (values / total).tolist()
+    return energies

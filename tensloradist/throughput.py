@@ -1,8 +1,7 @@
-"""How fast a run trains: tokens and floating-point operations a second, against the hardware's peak, and the share of
-communication.
+"""Throughput of training: tokens and floating-point operations per second, utilisation, and the share of communication.
 
-Operations are counted by torch's FlopCounterMode over one training step on tensors without data. Frozen weights have no
-gradient, so none is computed and none is counted: a step of an adapter costs about two thirds of full fine-tuning.
+torch's FlopCounterMode counts the operations of one training step on tensors without data. Frozen weights get no
+gradient, so none is counted: a step of an adapter costs about two thirds of a step of full fine-tuning.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Shapes = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
-_PROFILED = 2  # the update (0-based, of this process) whose communication is measured: past the first ones' set-up
+_PROFILED = 2  # the update (0-based, per process) to profile, after the set-up in the first ones
 
 
 def measure(
@@ -45,9 +44,9 @@ def measure(
     """The throughput section of a result.
 
     Args:
-        batches: of an epoch, over all processes; the one of median length stands for all.
-        step_seconds: the median update.
-        communication_share: as `Communication` found it.
+        batches: an epoch's, over all processes; the batch of median length represents them.
+        step_seconds: the median duration of an update.
+        communication_share: measured by `Communication`.
     """
     batch = _median(task, batches)
     inputs = task.train.batch(batch, None)
@@ -69,7 +68,7 @@ def measure(
 
 
 def _median(task: LoadedTask, batches: list[np.ndarray]) -> np.ndarray:
-    most = max(map(len, batches))  # an epoch's remainder may come first
+    most = max(map(len, batches))  # the epoch's remainder may come first
     full = [batch for batch in batches if len(batch) == most]
     if task.train.lengths is None:
         return full[0]
@@ -80,10 +79,10 @@ def _median(task: LoadedTask, batches: list[np.ndarray]) -> np.ndarray:
 def _flops(
     backbone: BackboneSpec, adapter: AdapterSpec, num_labels: int, regression: bool, shapes: Shapes
 ) -> int | None:
-    """Operations of one update, or None, with a warning, for a model whose operations cannot run without data.
+    """Operations of one update; None, with a warning, for a model that cannot run on tensors without data.
 
-    Counting takes most of a second, and in a process's first run five more of imports: longer than a very short run.
-    So the number is cached among processes, for as long as the code and torch are the same.
+    Counting takes most of a second, plus five seconds of imports in a process's first run, which is longer than a very
+    short run. So processes share a cache of the number, valid for the same code and torch.
     """
     what = (backbone.model_dump_json(), adapter.model_dump_json(), str((num_labels, regression, shapes)))
 
@@ -93,19 +92,19 @@ def _flops(
     try:
         return int(cached_json("flops", hash_bytes(*what, torch.__version__, sources_hash()), count))
     except (RuntimeError, NotImplementedError) as error:
-        log.warning("the operations of a step cannot be counted: %s", str(error).splitlines()[0])
+        log.warning("cannot count the operations of a step: %s", str(error).splitlines()[0])
         return None
 
 
 def step_flops(backbone: BackboneSpec, adapter: AdapterSpec, num_labels: int, regression: bool, shapes: Shapes) -> int:
-    """Floating-point operations (a multiplication and an addition count two) of one pass forward and backward."""
+    """Floating-point operations of one forward and backward pass; a multiplication plus an addition counts as two."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
     from tensloradist.adapter import attach
     from tensloradist.dataless import fill, forward_and_backward
 
-    # torch knows the fused attention of accelerators, but not the CPU's.
+    # torch can count the fused attention of accelerators, but not the CPU's.
     aten = torch.ops.aten
     cpu_attention: dict[Any, Any] = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
@@ -124,20 +123,20 @@ def step_flops(backbone: BackboneSpec, adapter: AdapterSpec, num_labels: int, re
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Of shapes (examples, heads, tokens, head_dim): the scores, and their product with the values."""
+    """Operations of the scores and their product with the values, for shapes (examples, heads, tokens, head_dim)."""
     examples, heads, tokens, head_dim = query
     return int(2 * examples * heads * tokens * key[-2] * (head_dim + value[-1]))
 
 
 def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Two products for each of forward's. What a fused kernel computes again is no work of the model."""
+    """Two products for each forward one. Recomputation inside a fused kernel does not count."""
     return 2 * _attention(query, key, value)
 
 
 class Communication:
     """The share of one update's time in which this process communicates, by torch's profiler; None for one process.
 
-    What overlaps with computation counts too: it is the share that communication takes, not what it costs.
+    Communication that overlaps with computation counts, too, so the share is not the cost of communication.
     """
 
     def __init__(self, processes: int, device: torch.device) -> None:
@@ -148,19 +147,19 @@ class Communication:
         self._began = 0.0
 
     def begin(self) -> None:
-        """Before each pass of an update."""
+        """Call this before each pass of an update."""
         if not self._measures or self._profile is not None or self._updates != _PROFILED:
             return
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if self._device.type == "cuda":
             kinds.append(torch.profiler.ProfilerActivity.CUDA)
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler says on stderr that it starts and stops
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's messages on stderr
         self._profile = torch.profiler.profile(activities=kinds)
         self._profile.start()
         self._began = time.perf_counter()
 
     def end(self) -> None:
-        """After each update."""
+        """Call this after each update."""
         self._updates += 1
         if self._profile is None:
             return
@@ -179,7 +178,7 @@ class Communication:
 
 
 def is_communication(name: str, on_device: bool) -> bool:
-    """Whether a profiler's event is a collective: NCCL's kernel on the device, or gloo's own work on the CPU."""
+    """Whether a profiler event is a collective: NCCL's kernel on the device, or gloo's work on the CPU."""
     return name.startswith("nccl") and "Kernel" in name if on_device else name.startswith("gloo:")
 
 

@@ -1,4 +1,4 @@
-"""The experiment trackers that `compute.log_with` may name: whether they are installed here. No torch here."""
+"""Check that the experiment trackers in `compute.log_with` are installed. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MODULES = {
 
 
 def require_trackers(names: Iterable[str]) -> None:
-    """Raise UserError for those that are not installed: Accelerate would leave them out without a word."""
+    """Raise UserError for trackers that are not installed, which Accelerate would silently ignore."""
     absent = [name for name in names if not any(map(_is_installed, MODULES[name]))]
     if absent:
         raise UserError(
             f"compute.log_with: {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed here; "
-            f"pip install {' '.join(absent)}, or leave {'it' if len(absent) == 1 else 'them'} out"
+            f"run pip install {' '.join(absent)}, or remove {'it' if len(absent) == 1 else 'them'}"
         )
 
 
 def _is_installed(module: str) -> bool:
-    found = find_spec(module)
-    return found is not None and found.origin is not None  # a folder `wandb` of earlier logs is no module
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None  # a folder of earlier logs, such as `wandb`, is not a module

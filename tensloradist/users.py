@@ -1,4 +1,4 @@
-"""Who runs this process, by name where the machine knows one."""
+"""The names of the user who runs this process and of a file's owner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def username() -> str:
-    """The user's name; 'uid 1234' in a container that was started with a number that it has no name for."""
+    """The user's name; 'uid 1234' in a container that has no name for the user's number."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -16,7 +16,7 @@ def username() -> str:
 
 
 def owner_of_file(path: Path) -> str:
-    """The name of the user who owns a file, or the number where it has no name."""
+    """The name of a file's owner, or the owner's number if it has no name."""
     try:
         return path.owner()
     except KeyError:

@@ -1,20 +1,19 @@
-"""The base of all specifications, and pydantic's errors retold for users.
+"""The base of all specifications, and pydantic's errors rephrased for users.
 
-An error reads `field: value: what is allowed`, with the nearest name for a misspelt one.
+An error reads `field: value: what is allowed`, and suggests the nearest name for a misspelt one.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from tensloradist.errors import SpecError
+from tensloradist.errors import SpecError, suggestion
 
 Model = TypeVar("Model", bound=BaseModel)
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
@@ -27,21 +26,21 @@ else:
 
 
 class _Explained(ModelMetaclass):
-    """Lets `AdapterSpec(…)` in Python explain a mistake as a command does. pydantic's own calls do not come here."""
+    """Make `AdapterSpec(…)` in Python explain a mistake as commands do. pydantic's own calls bypass this."""
 
     if not TYPE_CHECKING:  # the fields' types are the constructor's
 
         def __call__(cls, *args, **fields):
             if args:
                 raise TypeError(
-                    f"{cls.__name__} takes its fields by name, as in {cls.__name__}({next(iter(cls.model_fields))}=…)"
+                    f"{cls.__name__} takes only named fields, as in {cls.__name__}({next(iter(cls.model_fields))}=…)"
                 )
             with _explained(cls):
                 return super().__call__(**fields)
 
 
 class SpecModel(BaseModel, metaclass=_Explained):
-    """The base of all specifications: immutable, and closed to unknown keys.
+    """The base of all specifications: immutable, without unknown keys.
 
     Raises:
         SpecError: one line for each mistake, `field: value: what is allowed`; a misspelt key suggests the nearest.
@@ -53,14 +52,14 @@ class SpecModel(BaseModel, metaclass=_Explained):
 
         def __setattr__(self, name, value):
             raise SpecError(
-                f"{type(self).__name__}: {name}: a specification does not change; make another with {name}={value!r}"
+                f"{type(self).__name__}: {name}: a specification is immutable; make another with {name}={value!r}"
             )
 
         def __delattr__(self, name):
-            raise SpecError(f"{type(self).__name__}: {name}: a specification does not change; make another without it")
+            raise SpecError(f"{type(self).__name__}: {name}: a specification is immutable; make another without it")
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As pydantic's, but what `update` makes of it is checked like a new specification. Raises SpecError."""
+        """Like pydantic's, but the updated copy is validated like a new specification. Raises SpecError."""
         copied = super().model_copy(deep=deep)
         if not update:
             return copied
@@ -87,15 +86,15 @@ class SpecModel(BaseModel, metaclass=_Explained):
 
 
 def is_module_name(name: object) -> bool:
-    """Whether it can name a module, such as my_package.module."""
+    """Whether it is a valid module name, such as my_package.module."""
     return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
 
 
 def validate(model: type[Model], data: Any, where: str) -> Model:
-    """The data as an instance of a pydantic model.
+    """Validate data as an instance of a pydantic model.
 
     Args:
-        where: the file or command that the data comes from, for the message.
+        where: the file or command with the data, for the message.
 
     Raises:
         SpecError: one line for each mistake, `field: value: what is allowed`; a misspelt key suggests the nearest.
@@ -106,7 +105,7 @@ def validate(model: type[Model], data: Any, where: str) -> Model:
 
 @contextmanager
 def _explained(model: type[BaseModel], where: str | None = None) -> Iterator[None]:
-    """Raise pydantic's error as a SpecError that begins with where the data comes from [the model's name]."""
+    """Raise pydantic's error as a SpecError that starts with the data's origin, or else with the model's name."""
     try:
         yield
     except ValidationError as error:
@@ -114,7 +113,7 @@ def _explained(model: type[BaseModel], where: str | None = None) -> Iterator[Non
 
 
 def _explanation(model: type[BaseModel], error: ValidationError) -> str:
-    """All mistakes, a line each."""
+    """All mistakes, one per line."""
     problems = [_Problem(model, dict(details)) for details in error.errors(include_url=False)]
     lines = list(dict.fromkeys(problem.explained() for problem in _without_other_branches(problems)))
     return lines[0] if len(lines) == 1 else f"{len(lines)} mistakes\n  " + "\n  ".join(lines)
@@ -136,12 +135,12 @@ _WANTED = {
     "finite_number": "a finite number",
     "json_type": "JSON text",
 }
-# How pydantic names a union's branch in an error's location: it is no field.
+# pydantic's names for a union's branch in an error's location, which are not fields.
 _BRANCH = re.compile(r"^(constrained-|dict\[|list\[|tuple\[|int$|str$|float$|bool$|function-|literal\[|nullable)")
 
 
 class _Problem:
-    """One of pydantic's errors: the field as a user writes it, and what is wanted there."""
+    """One of pydantic's errors: the field as a user writes it, and what it requires."""
 
     def __init__(self, model: type[BaseModel], details: dict[str, Any]) -> None:
         self.kind, self.value, self.location = details["type"], details.get("input"), details["loc"]
@@ -158,16 +157,16 @@ class _Problem:
 
     @property
     def rejects_a_branch(self) -> bool:
-        """Whether this only says that the value is not of one of a union's types."""
+        """Whether this only means that the value is not of one of a union's types."""
         last = self.location[-1] if self.location else None
         return isinstance(last, str) and bool(_BRANCH.match(last)) and self.kind.endswith("_type")
 
     def explained(self) -> str:
         known = list(self.owner.model_fields) if self.owner else []
         if self.kind == "key":
-            return f"{self.field}: {_short(self.value)} is no key here; keys are texts, such as the names of fields"
+            return f"{self.field}: {_short(self.value)} is not a valid key; keys are strings, such as field names"
         if self.kind == "extra_forbidden":
-            return f"{self.field}: unknown key.{_near(str(self.location[-1]), known)} Known: {', '.join(known)}"
+            return f"{self.field}: unknown key.{suggestion(str(self.location[-1]), known)} Known: {', '.join(known)}"
         if self.kind == "missing":
             described = self.owner.model_fields[str(self.location[-1])].description if self.owner else None
             return f"{self.field}: missing; it is required" + (f" ({described})" if described else "")
@@ -177,20 +176,20 @@ class _Problem:
             return _below(self.field, self.wanted)
         if self.kind == "literal_error" and self.literals:
             return (
-                f"{self.field}: {self.value!r} is not allowed.{_near(str(self.value), self.literals)} Allowed: "
+                f"{self.field}: {self.value!r} is not allowed.{suggestion(str(self.value), self.literals)} Allowed: "
                 f"{', '.join(self.literals)}"
             )
         return f"{self.field or 'the whole'}: {_short(self.value)}: must be {self.wanted}"
 
 
 def _without_other_branches(problems: list[_Problem]) -> list[_Problem]:
-    """The errors, less those about a union's other types where the value is of one of them.
+    """The errors, without those about a union's other types if the value is of one of its types.
 
-    Where it is of none, one error remains, which says what each of them wants.
+    If it is of none, one error remains, which lists all types.
     """
     kept = [problem for problem in problems if not problem.rejects_a_branch]
     answered = [problem.field for problem in kept]
-    # Elements that are wrong are missing, too, in pydantic's count.
+    # pydantic also counts wrong elements as missing.
     kept = [p for p in kept if p.kind != "too_short" or not any(name.startswith(f"{p.field}.") for name in answered)]
     rejected: dict[str, _Problem] = {}
     for problem in problems:
@@ -204,18 +203,12 @@ def _without_other_branches(problems: list[_Problem]) -> list[_Problem]:
 
 
 def _below(field: str, message: str) -> str:
-    """The message of a validator, which may itself begin with the name of a field, under its field's full name."""
+    """The message of a validator, which may start with a field's name, with the field's full name."""
     named = re.match(r"^(\w+(?:\.\w+)*): ", message)
     if named is None:
         return f"{field}: {message}" if field else message
     same = field.rpartition(".")[2] == named.group(1)
     return f"{field.rpartition('.')[0] if same else field}.{message}".lstrip(".")
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    near = near or [other for other in known if name == "".join(word[0] for word in other.split("_") if word)]  # lr
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _short(value: Any) -> str:
@@ -226,7 +219,7 @@ def _short(value: Any) -> str:
 def _locate(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[type[BaseModel] | None, str]:
     """The model that the last part of the location belongs to, and the location as a user writes it.
 
-    pydantic puts the name of a union's branch into the location; it is no field, so it is left out.
+    Names of union branches, which pydantic puts into the location, are omitted.
     """
     annotation: Any = model
     owner: type[BaseModel] | None = None

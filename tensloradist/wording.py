@@ -1,4 +1,4 @@
-"""Numbers in sentences: of things, of settings, and of seconds."""
+"""Numbers in sentences: counts, settings, and durations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 
 def exactly(value: int | float) -> str:
-    """A number as short as it can be without being another: '0.001', '0.0010000001'."""
+    """The shortest text that represents a number exactly: '0.001', '0.0010000001'."""
     short = f"{value:g}"
     if float(short) == value:
         return short

@@ -1,4 +1,4 @@
-"""Reading YAML 1.2: its core schema with `<<` merges, every mistake as one sentence with its line."""
+"""Read YAML 1.2 with its core schema and `<<` merges; every mistake becomes one sentence with its line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ruamel.yaml.resolver import BaseResolver
 from tensloradist.errors import UserError
 
 _TAG = "tag:yaml.org,2002:"
-# What a plain word means, by its first characters. Everything else is a text: yes, 12:00:00, 2026-01-01. YAML 1.2 has
-# no digits in groups; 1_000 is a number here, because whoever writes it means one.
+# The type of a plain word, by its first characters. Everything else is text: yes, 12:00:00, 2026-01-01. YAML 1.2 has no
+# digit groups; 1_000 is a number here, because that is what its author means.
 _PLAIN = {
     "null": (r"|~|null|Null|NULL", ["", *"~nN"]),
     "bool": (r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
@@ -31,7 +31,7 @@ _PLAIN = {
 
 
 class _Resolver(BaseResolver):
-    """The meaning of plain words, the same in every file: a `%YAML` directive does not change it."""
+    """The types of plain words, which no `%YAML` directive changes."""
 
     processing_version = (1, 2)
 
@@ -61,21 +61,21 @@ class _Constructor(SafeConstructor):
     def get_single_data(self) -> Any:
         node = self.composer.get_single_node()
         if self.scanner.yaml_version not in (None, (1, 2)):
-            raise YAMLError("the file is of another YAML version; write it in YAML 1.2 and leave %YAML out")
+            raise YAMLError("the file declares another YAML version; write it in YAML 1.2 and remove %YAML")
         if node is None:
             return None
         self._check(node, {})
         return self.construct_document(node)
 
     def _check(self, node: Any, complete: dict[int, bool]) -> None:
-        """Raises ConstructorError where a key is given twice, or where an alias is inside of what it stands for.
+        """Raise ConstructorError if a key is given twice, or if an alias is inside its own target.
 
         Args:
-            complete: of each node seen before, whether all below it was seen, too.
+            complete: node -> whether all nodes below it were visited, for each visited node.
         """
         if id(node) in complete:
             if not complete[id(node)]:
-                raise ConstructorError(None, None, "an alias is inside of what it stands for", node.start_mark)
+                raise ConstructorError(None, None, "an alias is inside its own target", node.start_mark)
             return
         complete[id(node)] = False
         if isinstance(node, SequenceNode):
@@ -120,7 +120,7 @@ for _name, _read in (("int", _integer), ("float", _float), ("bool", _bool)):
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text. Raises UserError with the line and column of a mistake."""
+    """The value of a YAML text. Raises UserError with a mistake's line and column."""
     reader = YAML(typ="safe", pure=True)
     reader.Resolver, reader.Constructor = _Resolver, _Constructor
     try:
@@ -143,7 +143,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        UserError: the file is missing, unreadable, not UTF-8, broken (with the line), empty, or no mapping.
+        UserError: the file is missing, unreadable, not UTF-8, invalid (with the line), empty, or not a mapping.
     """
     try:
         content = Path(path).read_bytes()
@@ -158,7 +158,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     data = parse_yaml(text, str(path))
     if data is None:
-        raise UserError(f"{path}: the file is empty; it should hold fields such as `backbone:` and `task:`")
+        raise UserError(f"{path}: the file is empty; it should have fields such as `backbone:` and `task:`")
     if not isinstance(data, dict):
-        raise UserError(f"{path}: a {type(data).__name__} ({str(data)[:60]!r}) where a mapping of fields is expected")
+        raise UserError(f"{path}: expected a mapping of fields, not a {type(data).__name__} ({str(data)[:60]!r})")
     return data

@@ -141,7 +141,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(run_file, tmp_pa
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         said = ""
-        while "stopping after this step, with a checkpoint" not in said:
+        while "stopping after this step with a checkpoint" not in said:
             line = process.stderr.readline()
             assert line, said
             said += line

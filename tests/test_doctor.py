@@ -126,7 +126,7 @@ def test_where_nothing_names_gpus_torch_is_asked_in_a_process_of_its_own(child, 
     checked = check_gpus()
     assert [gpu.gpu for gpu in checked] == ["GPU 0", "GPU 1"][:found] and not any(gpu.error for gpu in checked)
     child("#!/bin/sh\necho broken >&2; exit 3\n")
-    with pytest.raises(UserError, match="asks torch for its GPUs exited with 3: broken"):
+    with pytest.raises(UserError, match="counts torch's GPUs exited with 3: broken"):
         check_gpus()
 
 

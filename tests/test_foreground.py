@@ -81,7 +81,7 @@ def test_a_tracker_that_is_not_installed_is_refused_by_name_before_anything_is_w
         "backbone: {source: digits_vit, name: digits_vit}\ntask: {name: digits}\nadapter: {method: lora}\n"
         "compute: {log_with: [wandb, mlflow], device: cpu}\n"
     )
-    with pytest.raises(UserError, match="compute.log_with: wandb, mlflow are not installed here; pip"):
+    with pytest.raises(UserError, match="compute.log_with: wandb, mlflow are not installed here; run pip"):
         run(tmp_path / "run.yaml", results=tmp_path / "results")
     assert os.listdir(tmp_path) == ["run.yaml"]
 
@@ -90,6 +90,6 @@ def test_a_folder_of_a_trackers_logs_is_not_the_tracker(tmp_path, monkeypatch):
     (tmp_path / "own_logs").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(trackers.MODULES, "wandb", ("own_logs",))
-    with pytest.raises(UserError, match="wandb is not installed here; pip install wandb, or leave it out"):
+    with pytest.raises(UserError, match="wandb is not installed here; run pip install wandb, or remove it"):
         require_trackers(["wandb"])
     require_trackers([])

@@ -8,7 +8,7 @@ import torch
 
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
-from tensloradist.gpus import names_in, only, visible_gpus
+from tensloradist.gpus import described_in, only, visible_gpus
 from tensloradist.training.devices import choose_gpu, uses_cpu
 
 LISTING = """\
@@ -45,7 +45,7 @@ def test_on_an_nvidia_machine_the_variables_of_amd_mean_nothing(smi):
 
 
 def test_mig_instances_count_and_not_their_card():
-    assert names_in(LISTING) == (*INSTANCES, "1")
+    assert tuple(described_in(LISTING)) == (*INSTANCES, "1")
 
 
 @pytest.fixture

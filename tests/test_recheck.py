@@ -66,7 +66,7 @@ def test_a_run_on_other_labels_than_its_data_is_found_taken_back_and_trained_aga
     found = recheck(root)
     assert not found.agreed and "has changed" in found.unchecked[before.run_id]
     assert found.differing.keys() == {wrong.run_id} and "labels of its validation part" in found.differing[wrong.run_id]
-    with pytest.raises(UserError, match=r"trained on data that was replaced.*doctor --labels"):
+    with pytest.raises(UserError, match=r"which was replaced.*doctor --labels"):
         evaluate_run(RunFolder(root, wrong.run_id).path)
 
     run, command = RunFolder(root, wrong.run_id), ["doctor", "--labels", "--results", str(root)]

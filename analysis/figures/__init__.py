@@ -1,1 +1,1 @@
-"""Figures: one module for each kind, over plain data; SVG and PNG, made for colour-blind and greyscale readers."""
+"""Figures as SVG and PNG, one module for each kind, legible for colour-blind readers and in greyscale."""

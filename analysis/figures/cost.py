@@ -1,12 +1,11 @@
-"""Step time and peak memory by method: medians over runs, with lines from the smallest to the largest value."""
+"""Step time and peak memory by method: medians over runs, with lines spanning the smallest to the largest value."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from analysis.figures.data import Costs
-from analysis.figures.pairs import mark
-from analysis.figures.style import ROW_INCHES, Margins, canvases, looks, rows_of, text_inches
+from analysis.figures.style import ROW_INCHES, Margins, canvases, looks, mark, rows_of, text_inches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,9 +21,9 @@ def draw(data: Costs) -> Figure:
     styles = looks(names)
     for index, cost in enumerate(data.methods):
         look = styles[cost.method]
-        mark(time, index, cost.step_seconds.scaled(1000), look.color, look.marker, look.fill)
+        mark(time, index, cost.step_seconds.scaled(1000), look)
         if cost.peak_bytes is not None:
-            mark(memory, index, cost.peak_bytes.scaled(1 / MEBIBYTE), look.color, look.marker, look.fill)
+            mark(memory, index, cost.peak_bytes.scaled(1 / MEBIBYTE), look)
     for axes, label in ((time, "milliseconds a step"), (memory, "peak memory, MiB")):
         rows_of(axes, names)
         axes.set_xlabel(label)

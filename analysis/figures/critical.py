@@ -1,4 +1,4 @@
-"""The critical-difference diagram (Demšar 2006): mean ranks; bars join what the Nemenyi test cannot separate."""
+"""The critical-difference diagram (Demšar 2006): mean ranks, with bars joining indistinguishable methods."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
 
 def draw(data: CriticalDifference) -> Figure:
-    ordered = sorted(data.ranks, key=lambda item: (item[1], item[0]))
+    ordered, bars = data.ranks, data.groups
     labels = [f"{method} ({rank:.2f})" for method, rank in ordered]
-    bars = cliques([rank for _, rank in ordered], data.difference)
     left = labels[: -(-len(labels) // 2)]  # the better half is labelled on the left
     step = 1.0
     depth = (len(left) + 1.5) * step + len(bars) * 0.45
@@ -37,12 +36,12 @@ def draw(data: CriticalDifference) -> Figure:
                 str(tick), (tick, 0.35), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
                 annotation_clip=False,
             )  # fmt: skip
-    if data.difference is not None and data.difference <= count - 1:
+    if data.difference <= count - 1:
         axes.annotate(
             f"critical difference {data.difference:.2f}", (0, 1), xytext=(0, 30), xycoords="axes fraction",
             textcoords="offset points", ha="left", va="bottom",
         )  # fmt: skip
-    reach = 0.3 * (count - 0.6) / width  # how far a line goes beyond the scale, in ranks
+    reach = 0.3 * (count - 0.6) / width  # how far a line extends beyond the scale, in ranks
     below = 0.5 + len(bars) * 0.45
     for index, (method, rank) in enumerate(ordered):
         is_left = index < len(left)
@@ -59,15 +58,3 @@ def draw(data: CriticalDifference) -> Figure:
         y = -(0.5 + index * 0.45)
         axes.plot([best - 0.05, worst + 0.05], [y, y], color=INK, lw=2.4, solid_capstyle="butt", clip_on=False)
     return figure
-
-
-def cliques(ranks: list[float], difference: float | None) -> list[tuple[float, float]]:
-    """(best, worst) of the maximal groups of sorted mean ranks that lie within the critical difference."""
-    if difference is None:
-        return []
-    groups: list[tuple[int, int]] = []
-    for start in range(len(ranks)):
-        end = max(i for i in range(start, len(ranks)) if ranks[i] - ranks[start] <= difference)
-        if end > start and (not groups or end > groups[-1][1]):
-            groups.append((start, end))
-    return [(ranks[start], ranks[end]) for start, end in groups]

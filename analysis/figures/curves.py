@@ -35,8 +35,10 @@ def _panel(axes: Axes, curves: list[Curve], styles: dict[str, Look]) -> None:
         means = [value.value for value in values]
         one = len(means) == 1  # a curve of one epoch is a point
         axes.plot(curve.epochs, means, color=look.color, ls=look.dash, marker=look.marker if one else "")
-        low = [value.interval.low if value.interval else value.value for value in values]
-        high = [value.interval.high if value.interval else value.value for value in values]
+        low, high = (
+            [getattr(value.interval, end) if value.interval else value.value for value in values]
+            for end in ("low", "high")
+        )
         if one and low != high:
             axes.plot([*curve.epochs] * 2, [low[0], high[0]], color=look.color, lw=0.8, alpha=0.6)
         elif low != high:

@@ -1,6 +1,6 @@
-"""What each kind of figure shows, as plain values that can be sent to another process.
+"""The data of each kind of figure, as plain values that can be sent to another process.
 
-Scores and differences are in points (100 × the metric) but for curves; costs and curves are in their own units.
+Scores and differences are in points (100 × the metric), except in curves. Costs and curves keep their own units.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Point:
     kind: str  # isorank or isoparameter
     parameters: int
     score: Estimate
-    complete: bool  # whether it may be on the Pareto front: every planned seed finished, within the budget
 
 
 @dataclass(frozen=True)
 class Parameters:
     metric: str
     points: tuple[Point, ...]
+    front: tuple[tuple[int, float], ...]  # (parameters, score) of the Pareto front, by parameters
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Curves:
 
 @dataclass(frozen=True)
 class Forest:
-    rows: tuple[tuple[str, Estimate | None, str], ...]  # method, difference to LoRA, its text or why there is none
+    rows: tuple[tuple[str, Estimate | None, str], ...]  # method, difference to LoRA, and its text or why there is none
     equivalence: float  # half the width of the region of practical equivalence
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Scores of each method over a number: ranks, or learning rates."""
+    """Scores of each method over ranks or learning rates."""
 
     metric: str
     axis: str
@@ -63,9 +63,9 @@ class Lines:
 
 @dataclass(frozen=True)
 class CriticalDifference:
-    ranks: tuple[tuple[str, float], ...]  # method, mean rank (1 is best)
-    difference: float | None  # None: too few data sets for one
-    blocks: int
+    ranks: tuple[tuple[str, float], ...]  # method, mean rank; the best first
+    difference: float
+    groups: tuple[tuple[float, float], ...]  # (best, worst) rank of methods that the test cannot distinguish
 
 
 @dataclass(frozen=True)
@@ -86,5 +86,5 @@ class Drawing:
     subtitle: str  # for which task, backbone and condition
     caption: str
     backbone: str
-    task: str  # empty if it is over tasks
+    task: str  # empty for a figure over tasks
     data: Data

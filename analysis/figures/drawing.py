@@ -1,4 +1,4 @@
-"""Drawing: from a figure's data to SVG and PNG, the same bytes for the same data, in several processes at once."""
+"""Draw figures as SVG and PNG in several processes. The same data always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,7 @@ FORMATS = ("svg", "png")
 
 
 def figure_of(drawing: Drawing) -> Figure:
-    """The drawn figure with its title."""
+    """The figure with its title, as a matplotlib object."""
     import matplotlib
 
     with matplotlib.rc_context(settings()):
@@ -64,11 +66,11 @@ def render(drawing: Drawing, formats: Sequence[str] = FORMATS) -> dict[str, byte
 def compact(svg: str) -> str:
     """matplotlib's SVG at a third of its size.
 
-    Metadata, comments, names of groups and digits beyond hundredths are removed. Repeated styles become classes, named
-    by their content so that the figures on one page agree on them.
+    Removes metadata, comments, names of groups and digits beyond hundredths. Repeated styles become classes, named by
+    their content so that the figures on one page agree on them.
     """
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
-    # The limits are those of the data, so there is nothing to clip.
+    # The limits enclose the data, so there is nothing to clip.
     svg = re.sub(r'<clipPath.*?</clipPath>| clip-path="[^"]*"| transform="rotate\(-0 [^"]*"', "", svg, flags=re.S)
     svg = without_plain_groups(re.sub(r'<g id="[^"]*"', "<g", svg))
     svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<![\w#.])-?\d+\.\d{3,}", _hundredths, tag[0]), svg)  # not in text
@@ -86,7 +88,7 @@ def _hundredths(number: re.Match[str]) -> str:
 
 
 def without_plain_groups(svg: str) -> str:
-    """The SVG without the groups that have no attributes and therefore no effect."""
+    """The SVG without groups that have no attributes and thus no effect."""
     parts: list[str] = []
     plain: list[bool] = []  # whether each open group has no attributes
     for part in re.split(r"(<g\b[^>]*>|</g>)", svg):
@@ -103,32 +105,21 @@ def without_plain_groups(svg: str) -> str:
 def draw_all(
     drawings: Sequence[Drawing], formats: Sequence[str] = FORMATS, progress: Progress | None = None
 ) -> Iterator[tuple[Drawing, dict[str, bytes]]]:
-    """Every figure with its files, in order, drawn by as many processes as there are cores.
+    """Every figure with its files, in order, drawn by as many processes as there are cores (at most 16).
 
     Args:
-        progress: called with the number done and the number of all.
+        progress: called with the number of figures drawn and their total.
     """
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg  # imported once, not in each process  # noqa: F401
 
-    processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
-    jobs = [(drawing, tuple(formats)) for drawing in drawings]
-    if processes < 2 or len(jobs) < 4 or "fork" not in multiprocessing.get_all_start_methods():
-        done: Iterator[dict[str, bytes]] = map(_job, jobs)
-        yield from _counted(drawings, done, progress)
-        return
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
-        yield from _counted(drawings, pool.imap(_job, jobs, chunksize=1), progress)
-
-
-def _job(job: tuple[Drawing, tuple[str, ...]]) -> dict[str, bytes]:
-    return render(*job)
-
-
-def _counted(
-    drawings: Sequence[Drawing], files: Iterator[dict[str, bytes]], progress: Progress | None
-) -> Iterator[tuple[Drawing, dict[str, bytes]]]:
-    for number, (drawing, content) in enumerate(zip(drawings, files, strict=True), 1):
-        if progress:
-            progress(number, len(drawings))
-        yield drawing, content
+    draw = partial(render, formats=tuple(formats))
+    processes = min(len(os.sched_getaffinity(0)), 16)
+    with ExitStack() as stack:
+        files: Iterable[dict[str, bytes]] = map(draw, drawings)
+        if processes > 1 and len(drawings) > 3:
+            files = stack.enter_context(multiprocessing.get_context("fork").Pool(processes)).imap(draw, drawings)
+        for number, (drawing, content) in enumerate(zip(drawings, files, strict=True), 1):
+            if progress:
+                progress(number, len(drawings))
+            yield drawing, content

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analysis.figures.data import Forest
-from analysis.figures.pairs import mark
-from analysis.figures.style import GRID, INK, ROW_INCHES, Margins, canvas, looks, rows_of, text_inches
+from analysis.figures.style import GRID, INK, ROW_INCHES, Margins, canvas, looks, mark, rows_of, text_inches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,8 +21,7 @@ def draw(data: Forest) -> Figure:
         axes.axvspan(-data.equivalence, data.equivalence, color=GRID, alpha=0.6, lw=0)
     axes.axvline(0, color=INK, lw=0.8)
     for index, (method, difference, text) in enumerate(data.rows):
-        look = styles[method]
-        mark(axes, index, difference, look.color, look.marker, look.fill)
+        mark(axes, index, difference, styles[method])
         axes.annotate(
             text, (1, index), xytext=(8, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
         )

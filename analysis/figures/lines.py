@@ -26,7 +26,7 @@ def draw(data: Lines) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: _number(value))
-        axes.set_xlabel(data.axis + ("\nringed: the chosen one" if data.chosen else ""))
+        axes.set_xlabel(data.axis + ("\nringed: the chosen setting" if data.chosen else ""))
         axes.set_ylabel(f"{data.metric} × 100")
     return figure
 
@@ -36,10 +36,10 @@ def _panel(axes: Axes, data: Lines, lines: list[tuple[str, tuple[tuple[float, Es
     marks, rings = [], []
     for index, (method, points) in enumerate(lines):
         look = styles[method]
-        shift = 1 + 0.012 * (index - (len(lines) - 1) / 2)  # so that intervals at one x stand side by side
+        shift = 1 + 0.012 * (index - (len(lines) - 1) / 2)  # keeps intervals at one x side by side
         xs = [x * shift for x, _ in points]
         ys = [value.value for _, value in points]
-        axes.plot(xs, ys, color=look.color, ls=look.dash, marker=look.marker, fillstyle=look.fill)
+        axes.plot(xs, ys, ls=look.dash, **look.point)
         spans = [(x, v.interval.low, v.interval.high) for x, (_, v) in zip(xs, points, strict=True) if v.interval]
         if spans:
             axes.vlines(*zip(*spans, strict=True), color=look.color, lw=0.8, alpha=0.6)
@@ -54,7 +54,7 @@ def _panel(axes: Axes, data: Lines, lines: list[tuple[str, tuple[tuple[float, Es
 
 
 def _apart(ticks: list[float], least: float) -> list[float]:
-    """The ticks that have room for their labels: at least this fraction of the axis apart."""
+    """The ticks with room for their labels, at least `least` of the axis apart."""
     width = log(ticks[-1] / ticks[0]) or 1.0
     kept: list[float] = []
     for tick in ticks:

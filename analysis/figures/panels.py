@@ -1,4 +1,4 @@
-"""Panels: the lines of many methods in one data area, or in one for each grouping if they would hide each other."""
+"""Panels: all lines in one data area, or one area per grouping if many methods would hide each other."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TOGETHER = 8  # with more methods, each grouping has its own panel, and LoRA is in all of them
+TOGETHER = 8  # with more methods, each grouping has its own panel, and LoRA is in every panel
 T = TypeVar("T")
 
 
 def panels_of(lines: Sequence[tuple[str, T]]) -> list[tuple[str, list[tuple[str, T]]]]:
-    """(title, lines) of each panel, for lines that begin with the name of their method."""
+    """The (title, lines) of each panel; a line is a method's name and its data."""
     if len(lines) <= TOGETHER:
         return [("", list(lines))]
     lora = [line for line in lines if line[0].split()[0] == "lora"]
@@ -29,7 +29,7 @@ def panels_of(lines: Sequence[tuple[str, T]]) -> list[tuple[str, list[tuple[str,
 
 
 def panel_areas(panels: Sequence[tuple[str, list[tuple[str, T]]]], lines_below: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with a data area for each panel, and room beside it for the names of its methods."""
+    """A figure with a data area for each panel, and room beside it for the method names."""
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     alone = len(panels) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analysis.figures.data import Parameters, Point
+from analysis.figures.data import Parameters
 from analysis.figures.style import INK, Margins, canvas, height_for, label_beside, looks, text_inches
 
 if TYPE_CHECKING:
@@ -14,20 +14,11 @@ if TYPE_CHECKING:
 MOST_LABELS = 12  # with more, isoparameter points are marked but not labelled
 
 
-def pareto(points: list[Point]) -> list[Point]:
-    """The complete points for which no other has a better score with as few parameters, by parameters."""
-    front: list[Point] = []
-    for point in sorted((p for p in points if p.complete), key=lambda p: (p.parameters, -p.score.value)):
-        if not front or point.score.value > front[-1].score.value:
-            front.append(point)
-    return front
-
-
 def draw(data: Parameters) -> Figure:
-    """Isorank conditions are joined and labelled; isoparameter ones, all at one budget, are small marks beside them."""
+    """Isorank conditions are joined and labelled; isoparameter conditions, all at one budget, are small marks."""
     named = [p for p in data.points if p.kind == "isorank"] or list(data.points)
     places = {(p.method, p.parameters, p.score) for p in named}
-    beside = [p for p in data.points if (p.method, p.parameters, p.score) not in places]  # LoRA's are the same runs
+    beside = [p for p in data.points if (p.method, p.parameters, p.score) not in places]  # LoRA's runs coincide
     methods = list(dict.fromkeys(p.method for p in named))
     labels = {p: f"{p.method}, isoparameter" for p in beside if len(methods) + len(beside) <= MOST_LABELS}
     margins = Margins(right=0.4 + text_inches([*methods, *labels.values()]), bottom=0.68 if beside else 0.5)
@@ -40,25 +31,15 @@ def draw(data: Parameters) -> Figure:
         spans = [(p.parameters, i.low, i.high) for p in points if (i := p.score.interval)]
         if spans:
             axes.vlines(*zip(*spans, strict=True), color=look.color, lw=0.9, alpha=0.6)
-        axes.plot(
-            [p.parameters for p in points],
-            [p.score.value for p in points],
-            color=look.color,
-            marker=look.marker,
-            fillstyle=look.fill,
-            ls=look.dash,
-            lw=0.8,
-        )
-        marks.append((points[-1].parameters, points[-1].score.value, method, look.color))
+        xs, ys = [p.parameters for p in points], [p.score.value for p in points]
+        axes.plot(xs, ys, ls=look.dash, lw=0.8, **look.point)
+        marks.append((xs[-1], ys[-1], method, look.color))
     for point in beside:
         look = styles[point.method]
-        axes.plot(point.parameters, point.score.value, color=look.color, marker=look.marker, ms=3, fillstyle=look.fill)
+        axes.plot(point.parameters, point.score.value, ms=3, **look.point)
         if point in labels:
             marks.append((point.parameters, point.score.value, labels[point], look.color))
-    front = pareto(list(data.points))
-    axes.step(
-        [p.parameters for p in front], [p.score.value for p in front], where="post", color=INK, lw=2.2, alpha=0.25
-    )
+    axes.step([x for x, _ in data.front], [y for _, y in data.front], where="post", color=INK, lw=2.2, alpha=0.25)
     axes.set_xscale("log")
     axes.set_xlabel("adapter parameters" + ("\nsmall marks: isoparameter, without intervals" if beside else ""))
     axes.set_ylabel(f"{data.metric} × 100")
@@ -69,7 +50,7 @@ def draw(data: Parameters) -> Figure:
 
 
 def parameter_ticks(axes: Axes, counts: list[int]) -> None:
-    """Ticks at 1, 2 and 5 × powers of ten inside the axis, or at its two ends if it contains none of those."""
+    """Set ticks at 1, 2 and 5 × powers of ten, or at the two ends of the data if the axis contains none of those."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low, high = axes.get_xlim()

@@ -1,4 +1,4 @@
-"""Which figures an analysis has, and the data of each; nothing is drawn here."""
+"""Plan the figures of an analysis: which there are, and the data of each. Nothing is drawn here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from analysis.costs import costs_of
+from analysis.costs import costs_of, pareto_front
 from analysis.curves import read_curves
 from analysis.figures.data import (
     Costs,
@@ -27,7 +27,7 @@ from tensloradist.names import file_name
 
 @dataclass(frozen=True)
 class Planned:
-    """The figures, and a sentence for each that could not be drawn."""
+    """The figures, and a sentence for each one that cannot be drawn."""
 
     drawings: list[Drawing]
     absent: list[str]
@@ -42,13 +42,13 @@ def plan_figures(analysis: Analysis) -> Planned:
         for task in dict.fromkeys(task for block in blocks for task in block.tasks):
             own = [block for block in blocks if task in block.tasks]
             drawings += _of_task(backbone, task, own)
-            found, why = costs_of(own, task)
-            if found:
-                caption = "Median over runs, lines from the least to the most; measured on the same hardware."
+            costs, why = costs_of(own, task)
+            if costs:
+                caption = "Medians over runs on the same hardware; lines span the smallest to the largest value."
                 title = "Step time and memory by method"
-                drawings.append(_drawing("cost", title, caption, Costs(found), backbone, task))
+                drawings.append(_drawing("cost", title, caption, Costs(costs), backbone, task))
             elif why:
-                absent.append(f"{task}, {backbone}: no figure of step times, which must not be compared: {why}.")
+                absent.append(f"{task}, {backbone}: no figure of step times, because they are not comparable: {why}.")
             for block in own:
                 drawings += _of_condition(block, task, analysis, absent)
     for overall in analysis.overall:
@@ -76,39 +76,38 @@ def _of_task(backbone: str, task: str, blocks: list[Block]) -> Iterator[Drawing]
 
 
 def _parameters(backbone: str, task: str, blocks: list[Block], name: str) -> Iterator[Drawing]:
-    found = tuple(
-        Point(
-            row.name, block.condition.name, block.condition.kind, row.parameters, estimate,
-            cell.is_complete and row.is_ranked,
-        )
-        for block in blocks
-        for row, _, cell in block.cells(task)
+    cells = [(block.condition, row, cell) for block in blocks for row, _, cell in block.cells(task)]
+    points = tuple(
+        Point(row.name, condition.name, condition.kind, row.parameters, estimate)
+        for condition, row, cell in cells
         if (estimate := _score(cell)) is not None and not row.is_reference
-    )  # fmt: skip
-    if found:
-        which = "Isorank, with" if any(point.kind == "isorank" for point in found) else "With"
+    )
+    if points:
+        which = "Isorank, with" if any(point.kind == "isorank" for point in points) else "With"
         caption = (
-            f"{which} 95 % intervals; each method's ranks are joined. The grey steps are the Pareto front: no complete "
-            "method has a better mean with as few parameters."
+            f"{which} 95 % intervals; a line joins each method's ranks. Grey steps: the Pareto front, on which no "
+            "complete method scores higher with as few parameters."
         )
-        data = Parameters(blocks[0].metrics[task], found)
+        complete = [(row.parameters, cell) for _, row, cell in cells if row.is_ranked and cell.is_complete]
+        front = pareto_front((count, score.value) for count, cell in complete if (score := _score(cell)) is not None)
+        data = Parameters(blocks[0].metrics[task], points, front)
         yield _drawing("parameters", "Parameters against score", caption, data, backbone, task, name)
 
 
 def _side_by_side(backbone: str, task: str, blocks: dict[str, Block], rank: int) -> Iterator[Drawing]:
-    """The conditions of one rank, named without it."""
+    """The conditions of one rank, named without the rank."""
     scores = [{row.name: _score(cell) for row, _, cell in block.cells(task)} for block in blocks.values()]
     names = dict.fromkeys(row.name for block in blocks.values() for row in block.rows)
     rows = tuple((name, tuple(of.get(name) for of in scores)) for name in names)
-    rows = tuple((name, found) for name, found in rows if any(found))
+    rows = tuple((name, estimates) for name, estimates in rows if any(estimates))
     if len(blocks) < 2 or not rows:
         return
-    budget = f"the parameters of LoRA at rank {rank}"
-    what = f"Rank {rank} against {budget}" if "isorank" in blocks else f"At {budget}"
+    budget = f"the parameter budget of LoRA at rank {rank}"
+    what = f"Rank {rank} compared with {budget}" if "isorank" in blocks else f"At {budget}"
     two = list(blocks) == ["isorank", "isoparameter"]
     title = "Isorank and isoparameter side by side" if two else "Conditions side by side"
     data = Pairs(next(iter(blocks.values())).metrics[task], tuple(blocks), rows)
-    caption = f"{what}; 95 % intervals; dashed: LoRA."
+    caption = f"{what}, with 95 % intervals. Dashed line: LoRA."
     yield _drawing("pairs", title, caption, data, backbone, task, f"r={rank}")
 
 
@@ -133,7 +132,7 @@ def _of_condition(block: Block, task: str, analysis: Analysis, absent: list[str]
         if cell.difference is not None or cell.is_unpaired
     )
     if rows:
-        caption = f"Paired by seed, with 95 % intervals; shaded: practically equivalent (± {100 * analysis.margin:g})."
+        caption = f"Paired by seed, with 95 % intervals. Shaded: practically equivalent (± {100 * analysis.margin:g})."
         forest = Forest(rows, 100 * analysis.margin)
         yield _drawing("differences", "Paired differences to LoRA", caption, forest, block.backbone, task, name)
     curves, why = read_curves(analysis, cells, block.metrics[task])
@@ -159,8 +158,8 @@ def _over_rates(block: Block, task: str) -> Iterator[Drawing]:
         choices = {method: chosen[method] for method, _ in lines}
         rings = tuple((m, float(c.chosen[axis])) for m, c in choices.items() if not c.why_not_chosen)
         caption = (
-            "Mean validation score over the seeds that all settings have, of the runs that have one; the choice is "
-            "made on it, among the settings with the fewest diverged runs."
+            "Mean validation score over the seeds common to all settings, without diverged runs. It decides between "
+            "the settings with the fewest diverged runs."
         )
         data = Lines(f"validation {block.metrics[task]}", "learning rate", lines, rings)
         title = "Score against learning rate"
@@ -170,12 +169,11 @@ def _over_rates(block: Block, task: str) -> Iterator[Drawing]:
 def _ranking(overall: Overall) -> Iterator[Drawing]:
     if overall.ranks is not None:
         ranks = overall.ranks
-        data = CriticalDifference(
-            tuple(zip(ranks.names, ranks.mean_ranks, strict=True)), ranks.critical_difference, ranks.blocks
-        )
+        ranked = tuple(sorted(zip(ranks.names, ranks.mean_ranks, strict=True), key=lambda item: (item[1], item[0])))
+        data = CriticalDifference(ranked, ranks.critical_difference, ranks.groups)
         caption = (
-            f"Mean ranks over {ranks.blocks} data sets, 1 is best; a bar joins what the Nemenyi test does not tell "
-            f"apart. The critical difference is {100 * ranks.share:.0f} % of the range that ranks have."
+            f"Mean ranks over {ranks.blocks} data sets; 1 is best. Bars join methods that the Nemenyi test cannot "
+            f"distinguish. The critical difference is {100 * ranks.share:.0f} % of the possible range of ranks."
         )
         yield _drawing(
             "ranking", "Mean ranks and their critical difference", caption, data, overall.backbone, "",
@@ -194,11 +192,11 @@ def _drawing(kind: str, title: str, caption: str, data: Data, backbone: str, tas
 
 
 def _parts(kind: str, name: str, has_task: bool) -> list[str] | None:
-    """The parts that a figure's name is read as: a task without underscores, and a condition with spaces."""
-    found = re.fullmatch(
+    """The parts that a figure's name reads as: a task has no underscores, and a condition has spaces."""
+    match = re.fullmatch(
         rf"{kind}_{'([^_]+)_' if has_task else '()'}(.+?)(?:_((?:isorank|isoparameter|r=\d).*))?", name
     )
-    if found is None:
+    if match is None:
         return None
-    task, backbone, condition = found.groups()
+    task, backbone, condition = match.groups()
     return [kind, *([task] if has_task else []), backbone, *([condition.replace("_", " ")] if condition else [])]

@@ -1,7 +1,7 @@
-"""The figures' look: one colour, marker and dash for each method in every figure, and a canvas measured in inches.
+"""The look of the figures: a colour, marker and dash for each method, and a canvas measured in inches.
 
-Colours are Okabe and Ito's, which colour-blind readers can distinguish (Wong 2011, doi:10.1038/nmeth.1618); in
-greyscale, markers, dashes and the labels beside every mark carry the same information. Text never covers the data area.
+The colours are Okabe and Ito's, which colour-blind readers can distinguish (Wong 2011, doi:10.1038/nmeth.1618). In
+greyscale, markers, dashes and labels carry the same information. Text never covers the data area.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.model import Estimate
 from tensloradist.factorizations import DEFAULT_FACTORIZATION
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 INK, GRID = "#101418", "#c9ced4"
 FONT_POINTS = 8.5
 ROW_INCHES = 0.19  # the height of one row of a dot plot
-HEAD_INCHES = 0.42  # above the data areas, for the title's two lines
+HEAD_INCHES = 0.42  # room for the title's two lines above the data areas
 
 GROUPINGS = {  # colour, marker
     "lora": (INK, "o"),
@@ -32,7 +33,7 @@ GROUPINGS = {  # colour, marker
     "qkv_depth": ("#56b4e9", "X"),
     "att_qkv_depth": ("#8c6d31", "*"),
 }
-OTHER = ("#7a828a", "h")  # head only, full fine-tuning, plugins
+OTHER = ("#7a828a", "h")  # head-only training, full fine-tuning, plugins
 Dash = str | tuple[int, tuple[float, ...]]
 DASHES: tuple[Dash, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 FILLS = ("full", "none", "left", "bottom")
@@ -40,18 +41,23 @@ FILLS = ("full", "none", "left", "bottom")
 
 @dataclass(frozen=True)
 class Look:
-    """How one method is drawn: colour and marker by its grouping, dash and fill by its factorisation."""
+    """The look of one method: colour and marker show its grouping, dash and fill its factorisation."""
 
     color: str
     marker: str
     dash: Dash
     fill: str
 
+    @property
+    def point(self) -> dict[str, Any]:
+        """matplotlib's arguments for a marker."""
+        return {"color": self.color, "marker": self.marker, "fillstyle": self.fill}
+
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """A look for each method ('qkv_depth tucker'); those of one grouping differ in dash and fill."""
-    found = {variant_of(method) for method in methods if " " in method}
-    variants = sorted(found, key=lambda variant: (variant != DEFAULT_FACTORIZATION, variant))
+    """A look for each method ('qkv_depth tucker'). Methods of one grouping differ in dash and fill."""
+    names = {variant_of(method) for method in methods if " " in method}
+    variants = sorted(names, key=lambda variant: (variant != DEFAULT_FACTORIZATION, variant))
     chosen = {}
     for method in methods:
         color, marker = GROUPINGS.get(method.split()[0], OTHER)
@@ -61,7 +67,7 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
 
 
 def variant_of(method: str) -> str:
-    """What follows the grouping in a method's name: its factorisation and options."""
+    """The part of a method's name after the grouping: its factorisation and options."""
     return method.partition(" ")[2]
 
 
@@ -82,7 +88,7 @@ def settings() -> dict[Any, Any]:
         "axes.grid.axis": "both",
         "axes.axisbelow": True,
         "axes.titlelocation": "left",
-        "axes.titley": 1.0,  # stated, so that matplotlib does not search for it
+        "axes.titley": 1.0,  # explicit, so that matplotlib does not search for it
         "axes.titlesize": FONT_POINTS + 1,
         "axes.unicode_minus": True,
         "axes.formatter.useoffset": False,
@@ -128,8 +134,11 @@ def canvas(width: float, height: float, margins: Margins) -> tuple[Figure, Axes]
 def canvases(
     width: float, height: float, margins: Margins, columns: int, rows: int, share_rows: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with a grid of equal data areas, each with its margins; in rows that share, only the first has a left
-    margin, and all use its y axis."""
+    """A figure with a grid of equal data areas and their margins.
+
+    Args:
+        share_rows: all areas of a row share the y axis of the first, and only that one has a left margin.
+    """
     from matplotlib.figure import Figure
 
     gap = 0.3 if share_rows else margins.left
@@ -147,12 +156,12 @@ def canvases(
 
 
 def height_for(labels: int, least: float = 2.4) -> float:
-    """The height in inches of a data area with this number of labels beside it."""
+    """The height in inches of a data area with this many labels beside it."""
     return max(least, labels * ROW_INCHES)
 
 
 def spread(positions: Sequence[float], step: float, low: float, high: float) -> list[float]:
-    """Positions for labels in the order of the wanted ones, at least `step` apart, and in [low, high] if they fit."""
+    """Label positions in the order of the given ones, at least `step` apart, and within [low, high] if they fit."""
     order = sorted(range(len(positions)), key=lambda i: (positions[i], i))
     placed = [min(max(positions[i], low), high) for i in order]
     for i in range(1, len(placed)):
@@ -168,15 +177,15 @@ def spread(positions: Sequence[float], step: float, low: float, high: float) -> 
 
 
 def label_beside(axes: Axes, marks: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names in a column right of the data area, each joined to its mark (x, y, name, colour) by a thin line.
+    """Write names in a column right of the data area, each joined to its mark (x, y, name, colour) by a thin line.
 
-    Call it when the axes' limits are final; the right margin must have room for the names and 0.35 inches.
+    Call this when the axes' limits are final. The right margin must hold the names plus 0.35 inches.
     """
     from matplotlib.collections import LineCollection
 
     if not marks:
         return
-    axes.set_xlim(axes.get_xlim())  # until they are queried, limits are those of an empty figure
+    axes.set_xlim(axes.get_xlim())  # until queried, limits are those of an empty figure
     axes.set_ylim(axes.get_ylim())
     inches_wide, inches_high = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
     to_axes = axes.transData + axes.transAxes.inverted()
@@ -193,15 +202,26 @@ def label_beside(axes: Axes, marks: Sequence[tuple[float, float, str, str]]) -> 
 
 
 def entitle(figure: Figure, title: str, subtitle: str) -> None:
-    """What the figure shows, and for which task, backbone and condition, at its top left."""
+    """Write the title and, below it, the task, backbone and condition at the top left."""
     width, height = figure.get_size_inches()
     size = FONT_POINTS + 1
     figure.text(0.1 / width, 1 - 0.06 / height, title, va="top", weight="bold", size=size)
     figure.text(0.1 / width, 1 - 0.24 / height, subtitle, va="top")
 
 
+def mark(axes: Axes, y: float, value: Estimate | None, look: Look) -> None:
+    """Draw one estimate of a dot plot: its interval as a line, its value as a marker."""
+    if value is None:
+        return
+    if value.interval is None:
+        axes.plot(value.value, y, ls="none", **look.point)
+    else:
+        ends = [value.interval.low, value.value, value.interval.high]
+        axes.plot(ends, [y] * 3, lw=1.1, solid_capstyle="butt", markevery=[1], **look.point)
+
+
 def rows_of(axes: Axes, names: Sequence[str]) -> None:
-    """Make the y axis a list of names, the first on top."""
+    """Turn the y axis into a list of names, the first on top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

@@ -1,7 +1,7 @@
-"""A cache of results that were read and validated, as a Parquet file.
+"""A Parquet cache of results that were read and validated.
 
-A row is used if its file still has the times, size and inode it was read with; since results never change, the row is
-right. A cache that is missing, damaged or written by other code is ignored and written again.
+A cached row is valid while its file has the same times, size and inode, because published results never change. A cache
+that is missing, damaged or written by other code is ignored and written again.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from tensloradist.results import publish, schema, standing
 RUN = {"run_id": Column("str", "", "")}
 STAMP = ("mtime_ns", "ctime_ns", "size", "inode")
 Stamp = tuple[int, int, int, int]
-MAKERS = tuple(  # a change to how results are read, validated or made into rows invalidates the cache
+MAKERS = tuple(  # the code that reads and validates results; changing it invalidates the cache
     Path(module.__file__ or "") for module in (columns, publish, records, schema, standing)
 ) + tuple(Path(__file__).with_name(name) for name in ("outcomes.py", "cache.py"))
 log = logging.getLogger("tensloradist")
 
 
 def stamp_of(path: Path | str) -> Stamp | None:
-    """What identifies the content of a file without reading it; None if there is no such file."""
+    """A stamp that identifies a file's content without reading it; None if there is no such file."""
     try:
-        found = os.stat(path)
-    except OSError:  # missing or out of reach: reading it will tell
+        status = os.stat(path)
+    except OSError:  # missing or unreachable; reading the file reports it
         return None
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def cache_path(root: Path) -> Path:
-    """The cache of one results folder, in the user's own cache, since the folder may be read-only or shared."""
+    """The cache file of one results folder, in the user's own cache because the folder may be read-only or shared."""
     return entry_path("analysis", hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]).with_suffix(".parquet")
 
 
@@ -58,13 +58,13 @@ def read_cache(root: Path) -> pd.DataFrame | None:
         frame = table.to_pandas()[["run_id", *STAMP, *MEASURED]]
         frame = frame.astype({name: column.type for name, column in (RUN | MEASURED).items()})
     except (OSError, KeyError, ValueError, TypeError, pyarrow.ArrowException) as error:
-        log.info("%s: damaged, so it is ignored (%s)", path, error)
+        log.info("%s: ignored because it is damaged (%s)", path, error)
         return None
     return frame.set_index("run_id", drop=False)
 
 
 def write_cache(root: Path, frame: pd.DataFrame) -> None:
-    """Replace the cache; if it cannot be written, results are read again next time."""
+    """Replace the cache. If it cannot be written, results are simply read again next time."""
     import pyarrow
     import pyarrow.parquet
 

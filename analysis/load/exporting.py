@@ -1,4 +1,4 @@
-"""The frame as a file for other programs, with its column dictionary: CSV, Parquet or JSON."""
+"""Export the frame with its column dictionary as CSV, Parquet or JSON for other programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMATS = ("csv", "parquet", "json")
 
 
 def exported(frame: pd.DataFrame, form: str) -> bytes:
-    """The content of the file. JSON includes the dictionary, and Parquet has it in its schema's metadata (`columns`).
+    """The content of the file. JSON includes the dictionary; Parquet stores it in the schema's metadata (`columns`).
 
     Raises:
         UserError: an unknown format.
@@ -41,7 +41,7 @@ def exported(frame: pd.DataFrame, form: str) -> bytes:
 
 
 def export(frame: pd.DataFrame, form: str, out: Path) -> list[Path]:
-    """Write the file, and for CSV a column dictionary beside it; returns the paths of both."""
+    """Write the file, with a column dictionary beside a CSV; returns the paths of all files."""
     write_replacing(out, exported(frame, form))
     if form != "csv":
         return [out]

@@ -1,4 +1,4 @@
-"""Several sweeps as one: joined if their names mean the same, refused otherwise."""
+"""Join several sweeps into one if their names have the same meaning; refuse them otherwise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REMEDY = "report on them separately, or launch one of them again under another n
 
 
 def joined(parts: list[Loaded]) -> Loaded:
-    """One `Loaded` of several. A run that several sweeps share is one row.
+    """Join several sweeps. A run that several sweeps share becomes one row.
 
     Raises:
         UserError: two sweeps use the same name for different things.
@@ -40,7 +40,7 @@ def joined(parts: list[Loaded]) -> Loaded:
             _refuse_clashes(other, manifest)
     frame = pd.concat([part.frame for part in parts], ignore_index=True)
     frame = frame.astype({name: column.type for name, column in COLUMNS.items()})
-    # If a bundle and the folder hold the same run, the one with a result counts.
+    # If a bundle and the folder hold the same run, keep the one with a result.
     order = (~frame["state"].isin(ENDED)).sort_values(kind="stable").index
     kept = frame.loc[order].drop_duplicates([*CELL, "run_id"]).sort_index()
     roots = {part.root for part in parts}
@@ -61,17 +61,17 @@ def _refuse_clashes(first: Manifest, second: Manifest) -> None:
         if conditions.get(condition.name, condition) != condition:
             differing = [n for n, v in condition if v != getattr(conditions[condition.name], n)]
             raise UserError(f"{both}: the condition {condition.name!r} differs in {', '.join(differing)}; {REMEDY}")
-    for ours, theirs in zip(_contents(first), _contents(second), strict=True):
-        for label in ours.keys() & theirs.keys():
-            for field in sorted(ours[label].keys() | theirs[label].keys()):
-                a, b = ours[label].get(field, set()), theirs[label].get(field, set())
+    for one, other in zip(_contents(first), _contents(second), strict=True):
+        for label in one.keys() & other.keys():
+            for field in sorted(one[label].keys() | other[label].keys()):
+                a, b = one[label].get(field, set()), other[label].get(field, set())
                 if a != b:
-                    shown = " and ".join(", ".join(sorted(values)) or "not given" for values in (a, b))
+                    shown = " and ".join(", ".join(sorted(values)) or "not set" for values in (a, b))
                     raise UserError(f"{both}: {label} means different things: {field} is {shown}; {REMEDY}")
 
 
 def _contents(manifest: Manifest) -> tuple[Contents, Contents]:
-    """What each backbone-and-task label means, and each method label: all but seeds, learning rates and ranks."""
+    """The fields behind each backbone-and-task label and each method label, without seeds, learning rates and ranks."""
     columns: Contents = defaultdict(lambda: defaultdict(set))
     methods: Contents = defaultdict(lambda: defaultdict(set))
     for run in manifest.runs:
@@ -82,7 +82,7 @@ def _contents(manifest: Manifest) -> tuple[Contents, Contents]:
 
 
 def _identity(spec: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a run's identity by dotted name, without those that differ between the runs of one row."""
+    """The fields of a run's identity by dotted name, without those that vary between the runs of one row."""
     fields = dict(dotted(identifying(spec)))
     varied = ("seed", "adapter.ranks", "optimizer.learning_rate")
     return {name: v for name, v in fields.items() if not any(f"{name}.".startswith(f"{field}.") for field in varied)}

@@ -1,4 +1,4 @@
-"""The outcome of each run: its result, the failure of its newest attempt, or nothing. Results are cached."""
+"""The outcome of each run: its result, the failure of its newest attempt, or none. Results are cached."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tensloradist.results.layout import RunFolder
 from tensloradist.results.schema import Result
 from tensloradist.results.standing import standing
 
-_THREADS, _AT_ONCE = 8, 256  # a network file system answers many requests at once
+_THREADS, _AT_ONCE = 8, 256  # network file systems serve many requests in parallel
 
 
 def outcomes(root: Path, run_ids: list[str], broken: list[str], use_cache: bool = True) -> pd.DataFrame:
-    """A row of measured columns for each run. A line for each unreadable file is added to `broken`."""
+    """A row of measured columns for each run. Adds a line to `broken` for each unreadable file."""
     cached = read_cache(root) if use_cache else None
     stamps = dict(zip(run_ids, _in_threads(root, run_ids), strict=True))
     fresh = set() if cached is None else _fresh(cached, stamps)
@@ -57,13 +57,13 @@ def _in_threads(root: Path, run_ids: list[str]) -> Iterator[Stamp | None]:
 
 
 def _fresh(cached: pd.DataFrame, stamps: dict[str, Stamp | None]) -> set[str]:
-    """The runs whose files have not changed since the cached rows were read."""
+    """The runs whose files have not changed since they were cached."""
     known = zip(cached.index, zip(*(cached[name].tolist() for name in STAMP), strict=True), strict=True)
     return {run_id for run_id, stamp in known if run_id in stamps and stamps[run_id] == stamp}
 
 
 def _outcome(root: Path, run_id: str, unread: list[str]) -> dict[str, Any]:
-    """The measured columns of a run. What is wrong with its files is added to `unread`."""
+    """The measured columns of a run. Adds problems with its files to `unread`."""
     run = RunFolder(root, run_id)
     found = standing(run)
     if found.result is not None:
@@ -111,7 +111,7 @@ def measured(result: Result) -> dict[str, Any]:
 
 
 def _listed(values: dict[str, str] | None, between: str, empty: str | None) -> str | None:
-    """'A=1, B=2'; None if nothing is on record."""
+    """'A=1, B=2'; None if nothing is recorded."""
     if values is None:
         return None
     return ", ".join(f"{name}{between}{value}" for name, value in sorted(values.items())) or empty

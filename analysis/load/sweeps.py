@@ -1,7 +1,6 @@
-"""Loading: manifests and results as one tidy pandas frame with a row for each run and condition.
+"""Load sweeps and bundles as one tidy pandas frame with a row for each run and condition.
 
-Nothing is dropped silently: a run without a result has a state that says why, and broken files are listed. Several
-sweeps and bundles are joined if their names mean the same, and refused otherwise.
+Nothing is dropped silently: a run without a result has a state that gives the reason, and broken files are listed.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def load_from(sources: Sequence[str], root: Path) -> Loaded:
 
     Raises:
         UserError: a sweep was never launched with this results folder, a manifest is unreadable, a bundle is damaged,
-            or two sweeps use the same name for different things.
+            or two sweeps use one name for different things.
     """
     if not sources:
         raise UserError("no sweep given; name a sweep file, a launched sweep, or a bundle")
@@ -47,17 +46,17 @@ def load_from(sources: Sequence[str], root: Path) -> Loaded:
 
 
 def load(source: str, root: Path, use_cache: bool = True) -> Loaded:
-    """The results of one sweep, given as a file, which is read as it is now, or as the name it was launched with.
+    """The results of one sweep, given as a file (read as it is now) or as the name it was launched with.
 
     Raises:
         UserError: the sweep was never launched with this results folder, its manifest is unreadable or was edited, or
             an edited file cannot be planned.
     """
-    found = find_sweep(source, root)
-    manifest = found.manifest
+    sweep = find_sweep(source, root)
+    manifest = sweep.manifest
     loaded = Loaded(manifests=(manifest,), frame=pd.DataFrame(), root=root, sources=(source,))
-    if found.note is not None:
-        loaded.warnings.append(found.note)
+    if sweep.note is not None:
+        loaded.warnings.append(sweep.note)
     conditions = {condition.name: condition for condition in manifest.conditions}
     try:
         rows = [
@@ -67,7 +66,7 @@ def load(source: str, root: Path, use_cache: bool = True) -> Loaded:
         ]
     except KeyError as error:
         raise UserError(
-            f"sweep {manifest.name!r}: its manifest has no {error}; launch it again with this version"
+            f"sweep {manifest.name!r}: its manifest lacks {error}; launch the sweep again with this version"
         ) from error
     measured = outcomes(root, list(dict.fromkeys(run.run_id for run in manifest.runs)), loaded.broken, use_cache)
     planned = typed(
@@ -109,7 +108,7 @@ def _membership(run: ManifestRun, membership: Membership, condition: Condition) 
 
 
 def _axes(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """The optimiser fields, which a selection may choose between."""
+    """The optimiser fields, among whose values a selection may choose."""
     fields = {}
     for name in OptimizerSpec.model_fields:
         value = optimizer.get(name, ADDED_LATER.get(f"optimizer.{name}"))

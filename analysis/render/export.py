@@ -1,4 +1,4 @@
-"""Tables for programs: CSV with a line for each cell, JSON with everything; full precision, in the metric's unit."""
+"""Tables for programs at full precision, in the metric's unit: CSV with a line per cell, JSON with everything."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ JSON_VERSION = 1
 
 
 class OfRow(NamedTuple):
-    """A column that every line has."""
+    """A column of every line."""
 
     meaning: str
     read: Callable[[Block, Row, str], Any]
 
 
 class OfCell(NamedTuple):
-    """A column of the lines that have a cell: those of rows that are not refused."""
+    """A column of the lines with a cell, that is, of rows that are not refused."""
 
     meaning: str
     read: Callable[[Cell], Any]
@@ -41,8 +41,8 @@ COLUMNS: dict[str, OfRow | OfCell | OfDifference] = {
     "task": OfRow("label of the task", lambda block, row, task: task),
     "metric": OfRow("name of the score's metric", lambda block, row, task: block.metrics[task]),
     "mean": OfCell("mean test score over seeds, a fraction", lambda cell: cell.mean),
-    "low_95": OfCell("its 95 % interval's lower end", lambda cell: _low(cell.estimate)),
-    "high_95": OfCell("its 95 % interval's upper end", lambda cell: _high(cell.estimate)),
+    "low_95": OfCell("its 95 % interval's lower end", lambda cell: cell.estimate and cell.estimate.low),
+    "high_95": OfCell("its 95 % interval's upper end", lambda cell: cell.estimate and cell.estimate.high),
     "interval": OfCell(
         "the interval's method: t or BCa",
         lambda cell: cell.estimate.interval.method if cell.estimate and cell.estimate.interval else None,
@@ -59,8 +59,8 @@ COLUMNS: dict[str, OfRow | OfCell | OfDifference] = {
     "beyond_budget": OfRow("whether the residual is beyond the tolerance", lambda block, row, task: row.beyond_budget),
     "refused": OfRow("why an isorank row is refused", lambda block, row, task: row.refused),
     "difference_to_lora": OfDifference("mean paired difference, a fraction", lambda paired: paired.effect),
-    "difference_low_95": OfDifference("its 95 % t interval's lower end", lambda paired: _low(paired.estimate)),
-    "difference_high_95": OfDifference("its 95 % t interval's upper end", lambda paired: _high(paired.estimate)),
+    "difference_low_95": OfDifference("its 95 % t interval's lower end", lambda paired: paired.estimate.low),
+    "difference_high_95": OfDifference("its 95 % t interval's upper end", lambda paired: paired.estimate.high),
     "paired_seeds": OfDifference("seeds that it is paired over", lambda paired: paired.n),
     "p_sign_flip": OfDifference("the sign-flip permutation test's p", lambda paired: paired.p),
     "p_holm": OfDifference("after Holm's correction over the rows of the column", lambda paired: paired.p_holm),
@@ -93,7 +93,7 @@ MEANINGS = {name: column.meaning for name, column in COLUMNS.items()}
 def tidy_csv(analysis: Analysis) -> str:
     """One line for each cell of the tables; a field is empty if its value is unknown or undefined.
 
-    Names stand as they were given, for programs: a spreadsheet may take one that begins with = for a formula.
+    Names are not escaped, for the sake of programs: a spreadsheet may read a name that begins with = as a formula.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(COLUMNS), lineterminator="\n")
@@ -127,14 +127,6 @@ def _line(block: Block, row: Row, task: str) -> dict[str, Any]:
     if (paired := cell.difference) is not None:
         line |= {name: column.read(paired) for name, column in COLUMNS.items() if isinstance(column, OfDifference)}
     return line
-
-
-def _low(estimate: Estimate | None) -> float | None:
-    return estimate.interval.low if estimate and estimate.interval else None
-
-
-def _high(estimate: Estimate | None) -> float | None:
-    return estimate.interval.high if estimate and estimate.interval else None
 
 
 def _block(block: Block) -> dict[str, Any]:
@@ -181,4 +173,4 @@ def _overall(overall: Overall) -> dict[str, Any]:
 def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
     if estimate is None:
         return None
-    return {"value": estimate.value, "low_95": _low(estimate), "high_95": _high(estimate)}
+    return {"value": estimate.value, "low_95": estimate.low, "high_95": estimate.high}

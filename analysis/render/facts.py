@@ -1,4 +1,4 @@
-"""The facts about one cell as sentences, the same in the report and in `explain`."""
+"""The facts about one cell as sentences, shared by the report and `explain`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from analysis.model import Cell, Paired
 from analysis.render import text
 
 
-def facts(found: Explanation) -> list[str]:
-    """What the cell's number is, from the parameters to the hardware."""
-    cell, row = found.cell, found.row
+def facts(explanation: Explanation) -> list[str]:
+    """What the cell's number is and how it was obtained, from the parameters to the hardware."""
+    cell, row = explanation.cell, explanation.row
     sentences = [f"{row.parameters:,} adapter parameters ({row.ranks or 'no ranks'})."]
-    if found.block.condition.kind == "isoparameter" and not row.is_reference:
-        beyond = ", beyond the tolerance: neither bold nor ranked" if row.beyond_budget else ""
+    if explanation.block.condition.kind == "isoparameter" and not row.is_reference:
+        beyond = ", beyond the tolerance, so neither bold nor ranked" if row.beyond_budget else ""
         sentences.append(f"{text.points(row.residual, plus=True, digits=2)} % off the budget of LoRA{beyond}.")
     sentences += _mean(cell)
     if cell.difference is not None:
         sentences += _difference(cell.difference)
     elif cell.no_difference:
-        sentences.append(f"Not compared with LoRA: {cell.no_difference}.")
+        sentences.append(f"Not compared with LoRA because {cell.no_difference}.")
     provenance = ("hardware", "precision", "versions", "environment", "plugins", "commit")
-    where = [line for name in provenance if (line := _values(name, (getattr(run, name) for run in found.runs)))]
+    where = [line for name in provenance if (line := _values(name, (getattr(run, name) for run in explanation.runs)))]
     return [*sentences, f"Trained with {'; '.join(where)}."] if where else sentences
 
 
@@ -40,11 +40,11 @@ def _mean(cell: Cell) -> list[str]:
 
 def _difference(paired: Paired) -> list[str]:
     if paired.p is None:
-        test = f"not tested, since {paired.untested}: this is the difference of the other seeds"
+        test = f"not tested because {paired.untested}; this difference covers the other seeds only"
     else:
         test = f"sign-flip test p = {paired.p:.3g}"
         test += "" if paired.p_holm is None else f", {paired.p_holm:.3g} after Holm's correction"
-        test += f"; the corrected test needs {paired.seeds_needed} seeds" if paired.seeds_needed else ""
+        test += f"; the corrected test needs {paired.seeds_needed} seeds to reach 5 %" if paired.seeds_needed else ""
     effect = text.points(paired.effect, plus=True, digits=2) + text.bracketed(paired.interval, digits=2)
     seeds = f"{paired.n} common seed{'s' if paired.n > 1 else ''}"
     sentences = [f"Difference to LoRA over {seeds}: {effect} points; {test}."]
@@ -60,5 +60,5 @@ def _difference(paired: Paired) -> list[str]:
 
 
 def _values(name: str, values: Iterable[str | None]) -> str:
-    found = sorted({value for value in values if value})
-    return f"{name} {' and '.join(found)}" if found else ""
+    distinct = sorted({value for value in values if value})
+    return f"{name} {' and '.join(distinct)}" if distinct else ""

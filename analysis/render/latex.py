@@ -1,4 +1,4 @@
-"""Tables as LaTeX for a paper: one `table` for each block, with the rules of booktabs. A fragment, to be \\input."""
+"""Tables as LaTeX for a paper: one `table` for each block, with booktabs rules. A fragment for \\input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPECIAL = {
 
 
 def latex(analysis: Analysis) -> str:
-    """All tables; their notes follow each as a paragraph in small print."""
+    """All tables, each followed by its notes in small print."""
     parts = [PREAMBLE]
     for number, block in enumerate(analysis.blocks, 1):
         if text.is_empty(block):
@@ -51,7 +51,7 @@ def latex(analysis: Analysis) -> str:
 
 
 def escape(value: str) -> str:
-    """Text for LaTeX: its special characters, and the signs that pdfLaTeX has no glyph for."""
+    """Text for LaTeX, with special characters and signs without a glyph in pdfLaTeX replaced."""
     return "".join(SPECIAL.get(character, character) for character in value)
 
 

@@ -1,4 +1,4 @@
-"""Tables as one markdown document, its columns aligned so that it reads as plain text too."""
+"""Tables as one markdown document, with aligned columns so that it also reads well as plain text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from analysis.render import text
 
 
 def markdown(analysis: Analysis) -> str:
-    """All tables with their notes, and the warnings above them."""
+    """The warnings, and all tables with their notes."""
     parts = [f"# {analysis.name}", "", text.HEAD, ""]
     parts += [f"> {escape(warning)}" for warning in analysis.warnings] + ([""] if analysis.warnings else [])
     for block in analysis.blocks:
@@ -29,22 +29,22 @@ def markdown(analysis: Analysis) -> str:
     return "\n".join(parts)
 
 
-# What means more than itself: within a line of a table, of emphasis, code, HTML, a link, or an entity.
+# Characters with a meaning in tables, emphasis, code, HTML, links or entities.
 _SPECIAL = re.compile(r"[\\|`*<]|(?<!\w)_|_(?!\w)|~(?=~)|(?<=\])\(|&(?=[A-Za-z#])")
 
 
 def escape(value: str) -> str:
-    """Text for markdown, in a table or outside of one."""
-    return _SPECIAL.sub(lambda found: "\\" + found[0], value)
+    """Text for markdown, inside or outside a table."""
+    return _SPECIAL.sub(lambda match: "\\" + match[0], value)
 
 
 def _escaped(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[list[str]]:
-    """A table whose names stand for themselves; its numbers do so, and have marks of their own."""
+    """A table with escaped names. Numbers need no escaping and may have bold marks."""
     return [[escape(name) for name in header], *([escape(line[0]), *line[1:]] for line in lines)]
 
 
 def grid(table: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table whose first line is its header; the first column is flush left, the others right."""
+    """The lines of a table whose first line is the header; the first column is left-aligned, the others right."""
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     rule = ["-" * widths[0]] + ["-" * (w - 1) + ":" for w in widths[1:]]
     padded = [

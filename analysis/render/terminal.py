@@ -1,10 +1,10 @@
-"""Tables on the terminal through rich: coloured, or as plain text of a fixed width if the output is no terminal."""
+"""Tables on the terminal through rich: coloured, or plain text of a fixed width if the output is not a terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analysis.model import Analysis, Block, Overall
+from analysis.model import Analysis
 from analysis.render import text
 from tensloradist.terminal import terminal
 
@@ -16,21 +16,22 @@ PIPE_WIDTH = 200
 
 
 def console() -> Console:
-    """Standard output; wide if it is no terminal, so that no table is cut."""
+    """Standard output; wide if it is not a terminal, so that no table is cut."""
     return terminal(width=PIPE_WIDTH)
 
 
 def show(analysis: Analysis, to: Console) -> None:
-    """All tables with their notes, and the warnings last, where they are noticed."""
+    """Print all tables with their notes, and the warnings last, where readers notice them."""
     for block in analysis.blocks:
         if text.is_empty(block):
             to.print(f"{text.title(block)}: {text.emptiness(block)}", markup=False, highlight=False)
         else:
-            to.print(rich_table(block))
+            to.print(_table(text.title(block), text.header(block), text.body(block), text.bold(block)))
         _notes(block.notes, to)
     for overall in analysis.overall:
         if text.has_overall(overall):
-            to.print(overall_table(overall))
+            header, lines = text.overall_table(overall)
+            to.print(_table(text.title(overall), header, lines, set()))
             _notes(overall.notes, to)
     to.print(text.HEAD, markup=False, highlight=False)
     for warning in analysis.warnings:
@@ -40,16 +41,6 @@ def show(analysis: Analysis, to: Console) -> None:
 def _notes(notes: list[str], to: Console) -> None:
     for note in notes:
         to.print(f"  {note}", markup=False, highlight=False)
-
-
-def rich_table(block: Block) -> Table:
-    """One block."""
-    return _table(text.title(block), text.header(block), text.body(block), text.bold(block))
-
-
-def overall_table(overall: Overall) -> Table:
-    """One table over tasks."""
-    return _table(text.title(overall), *text.overall_table(overall), set())
 
 
 def _table(title: str, header: list[str], lines: list[list[str]], bold: set[tuple[int, int]]) -> Table:

@@ -1,4 +1,4 @@
-"""The text of a cell, the same in every format: scores × 100 with what is missing, and differences in points."""
+"""The text of each cell, shared by all formats: scores × 100 with missing runs, and differences in points."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tensloradist.results.schema import Condition
 
 MINUS = "−"
 HEAD = (
-    "Scores × 100: mean ± half the 95 % t interval over seeds (from 10 seeds on the BCa bootstrap interval, in "
-    "brackets). It covers the randomness of training, not the sampling of test examples. Δ: paired difference to LoRA "
-    "in points, with its 95 % interval; * differs at 5 % after Holm's correction; † is not tested, since runs "
-    "diverged: it is the difference of the other seeds. Bold: the best of the complete ones."
+    "Scores × 100: mean ± half the 95 % t interval over seeds; from 10 seeds on, the BCa bootstrap interval in "
+    "brackets. The interval covers the randomness of training, not the sampling of test examples. Δ: paired difference "
+    "to LoRA in points, with its 95 % interval; * significant at 5 % after Holm's correction; † not tested because "
+    "runs diverged, so it covers the other seeds only. Bold: the best complete row within its budget."
 )
 
 
 def number(value: float, plus: bool = False, digits: int = 1) -> str:
-    """'−0.3': with a true minus sign, and without one before zero."""
+    """'−0.3': with a true minus sign, but none before zero."""
     rounded = round(value, digits) + 0.0
     return (f"{rounded:+.{digits}f}" if plus and rounded else f"{rounded:.{digits}f}").replace("-", MINUS)
 
@@ -29,24 +29,24 @@ def points(value: float, plus: bool = False, digits: int = 1) -> str:
     return number(100 * value, plus, digits)
 
 
-def bracketed(interval: Interval | None, digits: int = 1) -> str:
-    """' [1.3, 5.6]', or nothing without an interval."""
+def bracketed(interval: Interval | None, digits: int = 1, factor: int = 100) -> str:
+    """' [1.3, 5.6]' in points (or times another factor), or nothing without an interval."""
     if interval is None:
         return ""
-    return f" [{points(interval.low, digits=digits)}, {points(interval.high, digits=digits)}]"
+    return f" [{', '.join(number(factor * end, digits=digits) for end in (interval.low, interval.high))}]"
 
 
-def estimate(found: Estimate | None) -> str:
-    """'84.2 ± 1.3' or '84.2 [83.1, 85.0]', as its interval asks for."""
-    if found is None:
+def estimate(mean: Estimate | None) -> str:
+    """'84.2 ± 1.3' or '84.2 [83.1, 85.0]', depending on the kind of its interval."""
+    if mean is None:
         return "—"
-    if found.interval is not None and found.interval.method.is_symmetric:
-        return f"{points(found.value)} ± {points(found.interval.half_width)}"
-    return points(found.value) + bracketed(found.interval)
+    if mean.interval is not None and mean.interval.method.is_symmetric:
+        return f"{points(mean.value)} ± {points(mean.interval.half_width)}"
+    return points(mean.value) + bracketed(mean.interval)
 
 
 def score(cell: Cell | None) -> str:
-    """'84.2 ± 1.3', and what is missing: '84.2 (1/3 seeds, 2 failed)'."""
+    """'84.2 ± 1.3', or with missing runs '84.2 (1/3 seeds, 2 failed)'."""
     if cell is None:
         return "refused"
     if not cell.planned:
@@ -59,7 +59,7 @@ def score(cell: Cell | None) -> str:
 
 
 def difference(cell: Cell | None) -> str:
-    """'+0.8 [−0.2, 1.8]', with * if the corrected test is below 5 %, and † if runs diverged and there is no test."""
+    """'+0.8 [−0.2, 1.8]', with * if the corrected p is at most 5 %, and † if it is untested because runs diverged."""
     if cell is None or cell.difference is None:
         return "not paired" if cell is not None and cell.is_unpaired else ""
     paired = cell.difference
@@ -68,7 +68,7 @@ def difference(cell: Cell | None) -> str:
 
 
 def parameters(row: Row, block: Block) -> str:
-    """'4,608', under isoparameter with the residual to the budget: '4,460 (−3.2 %)'."""
+    """'4,608'; under isoparameter with the deviation from the budget, '4,460 (−3.2 %)'."""
     text = f"{row.parameters:,}"
     if block.condition.kind == "isoparameter" and not row.is_reference:
         text += f" ({points(row.residual, plus=True)} %)"
@@ -76,14 +76,14 @@ def parameters(row: Row, block: Block) -> str:
 
 
 class Column(NamedTuple):
-    """A column that every task has in the tables: its title, a cell's text, and the number that a cell is sorted by."""
+    """A column that each task has in the tables: its title, a cell's text, and the number to sort by."""
 
     title: Callable[[Block, str], str]
     text: Callable[[Cell | None], str]
     value: Callable[[Cell], float | None]
 
 
-OF_TASK = (  # the first is what is bold
+OF_TASK = (  # bold applies to the first
     Column(lambda block, task: f"{task} ({block.metrics[task]})", score, lambda cell: cell.mean),
     Column(
         lambda block, task: "Δ to LoRA", difference, lambda cell: cell.difference.effect if cell.difference else None
@@ -108,7 +108,7 @@ def body(block: Block) -> list[list[str]]:
 
 
 def bold(block: Block) -> set[tuple[int, int]]:
-    """(line, column) of the best."""
+    """The (line, column) of each cell in bold."""
     return {
         (line, 2 + len(OF_TASK) * index)
         for line, row in enumerate(block.rows)
@@ -128,18 +128,18 @@ def wrapped(lines: list[list[str]], places: set[tuple[int, int]], before: str, a
 def title(block: Block | Overall) -> str:
     budget = ""
     if block.condition.kind == "isoparameter":
-        budget = f": the parameters of LoRA r={block.condition.rank}, {block.condition.strategy} ranks"
+        budget = f": as many parameters as LoRA r={block.condition.rank}, {block.condition.strategy} ranks"
     over = f", over {len(block.tasks)} tasks" if isinstance(block, Overall) else ""
     return f"{block.backbone}, {block.condition.name}{over}{budget}"
 
 
 def series(condition: Condition) -> str:
-    """'isoparameter spectrum': a condition without its rank, for lines over ranks."""
+    """A condition's name without its rank, such as 'isoparameter spectrum', for lines over ranks."""
     return condition.name.replace(f" r={condition.rank}", "", 1)
 
 
 def is_empty(block: Block) -> bool:
-    """Whether the block has no score at all, so that a sentence is shown instead of a table."""
+    """Whether the block has no score at all; then a sentence is shown instead of a table."""
     return not any(cell.scores for _, _, cell in block.cells())
 
 
@@ -155,18 +155,39 @@ def has_overall(overall: Overall) -> bool:
     return any(row.iqm or row.improvement or row.mean_rank is not None for row in overall.rows)
 
 
-def overall_table(overall: Overall) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a table over tasks, without empty columns."""
+class OverallColumn(NamedTuple):
+    """A column of a table over tasks: its title, a row's text, and the number to sort by."""
+
+    title: str
+    text: Callable[[OverallRow], str]
+    value: Callable[[OverallRow], float | None]
+
+
+def overall_columns(overall: Overall) -> list[OverallColumn]:
+    """The columns of a table over tasks after the method's name, without empty ones."""
     scale = "normalised score" if any(row.normalised for row in overall.rows) else "score × 100"
-    columns = [
-        ("method", [row.name for row in overall.rows]),
-        ("parameters", [f"{row.parameters:,}" for row in overall.rows]),
-        (f"interquartile mean, {scale}", [_iqm(row) for row in overall.rows]),
-        ("probability of improvement over LoRA", [_aggregate(row.improvement, 2) for row in overall.rows]),
-        ("mean rank", [_rank(row) for row in overall.rows]),
-    ]
-    kept = [column for column in columns if any(column[1])]
-    return [name for name, _ in kept], [list(line) for line in zip(*(cells for _, cells in kept), strict=True)]
+    columns = (
+        OverallColumn("parameters", lambda row: f"{row.parameters:,}", lambda row: row.parameters),
+        OverallColumn(f"interquartile mean, {scale}", _iqm, lambda row: row.iqm.value if row.iqm else None),
+        OverallColumn(
+            "probability of improvement over LoRA",
+            lambda row: _aggregate(row.improvement, 2),
+            lambda row: row.improvement.value if row.improvement else None,
+        ),
+        OverallColumn(
+            "mean rank",
+            lambda row: "" if row.mean_rank is None else f"{row.mean_rank:.2f}",
+            lambda row: row.mean_rank,
+        ),
+    )
+    return [column for column in columns if any(column.text(row) for row in overall.rows)]
+
+
+def overall_table(overall: Overall) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of a table over tasks."""
+    columns = overall_columns(overall)
+    lines = [[row.name, *(column.text(row) for column in columns)] for row in overall.rows]
+    return ["method", *(column.title for column in columns)], lines
 
 
 def _iqm(row: OverallRow) -> str:
@@ -175,13 +196,7 @@ def _iqm(row: OverallRow) -> str:
     return _aggregate(row.iqm.scaled(100), 1)
 
 
-def _aggregate(found: Estimate | None, digits: int) -> str:
-    if found is None:
+def _aggregate(aggregate: Estimate | None, digits: int) -> str:
+    if aggregate is None:
         return ""
-    ends = (found.interval.low, found.interval.high) if found.interval else ()
-    between = f" [{', '.join(number(end, digits=digits) for end in ends)}]" if ends else ""
-    return number(found.value, digits=digits) + between
-
-
-def _rank(row: OverallRow) -> str:
-    return "" if row.mean_rank is None else f"{row.mean_rank:.2f}"
+    return number(aggregate.value, digits=digits) + bracketed(aggregate.interval, digits, factor=1)

@@ -1,4 +1,4 @@
-"""A methods paragraph for a paper: what was done with these runs, and nothing else."""
+"""A methods paragraph for a paper: how these runs were made and analysed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 
 from analysis.model import Analysis, Cell, Method
-from analysis.verdicts import exact_and_drawn, verdicts
+from analysis.verdicts import kind_of_test, verdicts
 from tensloradist.wording import counted
 
 PROTOCOLS = {
-    "sound": "training, validation and test parts are disjoint and the same for all seeds, and scores are test scores "
-    "at the last epoch (protocol 'sound')",
-    "official": "the official TensLoRA scripts are repeated, so that scores are the best over epochs on the test part "
-    "(protocol 'official')",
+    "sound": "The training, validation and test parts are disjoint and the same for all seeds; scores are test scores "
+    "at the last epoch (protocol 'sound').",
+    "official": "The runs repeat the official TensLoRA scripts, so scores are the best test scores over epochs "
+    "(protocol 'official').",
 }
 
 
@@ -21,7 +21,7 @@ def methods_paragraph(analysis: Analysis) -> str:
     """One paragraph of prose."""
     cells = [cell for _, _, _, cell in analysis.cells() if cell.planned]
     if not any(cell.scores for cell in cells):
-        return "No run is finished, so there is nothing to describe yet."
+        return "No run has finished, so there is nothing to describe yet."
     parts = [*_training(analysis, cells), *_selection(analysis), *_intervals(cells), *_tests(analysis, cells)]
     parts += [*_overall(analysis), *_provenance(analysis)]
     return " ".join(parts)
@@ -32,30 +32,33 @@ def _training(analysis: Analysis, cells: list[Cell]) -> list[str]:
     rows = list(dict.fromkeys(row.name for block in analysis.blocks for row in block.rows))
     parts = [
         f"{counted(len(rows), 'method')} ({', '.join(rows)}) {'were' if len(rows) > 1 else 'was'} trained on "
-        f"{_listed(tasks)} with {_listed(backbones)}, {_range(cell.planned for cell in cells)} seeds a setting."
+        f"{_listed(tasks)} with {_listed(backbones)}, with {_seeds(cell.planned for cell in cells)} per setting."
     ]
     kinds = {block.condition.kind for block in analysis.blocks}
     if "isorank" in kinds:
         ranks = sorted({b.condition.rank for b in analysis.blocks if b.condition.kind == "isorank"})
-        parts.append(f"Under isorank every mode has LoRA's rank ({', '.join(map(str, ranks))}).")
+        parts.append(f"Under isorank, every mode has LoRA's rank ({', '.join(map(str, ranks))}).")
     for condition in {block.condition.name: block.condition for block in analysis.blocks}.values():
         if condition.kind == "isoparameter":
             tolerance = condition.tolerance
-            within = f"; rows off by more than {100 * tolerance:g} % are not ranked" if tolerance is not None else ""
+            within = (
+                f"; rows that miss it by more than {100 * tolerance:g} % are not ranked"
+                if tolerance is not None
+                else ""
+            )
             pinned = "".join(f", {mode} pinned to {rank}" for mode, rank in sorted(condition.pinned.items()))
             parts.append(
-                f"Under isoparameter the ranks ({condition.strategy}{pinned}) are solved for the parameters of LoRA "
-                f"r={condition.rank}{within}."
+                f"Under isoparameter, the ranks ({condition.strategy}{pinned}) were solved to match the parameter "
+                f"count of LoRA r={condition.rank}{within}."
             )
     parts += [
-        f"In these runs {PROTOCOLS.get(str(protocol), f'the protocol is {protocol}')}."
-        for protocol in _values(analysis, "protocol")
+        PROTOCOLS.get(str(protocol), f"The protocol is '{protocol}'.") for protocol in _values(analysis, "protocol")
     ]
     states = Counter(run["state"] for run in analysis.runs.values())
     if rest := [f"{number} {state}" for state, number in sorted(states.items()) if state != "finished"]:
         parts.append(
-            f"Of {sum(states.values())} runs {states['finished']} finished ({', '.join(rest)}); nothing incomplete is "
-            "ranked."
+            f"{states['finished']} of {sum(states.values())} runs finished ({', '.join(rest)}); incomplete rows are "
+            "not ranked."
         )
     return parts
 
@@ -71,21 +74,21 @@ def _selection(analysis: Analysis) -> list[str]:
     diverged = sum(choice.setting.without_score > 0 for choice in choices if not choice.why_not_chosen)
     unchosen = sum(choice.why_not_chosen is not None for choice in choices)
     official = _values(analysis, "protocol") == ["official"]
-    part = "the test part, which serves for validation under this protocol" if official else "validation alone"
+    part = "test score, because this protocol validates on the test part," if official else "validation score"
     sentences = [
-        f"For each method, task and condition one setting ({'; or '.join(' / '.join(grid) for grid in grids)}) was "
-        f"chosen by its mean score on {part}, over the seeds common to all settings"
+        f"For each method, task and condition, one setting ({'; or '.join(' / '.join(grid) for grid in grids)}) was "
+        f"chosen by its mean {part} over the seeds common to all settings"
         + (f"; {edges} of {len(choices)} choices lie at the edge of their grid." if edges else ".")
     ]
     if diverged:
         sentences.append(
-            f"Settings with fewer diverged runs come first; {diverged} of the chosen ones {_have(diverged)} diverged "
-            "runs, and the mean is that of the others."
+            f"Settings with fewer diverged runs took precedence; {diverged} of the chosen ones {_have(diverged)} "
+            "diverged runs, and the mean covers the others."
         )
     if unchosen:
         sentences.append(
-            f"In {unchosen} of {len(choices)} cells there was no choice, for lack of scores on common "
-            "seeds, and the first setting was used."
+            f"In {unchosen} of {len(choices)} cells no choice was possible for lack of scores on common seeds, so the "
+            "first setting was used."
         )
     return sentences
 
@@ -94,10 +97,10 @@ def _intervals(cells: list[Cell]) -> list[str]:
     methods = {cell.estimate.interval.method for cell in cells if cell.estimate and cell.estimate.interval}
     used = [f"{m.label} intervals" + (f" ({m.use})" if m.use else "") for m in Method if m in methods]
     if not used:
-        return ["There is one seed a setting, hence no interval."]
+        return ["There is one seed per setting, so there are no intervals."]
     return [
         f"Seeds are the unit of replication: means have 95 % {' or '.join(used)} over seeds, which cover the "
-        "randomness of training, not the sampling of test examples."
+        "randomness of training but not the sampling of test examples."
     ]
 
 
@@ -109,26 +112,25 @@ def _tests(analysis: Analysis, cells: list[Cell]) -> list[str]:
         "Differences to LoRA are paired by seed (the same data order and head initialisation, checked by fingerprint)"
         + (" and have 95 % t intervals." if any(d.interval for d in differences) else ".")
     ]
-    found = verdicts(("", d) for d in differences)
-    if found.tested:
+    split = verdicts(("", d) for d in differences)
+    if split.tested:
         parts.append(
-            f"They are tested by two-sided sign-flip permutation tests ({exact_and_drawn(found.tested)}), "
-            "Holm-corrected over the methods of a task and condition."
+            f"They are tested by two-sided permutation tests ({kind_of_test(split.tested)}), Holm-corrected over the "
+            "methods of a task and condition."
         )
-        if few := len(found.few):
+        if few := len(split.few):
             parts.append(
-                f"{few} of {len(found.tested)} differences {_have(few)} too few seeds for a corrected test to reach "
-                "5 %."
+                f"{few} of {len(split.tested)} differences {_have(few)} too few seeds for this test to reach 5 %."
             )
-    if lost := len(found.untested):
+    if lost := len(split.untested):
         parts.append(
-            f"{lost} of {len(differences)} differences {'are' if lost > 1 else 'is'} not tested, since runs diverged; "
-            "they are over the other seeds."
+            f"{lost} of {len(differences)} differences {'are' if lost > 1 else 'is'} not tested because runs diverged "
+            "and cover only the other seeds."
         )
     if any(d.equivalence.probability is not None for d in differences):
         parts.append(
-            f"Equivalence is the posterior probability (Student t, reference prior) that the mean difference lies "
-            f"within ± {100 * analysis.margin:g} points, beside two one-sided t tests."
+            f"Equivalence is judged by the posterior probability (Student t, reference prior) that the mean difference "
+            f"lies within ± {100 * analysis.margin:g} points, and by two one-sided t tests."
         )
     return parts
 
@@ -141,18 +143,14 @@ def _overall(analysis: Analysis) -> list[str]:
         used = scale if any(row.normalised for row in rows) else "raw scores"
         bootstrapped = any(row.iqm.interval for row in rows if row.iqm)
         parts.append(
-            f"Over tasks, scores are summarised by interquartile means of {used}"
-            + (
-                ", with 95 % intervals from a stratified bootstrap of seeds."
-                if bootstrapped
-                else ", without intervals."
-            )
+            f"Over tasks, scores are summarised by interquartile means of {used}, "
+            + ("with 95 % intervals from a stratified bootstrap of seeds." if bootstrapped else "without intervals.")
         )
     if any(row.improvement for row in rows):
         bootstrapped = any(row.improvement.interval for row in rows if row.improvement)
         parts.append(
-            "The probability of improvement over LoRA is that of one run over another on the same task, "
-            + ("with such an interval." if bootstrapped else "without an interval.")
+            "The probability of improvement is that of a run scoring higher than a LoRA run on the same task, "
+            + ("with an interval of the same kind." if bootstrapped else "without an interval.")
         )
     if any(overall.ranks for overall in analysis.overall):
         parts.append("Mean ranks over data sets are compared by Friedman's test and Nemenyi's critical difference.")
@@ -165,11 +163,11 @@ def _provenance(analysis: Analysis) -> list[str]:
         values = sorted(_values(analysis, column))
         if values:
             parts.append(f"{what} {' or '.join(f'({v})' if len(values) > 1 and what == 'with' else v for v in values)}")
-    return [f"Runs were made {', '.join(parts)}."] if parts else []
+    return [f"Runs were trained {', '.join(parts)}."] if parts else []
 
 
 def _values(analysis: Analysis, column: str) -> list[str]:
-    """The distinct values that runs have on record, in order."""
+    """The distinct values that the runs record, in order."""
     return [str(value) for value in dict.fromkeys(run[column] for run in analysis.runs.values()) if value is not None]
 
 
@@ -182,7 +180,7 @@ def _have(number: int) -> str:
     return "have" if number != 1 else "has"
 
 
-def _range(numbers: Iterable[int]) -> str:
+def _seeds(numbers: Iterable[int]) -> str:
     values = list(numbers)
-    low, high = min(values, default=0), max(values, default=0)
-    return f"{low}" if low == high else f"{low} to {high}"
+    low, high = min(values), max(values)
+    return counted(low, "seed") if low == high else f"{low} to {high} seeds"

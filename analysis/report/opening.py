@@ -1,4 +1,4 @@
-"""The answer in three sentences: at LoRA's budget, at LoRA's rank, and what can be concluded."""
+"""The report's answer in three sentences: at LoRA's budget, at LoRA's rank, and the conclusion."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from collections.abc import Sequence
 from analysis.model import Analysis, Block, Cell, Paired
 from analysis.render import text
 from analysis.verdicts import seeds_of, verdicts
+from tensloradist.wording import counted
 
 MOST_TASKS = 4
 Item = tuple[tuple[str, str, Block], Paired]  # (method, task, block) and its difference
 
 
 def opening(analysis: Analysis) -> list[str]:
-    """One sentence for each kind of condition in the sweep, and one for what can be concluded."""
+    """One sentence for each kind of condition in the sweep, and one with the conclusion."""
     sentences = []
     for kind in ("isoparameter", "isorank"):
         blocks = [block for block in analysis.blocks if block.condition.kind == kind]
         if blocks:
-            # The first block with the most scores, since others may have none yet while a sweep runs.
-            headline = max(blocks, key=_scores)
-            sentence = _of_block(headline)
-            more = len(blocks) - 1
-            if more:
-                sentence = f"{sentence[:-1]} ({more} more {kind} block{'s' if more > 1 else ''} below)."
+            # While a sweep runs, some blocks may have no scores yet, so the one with the most scores speaks.
+            sentence = _of_block(max(blocks, key=_scores))
+            if more := len(blocks) - 1:
+                sentence = f"{sentence[:-1]} ({counted(more, f'more {kind} table')} below)."
             sentences.append(sentence)
     return [*sentences, _conclusion(analysis)]
 
@@ -37,7 +36,7 @@ def _where(block: Block) -> str:
     if block.condition.kind == "isorank":
         return f"at rank {rank}"
     allotted = text.series(block.condition).removeprefix("isoparameter").strip()  # '' if balanced, the default
-    return f"at LoRA r={rank}'s budget" + (f" ({allotted})" if allotted else "")
+    return f"at the budget of LoRA r={rank}" + (f" ({allotted})" if allotted else "")
 
 
 def _of_block(block: Block) -> str:
@@ -45,119 +44,103 @@ def _of_block(block: Block) -> str:
         return f"{_capital(_where(block))} ({block.backbone}), no run has a score yet."
     if len(block.tasks) == 1:
         (task,) = block.tasks
-        return f"On {task} ({block.backbone}), {_where(block)}, {_all_on(block, task)}."
-    parts = [f"on {task}, {_best_and_worst(block, task)}" for task in block.tasks[:MOST_TASKS]]
+        others = len(_compared(block, task)) - 3
+        between = f"; the other {counted(others, 'lies', 'lie')} between" if others > 0 else ""
+        return f"On {task} ({block.backbone}), {_where(block)}, {_best_and_worst(block, task, best=2)}{between}."
+    parts = [f"on {task}, {_best_and_worst(block, task, best=1)}" for task in block.tasks[:MOST_TASKS]]
     more = len(block.tasks) - MOST_TASKS
-    parts += [f"and so on for {more} more task{'s' if more > 1 else ''}"] if more > 0 else []
+    parts += [f"see the table below for {counted(more, 'more task')}"] if more > 0 else []
     return f"{_capital(_where(block))} ({block.backbone}): {'; '.join(parts)}."
 
 
-def _all_on(block: Block, task: str) -> str:
+def _best_and_worst(block: Block, task: str, best: int) -> str:
+    """The differences of the `best` best methods and of the worst one."""
     compared = _compared(block, task)
-    if not compared:
-        return _not_compared(block, task)
-    if len(compared) <= 3:
-        return _listed(block, compared)
-    others = len(compared) - 3
-    between = f"the other {others} lie between" if others > 1 else "the other one lies between"
-    return f"{_listed(block, [*compared[:2], compared[-1]])}; {between}"
-
-
-def _best_and_worst(block: Block, task: str) -> str:
-    compared = _compared(block, task)
-    if not compared:
-        return _not_compared(block, task)
-    return _listed(block, [compared[0], compared[-1]] if len(compared) > 1 else compared)
+    return _listed(block, [*compared[:best], *compared[best:][-1:]]) if compared else _not_compared(block, task)
 
 
 def _compared(block: Block, task: str) -> list[tuple[str, Paired]]:
-    """The methods that are compared with LoRA, the best first, without those beyond their budget."""
-    found = [
+    """The ranked methods that are compared with LoRA, the best first."""
+    compared = [
         (row.name, cell.difference)
         for row, _, cell in block.cells(task)
         if row.is_ranked and cell.difference is not None
     ]
-    return sorted(found, key=lambda item: (-item[1].effect, item[0]))
+    return sorted(compared, key=lambda item: (-item[1].effect, item[0]))
 
 
 def _listed(block: Block, compared: Sequence[tuple[str, Paired]]) -> str:
     parts = []
     for index, (name, paired) in enumerate(compared):
         value = text.points(paired.effect, plus=True) + text.bracketed(paired.interval)
-        if index:
-            parts.append(f"{short(name, block)} {value}{_caveat(paired)}")
-        else:
-            side = "over" if paired.effect >= 0 else "against"
-            parts.append(f"{short(name, block)} is {value} points {side} LoRA{_caveat(paired)}")
+        verb, unit = (" by", "") if index else (" differs from LoRA by", " points")
+        caveat = f" (not tested: {paired.untested})" if paired.untested else ""
+        parts.append(f"{short(name, block)}{verb} {value}{unit}{caveat}")
     return ", ".join(parts)
-
-
-def _caveat(paired: Paired) -> str:
-    """How many seeds diverged, which is always stated with a difference of the others."""
-    return f" ({paired.untested}: not tested)" if paired.untested else ""
 
 
 def _not_compared(block: Block, task: str) -> str:
     cells: list[tuple[str, Cell]] = [(row.name, cell) for row, _, cell in block.cells(task)]
     if not any(name.split()[0] == "lora" for name, _ in cells):
-        why = "there is no LoRA to compare with"
+        why = "there is no LoRA row to compare with"
     else:
         reasons = sorted({cell.no_difference for _, cell in cells if cell.no_difference})
-        why = f"nothing is compared with LoRA ({'; '.join(reasons)})" if reasons else "nothing is compared with LoRA"
+        why = "no method is compared with LoRA" + (f" ({'; '.join(reasons)})" if reasons else "")
     known = [(mean, name, cell) for name, cell in cells if (mean := cell.mean) is not None]
     if not known:
         return f"{why}, and no run has a score yet"
     _, name, cell = max(known, key=lambda item: item[0])
-    return f"{why}; the highest mean is that of {short(name, block)}, {text.score(cell)}"
+    return f"{why}; {short(name, block)} has the highest mean, {text.score(cell)}"
 
 
 def short(name: str, block: Block) -> str:
-    """A row's name, without its factorisation if all rows have the same one."""
+    """A row's name, without its factorisation if that is the same for all rows."""
     variants = {row.name.partition(" ")[2] for row in block.rows if " " in row.name}
     return name.split()[0] if len(variants) == 1 else name
 
 
 def _conclusion(analysis: Analysis) -> str:
-    found = verdicts(
+    split = verdicts(
         ((row.name, task, block), cell.difference)
         for block, row, task, cell in analysis.cells()
         if not row.is_reference and cell.difference is not None
     )
-    untested = f"not tested, since runs diverged: {_named(found.untested, analysis)}" if found.untested else ""
-    if not found.tested:
+    untested = f"not tested because runs diverged: {_named(split.untested, analysis)}" if split.untested else ""
+    if not split.tested:
         if untested:
-            return f"No difference to LoRA is tested, so none is established or excluded ({untested})."
+            return f"No difference to LoRA is tested, so none is established or ruled out ({untested})."
         if not any(_scores(block) for block in analysis.blocks):
-            return "No run is finished, so nothing can be concluded yet."
-        return "No method is compared with LoRA, so nothing can be concluded about which is better."
-    with_seeds = f"With {seeds_of(found.tested)}"
+            return "No run has finished, so there is no conclusion yet."
+        return "No method is compared with LoRA, so there is no conclusion about which is better."
+    with_seeds = f"With {seeds_of(split.tested)}"
     untested = f"; {untested}" if untested else ""
     equivalent = ""
-    if found.equivalent:
+    if split.equivalent:
         equivalent = (
             f"; practically equivalent to LoRA (± {100 * analysis.margin:g} points, probability ≥ 95 %): "
-            f"{_named(found.equivalent, analysis)}"
+            f"{_named(split.equivalent, analysis)}"
         )
-    if not found.enough:
-        need = max(paired.seeds_needed or 0 for _, paired in found.tested)
-        rest = f"{equivalent}; of the others none is excluded" if equivalent else " and none is excluded"
+    if not split.enough:
+        need = max(paired.seeds_needed or 0 for _, paired in split.tested)
+        rest = f"{equivalent}; no other difference is ruled out" if equivalent else " and none is ruled out"
         return (
-            f"{with_seeds} these are estimates and not findings: a corrected test needs {need} seeds, so no difference "
-            f"is established{rest}{untested}."
+            f"{with_seeds} these are estimates, not findings: a corrected test needs {need} seeds, so no difference is "
+            f"established{rest}{untested}."
         )
-    established, few, number = found.established, len(found.few), len(found.tested)
+    established, few = split.established, len(split.few)
     which = f": {_named(established, analysis)}" if established else ""
-    have = "has" if few == 1 else "have"
-    lacking = f"; {few} {have} too few seeds for a corrected test: {_named(found.few, analysis)}" if few else ""
+    lacking = ""
+    if few:
+        lacking = f"; {counted(few, 'has', 'have')} too few seeds for a corrected test: {_named(split.few, analysis)}"
     return (
-        f"{with_seeds}, of {number} difference{'s' if number > 1 else ''} to LoRA {len(established)} "
+        f"{with_seeds}, {len(established)} of {counted(len(split.tested), 'difference')} to LoRA "
         f"{'is' if len(established) == 1 else 'are'} established at 5 % after Holm's correction"
-        f"{which}; the others are neither established nor excluded{lacking}{equivalent}{untested}."
+        f"{which}; the others are neither established nor ruled out{lacking}{equivalent}{untested}."
     )
 
 
 def _named(items: Sequence[Item], analysis: Analysis) -> str:
-    """At most five cells by name, each with what distinguishes it from the others, and its divergences."""
+    """The names of at most five cells, each with what distinguishes it from the others and its divergences."""
     several_tasks = len({task for block in analysis.blocks for task in block.tasks}) > 1
     several_backbones = len({block.backbone for block in analysis.blocks}) > 1
     texts = []

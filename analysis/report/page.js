@@ -1,11 +1,11 @@
-// Sorting, filtering, opening a cell by its link, and the theme. The page is complete without any of it.
+// Sorting, filtering, opening a cell by its link, and the theme. The page is complete without this script.
 "use strict";
 (() => {
   const root = document.documentElement;
   const systemDark = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : systemDark.matches);
   const remembered = (value) => {
-    try { // a page opened from a file may have no storage
+    try { // a page opened from a file may lack storage
       if (value) localStorage.setItem("tensloradist-theme", value);
       return localStorage.getItem("tensloradist-theme");
     } catch { return null; }

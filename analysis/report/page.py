@@ -1,4 +1,4 @@
-"""The HTML page: one file that can be read without a network and without JavaScript."""
+"""The HTML page: one file that works without a network and without JavaScript."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from analysis.report.sections import Cells, cell_sections
 
 @dataclass(frozen=True)
 class Shown:
-    """One cell of a table; `value` is what it is sorted by."""
+    """One cell of a table; columns are sorted by `value`."""
 
     text: str
     value: float | str | None = None
@@ -43,26 +43,11 @@ class Table:
     empty: str | None = None
 
 
-@dataclass(frozen=True)
-class Figure:
-    name: str
-    title: str
-    subtitle: str
-    caption: str
-    svg: str
-
-
-@dataclass(frozen=True)
-class FigureGroup:
-    title: str
-    figures: list[Figure]
-
-
 def page(analysis: Analysis, drawn: Sequence[tuple[Drawing, Mapping[str, bytes]]], absent: Sequence[str]) -> str:
     """The page.
 
     Args:
-        drawn: the figures with their files; the SVG is used.
+        drawn: the figures with their files, of which the page embeds the SVG.
         absent: sentences on figures that could not be drawn.
     """
     from jinja2 import Environment
@@ -72,6 +57,7 @@ def page(analysis: Analysis, drawn: Sequence[tuple[Drawing, Mapping[str, bytes]]
 
     cells = cell_sections(analysis)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = lambda value: "—" if value is None else f"{100 * value:.2f}"
     return environment.from_string(_own("page.html.j2")).render(
         name=analysis.name,
         version=__version__,
@@ -103,8 +89,7 @@ def _block(block: Block, cells: Cells) -> Table:
         for task in block.tasks:
             cell = row.cells.get(task)
             for column in text.OF_TASK:
-                value = None if cell is None else column.value(cell)
-                shown.append(Shown(column.text(cell), "" if value is None else value))
+                shown.append(_shown(column.text(cell), None if cell is None else column.value(cell)))
             first = len(shown) - len(text.OF_TASK)
             anchor = cells.anchors.get(block.address(row, task))
             shown[first] = replace(shown[first], bold=bool(cell and cell.best), anchor=anchor)
@@ -115,34 +100,30 @@ def _block(block: Block, cells: Cells) -> Table:
 
 
 def _overall(overall: Overall) -> Table:
-    header, body = text.overall_table(overall) if text.has_overall(overall) else ([], [])
+    columns = text.overall_columns(overall)
     lines = []
-    for name, *cells in body:
-        shown = [Shown(cell, _leading_number(cell)) for cell in cells]
-        lines.append(Line(name, " ".join([name, overall.backbone, overall.condition.name, *overall.tasks]), shown))
-    return Table(text.title(overall), header, lines, overall.notes)
+    for row in overall.rows if text.has_overall(overall) else []:
+        shown = [_shown(column.text(row), column.value(row)) for column in columns]
+        searched = " ".join([row.name, overall.backbone, overall.condition.name, *overall.tasks])
+        lines.append(Line(row.name, searched, shown))
+    return Table(text.title(overall), text.overall_table(overall)[0], lines, overall.notes)
 
 
-def _leading_number(cell: str) -> float | str:
-    """The number that a cell like '0.69 [0.38, 0.94]' is sorted by."""
-    first = cell.replace(",", "").replace(text.MINUS, "-").split(" ")[0]
-    return float(first) if first else ""
+def _shown(shown: str, value: float | None) -> Shown:
+    return Shown(shown, "" if value is None else value)
 
 
-def _groups(drawn: Iterable[tuple[Drawing, Mapping[str, bytes]]]) -> list[FigureGroup]:
-    """Figures by backbone and task, those over tasks last."""
-    groups: dict[str, list[Figure]] = {}
+def _groups(drawn: Iterable[tuple[Drawing, Mapping[str, bytes]]]) -> dict[str, list[tuple[Drawing, str]]]:
+    """Title -> figures with their SVG, by backbone and task; those over tasks come last."""
+    groups: dict[str, list[tuple[Drawing, str]]] = {}
     for drawing, content in drawn:
         title = f"{drawing.task}, {drawing.backbone}" if drawing.task else f"Over tasks, {drawing.backbone}"
-        figure = Figure(
-            drawing.name, drawing.title, drawing.subtitle, drawing.caption, _inline(drawing, content["svg"])
-        )
-        groups.setdefault(title, []).append(figure)
-    return [FigureGroup(title, figures) for title, figures in groups.items()]
+        groups.setdefault(title, []).append((drawing, _inline(drawing, content["svg"])))
+    return groups
 
 
 def _inline(drawing: Drawing, svg: bytes) -> str:
-    """The SVG as an image of the page, in the page's own colours, light or dark."""
+    """The SVG as an image in the page's own colours, light or dark."""
     label = html.escape(f"{drawing.title}, {drawing.subtitle}. {drawing.caption}", quote=True)
     shown = svg.decode().replace(INK, "currentColor").replace(GRID, "var(--grid)")
     return shown.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
@@ -155,4 +136,4 @@ def _failures(analysis: Analysis) -> list[tuple[str, str, str, str, str]]:
         if run["state"] not in ("finished", "missing"):
             key = (run["row"], run["task"], run["state"], run["cause"] or "")
             seeds.setdefault(key, set()).add(int(run["seed"]))
-    return [(*key, ", ".join(map(str, sorted(found)))) for key, found in seeds.items()]
+    return [(*key, ", ".join(map(str, sorted(numbers)))) for key, numbers in seeds.items()]

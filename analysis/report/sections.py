@@ -1,4 +1,4 @@
-"""The page's sections on cells: how each number was obtained. What all runs have in common is stated once."""
+"""The page's sections on cells, each on how its number was obtained. Fields that all runs share are listed once."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ class CellSection:
     title: str
     score: str
     facts: list[str]  # sentences
-    tried: list[tuple[str, str, str, bool]]  # setting, mean validation score, runs ended, chosen
-    runs: list[tuple[str, ...]]  # seed, state, score, validation score, attempts, run
-    spec: list[tuple[str, str]]  # the fields that not all cells share
-    commands: list[str]
+    spec: list[tuple[str, str]]  # the fields that other cells do not share
+    explanation: Explanation | None  # None: its records are damaged
 
 
 @dataclass(frozen=True)
 class Cells:
-    """All sections, the specification's fields that all cells share, and where each cell's section is."""
+    """All sections, the fields that all cells share, and the anchor of each cell's section."""
 
     sections: list[CellSection]
     common: list[tuple[str, str]]
@@ -38,21 +36,21 @@ class Cells:
 
 def cell_sections(analysis: Analysis) -> Cells:
     """The sections in the tables' order."""
-    found = {address: _explained(analysis, address) for address in analysis.addresses()}
-    specs = [dict(_flat(each.spec)) for each in found.values() if isinstance(each, Explanation) and each.spec]
+    explained = {address: _explained(analysis, address) for address in analysis.addresses()}
+    specs = [dict(_flat(each.spec)) for each in explained.values() if isinstance(each, Explanation) and each.spec]
     common = {key: value for key, value in specs[0].items() if all(s.get(key) == value for s in specs)} if specs else {}
-    anchors = {address: f"cell-{number}" for number, address in enumerate(found, 1)}
+    anchors = {address: f"cell-{number}" for number, address in enumerate(explained, 1)}
     sections = [
         _section(anchors[address], each, common)
         if isinstance(each, Explanation)
-        else CellSection(anchors[address], str(address), "its records are damaged", [each], [], [], [], [])
-        for address, each in found.items()
+        else CellSection(anchors[address], str(address), "damaged records", [each], [], None)
+        for address, each in explained.items()
     ]
     return Cells(sections, sorted(common.items()), anchors)
 
 
 def _explained(analysis: Analysis, address: Address) -> Explanation | str:
-    """How a number was obtained, or why that is unknown: one damaged record must not prevent the page."""
+    """How a number was obtained, or why that is unknown. One damaged record must not prevent the page."""
     try:
         return explain(analysis, address)
     except UserError as error:
@@ -64,26 +62,7 @@ def _flat(spec: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, "none" if value in (None, {}) else str(value)) for name, value in dotted(spec, keep_empty=True)]
 
 
-def _section(anchor: str, found: Explanation, common: dict[str, str]) -> CellSection:
-    cell, tried = found.cell, []
-    if cell.choice is not None:
-        for setting in cell.choice.tried:
-            validation = "—" if setting.validation is None else f"{100 * setting.validation:.2f}"
-            is_chosen = setting.values == cell.choice.chosen and not cell.choice.why_not_chosen
-            ended = f"{setting.ended}" + (f", {lost} without a score" if (lost := setting.without_score) else "")
-            tried.append((setting.label, validation, ended, is_chosen))
-    runs: list[tuple[str, ...]] = [
-        (
-            str(run.seed),
-            run.state,
-            "—" if run.score is None else f"{100 * run.score:.2f}",
-            "—" if run.validation_score is None else f"{100 * run.validation_score:.2f}",
-            "; ".join(f"{attempt.number}: {attempt.line}" for attempt in run.attempts) or (run.cause or "—"),
-            run.run_id,
-        )
-        for run in found.runs
-    ]
-    own = [(key, value) for key, value in _flat(found.spec) if common.get(key) != value]
-    retrain = next((run.command for run in found.runs if run.command), None)
-    commands = [command for command in (found.reproduce, retrain) if command]
-    return CellSection(anchor, str(found.address), text.score(cell), facts(found), tried, runs, own, commands)
+def _section(anchor: str, explanation: Explanation, common: dict[str, str]) -> CellSection:
+    own = [(key, value) for key, value in _flat(explanation.spec) if common.get(key) != value]
+    score = text.score(explanation.cell)
+    return CellSection(anchor, str(explanation.address), score, facts(explanation), own, explanation)

@@ -1,4 +1,4 @@
-"""Writing a report: the page, the tables in four formats, and each figure as SVG and PNG."""
+"""Write a report: the page, the tables in four formats, and each figure as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLES: dict[str, Callable[[Analysis], str]] = {
 
 
 def write_tables(analysis: Analysis, out: Path) -> list[Path]:
-    """The tables in every format."""
+    """Write the tables in every format."""
     for name, render in TABLES.items():
         write_replacing(out / name, render(analysis))
     return [out / name for name in TABLES]
@@ -34,7 +34,7 @@ def write_tables(analysis: Analysis, out: Path) -> list[Path]:
 def write_figures(
     analysis: Analysis, out: Path, kinds: Sequence[str] | None = None, progress: Progress | None = None
 ) -> tuple[list[tuple[Drawing, dict[str, bytes]]], list[str]]:
-    """All figures (or those of some kinds) as files; returns them with their content, and why some are absent."""
+    """Write all figures (or those of some kinds); returns them with their content, and why others are absent."""
     planned = plan_figures(analysis)
     wanted = [drawing for drawing in planned.drawings if not kinds or drawing.kind in kinds]
     drawn = []
@@ -46,7 +46,7 @@ def write_figures(
 
 
 def write_report(analysis: Analysis, out: Path, progress: Progress | None = None) -> Path:
-    """Everything; returns the page's path."""
+    """Write everything; returns the page's path."""
     write_tables(analysis, out)
     drawn, absent = write_figures(analysis, out / "figures", progress=progress)
     path = out / "report.html"

@@ -1,22 +1,21 @@
 """Paired differences over seeds: effect, interval, exact test, equivalence.
 
-The interval is always Student's t, also from ten seeds on, where means have BCa: differences of paired runs are nearly
-symmetric, so t keeps its coverage at every n (BCa has 91 % with ten seeds; `make evidence` prints both).
+The interval is always Student's t, even from ten seeds on, where means have BCa intervals: differences of paired runs
+are nearly symmetric, so t keeps its coverage at every n (BCa covers 91 % with ten seeds; `make evidence` prints both).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.statistics.intervals import Estimate, Interval, Values, t_intervals
+from analysis.statistics.intervals import Estimate, Interval, Values, by_length, t_intervals
 from analysis.statistics.permutation import sign_flip_ps
+from analysis.statistics.power import LEVEL
 
 MARGIN = 0.005  # half a point: the region of practical equivalence
-LEVEL = 0.05  # of a corrected test
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Paired:
 
     Attributes:
         effect: the mean difference; `spread` is the standard deviation of the differences.
-        p: of the sign-flip test, exact up to 16 seeds; `p_holm` is corrected over the `family` of so many differences.
-        seeds_needed: the number of seeds from which the corrected test can reach 5 %.
-        untested: why this is the difference of some seeds only, for example because others diverged; then p is None.
+        p: the sign-flip test's, exact up to 16 seeds; `p_holm` is corrected over `family` differences.
+        seeds_needed: the least number of seeds with which the corrected test can reach 5 %.
+        untested: why the difference covers only some seeds, such as divergence of the others; then p is None.
     """
 
     n: int
@@ -66,23 +65,20 @@ class Paired:
 
 
 def paired_many(differences: Sequence[Values], margin: float = MARGIN) -> list[Paired]:
-    """`Paired` of each sample of seed-by-seed differences (at least one value each), all at once."""
-    found: dict[int, Paired] = {}
-    lengths: dict[int, list[int]] = defaultdict(list)
-    for place, sample in enumerate(differences):
-        lengths[len(sample)].append(place)
+    """The `Paired` of each sample of seed-by-seed differences (at least one value each), computed in one go."""
+    results: dict[int, Paired] = {}
     intervals = t_intervals(differences)
-    for n, places in lengths.items():
+    for n, places in by_length(differences).items():
         stacked = np.array([differences[place] for place in places])
         means, ps = stacked.mean(axis=1), sign_flip_ps(stacked)
         spreads = stacked.std(axis=1, ddof=1) if n > 1 else np.full(len(places), np.nan)
-        # Differences that are mathematically equal may differ in their last bits.
+        # Mathematically equal differences may differ in their last bits.
         spreads = np.where(np.ptp(stacked, axis=1) <= 1e-12 * np.abs(stacked).max(axis=1), 0.0, spreads)
         equivalences = _equivalences(means, spreads, n, margin)
         for place, mean, spread, p, same in zip(places, means, spreads, ps, equivalences, strict=True):
             known = float(spread) if n > 1 else None
-            found[place] = Paired(n, float(mean), known, intervals[place], float(p), same)
-    return [found[place] for place in range(len(differences))]
+            results[place] = Paired(n, float(mean), known, intervals[place], float(p), same)
+    return [results[place] for place in range(len(differences))]
 
 
 def _equivalences(means: Values, spreads: Values, n: int, margin: float) -> list[Equivalence]:

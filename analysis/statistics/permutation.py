@@ -10,14 +10,14 @@ import numpy as np
 
 from analysis.statistics.intervals import Values
 
-EXACT_UP_TO = 16  # seeds; for more, a seeded sample of sign flips is drawn
+EXACT_UP_TO = 16  # seeds; above that, a seeded sample of sign flips is drawn
 DRAWS = 100_000
-_AT_ONCE = 64  # rows; memory: 64 · draws floats
+_AT_ONCE = 64  # rows; bounds memory to 64 · draws floats
 
 
 @lru_cache(maxsize=32)
 def _signs(n: int) -> Values:
-    """(flips, n) of ±1. Flipping all signs at once changes no |sum|, so half of the exact ones are enough."""
+    """An array (flips, n) of ±1. Flipping all signs leaves |sum| unchanged, so half of the exact flips suffice."""
     if n <= EXACT_UP_TO:
         return np.array([(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=n - 1)])
     return np.random.default_rng(0).choice((1.0, -1.0), (DRAWS, n))
@@ -30,7 +30,7 @@ def sign_flip_ps(differences: Values) -> Values:
     """
     n = differences.shape[1]
     signs = _signs(n)
-    # Sums that are mathematically equal may differ in their last bits.
+    # Mathematically equal sums may differ in their last bits.
     reached = np.abs(differences.sum(axis=1)) - 1e-12 * np.abs(differences).sum(axis=1)
     ps = np.empty(len(differences))
     for start in range(0, len(differences), _AT_ONCE):
@@ -43,7 +43,7 @@ def sign_flip_ps(differences: Values) -> Values:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction of the p values of one family.
 
-    It returns what statsmodels' multipletests does, which takes a quarter of a second a call to collect garbage.
+    The results equal statsmodels' multipletests, which spends a quarter of a second per call on collecting garbage.
     """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")

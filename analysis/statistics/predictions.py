@@ -1,6 +1,6 @@
-"""Two runs compared example by example from their predictions: McNemar's test, and a bootstrap of examples.
+"""Compare two runs example by example from their predictions: McNemar's test, and a bootstrap of examples.
 
-This asks whether these two trained models differ on the population of examples, and says nothing about other seeds.
+This tests whether these two trained models differ on the population of examples; it says nothing about other seeds.
 """
 
 from __future__ import annotations
@@ -41,21 +41,22 @@ def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> McNe
 
 
 def bootstrap_difference(
-    metric: Callable[[Array, Array], float], first: Array, second: Array, labels: Array, resamples: int = RESAMPLES
+    metric: Callable[[Array, Array], float], first: Array, second: Array, labels: Array
 ) -> Estimate:
     """metric(first) − metric(second) on the same examples, with the percentile interval of resampled examples.
 
     Args:
-        metric: a function of (outputs, labels), examples first. Draws for which it is undefined (NaN) are left out.
+        metric: a function of (outputs, labels), whose first axes are examples. Draws with an undefined (NaN) value
+            are left out.
     """
     value = metric(first, labels) - metric(second, labels)
     rng = np.random.default_rng(0)
     draws = []
-    for _ in range(resamples):
+    for _ in range(RESAMPLES):
         chosen = rng.integers(0, len(labels), len(labels))
         draws.append(metric(first[chosen], labels[chosen]) - metric(second[chosen], labels[chosen]))
     defined = np.array(draws)[np.isfinite(draws)]
-    if len(defined) < resamples / 2:
+    if len(defined) < RESAMPLES / 2:
         return Estimate(float(value))
     low, high = np.quantile(defined, [0.025, 0.975])
     return Estimate(float(value), Interval(float(low), float(high), Method.BOOTSTRAP))

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Stop the development cluster in $LAB (./.devcluster): its jobs, its daemons by their pid files, and orphaned tasks.
+# Stop the development cluster in $LAB (./.devcluster): its jobs, the daemons in its pid files, and orphaned tasks.
 LAB=$(realpath -m "${LAB:-$PWD/.devcluster}")
 export SLURM_CONF=$LAB/etc/slurm.conf
 
-stop() { # by pid file; by force after ten seconds
+stop() { # stop the process in a pid file, by force after ten seconds
   local pid
   pid=$(cat "$1" 2> /dev/null) || return 0
   kill "$pid" 2> /dev/null
@@ -16,7 +16,7 @@ timeout 3 scancel -u "$(id -un)" 2> /dev/null
 for file in "$LAB"/run/slurmd.*.pid; do [ -e "$file" ] && stop "$file" & done
 wait
 stop "$LAB/run/slurmctld.pid"
-# Tasks of this cluster outlive their slurmd; their environment tells whose they are.
+# Tasks may outlive their slurmd; those of this cluster are recognised by their environment.
 for environment in /proc/[0-9]*/environ; do
   pid=${environment#/proc/}
   pid=${pid%/environ}

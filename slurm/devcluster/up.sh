@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# A real Slurm cluster on one machine: munge, MariaDB, slurmdbd, slurmctld and a slurmd for each virtual node. As root,
-# without systemd, in seconds, with all state in one folder. Running it again starts what is not running.
+# Start a real Slurm cluster on one machine: munge, MariaDB, slurmdbd, slurmctld and a slurmd for each virtual node. Needs
+# root but no systemd, takes seconds, and keeps all state in one folder. Run it again to start daemons that have stopped.
 #
-#   slurm/devcluster/up.sh [--fresh]     --fresh: forget all jobs and accounting first
+#   slurm/devcluster/up.sh [--fresh]     --fresh: delete all jobs and accounting first
 #   slurm/devcluster/down.sh
 #
 # Settings, from the environment:
 #   LAB         the state folder                             ./.devcluster
-#   NODES CPUS MEM GPUS   nodes, and each one's cores, MB and fake GPUs   4 4 4000 2
-#   PORT        the first of the ports that are used (PORT to PORT+3, and PORT+100+node)   16817
-#   PREEMPT_SIGNAL   1: a preempted job is signalled first, as --signal asks; 0: as at most sites, it is not    1
+#   NODES CPUS MEM GPUS   number of nodes, and the cores, MB and fake GPUs of each   4 4 4000 2
+#   PORT        the first port (uses PORT to PORT+3, and PORT+100+node)   16817
+#   PREEMPT_SIGNAL   1: signal a preempted job first, as requested by --signal; 0: do not, as at most sites    1
 set -euo pipefail
 trap 'echo "up.sh: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 LAB=$(realpath -m "${LAB:-$PWD/.devcluster}")
@@ -25,21 +25,21 @@ for program in munged mariadbd mariadb-install-db slurmdbd slurmctld slurmd; do
   }
 done
 PATH=$PATH:/usr/sbin
-[ "$(id -u)" = 0 ] || { echo "the development cluster needs root: its nodes have host names of their own" >&2; exit 2; }
+[ "$(id -u)" = 0 ] || { echo "the development cluster needs root, because its nodes have their own host names" >&2; exit 2; }
 
 [ "${1:-}" = --fresh ] && rm -rf "$LAB"/{etc,run,log,state,spool,mysql,dev}
 mkdir -p "$LAB"/{etc,run,log,state,spool,dev}
 chmod 755 "$LAB" "$LAB"/{etc,run,log,spool,dev}
 
 alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2> /dev/null; }
-wait_for() { # what, then a command that succeeds once it is ready
+wait_for() { # a name, then a command that succeeds once it is ready
   local what=$1 tries=0
   shift
   until timeout 5 "$@" > /dev/null 2>&1; do
     sleep 0.1
     tries=$((tries + 1))
     if [ $tries -ge 300 ]; then
-      echo "$what did not become ready; the ends of its logs:" >&2
+      echo "$what did not become ready; the ends of all logs:" >&2
       tail -n 5 "$LAB"/log/*.log >&2
       exit 1
     fi
@@ -68,14 +68,14 @@ MpiDefault=none
 SwitchType=switch/none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-# there are no control groups here: this is what enforces memory
+# enforces memory limits, since there are no control groups
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 PropagateResourceLimits=NONE
 # the nodes together claim more than the machine has
 SlurmdParameters=config_overrides
-# a node that was away comes back by itself; one that was set down stays down
+# a node that was away returns by itself; one that was set down stays down
 ReturnToService=1
 SlurmdTimeout=10
 SlurmctldTimeout=10
@@ -90,7 +90,7 @@ MinJobAge=10
 JobRequeue=1
 MaxArraySize=2001
 MaxJobCount=10000
-# a fresh cluster must not give out the job ids of the one before it
+# a fresh cluster must not reuse the job ids of the previous one
 FirstJobId=$(($(date +%s) / 60 * 1000 % 60000000 + 1))
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,bf_continue,sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_resolution=1,max_rpc_cnt=0
@@ -120,7 +120,7 @@ CONF
   echo "AutoDetect=off"
   for i in $(seq 1 "$NODES"); do echo "NodeName=n$i Name=gpu File=$LAB/dev/gpu[0-$((GPUS - 1))]"; done
 } > "$LAB/etc/gres.conf"
-for i in $(seq 0 $((GPUS - 1))); do # a GPU must be a character device: these are /dev/null by other names
+for i in $(seq 0 $((GPUS - 1))); do # a GPU must be a character device; these are /dev/null under other names
   [ -c "$LAB/dev/gpu$i" ] || mknod -m 666 "$LAB/dev/gpu$i" c 1 3
 done
 (
@@ -144,10 +144,10 @@ StorageLoc=slurm_acct_db
 CONF
 )
 chmod 600 "$LAB/etc/slurmdbd.conf"
-# Every node has its own host name, and an /etc/hosts that knows all of them, in namespaces of its own.
+# Every node has its own namespaces, with its own host name and an /etc/hosts that lists all nodes.
 { cat /etc/hosts; for i in $(seq 1 "$NODES"); do echo "127.0.0.1 n$i"; done; } > "$LAB/etc/hosts"
 
-# ---- the daemons, in the order in which they need each other
+# ---- the daemons, in the order of their dependencies
 if ! alive "$LAB/run/munged.pid"; then
   rm -f "$LAB"/run/munge*
   munged --force --key-file "$LAB/etc/munge.key" --socket "$LAB/run/munge.socket" --pid-file "$LAB/run/munged.pid" \
@@ -157,7 +157,7 @@ wait_for munged sh -c "munge -S $LAB/run/munge.socket -n | unmunge -S $LAB/run/m
 
 SOCKET=$LAB/run/mysql/mysqld.sock
 if ! alive "$LAB/run/mysqld.pid"; then
-  # Its own folder for temporary tables: a server that starts removes those of others from a shared one.
+  # A separate folder for temporary tables, because a starting server deletes those of others from a shared one.
   mkdir -p "$LAB/mysql" "$LAB/run/mysql" "$LAB/run/mysql-temporary"
   chown mysql: "$LAB/mysql" "$LAB/run/mysql" "$LAB/run/mysql-temporary"
   if [ ! -d "$LAB/mysql/mysql" ]; then
@@ -186,7 +186,7 @@ for i in $(seq 1 "$NODES"); do
   setsid unshare --mount --uts --propagation private sh -c \
     "mount --bind $LAB/etc/hosts /etc/hosts && hostname n$i && exec slurmd -N n$i" > "$LAB/log/slurmd.n$i.out" 2>&1 < /dev/null
 done
-for i in $(seq 1 "$NODES"); do # one that was set down by hand stays so; any other refuses the wish, and needs it not
+for i in $(seq 1 "$NODES"); do # a node set down by hand refuses this and stays down
   timeout 5 scontrol update nodename="n$i" state=resume > /dev/null 2>&1 || true
 done
 wait_for "every node" sh -c "[ \$(sinfo -h -N -p low -t idle,mix,alloc | wc -l) -eq $NODES ]"

@@ -1,7 +1,7 @@
-"""Factorisations: how one tensor of updates is made of small parameters, and how those collapse to LoRA pairs.
+"""Factorisations: how small parameters make up one tensor of updates, and how they collapse to LoRA pairs.
 
-Each answers all questions about itself, so that no other module asks for one by its name. A plugin adds an entry to
-`FACTORIZATIONS`, a plain dict. torch is only imported to compute pairs.
+A factorisation knows everything about itself, so no other module refers to one by name. A plugin adds an entry to
+`FACTORIZATIONS`, a plain dict. Only computing pairs imports torch.
 """
 
 from tensloradist.errors import unknown
@@ -11,14 +11,14 @@ from tensloradist.factorizations.tensor_train import TensorTrain
 from tensloradist.factorizations.tucker import Lora, Tucker
 
 FACTORIZATIONS: dict[str, Factorization] = {"lora": Lora(), "tucker": Tucker(), "cp": Cp(), "tt": TensorTrain()}
-DEFAULT_FACTORIZATION = "tucker"  # of a grouping
+DEFAULT_FACTORIZATION = "tucker"  # for groupings
 
 
 def factorization_named(name: str | None) -> Factorization:
-    """The registered factorisation of that name.
+    """The registered factorisation with this name.
 
     Raises:
-        UserError: there is none, or a plugin's has no `shapes` or no `pairs`.
+        UserError: the name is not registered, or a plugin's factorisation lacks `shapes` or `pairs`.
     """
     if name not in FACTORIZATIONS:
         raise unknown("factorization", name, FACTORIZATIONS)
@@ -26,7 +26,7 @@ def factorization_named(name: str | None) -> Factorization:
 
 
 def of_groupings() -> list[str]:
-    """The names of those that factorise the stacked updates of a grouping."""
+    """The names of the factorisations for the stacked updates of a grouping."""
     return [name for name in FACTORIZATIONS if factorization_named(name).stacks]
 
 

@@ -1,4 +1,4 @@
-"""The base class of factorisations, and what several of them share: the order of head columns, products over slices."""
+"""The base class of factorisations, and shared functions: the order of head columns, products over slices."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Sizes = tuple[int, ...]
 
 
 class Factorization:
-    """How one tensor of updates is made of small parameters. A subclass defines `name`, `shapes` and `pairs` at least.
+    """How small parameters make up one tensor of updates. A subclass defines at least `name`, `shapes` and `pairs`.
 
-    Modes come in the order that `order` gives them: by default input, output | head_dim, heads, then projection and
-    depth where stacked, or `block` where the two are fused into one mode.
+    `order` decides the order of the modes. The default is input, output | head_dim, heads, then projection and depth if
+    stacked, or `block` if these two are fused into one mode.
 
     Attributes:
-        name: what it is called in messages; as in the registry.
-        zero: the parameter that starts at zero, so that the update does; None: the last one.
+        name: the name in the registry and in messages.
+        zero: the parameter that starts at zero, so that the update starts at zero; None: the last one.
         initialization: the default of a specification's `initialization`.
-        shared_rank: whether all modes have one and the same rank, as in LoRA and CP.
+        shared_rank: whether all modes share one rank, as in LoRA and CP.
         stacks: whether it factorises the stacked updates of a grouping; False: single matrices, for the method lora.
         ordered: whether the order of the modes matters, so that a specification may set `mode_order`.
         folds: whether `pairs` supports `fold` and the fused `block` mode.
-        in_cores: whether a mode's parameter is a core of three axes instead of a factor (size of the mode × rank).
-        ranks_belong_to: what `rank_names` names, in messages.
+        in_cores: whether a mode's parameter is a core with three axes instead of a factor (size of the mode × rank).
+        ranks_belong_to: what the ranks belong to, for messages.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Factorization:
     ranks_belong_to = "modes"
 
     def shapes(self, modes: Modes, sizes: Sizes, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """Parameter name -> shape. A mode's name is that mode's factor or core; 'core' is a core of all modes."""
+        """Parameter name -> shape. A factor or core of one mode has the mode's name; 'core' belongs to all modes."""
         raise NotImplementedError(f"{type(self).__name__}.shapes")
 
     def pairs(self, parameters: Parameters, head_layout: str, fold: Fold = None) -> tuple[Tensor, Tensor]:
@@ -57,63 +57,63 @@ class Factorization:
         Args:
             parameters: each stacked over T tensors, shape (T, *shape of one).
             head_layout: how (head_dim, heads) become output columns: aligned (head-major) or official.
-            fold: the side that takes all factors of projection and layer, so that these share the other side; None:
-                the factorisation chooses. Only passed where it is not None.
+            fold: the side that absorbs all factors of projection and layer, so that they share the other side; None:
+                the factorisation chooses. Passed only if it is not None.
 
         Returns:
-            A of shape (T, P, L, d_in, k) and B of shape (T, P, L, k, d_out); P and L are 1 where not stacked, and where
-            all projections or layers share it. A fused `block` mode takes the place of P.
+            A of shape (T, P, L, d_in, k) and B of shape (T, P, L, k, d_out). P and L are 1 if the mode is not stacked
+            or all projections or layers share the matrix. A fused `block` mode takes the place of P.
         """
         raise NotImplementedError(f"{type(self).__name__}.pairs")
 
     def order(self, modes: Modes, head_layout: str) -> Modes:
-        """The modes in the order in which this factorisation takes them."""
+        """The modes in the order of this factorisation."""
         return modes
 
     def rank_names(self, modes: Modes) -> Modes:
-        """The names of one tensor's ranks, which `ranks` of a specification uses."""
+        """The names of one tensor's ranks, as used in a specification's `ranks`."""
         return modes
 
     def caps(self, modes: Modes, sizes: Sizes) -> dict[str, int]:
-        """Rank name -> the largest that the solver gives it: the mode's size, which does not bound a shared rank."""
+        """Rank name -> the largest rank that the solver assigns: the mode's size, unless the rank is shared."""
         if self.shared_rank:
             return dict.fromkeys(modes, math.prod(sizes))
         return dict(zip(modes, sizes, strict=True))
 
     def largest_rank(self, modes: Modes, sizes: Sizes) -> int:
-        """The largest rank that can matter where all have one: of a slice of the tensor, or if it is shared, of all."""
+        """The largest useful value if all ranks are equal: a slice's largest rank, or the tensor's if shared."""
         if self.shared_rank:
             return math.prod(sizes) // max(sizes)
         size = dict(zip(modes, sizes, strict=True))
         return min(size["input"], size["output"] if "output" in size else size["head_dim"] * size["heads"])
 
     def unfolding(self, modes: Modes, rank_name: str) -> Modes:
-        """The modes on one side of the matrix whose rank this is (the other modes are on its other side)."""
+        """The modes on one side of the matrix that has this rank; the other modes are on its other side."""
         return (rank_name,)
 
     def solve(self, search: RankSearch, strategy: str) -> Ranks:
-        """The ranks that match the search's budget by the strategy `balanced` or `uniform`."""
+        """The ranks that match the search's budget under the strategy `balanced` or `uniform`."""
         if self.shared_rank:
             return search.nearest_equal()
         return search.balanced() if strategy == "balanced" else search.uniform()
 
     def fan_in(self, parameter: str, shape: tuple[int, ...]) -> int:
-        """The fan-in of Kaiming-uniform and normal initialisation: nn.init's own for a (d_i × r_i) matrix."""
+        """The fan-in of Kaiming-uniform and normal initialisation; by default nn.init's for a (d_i × r_i) matrix."""
         return shape[-1]
 
     def orthogonal_rows(self, shape: tuple[int, ...]) -> int:
-        """The rows of the matrix that orthogonal initialisation takes a parameter of this shape for."""
+        """The number of rows of the matrix that orthogonal initialisation draws for a parameter of this shape."""
         return shape[0]
 
     def count(self, modes: Modes, sizes: Sizes, ranks: Mapping[str, int]) -> int:
-        """The parameters of one tensor."""
+        """The number of parameters of one tensor."""
         return sum(map(math.prod, self.shapes(modes, sizes, ranks).values()))
 
     def ranks_of(self, ranks: int | Mapping[str, int], names: Modes) -> Ranks:
         """Each name's rank, from one integer for all or from a mapping.
 
         Raises:
-            UserError: a name without a rank, a rank of another name or below 1, or unequal ones where all share one.
+            UserError: a name without a rank, an unknown name, a rank below 1, or unequal ranks if all share one.
         """
         if isinstance(ranks, int):
             ranks = dict.fromkeys(names, ranks)
@@ -121,7 +121,7 @@ class Factorization:
         missing, extra = [n for n in names if n not in ranks], [n for n in ranks if n not in names]
         if missing or extra:
             what = [f"no rank for {missing}"] if missing else []
-            what += [f"{extra} are no {self.ranks_belong_to}"] if extra else []
+            what += [f"{extra} are not {self.ranks_belong_to}"] if extra else []
             raise UserError(f"{where}: {'; '.join(what)}")
         for name, rank in ranks.items():
             if rank < 1:
@@ -132,12 +132,13 @@ class Factorization:
 
 
 def completed(found: Any, name: str | None) -> Factorization:
-    """The registry's object itself, or if it does not derive from `Factorization`, one with its attributes.
+    """The registered object, or, if it does not derive from `Factorization`, a `Factorization` with its attributes.
 
-    Earlier versions asked a plugin for the attributes alone; what it does not state has the defaults of the base class.
+    Earlier versions did not require plugins to derive from the base class; attributes that a plugin lacks get the base
+    class's defaults.
 
     Raises:
-        UserError: it has no `shapes` or no `pairs` of its own.
+        UserError: it lacks its own `shapes` or `pairs`.
     """
     for needed in ("shapes", "pairs"):
         own = getattr(found, needed, None)
@@ -157,14 +158,14 @@ def completed(found: Any, name: str | None) -> Factorization:
 def head_columns(columns: Tensor, head_layout: str) -> Tensor:
     """Merge the last two axes (head_dim, heads) into output features.
 
-    aligned: feature o = head * head_dim + e, as the backbone's own layers; official: o = e * heads + head, the C-order
-    unfolding of the official code, whose heads mode does not match the heads.
+    aligned: feature o = head * head_dim + e, as in the backbone's layers. official: o = e * heads + head, the C-order
+    unfolding of the official code, whose heads mode does not match the backbone's heads.
     """
     return (columns.transpose(-1, -2) if head_layout == "aligned" else columns).flatten(-2)
 
 
 def times_shared(slices: Tensor, shared: Tensor) -> Tensor:
-    """(T, P, L, j, k) @ (T, 1, 1, k, d) as one product a tensor: broadcasting would copy `shared` for every slice."""
+    """(T, P, L, j, k) @ (T, 1, 1, k, d), as one product per tensor; broadcasting would copy `shared` for each slice."""
     if shared.shape[1:3] != (1, 1):
         return slices @ shared
     return slices.flatten(1, 3).bmm(shared.flatten(0, 2)).unflatten(1, slices.shape[1:4])

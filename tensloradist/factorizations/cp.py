@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Cp(Factorization):
-    """ΔW = Σ_r u_1r ∘ u_2r ∘ … ∘ u_nr, factors U_i (d_i × R): the future work of TensLoRA (arXiv 2509.19391).
+    """ΔW = Σ_r u_1r ∘ u_2r ∘ … ∘ u_nr with factors U_i (d_i × R): the future work of TensLoRA (arXiv 2509.19391).
 
-    A parameter called `weights` (R), where there is one, multiplies each rank-one tensor (CaRA's λ).
+    An optional parameter `weights` (R) multiplies each rank-one tensor (CaRA's λ).
     """
 
     name = "cp"
@@ -47,9 +47,9 @@ class Cp(Factorization):
 
 
 def _component_weights(parameters: Parameters) -> Tensor | None:
-    """What the slice (p, l) multiplies the rank-one tensors by, (T, P, L, R); None where all of it is 1."""
+    """The factors by which slice (p, l) scales the rank-one tensors, (T, P, L, R); None if all of them are 1."""
     axes = {"projection": 2, "block": 2, "depth": 1}
-    found = [parameters[mode].unsqueeze(axis) for mode, axis in axes.items() if mode in parameters]
+    factors = [parameters[mode].unsqueeze(axis) for mode, axis in axes.items() if mode in parameters]
     if "weights" in parameters:
-        found.append(parameters["weights"][:, None, None])
-    return functools.reduce(operator.mul, found) if found else None
+        factors.append(parameters["weights"][:, None, None])
+    return functools.reduce(operator.mul, factors) if factors else None

@@ -1,4 +1,4 @@
-"""The tensor train: an update as a chain of cores, each of which passes as much to the next as their bond's rank."""
+"""The tensor train: an update as a chain of cores, joined by bonds whose dimensions are the ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tensloradist.rank_search import Ranks, RankSearch
 
 _OUTPUTS = ("output", "head_dim", "heads")
-# The order of the cores by head layout, so that the heads merge to output features as they come.
+# The order of the cores for each head layout, in which the heads merge directly to output features.
 _ORDER = {
     "aligned": ("input", "projection", "depth", "block", "heads", "head_dim", "output"),
     "official": ("input", "projection", "depth", "block", "head_dim", "heads", "output"),
@@ -24,8 +24,8 @@ _ORDER = {
 class TensorTrain(Factorization):
     """ΔW[x_1, …, x_n] = G_1[:, x_1, :] G_2[:, x_2, :] … G_n[:, x_n, :], cores G_i (r_(i-1) × d_i × r_i), r_0 = r_n = 1.
 
-    The future work of TensLoRA (arXiv 2509.19391); decomposition: Oseledets, 2011. The order of the modes matters, and
-    a bond is called by the mode on its left: `ranks` names every mode but the last.
+    The future work of TensLoRA (arXiv 2509.19391); decomposition: Oseledets, 2011. The order of the modes matters. A
+    bond is named after the mode on its left, so `ranks` names every mode except the last.
     """
 
     name = "tt"
@@ -41,7 +41,7 @@ class TensorTrain(Factorization):
         return modes[:-1]
 
     def caps(self, modes: Modes, sizes: Sizes) -> dict[str, int]:
-        """Of a bond: the product of the sizes on its smaller side."""
+        """Bond -> the product of the mode sizes on its smaller side."""
         sides = ((math.prod(sizes[:i]), math.prod(sizes[i:])) for i in range(1, len(sizes)))
         return dict(zip(self.rank_names(modes), map(min, sides), strict=True))
 
@@ -60,23 +60,23 @@ class TensorTrain(Factorization):
         return {mode: (bonds[i], size, bonds[i + 1]) for i, (mode, size) in enumerate(zip(modes, sizes, strict=True))}
 
     def fan_in(self, parameter: str, shape: tuple[int, ...]) -> int:
-        """The input core is a matrix from features to a bond, the others are matrices from bond to bond."""
+        """The input core maps features to a bond; the other cores map bonds to bonds."""
         return shape[1] if parameter == "input" else shape[0]
 
     def orthogonal_rows(self, shape: tuple[int, ...]) -> int:
-        """A core is seen as the matrix (r_(i-1) d_i × r_i), which gives the left-orthogonal form."""
+        """A core is drawn as the matrix (r_(i-1) d_i × r_i), which gives the left-orthogonal form."""
         return math.prod(shape[:-1])
 
     def pairs(self, parameters: Parameters, head_layout: str, fold: Fold = None) -> tuple[Tensor, Tensor]:
         """A = [w(p, l)] G_input [M(p, l)], B = [M(p, l)] G_out: the train cut at the smaller bond beside M.
 
         w and M are the products of the small cores left of the input and between input and output features. They are
-        multiplied first, and with a core of features in one product for all slices.
+        computed first, then multiplied with a core of features in one product for all slices.
         """
         modes = list(parameters)
         cores = parameters
         if modes.index("input") > min(modes.index(mode) for mode in _OUTPUTS if mode in modes):
-            modes = modes[::-1]  # ΔW's entries are numbers: the train may be read from its other end
+            modes = modes[::-1]  # a train may be read from its other end
             cores = {mode: core.transpose(1, 3) for mode, core in parameters.items()}
         place = modes.index("input")
         first_output = min(modes.index(mode) for mode in _OUTPUTS if mode in modes)
@@ -92,12 +92,12 @@ class TensorTrain(Factorization):
 
 
 def _slices(core: Tensor, mode: str) -> Tensor:
-    """A small core (T, r, n, r') as the matrices of its slices, (T, P, L, r, r')."""
+    """The slices of a small core (T, r, n, r') as matrices, (T, P, L, r, r')."""
     return core.transpose(1, 2).unsqueeze(1 if mode == "depth" else 2)
 
 
 def _product(cores: Parameters, modes: list[str]) -> Tensor | None:
-    """The product of the small cores for every slice, (T, P, L, r, r'); None where there are none."""
+    """The product of the small cores for every slice, (T, P, L, r, r'); None without small cores."""
     product: Tensor | None = None
     for mode in modes:
         slices = _slices(cores[mode], mode)
@@ -106,7 +106,7 @@ def _product(cores: Parameters, modes: list[str]) -> Tensor | None:
 
 
 def _input_side(cores: Parameters, before: list[str]) -> Tensor:
-    """G_input as (T, P, L, d_in, r), with the row vector of the small cores before it."""
+    """G_input as (T, P, L, d_in, r), multiplied by the row vector of the small cores before it."""
     core = cores["input"]
     row = _product(cores, before)
     if row is None:
@@ -116,7 +116,7 @@ def _input_side(cores: Parameters, before: list[str]) -> Tensor:
 
 
 def _output_side(cores: Parameters, modes: list[str], head_layout: str) -> Tensor:
-    """The cores from the first one of output features on, (T, P, L, r, d_out), contracted from the end of the train."""
+    """The cores from the first output core on, (T, P, L, r, d_out), contracted from the end of the train."""
     right: Tensor | None = None
     for mode in reversed(modes):
         core = cores[mode]

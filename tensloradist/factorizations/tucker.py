@@ -1,4 +1,4 @@
-"""LoRA's matrices, and Tucker: a core of the ranks' sizes, multiplied by a factor in every mode."""
+"""LoRA's matrices, and Tucker: a core multiplied by a factor in every mode."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Lora(Factorization):
-    """ΔW = U_input U_outputᵀ: LoRA (arXiv 2106.09685), one matrix for every projection of every layer.
+    """ΔW = U_input U_outputᵀ: LoRA (arXiv 2106.09685), one matrix for each projection of each layer.
 
-    Kaiming-uniform here has fan-in d_in, as PEFT's, whose A is an nn.Linear(d_in, r).
+    Kaiming-uniform has fan-in d_in, as in PEFT, whose A is an nn.Linear(d_in, r).
     """
 
     name = "lora"
@@ -49,27 +49,19 @@ class Tucker(Factorization):
     folds = True
 
     def shapes(self, modes: Modes, sizes: Sizes, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        factors: dict[str, tuple[int, ...]] = {
-            mode: (size, ranks[mode]) for mode, size in zip(modes, sizes, strict=True)
-        }
+        factors = {mode: (size, ranks[mode]) for mode, size in zip(modes, sizes, strict=True)}
         return {**factors, "core": tuple(ranks[mode] for mode in modes)}
 
     def pairs(self, parameters: Parameters, head_layout: str, fold: Fold = None) -> tuple[Tensor, Tensor]:
-        """A = U_input and B = G(p, l) V_outᵀ, or A = U_input G(p, l) where the output side has the smaller rank."""
+        """A = U_input and B = G(p, l) V_outᵀ, or A = U_input G(p, l) if the output side has the smaller rank."""
         import torch
 
         core, left = parameters["core"], parameters["input"]
         tensors = core.shape[0]
-        # (T, r_in, r_out…, [r_p], [r_l]) -> (T, P, L, r_in, r_out…): small modes first, while the core is smallest.
-        if "depth" in parameters:
-            core = torch.einsum("t...l,tnl->tn...", core, parameters["depth"])
-        else:
-            core = core[:, None]
+        # (T, r_in, r_out…, [r_p], [r_l]) -> (T, P, L, r_in, r_out…): small modes first, to keep the core small.
+        core = torch.einsum("t...l,tnl->tn...", core, parameters["depth"]) if "depth" in parameters else core[:, None]
         stacked = "projection" if "projection" in parameters else "block"
-        if stacked in parameters:
-            core = torch.einsum("tn...p,tmp->tmn...", core, parameters[stacked])
-        else:
-            core = core[:, None]
+        core = torch.einsum("tn...p,tmp->tmn...", core, parameters[stacked]) if stacked in parameters else core[:, None]
         batch, rank_in, out = core.shape[:3], core.shape[3], math.prod(core.shape[4:])
         fold_left = out < rank_in if fold is None else fold == "left"
         if "heads" in parameters:

@@ -1,4 +1,4 @@
-"""Planning memory before anything is queued: bytes a process for every strategy, from tensors that hold no data."""
+"""Plan memory before anything is queued: bytes per process for every strategy, from tensors without data."""
 
 from tensloradist.memory.plan import GPUS, STRATEGIES, Need, gpu_bytes, needs, recommend
 from tensloradist.memory.step import StepBytes, measure_step

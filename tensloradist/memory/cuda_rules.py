@@ -1,7 +1,7 @@
-"""CUDA's rules for tensors without data on the CPU: what autocast computes in which precision, and what a kernel keeps.
+"""CUDA's rules for tensors without data on the CPU: the precision of each autocast operation, and what kernels keep.
 
-A build of torch for CPUs cannot trace a training step on 'cuda' tensors, and one for CUDA cannot choose an attention
-kernel without a GPU. The rules that decide over memory are few, and are the same for all GPUs.
+A CPU build of torch cannot trace a training step on 'cuda' tensors, and a CUDA build cannot choose an attention kernel
+without a GPU. The few rules that determine memory are the same for all GPUs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.library import _scoped_library
 from torch.utils._pytree import tree_map
 
-# What CUDA's autocast computes in float32, and what it sums up in float32: AT_FORALL_FP32 and
-# AT_FORALL_FP32_SET_OPT_DTYPE of torch's ATen/autocast_mode.h. The CPU's computes some of it in float32 too, and
-# in bfloat16 all that CUDA's does.
+# The operations that CUDA's autocast computes in float32, and those that it accumulates in float32: AT_FORALL_FP32 and
+# AT_FORALL_FP32_SET_OPT_DTYPE of torch's ATen/autocast_mode.h. The CPU's autocast computes only some of them in float32
+# and uses bfloat16 wherever CUDA's does.
 FLOAT32 = """
     acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow.Tensor_Scalar pow.Tensor_Tensor
     pow.Scalar softplus layer_norm native_layer_norm rms_norm group_norm frobenius_norm.dim nuclear_norm
@@ -37,7 +37,7 @@ FLOAT32_RESULT = """
 
 @contextmanager
 def cuda_rules() -> Iterator[None]:
-    """Within it, and within FakeTensorMode, a step on the CPU's tensors makes and keeps what it would on a GPU."""
+    """Within this context and FakeTensorMode, a step on CPU tensors allocates and keeps what it would on a GPU."""
     with _scoped_library("aten", "IMPL") as library:
         for names, kernel in ((FLOAT32, _in_float32), (FLOAT32_RESULT, _to_float32)):
             for name in names:
@@ -72,7 +72,7 @@ def _to_float32(operation: Callable[..., Any], *args: Any, dtype: torch.dtype | 
 
 
 def dropout(x: Tensor, p: float, train: bool) -> Tensor:
-    """CUDA's kernel keeps a mask of a byte an element, where the CPU keeps one in the input's precision."""
+    """Dropout as on CUDA, whose mask takes one byte per element; the CPU's has the input's precision."""
     return torch.native_dropout(x, p, train)[0] if train and p > 0 else x
 
 
@@ -87,8 +87,8 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """What `scaled_dot_product_attention` calls on CUDA: flash attention in half precision without a mask, else the
-    memory-efficient kernel. The latter takes no keys that queries share: they are multiplied out."""
+    """The kernel of `scaled_dot_product_attention` on CUDA: flash attention in half precision without a mask, else the
+    memory-efficient kernel, which does not support keys shared by queries and gets them expanded."""
     if query.dim() != 4:
         kernel: Callable[..., Any] = partial(torch.ops.aten._scaled_dot_product_attention_math, enable_gqa=enable_gqa)
         given: tuple[Any, ...] = (query, key, value, attn_mask, dropout_p, is_causal)

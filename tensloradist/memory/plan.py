@@ -1,7 +1,7 @@
-"""Bytes a process under each strategy and number of processes, and the cheapest that fits a given GPU.
+"""Bytes per process under each strategy and number of processes, and the cheapest combination that fits a given GPU.
 
-The adapter is small beside its frozen backbone: ZeRO-1 and ZeRO-2, which shard the optimiser's state and gradients,
-save next to nothing here, and ZeRO-3, which shards the weights, saves most (arXiv 1910.02054 counts the same way).
+The adapter is small compared with its frozen backbone: ZeRO-1 and ZeRO-2, which shard the optimiser's state and
+gradients, save almost nothing here; ZeRO-3, which shards the weights, saves most (arXiv 1910.02054 counts likewise).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tensloradist.training.deepspeed_config import BUCKET, FETCHED_ON_GPU, LIVE_
 
 GiB = 2**30
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
-RESERVE = 0.9  # of a GPU: the rest is for the context, the allocator's fragments and the libraries' workspaces
-# A GPU's name for --gpu -> its memory in GiB, as the maker states it.
+RESERVE = 0.9  # usable share of a GPU; context, fragmentation and library workspaces take the rest
+# A GPU's name for --gpu -> its memory in GiB according to the maker.
 GPUS = {
     "t4": 16,
     "v100": 32,
@@ -32,7 +32,7 @@ GPUS = {
     "h200": 141,
     "b200": 180,
 }
-_BROADCAST = 2 * 250 * 2**20  # bytes: DDP's two buckets in flight when it gives every process the first one's weights
+_BROADCAST = 2 * 250 * 2**20  # bytes: DDP's two buckets in flight when it broadcasts the initial weights
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Need:
     """What one process needs under a strategy, in bytes.
 
     Attributes:
-        gradients: with DDP's or DeepSpeed's buckets.
-        optimizer: AdamW's moments, DeepSpeed's flat copies, and the kept best weights.
-        buffers: the model's own, the batch, and what ZeRO-3 gathers at once.
-        starting: the peak before the first step: DDP broadcasts all weights, the frozen ones too, in copies.
-        loaded: of the host: the whole model in float32 before training. Under ZeRO-3 the first process alone holds it,
-            while it sends the others their shards. A worker of `single` runs keeps it for its next run.
+        gradients: gradients, with DDP's or DeepSpeed's buckets.
+        optimizer: AdamW's moments, DeepSpeed's flat copies, and the copy of the best weights.
+        buffers: the model's buffers, the batch, and the parameters that ZeRO-3 gathers at once.
+        starting: the peak before the first step, when DDP broadcasts copies of all weights, including frozen ones.
+        loaded: host memory for the whole model in float32 before training. Under ZeRO-3 only the first process holds
+            it, while it sends the others their shards. A worker of `single` runs keeps it for its next run.
     """
 
     strategy: str
@@ -65,7 +65,7 @@ class Need:
 
     @property
     def first_on_cpu(self) -> int:
-        """The same of the first process, which under ZeRO-3 is the only one that loads the model."""
+        """The same for the first process, which is the only one to load the model under ZeRO-3."""
         return max(self.total, self.loaded)
 
     @property
@@ -75,7 +75,7 @@ class Need:
         return max(step, self.starting)
 
     def fits(self, gpu: int) -> bool:
-        """Whether it fits into a GPU of so many bytes, less what is reserved."""
+        """Whether it fits into the usable share of a GPU with this many bytes."""
         return self.total <= RESERVE * gpu
 
 
@@ -83,7 +83,7 @@ def needs(step: StepBytes, processes: Iterable[int], strategies: Iterable[str] =
     """Every sensible combination: `single` with one process, the others with two or more.
 
     Args:
-        step: of one process's share of the batch (`measure_step`); it is the same for all of these.
+        step: the bytes of one process's share of the batch (`measure_step`), the same for all combinations.
     """
     return [
         _need(step, strategy, world)
@@ -99,13 +99,13 @@ def _need(step: StepBytes, strategy: str, world: int) -> Need:
     shard = math.ceil(trained / world)
     gradients = trained if zero < 2 else shard
     if strategy == "ddp":
-        gradients += trained  # the buckets that are reduced
+        gradients += trained  # the buckets to reduce
     if zero:
-        # The bucket of gradients on their way to be reduced: whole on a GPU, touched as far as it is filled on the CPU.
+        # The bucket of gradients to reduce: whole on a GPU; the CPU only touches the filled part.
         gradients += BUCKET * FULL if step.device == "cuda" else min(trained, BUCKET * FULL)
     moments = 2 * (shard if zero else trained)
     masters = shard if zero else 0
-    best = trained  # the weights at the best epoch
+    best = trained  # the weights of the best epoch
     parameters, buffers = step.frozen + trained, step.buffers
     if zero == 3:
         parameters = math.ceil(parameters / world)
@@ -116,22 +116,22 @@ def _need(step: StepBytes, strategy: str, world: int) -> Need:
 
 
 def _gathered(step: StepBytes) -> int:
-    """Bytes of whole parameters that ZeRO-3 is configured to have on a process at once."""
-    if step.device == "cpu":  # the layer in use, the one that is fetched ahead, and what may stay gathered
+    """Bytes of unsharded parameters that ZeRO-3 may hold on a process at once."""
+    if step.device == "cpu":  # the current layer, the prefetched one, and what may stay gathered
         return 2 * step.largest + min(step.frozen, 2 * BUCKET * FULL)
-    # With every layer it fetches more ahead, until so many are there; a bucket of them is copied as it arrives.
+    # It prefetches layer by layer up to this many parameters, and copies a bucket of them on arrival.
     live = min(step.frozen, LIVE_ON_GPU * step.frozen_itemsize + step.largest)
     return live + max(step.largest, min(step.frozen, FETCHED_ON_GPU * step.frozen_itemsize))
 
 
-def recommend(found: Iterable[Need], gpu: int) -> Need | None:
-    """The cheapest that fits: fewest processes, then the strategy that communicates least; None if nothing fits."""
-    fitting = [need for need in found if need.fits(gpu)]
+def recommend(candidates: Iterable[Need], gpu: int) -> Need | None:
+    """The cheapest need that fits: fewest processes, then least communication; None if nothing fits."""
+    fitting = [need for need in candidates if need.fits(gpu)]
     return min(fitting, key=lambda need: (need.processes, STRATEGIES.index(need.strategy)), default=None)
 
 
 def gpu_bytes(text: str) -> int:
-    """Bytes of a GPU given by name (`h100`) or by memory (`80GiB`, `24 GB`). Raises UserError for anything else."""
+    """The bytes of a GPU given by name (`h100`) or memory (`80GiB`, `24 GB`). Raises UserError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GiB|GB|MiB|MB)", text)
     if match:
         return int(float(match[1]) * {"GiB": GiB, "GB": 10**9, "MiB": 2**20, "MB": 10**6}[match[2]])

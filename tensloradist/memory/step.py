@@ -1,7 +1,7 @@
-"""One training step on tensors without data: how many bytes its parameters hold, and its activations at their peak.
+"""One training step on tensors without data: the bytes of its parameters, and of its activations at their peak.
 
-The run's own backbone, adapter and a batch of its own data pass forward and backward under torch's FakeTensorMode, as
-on a CPU or by CUDA's rules; every storage is counted from its first operation until nothing refers to it any more.
+The run's backbone and adapter process a batch of its data forward and backward under torch's FakeTensorMode, by the
+rules of a CPU or of CUDA. Every storage counts from its first operation until nothing refers to it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tensloradist.training.blocks import blocks, recompute
 from tensloradist.training.prediction import evaluation_batch
 
 FULL = 4  # bytes of a float32
-# `training.batches` has one in use there, one ready, and one that is copied before the first is let go; memory of its
-# own stream is not given to the one that computes.
+# `training.batches` keeps one batch in use, one ready, and one being copied before the first is freed: the compute
+# stream does not reuse the memory of the copy stream.
 BATCHES_ON_GPU = 3
 
 
@@ -39,14 +39,14 @@ class StepBytes:
     """What one process holds in a training step without sharding.
 
     Attributes:
-        frozen: bytes of the backbone's parameters, as they are kept while training (bf16: two each; quantised: less).
-        trainable: number of the parameters that are trained, adapter and head; they are float32.
-        largest: bytes of the largest layer's own parameters, frozen or not: what ZeRO-3 gathers at once.
-        buffers: bytes of the model's buffers and of the batches that are there at once: three on a GPU, else one.
-        activations: bytes beyond all of these at the peak of training and of evaluation, whichever is higher.
-        loaded: bytes of the whole model in float32, as it is when loaded, before it is moved to an accelerator.
-        device: whose rules decide what the step keeps: cpu or cuda.
-        frozen_itemsize: bytes of an element of the backbone's parameters, quantised or not.
+        frozen: bytes of the backbone's parameters during training (bf16: two each; quantised: fewer).
+        trainable: number of trained parameters, adapter and head, which are float32.
+        largest: bytes of the largest layer's own parameters, frozen or not, which ZeRO-3 gathers at once.
+        buffers: bytes of the model's buffers and of the batches held at once: three on a GPU, else one.
+        activations: bytes beyond these at the peak of training or evaluation, whichever is higher.
+        loaded: bytes of the whole model in float32 as loaded, before it moves to an accelerator.
+        device: the device whose rules decide what the step keeps, cpu or cuda.
+        frozen_itemsize: bytes per element of the backbone's parameters before quantisation.
     """
 
     frozen: int
@@ -60,17 +60,17 @@ class StepBytes:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operations within make, while they live, and their peak.
+    """Count the live bytes of storages made by the operations within this mode, and their peak.
 
     Args:
-        there: tensors that exist already and do not count.
+        existing: tensors that do not count.
     """
 
-    def __init__(self, there: Iterable[Tensor] = ()) -> None:
+    def __init__(self, existing: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.live = self.peak = 0
         self._seen: dict[int, weakref.ref[Any]] = {}
-        for tensor in there:
+        for tensor in existing:
             storage = tensor.untyped_storage()
             self._seen[storage._cdata] = weakref.ref(storage)
 
@@ -86,11 +86,11 @@ class LiveBytes(TorchDispatchMode):
         if key in self._seen:
             return
 
-        def gone(_: object) -> None:
+        def freed(_: object) -> None:
             self.live -= size
             del self._seen[key]
 
-        self._seen[key] = weakref.ref(storage, gone)
+        self._seen[key] = weakref.ref(storage, freed)
         self.live += size
         self.peak = max(self.peak, self.live)
 
@@ -101,13 +101,13 @@ def measure_step(
     activation_checkpointing: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> StepBytes:
-    """The bytes of one pass over the longest `micro_batch` training examples of the run's data, which is loaded.
+    """The bytes of one pass over the run's longest `micro_batch` training examples. Loads the run's data.
 
     Args:
-        device: what the step is planned for; neither a GPU nor a build of torch for CUDA is needed.
+        device: the device to plan for; this needs neither a GPU nor a CUDA build of torch.
 
     Raises:
-        UserError: the data or the backbone's configuration cannot be read, or they do not fit.
+        UserError: the data or the backbone's configuration is unreadable, or the two do not fit together.
     """
     task = tasks.load(spec.task, spec.backbone, spec.protocol)
     model = backbones.empty(spec.backbone, task.num_labels)
@@ -125,7 +125,7 @@ def measure_step(
         for name, p in model.named_parameters()
         if not p.requires_grad
     )
-    batch, labels = _longest(task, micro_batch)  # read before tensors lose their data
+    batch, labels = _longest(task, micro_batch)  # read before FakeTensorMode
     evaluated = _evaluated(task, evaluation_batch(spec.compute))
     with cuda_rules() if device == "cuda" else nullcontext(), FakeTensorMode():
         fill(model, frozen_dtype)
@@ -165,7 +165,7 @@ def _order(split: SplitData) -> np.ndarray:
 
 
 def _evaluated(task: LoadedTask, size: int) -> dict[str, Tensor]:
-    """The inputs of an evaluation's largest batch, of `size` examples at most."""
+    """The inputs of the largest evaluation batch, with at most `size` examples."""
     split = max(task.validation, task.test, key=lambda s: (min(len(s), size), _width(s)))
     return split.batch(_order(split)[:size], None)
 
@@ -175,7 +175,7 @@ def _width(split: SplitData) -> int:
 
 
 def _longest(task: LoadedTask, examples: int) -> tuple[dict[str, Tensor], Tensor]:
-    """The inputs and labels of the longest training examples, of any where all are equally long."""
+    """The inputs and labels of the longest training examples; of any examples if all are equally long."""
     chosen = np.resize(_order(task.train)[:examples], examples)
     return task.train.batch(chosen, None), torch.from_numpy(np.ascontiguousarray(task.train.labels[chosen]))
 
@@ -189,20 +189,22 @@ def _own_bytes(module: nn.Module, frozen_dtype: torch.dtype) -> int:
 
 
 def _in_type_of_input(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """As quantised layers answer, whatever autocast says; those of 8 bits on a CPU follow autocast."""
+    """Return the input's type as quantised layers do, regardless of autocast (except 8-bit layers on a CPU)."""
     return output.to(given[0].dtype)
 
 
-# int8: a byte each, and a float32 scale for each output; nf4: half a byte, and a float32 scale for each 64.
 def _quantised_bytes(model: nn.Module, quantization: str | None) -> dict[str, int]:
-    """Bytes of the quantised weights, by their parameters' names."""
+    """Name of a quantised parameter -> its bytes.
+
+    int8 takes a byte per weight and a float32 scale per output; nf4 half a byte and a float32 scale per 64 weights.
+    """
     if quantization is None:
         return {}
     kept = tuple(f"{path}." for path in (*backbones.family_of(model).head(model), "lm_head"))
-    found = {}
+    sizes = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear) and not f"{path}.".startswith(kept):
             elements = module.weight.numel()
             each = elements + FULL * module.out_features if quantization == "int8" else elements // 2 + elements // 16
-            found[f"{path}.weight"] = each
-    return found
+            sizes[f"{path}.weight"] = each
+    return sizes

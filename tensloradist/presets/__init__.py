@@ -1,7 +1,7 @@
-"""Presets: the published neighbours of TensLoRA as data of the family, and reading what their own code trained.
+"""Presets: the published neighbours of TensLoRA as members of this family, and readers for their authors' adapters.
 
-A preset is a row of `PRESETS`: a grouping, a factorisation, initial distributions, a multiplier, where dropout acts,
-and what the authors adapt. `AdapterSpec(method=name)` fills itself in from there. No torch here.
+A preset is an entry of `PRESETS`: a grouping, a factorisation, initial distributions, a multiplier, where dropout acts,
+and which projections the authors adapt. `AdapterSpec(method=name)` takes its defaults from it. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionShape, **settings: Any) -> Adapter:
-    """An adapter trained by the authors' own code, as a member of this family. See `originals.from_original`."""
+    """Convert an adapter trained by the authors' code to a member of this family; see `originals.from_original`."""
     from tensloradist.presets.originals import from_original as read
 
     return read(method, tensors, shape, **settings)

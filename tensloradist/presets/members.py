@@ -1,29 +1,27 @@
-"""The presets: what each published neighbour is in terms of the family, from its paper and its authors' code.
+"""The presets: each published neighbour expressed as a member of the family, after its paper and its authors' code.
 
 Indices in the equations: a input, o output, h heads, e head_dim (o = h · d_h + e), p projection, l depth, n a fused
-projection and depth, g a d-wide chunk of an FFN matrix; the others are ranks. ΔW is written input × output.
+projection and depth, g a d-wide chunk of an FFN matrix; other letters are ranks. ΔW is written input × output.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-_QKV = ("query", "key", "value")
-_QKVO = (*_QKV, "attention_output")
-_ALL = (*_QKVO, "fc1", "fc2")
+from tensloradist.modes import PROJECTIONS, QKV, QKVO
 
-# What makes a preset what it is: a specification cannot change these.
+# The fields that define a preset: a specification cannot change them.
 FIXED_BY_PRESET = ("grouping", "factorization", "fused", "mode_order", "head_side", "head_layout")
 
 
 @dataclass(frozen=True)
 class Draw:
-    """An initial distribution: uniform on ± spread, normal of standard deviation spread, or one without a spread.
+    """An initial distribution: uniform on ± spread, normal with standard deviation spread, or one without a spread.
 
-    `spread` is a function of the parameter's shape. `chunks` multiplies the blocks of an FFN matrix.
+    `spread` is a function of the parameter's shape. `chunks` scales the blocks of an FFN matrix.
     """
 
     kind: Literal["zeros", "ones", "uniform", "normal", "orthogonal"]
@@ -36,23 +34,23 @@ class Preset:
     """A published method as data.
 
     Attributes:
-        fields: what it sets of `AdapterSpec`; those in FIXED_BY_PRESET for good, the others as defaults.
+        fields: its values for fields of `AdapterSpec`; those in FIXED_BY_PRESET are fixed, the others are defaults.
         targets: the projections that the authors adapt (`targets: original`).
-        offers: the projections that it can adapt here.
-        initial: parameter -> distribution; with the one that is zero.
-        initial_second: the same of a second tensor, for the matrices without heads.
+        offers: the projections that can be adapted here; empty: the targets.
+        initial: parameter -> distribution, including the zero one.
+        initial_second: the same for a second tensor, which holds the matrices without heads.
         weights: whether a CP has a trainable weight for each rank-one tensor.
         biases: projections with a trainable bias that all layers share.
-        description: the paper's equation and what of the original is not covered.
+        description: the paper's equation, and which parts of the original are not covered.
     """
 
     fields: Mapping[str, Any]
     targets: tuple[str, ...]
-    offers: tuple[str, ...]
-    initial: Mapping[str, Draw]
+    initial: Mapping[str, Draw] = field(default_factory=dict)
     initial_second: Mapping[str, Draw] = field(default_factory=dict)
     weights: bool = False
     biases: tuple[str, ...] = ()
+    offers: tuple[str, ...] = ()
     description: str = ""
 
 
@@ -67,8 +65,8 @@ def fact_tt() -> Preset:
     U (d × r) and V (d × r) are shared by everything, Σ_n (r × r) belongs to one block n; the fused mode carries an
     identity. Parameters: 2dr + N r², N = 3L for query, key and value, 12L for all.
 
-    Not covered: with dropout, fc1 drops the r features before its four blocks, the original the 4r after them; the
-    scale and the rank that the authors choose for every data set (s in 0.01 … 100) are a sweep's to vary.
+    Not covered: with dropout, fc1 drops the r features before its four blocks, while the original drops the 4r features
+    after them. The authors choose scale (s in 0.01 … 100) and rank per data set, which a sweep can vary.
     """
     return Preset(
         fields={
@@ -79,8 +77,7 @@ def fact_tt() -> Preset:
             "dropout": 0.1,
             "dropout_on": "hidden",
         },
-        targets=_ALL,
-        offers=_ALL,
+        targets=PROJECTIONS,
         initial={
             "input": Draw("uniform", lambda shape: 1 / math.sqrt(shape[1])),
             # nn.Linear's default: fc2's four blocks are one layer with four times the fan-in
@@ -96,7 +93,7 @@ def fact_tk() -> Preset:
     Tucker over (input, output, block): core C (r × r × r), P (N × r). Parameters: 2dr + N r + r³.
 
     Not covered: the FFN matrices. The authors' reshape of (r, 4r) mixes the blocks of fc1 and fc2 with the ranks, so
-    that they are no slices of this tensor; query, key, value and attention_output are.
+    they are not slices of this tensor, unlike query, key, value and attention_output.
     """
     return Preset(
         fields={
@@ -106,8 +103,7 @@ def fact_tk() -> Preset:
             "dropout": 0.1,
             "dropout_on": "hidden",
         },
-        targets=_QKVO,
-        offers=_QKVO,
+        targets=QKVO,
         initial={
             "input": Draw("uniform", lambda shape: 1 / math.sqrt(shape[0])),
             "output": _ZEROS,
@@ -123,7 +119,7 @@ def lotr() -> Preset:
     One R (d × r) and one L (r × d) for all layers and both query and value, M_n (r × r) for each: the family of
     FacT-TT with another initialisation and scale. Parameters: 2dr + N r² (N = 2L in the original).
 
-    Not covered: the initialisations by singular value decomposition, under which ΔW does not begin at zero.
+    Not covered: the initialisations by singular value decomposition, under which ΔW does not start at zero.
     """
     return Preset(
         fields={
@@ -134,7 +130,7 @@ def lotr() -> Preset:
             "alpha": 1.0,
         },
         targets=("query", "value"),
-        offers=_QKV,
+        offers=QKV,
         initial={"input": Draw("normal"), "block": _ZEROS, "output": Draw("normal")},
     )
 
@@ -152,8 +148,8 @@ def lorta() -> Preset:
     The CP of att_qkv_depth, with heads on the output of every projection. Parameters: r (d + d_h + H + L + P).
 
     Not covered: their fused layer interleaves query, key and value by head while the tensor's parts are consecutive,
-    so that on their own checkpoints the projection mode does not mean query, key and value; here it does. The
-    original has rows for four projections whether or not all are adapted.
+    so the projection mode of their own checkpoints does not index query, key and value; here it does. The original
+    always has rows for four projections, even if not all are adapted.
     """
     return Preset(
         fields={
@@ -164,8 +160,7 @@ def lorta() -> Preset:
             "dropout": 0.05,
             "initialization": "original",
         },
-        targets=_QKVO,
-        offers=_QKVO,
+        targets=QKVO,
         initial=_LORTA_INITIAL,
     )
 
@@ -173,11 +168,11 @@ def lorta() -> Preset:
 def lorta_peft() -> Preset:
     """LoRTA (Hounie et al., 2024, arXiv 2410.04060), the authors' fork of PEFT: `re,hr,pr,lr,or->plheo`, times α/r.
 
-    The same CP the other way round: heads and head_dim index the input of every projection, where only
-    attention_output has heads; the factor of d features, called `input` here, indexes the output. Used for their
-    GLUE numbers. Parameters: r (d + d_h + H + L + P).
+    The same CP with swapped sides: heads and head_dim index the input of every projection, although only
+    attention_output has heads there; the factor of d features, called `input` here, indexes the output. Used for
+    their GLUE numbers. Parameters: r (d + d_h + H + L + P).
 
-    Not covered: rows for four projections whether or not all are adapted.
+    Not covered: rows for projections that are not adapted; the original always has four.
     """
     return Preset(
         fields={
@@ -187,8 +182,7 @@ def lorta_peft() -> Preset:
             "alpha": 8.0,
             "initialization": "original",
         },
-        targets=_QKVO,
-        offers=_QKVO,
+        targets=QKVO,
         initial=_LORTA_INITIAL,
     )
 
@@ -200,13 +194,12 @@ def cara() -> Preset:
     the FFN matrices have a second one, `r,nr,or,ar->nao`, with nine blocks a layer and biases that all layers share.
     Parameters: r (3L + d + H + d_h + 1), and r (9L + 2d + 1) + 6d for the second.
 
-    Not covered: their dropout of 0.1 on the entries of the dense update, which is never built here (dropout is 0
-    unless it is set, and then acts on the input), and random initial weights λ.
+    Not covered: their dropout of 0.1 on the entries of the dense update, which is never built here (dropout defaults
+    to 0 and acts on the input), and random initial weights λ.
     """
     return Preset(
         fields={**_FUSED, "grouping": "att_qkv_depth", "factorization": "cp"},
-        targets=_ALL,
-        offers=_ALL,
+        targets=PROJECTIONS,
         initial={
             "input": _ZEROS,
             "head_dim": _ORTHOGONAL,
@@ -226,7 +219,7 @@ def metatt_4d() -> Preset:
     Their α is `scale` here (`alpha` is divided by the rank). Its order is input, depth, projection, output.
     Parameters: r (d_in + d_out) + (L + P) r².
 
-    Not covered: the authors' initialisation, of which no text was found; the cores start orthogonal, the last at zero.
+    Not covered: the authors' initialisation, which no text describes; the cores start orthogonal, the last at zero.
     """
     return Preset(
         fields={
@@ -235,9 +228,7 @@ def metatt_4d() -> Preset:
             "mode_order": ("input", "depth", "projection", "output"),
             "initialization": "orthogonal",
         },
-        targets=_QKV,
-        offers=_QKV,
-        initial={},
+        targets=QKV,
     )
 
 
@@ -256,15 +247,13 @@ def metatt_5d() -> Preset:
             "mode_order": ("input", "depth", "projection", "heads", "head_dim"),
             "initialization": "orthogonal",
         },
-        targets=_QKV,
-        offers=_QKV,
-        initial={},
+        targets=QKV,
     )
 
 
 def _named(make: Callable[[], Preset]) -> Preset:
     preset = make()
-    return Preset(**{**vars(preset), "description": make.__doc__ or ""})
+    return replace(preset, offers=preset.offers or preset.targets, description=make.__doc__ or "")
 
 
 PRESETS: dict[str, Preset] = {
@@ -273,7 +262,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def bias_projections(method: str, projections: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the projections for which a method trains a bias, shared by all layers (CaRA)."""
+    """The projections for which a method trains a bias that all layers share (CaRA)."""
     return tuple(p for p in projections if method in PRESETS and p in PRESETS[method].biases)
 
 

@@ -1,4 +1,4 @@
-"""Reading adapters that the authors' own code trained: their tensors, by their names, into this family's parameters."""
+"""Read adapters trained by the authors' code: convert their named tensors to this family's parameters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from torch import Tensor
 
 from tensloradist.adapter import Adapter
 from tensloradist.errors import UserError, unknown
-from tensloradist.modes import FFN, FFN_CHUNKS, AttentionShape
+from tensloradist.modes import FFN, FFN_CHUNKS, QKV, QKVO, AttentionShape
 from tensloradist.presets.members import PRESETS
 from tensloradist.spec import AdapterSpec
 
 log = logging.getLogger(__name__)
-_QKVO = ("query", "key", "value", "attention_output")
 _FACT_PLACES = {
     "query": "attn.q",
     "key": "attn.k",
@@ -34,23 +33,23 @@ Values = dict[str, Tensor]
 
 
 def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionShape, **settings: Any) -> Adapter:
-    """An adapter trained by the authors' own code, as a member of this family, with the same outputs.
+    """Convert an adapter trained by the authors' code to a member of this family with the same outputs.
 
     Args:
         method: a preset; `lorta_litgpt` is another name of `lorta`.
         tensors: named as in the authors' code (FacT: `FacTu.weight`, `blocks.0.attn.q_FacTs.weight`, …; LoTR:
             `lotr.lhs` or its aliases in the layers, `….query.lotr.mid`; LoRTA: `lora_A`, …; CaRA: `CP_A1`, …; MetaTT:
             `core0`, …).
-        shape: of the backbone. Of its projections, those are kept that the original adapts and this family can hold;
-            what else the original adapts is left out, with a warning.
-        settings: `rank` (one, or of a train one for every bond) and `scale_argument`, the authors' scale or α; without
-            it, the preset's.
+        shape: the backbone's. Only those of its projections are kept that the original adapts and this family can hold;
+            the values of other projections are ignored with a warning.
+        settings: `rank` (one, or one for every bond of a train) and `scale_argument`, the authors' scale or α, which
+            defaults to the preset's.
 
     Returns:
-        An adapter in the tensors' precision, whose `delta` includes the multiplier.
+        An adapter in the tensors' precision, with the multiplier included in `delta`.
 
     Raises:
-        UserError: an unknown method or setting, or tensors that are missing, extra or of another shape.
+        UserError: an unknown method or setting, or tensors that are missing, superfluous or of the wrong shape.
     """
     method = _OTHER_NAMES.get(method, method)
     if method not in _READERS:
@@ -65,13 +64,13 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
         raise UserError(f"projections: {method} adapts none of {list(shape.projections)}")
     if set(available) - set(projections):
         log.warning(
-            "%s has values for %s, too, which the shape's projections leave out: they are not read",
+            "%s also has values for %s, which are ignored because the shape's projections do not include them",
             method,
             ", ".join(p for p in available if p not in projections),
         )
     if unreadable := [p for p in shape.projections if p in reader.unreadable]:
         raise UserError(
-            f"projections: {' and '.join(unreadable)} of {method} are no slices of its tensor, so they cannot be read"
+            f"projections: {' and '.join(unreadable)} of {method} are not slices of its tensor, so they cannot be read"
         )
     shape = dataclasses.replace(shape, projections=projections)
     alpha = PRESETS[method].fields.get("alpha")
@@ -109,30 +108,30 @@ def _copy(parameter: Tensor, value: Tensor) -> None:
 
 
 class _Given:
-    """The tensors that were given: each is asked for by name and shape, and all must be asked for."""
+    """The given tensors. Each is requested by name and shape, and every one must be used."""
 
     def __init__(self, method: str, tensors: Mapping[str, Tensor]) -> None:
         self.method, self.tensors = method, tensors
         self._used: set[str] = set()
         if not tensors:
-            raise UserError(f"tensors: none were given for {method}")
+            raise UserError(f"tensors: none given for {method}")
         for name, value in tensors.items():
             if not isinstance(value, Tensor) or not value.is_floating_point():
-                found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-                raise UserError(f"tensors: {name!r} is of type {found}; it must be a torch tensor of real numbers")
+                actual = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise UserError(f"tensors: {name!r} is of type {actual}; it must be a torch tensor of real numbers")
         self.dtype = next(iter(tensors.values())).dtype
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         self._used.add(name)
         if name not in self.tensors:
             raise UserError(f"tensors: {self.method} needs {name!r} of shape {list(shape)}, which is missing")
-        found = tuple(self.tensors[name].shape)
-        if found != shape:
-            raise UserError(f"tensors: {name!r} has shape {list(found)}; {self.method} needs {list(shape)} here")
+        actual = tuple(self.tensors[name].shape)
+        if actual != shape:
+            raise UserError(f"tensors: {name!r} has shape {list(actual)}; {self.method} needs {list(shape)} here")
         return self.tensors[name]
 
     def size(self, name: str, axis: int) -> int:
-        """The size of an axis, from which a rank is read."""
+        """The size of an axis, which is a rank."""
         if name not in self.tensors:
             raise UserError(f"tensors: {self.method} needs {name!r}, which is missing")
         if self.tensors[name].dim() <= axis:
@@ -140,7 +139,7 @@ class _Given:
         return self.tensors[name].shape[axis]
 
     def alias(self, name: str) -> str:
-        """The name of a tensor that may be stored under longer names ending in it, all of the same values."""
+        """The stored name of a tensor that may have longer names ending in this one, all with the same values."""
         longer = [other for other in self.tensors if other.endswith(f".{name}")]
         if name in self.tensors:
             longer.insert(0, name)
@@ -153,27 +152,27 @@ class _Given:
         return longer[0]
 
     def leave(self, pattern: str) -> None:
-        """Tensors of projections that are not wanted."""
+        """Ignore the tensors whose names match the pattern: those of projections that are not requested."""
         self._used |= {name for name in self.tensors if re.search(pattern, name)}
 
     def check_all_used(self) -> None:
         extra = sorted(set(self.tensors) - self._used)
         if extra:
-            raise UserError(f"tensors: {self.method} has no {', '.join(map(repr, extra[:5]))}")
+            raise UserError(f"tensors: {self.method} does not use {', '.join(map(repr, extra[:5]))}")
 
 
 def _ranks(reader: _Reader, given: _Given, rank: Any) -> tuple[tuple[str, ...], list[int]]:
-    """The names and values of the ranks, read from the tensors, checked against `rank` if that is given."""
+    """The names and values of the ranks, read from the tensors and checked against `rank` if given."""
     method = given.method
     if reader.rank is not None:
-        names, found = ("input",), [reader.rank(given)]
+        names, ranks = ("input",), [reader.rank(given)]
     else:
         names = tuple(PRESETS[method].fields["mode_order"][:-1])
-        found = [given.size(f"core{i}", 2) for i in range(len(names))]
-    wanted = list(rank) if isinstance(rank, list | tuple) else [rank] * len(found)
-    if rank is not None and wanted != found:
-        raise UserError(f"rank: {rank!r}, but the tensors of {method} have {found if len(found) > 1 else found[0]}")
-    return names, found
+        ranks = [given.size(f"core{i}", 2) for i in range(len(names))]
+    wanted = list(rank) if isinstance(rank, list | tuple) else [rank] * len(ranks)
+    if rank is not None and wanted != ranks:
+        raise UserError(f"rank: {rank!r}, but the tensors of {method} have {ranks if len(ranks) > 1 else ranks[0]}")
+    return names, ranks
 
 
 def _fact_tt(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:
@@ -198,7 +197,7 @@ def _fact_tk(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[li
     d, (r,) = shape.d_in, ranks
     a_layer = 12
     factor = given("FacTp", r, a_layer * shape.layers).T
-    rows = [a_layer * layer + _QKVO.index(p) for layer in range(shape.layers) for p in shape.projections]
+    rows = [a_layer * layer + QKVO.index(p) for layer in range(shape.layers) for p in shape.projections]
     values = {
         "input": given("FacTu.weight", r, d).T,
         "output": given("FacTv.weight", d, r),
@@ -228,12 +227,12 @@ def _lotr(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[
 
 def _lorta(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:
     (r,) = ranks
-    projections = given("lora_C_m", len(_QKVO), r)
+    projections = given("lora_C_m", len(QKVO), r)
     values = {
         "input": given("lora_A", shape.d_in, r),
         "head_dim": given("lora_B", r, shape.head_dim).T,
         "heads": given("lora_C_h", shape.heads, r),
-        "projection": projections[[_QKVO.index(p) for p in shape.projections]],
+        "projection": projections[[QKVO.index(p) for p in shape.projections]],
         "depth": given("lora_C_l", shape.layers, r),
     }
     return [values], {}
@@ -242,9 +241,9 @@ def _lorta(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list
 def _cara(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[list[Values], Values]:
     d, (r,), layers = shape.d_in, ranks, range(shape.layers)
     values, biases = [], {}
-    first = [p for p in shape.projections if p in _QKVO[:3]]
+    first = [p for p in shape.projections if p in QKV]
     if first:
-        rows = [3 * layer + _QKVO.index(p) for layer in layers for p in first]
+        rows = [3 * layer + QKVO.index(p) for layer in layers for p in first]
         values.append(
             {
                 "input": given("CP_A2", d, r),
@@ -281,12 +280,12 @@ def _metatt(given: _Given, shape: AttentionShape, ranks: list[int]) -> tuple[lis
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """How the tensors of the authors' code are read.
+    """How to read the tensors of the authors' code.
 
     Attributes:
         read: (tensors, shape, ranks) -> the parameters of each of this family's tensors, and the biases.
-        rank: the rank that the tensors have; None: that of every bond of a train, core0, core1, ….
-        adapted: the projections that the tensors adapt and that this family can hold; None: the preset's targets.
+        rank: tensors -> their rank; None: read the rank of every bond of a train from core0, core1, ….
+        adapted: tensors -> the projections that they adapt and this family can hold; None: the preset's targets.
         unreadable: projections that the tensors adapt in a way that this family cannot hold.
     """
 
@@ -301,7 +300,7 @@ def _adapted_by_fact(given: _Given) -> tuple[str, ...]:
 
 
 def _adapted_by_cara(given: _Given) -> tuple[str, ...]:
-    return PRESETS[given.method].targets if "CP_P1" in given.tensors else _QKVO[:3]
+    return PRESETS[given.method].targets if "CP_P1" in given.tensors else QKV
 
 
 _LORTA = _Reader(read=_lorta, rank=lambda given: given.size("lora_A", 1))

@@ -78,7 +78,7 @@ def test_built_on_meta_without_values():
             lambda: Adapter(
                 AdapterSpec(grouping="qkv", ranks={"input": 2, "output": 2, "projection": 2, "depth": 1}), SHAPE
             ),
-            "are no modes",
+            "are not modes",
         ),
         (lambda: Adapter(AdapterSpec(method="lora", ranks={"input": 2, "output": 3}), SHAPE), "one rank"),
         (lambda: Adapter(AdapterSpec(grouping="qkv", factorization="tuker"), SHAPE), "Did you mean 'tucker'"),
@@ -92,13 +92,13 @@ def test_built_on_meta_without_values():
             lambda: Adapter(
                 AdapterSpec(grouping="qkv", factorization="tt", ranks={"input": 2, "projection": 2, "output": 2}), SHAPE
             ),
-            r"\['output'\] are no bonds",
+            r"\['output'\] are not bonds",
         ),
         (
             lambda: Adapter(AdapterSpec(grouping="qkv", factorization="tt", mode_order=("input", "output")), SHAPE),
             r"mode_order: .* must name each of the modes",
         ),
-        (lambda: Adapter(AdapterSpec(grouping="qkv", fused=True), SHAPE), "no projection and depth to fuse"),
+        (lambda: Adapter(AdapterSpec(grouping="qkv", fused=True), SHAPE), "does not stack both projection and depth"),
         (
             lambda: Adapter(AdapterSpec(method="lorta_peft"), AttentionShape(8, 12, 3, 1)),
             "all must be square, but query is 8 × 12",

@@ -1,7 +1,7 @@
 """A results folder made by hand through the schema: scores that a test chooses, and everything that can go wrong."""
 
 import pytest
-from synthetic import put_manifest, result_of
+from synthetic import method_of, put_manifest, result_of
 
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import publish, write_failure
@@ -39,7 +39,7 @@ class Folder:
     ):
         run_id = f"{row}-{task}-{seed}-{rate}-{ranks}".replace(" ", "_")
         memberships = tuple(Membership(condition=c, budget=100, residual=residual) for c in conditions)
-        method = row.split()[0] if row.split()[0] in ("lora", "head", "full") else "tenslora"
+        method = method_of(row)
         adapter = {"method": method, "grouping": None if method != "tenslora" else row.split()[0]}
         spec = {
             "seed": seed,
@@ -109,7 +109,7 @@ def loaded_of(scores, seeds, conditions=None):
             "sweep": "s",
             "run_id": f"{task}-{row}-{seed}",
             "row": row,
-            "method": row.split()[0] if row.split()[0] in ("lora", "head", "full") else "tenslora",
+            "method": method_of(row),
             "backbone": "deit",
             "task": task,
             "data_set": f"data of {task}",

@@ -44,6 +44,11 @@ def put_manifest(root: Path, manifest: Manifest) -> str:
     return digest
 
 
+def method_of(row: str) -> str:
+    """The method of a row of the tables: lora, head or full, and tenslora for 'att tucker'."""
+    return row.split()[0] if row.split()[0] in ("lora", "head", "full") else "tenslora"
+
+
 def result_of(
     run_id="run", *, attempt=1, state="finished", metric="accuracy", score=0.5, validation=None, best_epoch=1, **fields
 ):
@@ -132,7 +137,7 @@ class Synthetic:
         )
 
     def _plan(self, runs, backbone, task, method, condition, rate, seed):
-        kind = method.split()[0] if method.split()[0] in ("lora", "head", "full") else "tenslora"
+        kind = method_of(method)
         budget = 1152 * condition.rank
         tensor = kind == "tenslora"
         rank = condition.rank

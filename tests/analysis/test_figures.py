@@ -13,9 +13,8 @@ from matplotlib.text import Text
 from synthetic import Synthetic
 
 from analysis.build import analyse
-from analysis.costs import Cost
+from analysis.costs import Cost, pareto_front
 from analysis.curves import Curve
-from analysis.figures.critical import cliques
 from analysis.figures.data import (
     Costs,
     CriticalDifference,
@@ -28,11 +27,11 @@ from analysis.figures.data import (
     Point,
 )
 from analysis.figures.drawing import KINDS, draw_all, figure_of, render
-from analysis.figures.parameters import pareto
 from analysis.figures.plan import plan_figures
 from analysis.figures.style import GROUPINGS, looks, settings, spread
 from analysis.load import load
 from analysis.model import Estimate, Interval, Method
+from analysis.statistics.ranks import groups_within
 
 FACTORIZATIONS = ("tucker", "cp", "tensor_train", "tensor_ring")
 CONDITIONS = ("isorank", "isoparameter", "isoparameter spectrum", "isoparameter depth=1", "isoparameter projection=1")
@@ -52,8 +51,9 @@ def data_of(kind, methods, seed=0):
         for method in methods:
             for rank, condition in itertools.product((2, 8), ("isorank", "isoparameter")):
                 count = int(random.integers(300, 3000)) * rank if condition == "isorank" else 9000 * rank
-                points.append(Point(method, f"{condition} r={rank}", condition, count, estimate(), True))
-        return Parameters("accuracy", tuple(points))
+                points.append(Point(method, f"{condition} r={rank}", condition, count, estimate()))
+        front = pareto_front((point.parameters, point.score.value) for point in points)
+        return Parameters("accuracy", tuple(points), front)
     if kind == "pairs":
         return Pairs("accuracy", CONDITIONS[:2], tuple((method, (estimate(), estimate())) for method in methods))
     if kind == "differences":
@@ -70,8 +70,9 @@ def data_of(kind, methods, seed=0):
         lines = tuple((method, tuple((x, estimate()) for x in xs)) for method in methods)
         return Lines("accuracy", kind, lines, () if kind == "rank" else tuple((m, xs[2]) for m in methods))
     if kind == "ranking":
-        ranks = tuple((m, float(random.uniform(1, len(methods)))) for m in methods)
-        return CriticalDifference(ranks, 0.3 * len(methods), 6)
+        ranks = sorted(((m, float(random.uniform(1, len(methods)))) for m in methods), key=lambda item: item[1])
+        difference = 0.3 * len(methods)
+        return CriticalDifference(tuple(ranks), difference, groups_within([rank for _, rank in ranks], difference))
     return Costs(tuple(Cost(m, estimate(20, 60).scaled(0.001), estimate(500, 900).scaled(2**20)) for m in methods))
 
 
@@ -207,16 +208,20 @@ def test_thirty_methods_look_different_without_colour():
 
 
 def test_the_pareto_front_is_what_nothing_beats():
-    def point(parameters, mean, complete=True):
-        return Point("m", "c", "isorank", parameters, Estimate(mean), complete)
-
-    points = [point(10, 80), point(20, 79), point(30, 85), point(30, 82), point(40, 99, complete=False)]
-    assert [(p.parameters, p.score.value) for p in pareto(points)] == [(10, 80), (30, 85)]
+    assert pareto_front([(10, 80), (20, 79), (30, 85), (30, 82)]) == ((10, 80), (30, 85))
 
 
-def test_cliques_are_the_maximal_groups_within_the_critical_difference():
-    assert cliques([1.0, 1.5, 3.0, 3.2], 2.0) == [(1.0, 3.0), (1.5, 3.2)]
-    assert cliques([1.0, 4.0], 1.0) == [] and cliques([1.0, 1.1], None) == []
+def test_the_pareto_front_of_a_figure_has_complete_methods_alone(tmp_path):
+    Synthetic(methods=("lora", "att tucker"), kinds=("isorank",), failed=(("att tucker", 0),)).write(tmp_path)
+    (drawing,) = [d for d in plan_figures(analyse(load("synthetic", tmp_path))).drawings if d.kind == "parameters"]
+    assert [point.method for point in drawing.data.points] == ["lora", "att tucker"]
+    (lora, _), ((parameters, score),) = drawing.data.points, drawing.data.front
+    assert (parameters, score) == (lora.parameters, lora.score.value)
+
+
+def test_bars_join_the_maximal_groups_within_the_critical_difference():
+    assert groups_within([1.0, 1.5, 3.0, 3.2], 2.0) == ((1.0, 3.0), (1.5, 3.2))
+    assert groups_within([1.0, 4.0], 1.0) == ()
 
 
 @pytest.mark.parametrize("kind", ["parameters", "curves", "rank", "learning_rate"])

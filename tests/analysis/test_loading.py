@@ -100,7 +100,7 @@ def test_a_sweep_from_before_a_field_existed_is_joined(folder):
     renamed(folder, "t", today)
     assert len(load_from(["s", "t"], folder.root).frame) == 4
     renamed(folder, "u", lambda manifest: today(manifest, alpha=16))
-    with pytest.raises(UserError, match=r"adapter.alpha is not given and 16; report on them separately"):
+    with pytest.raises(UserError, match=r"adapter.alpha is not set and 16; report on them separately"):
         load_from(["s", "u"], folder.root)
 
 
@@ -206,7 +206,7 @@ def _change_adapter(manifest):
         (_change_epochs, "optimizer.epochs is 1 and 7"),
         (_change_data, "task.fingerprint is"),
         (_change_protocol, 'protocol is "sound" and "official"'),
-        (_change_adapter, "adapter.scale is not given and 2.0"),
+        (_change_adapter, "adapter.scale is not set and 2.0"),
     ],
 )
 def test_sweeps_that_mean_different_things_by_one_name_are_refused(folder, change, says):
@@ -251,20 +251,20 @@ def test_exports_have_all_values_and_their_dictionary(folder, tmp_path):
 def test_the_methods_paragraph_says_what_was_done_and_no_more(folder):
     small(folder)
     text = methods_paragraph(analyse(load("s", folder.root)))
-    assert "2 seeds a setting" in text and "Student's t intervals" in text and "BCa" not in text
+    assert "2 seeds per setting" in text and "Student's t intervals" in text and "BCa" not in text
     assert "chosen" not in text and "interquartile" not in text and "exact" in text and "isoparameter" not in text
     for seed in range(12):
         folder.add("lora", seed, 0.5 + 0.01 * seed, rate=1e-2)
     folder.write()
     text = methods_paragraph(analyse(load("s", folder.root)))
-    assert "validation alone" in text and "learning_rate 0.001 / learning_rate 0.01" in text
+    assert "chosen by its mean validation score" in text and "learning_rate 0.001 / learning_rate 0.01" in text
 
 
 def test_nothing_finished_has_no_method(folder):
     small(folder, state="missing")
     analysis = analyse(load("s", folder.root))
     assert "nothing to describe" in methods_paragraph(analysis)
-    assert any("None of 4 runs is finished" in warning for warning in analysis.warnings)
+    assert any("None of 4 runs has finished" in warning for warning in analysis.warnings)
 
 
 def test_another_condition_definition_is_kept(folder):

@@ -34,8 +34,8 @@ def test_intervals_over_tasks_need_the_seeds_of_a_bootstrap(loaded_of, seeds, ha
     (overall,) = analysis.overall
     estimates = [e for row in overall.rows for e in (row.iqm, row.improvement) if e]
     assert len(estimates) == 5 and all((estimate.interval is not None) == has for estimate in estimates)
-    said = "No intervals over tasks: they would be bootstrapped from the seeds of each task, and below 10 seeds such"
-    assert any(note.startswith(said) for note in overall.notes) != has
+    reason = "No intervals over tasks: bootstrap intervals are too narrow with fewer than 10 seeds per task."
+    assert any(note.startswith(reason) for note in overall.notes) != has
     text = methods_paragraph(analysis)
     assert ("stratified bootstrap" in text) == has and ("without intervals" in text) != has
 
@@ -64,7 +64,7 @@ def test_without_them_scores_are_raw_and_metrics_are_not_mixed(loaded_of):
     loaded = loaded_of(scores(2, ROWS), range(4))
     (overall,) = build_overall(build(loaded))
     assert not overall.rows[0].normalised and overall.rows[0].iqm is not None
-    assert any("without head and full" in note for note in overall.notes)
+    assert any("no head and no full" in note for note in overall.notes)
     loaded.frame.loc[loaded.frame["task"] == "t1", "metric"] = "matthews"
     (overall,) = build_overall(build(loaded))
     assert all(row.iqm is None for row in overall.rows) and overall.rows[1].improvement is not None
@@ -95,12 +95,12 @@ def test_what_scores_can_differ_by_is_the_range_of_their_metric(folder, monkeypa
             folder.add(row, seed, value)
     folder.write()
     (note,) = [note for note in analyse(load("s", folder.root)).blocks[0].notes if "of repetitions" in note]
-    assert ("hardly any difference would be found" in note) == hardly
+    assert ("would detect almost no difference" in note) == hardly
 
 
 def test_full_below_head_is_no_scale(loaded_of):
     (overall,) = build_overall(build(loaded_of(scores(2, {**ROWS, "head": 0.9, "full": 0.1}), range(4))))
-    assert not overall.rows[0].normalised and any("not above" in note for note in overall.notes)
+    assert not overall.rows[0].normalised and any("does not beat head-only" in note for note in overall.notes)
 
 
 def test_ranks_from_five_data_sets_on_count_each_once(loaded_of):
@@ -174,9 +174,9 @@ def test_times_of_mixed_hardware_or_shared_gpus_are_refused(loaded_of):
 def test_waiting_for_data_is_said_where_it_takes_much_of_the_steps_time(loaded_of):
     loaded = loaded_of(scores(1, ROWS), range(4))
     loaded.frame["data_wait_share"] = 0.02
-    assert not any("waited for its data" in note for note in build(loaded)[0].notes)
+    assert not any("waiting for data" in note for note in build(loaded)[0].notes)
     loaded.frame.loc[0, "data_wait_share"] = 0.34
-    assert any("waited for its data for up to 34% of the steps' time" in note for note in build(loaded)[0].notes)
+    assert any("spent up to 34% of the step time waiting for data" in note for note in build(loaded)[0].notes)
 
 
 def test_different_grids_are_said_to_be_unfair(folder):
@@ -190,7 +190,7 @@ def test_different_grids_are_said_to_be_unfair(folder):
 
 def test_the_power_note_names_a_difference_that_could_have_been_found(loaded_of):
     (block,) = build(loaded_of(scores(1, ROWS), range(4)))
-    assert any("would be found in 80 % of repetitions" in note for note in block.notes)
+    assert any("points in 80 % of repetitions" in note for note in block.notes)
 
 
 def test_a_report_is_the_same_to_the_bit(loaded_of):

@@ -80,7 +80,7 @@ def test_another_process_writes_the_same_bytes(tmp_path):
         env = {**os.environ, "PYTHONHASHSEED": str(ord(name))}
         done = subprocess.run([*command, str(tmp_path / name)], capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr
-    assert "At LoRA" in done.stdout or "at LoRA" in done.stdout
+    assert "at the budget of LoRA" in done.stdout
     assert "report.html" in done.stdout.splitlines()[-1]
     one, other = ({p.name: p.read_bytes() for p in (tmp_path / n).rglob("*") if p.is_file()} for n in "ab")
     assert one == other
@@ -90,25 +90,26 @@ def test_the_answer_is_three_sentences(tmp_path):
     sentences = opening(analysis_of(tmp_path, methods=METHODS, seeds=3))
     number = r"[+−]?\d+\.\d \[−?\d+\.\d, −?\d+\.\d\]"
     first = (
-        rf"On dtd \(deit_tiny\), at LoRA r=4's budget, \w+ is {number} points over LoRA, \w+ {number}, \w+ {number}; "
+        rf"On dtd \(deit_tiny\), at the budget of LoRA r=4, \w+ differs from LoRA by {number} points, "
+        rf"\w+ by {number}, \w+ by {number}; "
     )
     assert re.fullmatch(first + r"the other 4 lie between\.", sentences[0]), sentences[0]
     assert sentences[1].startswith("On dtd (deit_tiny), at rank 4, ")
     assert sentences[2] == (
-        "With 3 seeds these are estimates and not findings: a corrected test needs 9 seeds, so no difference is "
-        "established and none is excluded."
+        "With 3 seeds these are estimates, not findings: a corrected test needs 9 seeds, so no difference is "
+        "established and none is ruled out."
     )
 
 
 def test_another_allotment_of_the_budget_is_named(tmp_path):
     analysis = analysis_of(tmp_path, kinds=("isoparameter spectrum", "isoparameter depth=1"), seeds=2, rates=(1e-3,))
-    assert opening(analysis)[0].startswith("On dtd (deit_tiny), at LoRA r=4's budget (spectrum), ")
-    assert "the ranks (spectrum) are solved for" in methods_paragraph(analysis)
+    assert opening(analysis)[0].startswith("On dtd (deit_tiny), at the budget of LoRA r=4 (spectrum), ")
+    assert "the ranks (spectrum) were solved to match" in methods_paragraph(analysis)
 
 
 def test_what_is_established_is_named(tmp_path):
     sentences = opening(analysis_of(tmp_path, seeds=8, spread=0.002, effect=0.05, rates=(1e-3,)))
-    assert re.search(r"With 8 seeds, of 4 differences to LoRA [1-4] (is|are) established at 5 %", sentences[2])
+    assert re.search(r"With 8 seeds, [1-4] of 4 differences to LoRA (is|are) established at 5 %", sentences[2])
     assert "(isorank r=4)" in sentences[2] or "(isoparameter r=4)" in sentences[2]
 
 
@@ -120,14 +121,14 @@ def test_equivalence_is_said(tmp_path):
 BAD = {
     "no finished run": (
         {"missing": tuple((m, s) for m in FEW for s in range(3))},
-        ["no run has a score yet", "nothing can be concluded", "No score yet: 9 missing"],
+        ["no run has a score yet", "there is no conclusion yet", "No score yet: 9 missing"],
     ),
-    "one seed": ({"seeds": 1}, ["estimates and not findings", "1/1 seeds", "One seed: no interval"]),
+    "one seed": ({"seeds": 1}, ["estimates, not findings", "1/1 seeds", "One seed: no interval"]),
     "equal seeds": ({"spread": 0.0}, ["all seeds gave the same score", "undefined"]),
-    "no LoRA": ({"methods": FEW[1:]}, ["no LoRA", "nothing can be concluded about which is better"]),
+    "no LoRA": ({"methods": FEW[1:]}, ["no LoRA", "no conclusion about which is better"]),
     "LoRA failed": (
         {"failed": tuple(("lora", s) for s in range(3))},
-        ["out_of_device_memory", "nothing is compared with LoRA (no common seed has finished)", "3 failed"],
+        ["out_of_device_memory", "no method is compared with LoRA (no common seed has finished)", "3 failed"],
     ),
     "a method missing in one condition": (
         {"left_out": (("att tucker", "isorank r=4"),)},
@@ -135,7 +136,7 @@ BAD = {
     ),
     "mixed hardware": ({"other_hardware": ("att tucker",)}, ["different hardware", "no figure of step times"]),
     "diverged": ({"diverged": tuple(("att tucker", s) for s in range(3))}, ["3 diverged", "0/3 seeds"]),
-    "one method": ({"methods": ("lora",)}, ["nothing can be concluded about which is better"]),
+    "one method": ({"methods": ("lora",)}, ["no conclusion about which is better"]),
     "metrics of two kinds": ({"tasks": ("dtd", "cola"), "metrics": {"cola": "matthews"}}, ["cola (matthews)"]),
     "one epoch": ({"epochs": 1}, ["Learning curves"]),
 }

@@ -137,7 +137,7 @@ def test_the_detectable_difference_equals_statsmodels_where_that_converges():
 
 def test_normalised_scores():
     assert list(normalised(np.array([0.2, 0.5, 0.8]), 0.2, 0.8)) == pytest.approx([0, 0.5, 1])
-    with pytest.raises(ValueError, match="not above"):
+    with pytest.raises(ValueError, match="does not beat"):
         normalised(np.array([0.2]), 0.5, 0.5)
 
 

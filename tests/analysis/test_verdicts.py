@@ -48,8 +48,8 @@ def test_survivors_are_shown_and_not_tested(survivors):
     assert paired.n == 10 and paired.p is None and paired.p_holm is None and paired.untested == "4 of 14 seeds diverged"
     assert paired.equivalence.probability is None and paired.equivalence.undefined == "4 of 14 seeds diverged"
     notes = "\n".join(block.notes)
-    assert "att tucker: 4 of 14 seeds diverged: not tested; the difference is over the other seeds." in notes
-    assert "different from LoRA at 5 % (exact sign-flip test, Holm over 2 rows): qkv tucker." in notes
+    assert "att tucker: 4 of 14 seeds diverged, so the difference covers only the other seeds and is not" in notes
+    assert "different from LoRA at 5 % (exact sign-flip test, Holm's correction over 2 rows): qkv tucker." in notes
 
 
 def test_survivors_count_in_the_family_that_holm_corrects_over(survivors):
@@ -59,15 +59,15 @@ def test_survivors_count_in_the_family_that_holm_corrects_over(survivors):
 
 def test_survivors_are_never_named_without_their_divergences(survivors):
     first, last = opening(survivors)
-    assert "att is +5" in first and "over LoRA (4 of 14 seeds diverged: not tested), qkv +2" in first
-    assert "With 14 seeds, of 1 difference to LoRA 1 is established" in last and ": qkv (isorank r=4);" in last
-    assert last.endswith("not tested, since runs diverged: att (isorank r=4, 4 of 14 seeds diverged).")
-    assert "1 of 2 differences is not tested, since runs diverged" in methods_paragraph(survivors)
+    assert "att differs from LoRA by +5" in first and " points (not tested: 4 of 14 seeds diverged), qkv by +2" in first
+    assert "With 14 seeds, 1 of 1 difference to LoRA is established" in last and ": qkv (isorank r=4);" in last
+    assert last.endswith("not tested because runs diverged: att (isorank r=4, 4 of 14 seeds diverged).")
+    assert "1 of 2 differences is not tested because runs diverged" in methods_paragraph(survivors)
 
 
 def test_survivors_are_marked_in_every_format(survivors):
-    assert r"$\dagger$" in latex(survivors) and "† is not tested" in page(survivors, [], [])
-    assert "not tested, since 4 of 14 seeds diverged: this is the difference of the other seeds." in page(
+    assert r"$\dagger$" in latex(survivors) and "† not tested because" in page(survivors, [], [])
+    assert "not tested because 4 of 14 seeds diverged; this difference covers the other seeds only." in page(
         survivors, [], []
     )
     assert "4 of 14 seeds diverged" in tidy_csv(survivors)
@@ -75,7 +75,7 @@ def test_survivors_are_marked_in_every_format(survivors):
     from analysis.explanation import explain
 
     lines = "\n".join(explanation_lines(explain(survivors, parse("att, dtd", survivors.addresses()))))
-    assert "points; not tested, since 4 of 14 seeds diverged" in lines
+    assert "points; not tested because 4 of 14 seeds diverged" in lines
 
 
 def test_survivors_are_not_tested_by_compare(survivors, capsys):
@@ -91,9 +91,9 @@ def test_divergences_of_lora_bar_every_verdict(folder):
     seeds_of(folder, "att tucker", 8, 0.55)
     analysis = analysis_of(folder)
     notes = "\n".join(analysis.blocks[0].notes)
-    assert "att tucker: 1 of 8 seeds of LoRA diverged: not tested" in notes and "different from LoRA" not in notes
+    assert "att tucker: 1 of 8 seeds of LoRA diverged, so" in notes and "different from LoRA" not in notes
     assert opening(analysis)[-1] == (
-        "No difference to LoRA is tested, so none is established or excluded (not tested, since runs diverged: "
+        "No difference to LoRA is tested, so none is established or ruled out (not tested because runs diverged: "
         "att (isorank r=4, 1 of 8 seeds of LoRA diverged))."
     )
 
@@ -111,7 +111,7 @@ def test_where_all_diverged_that_is_why_there_is_no_difference(folder):
     seeds_of(folder, "qkv tucker", 8, 0.55)
     (block,) = analysis_of(folder).blocks
     assert block.row("att tucker").cells["dtd"].no_difference == "8 of 8 seeds diverged"
-    assert "dtd, att tucker: not compared with LoRA: 8 of 8 seeds diverged." in block.notes
+    assert "dtd, att tucker: not compared with LoRA because 8 of 8 seeds diverged." in block.notes
     assert block.row("qkv tucker").cells["dtd"].difference.family == 2
 
 
@@ -123,11 +123,11 @@ def test_one_row_with_few_seeds_takes_nothing_from_the_others(folder):
         seeds_of(folder, row, 10, 0.55, failed=range(8) if row == rows[0] else ())
     analysis = analysis_of(folder)
     notes = "\n".join(analysis.blocks[0].notes)
-    assert f"different from LoRA at 5 % (exact sign-flip test, Holm over 7 rows): {', '.join(rows[1:])}." in notes
-    assert "2 seeds are too few for a corrected test over 7 rows (it needs 9): att tucker; the intervals" in notes
-    assert "with 10 seeds and the spread seen here" in notes and "with 2 seeds" not in notes
+    assert f"at 5 % (exact sign-flip test, Holm's correction over 7 rows): {', '.join(rows[1:])}." in notes
+    assert "2 seeds are too few for a corrected test over 7 rows, which needs 9 (att tucker); the intervals" in notes
+    assert "with 10 seeds and the observed spread" in notes and "with 2 seeds" not in notes
     last = opening(analysis)[-1]
-    assert "With 2 to 10 seeds, of 7 differences to LoRA 6 are established" in last
+    assert "With 2 to 10 seeds, 6 of 7 differences to LoRA are established" in last
     assert "1 has too few seeds for a corrected test: att (isorank r=4)" in last
 
 
@@ -147,4 +147,4 @@ def test_notes_above_sixteen_seeds_say_monte_carlo(folder):
     seeds_of(folder, "lora", 20, 0.50)
     seeds_of(folder, "att tucker", 20, 0.55)
     notes = "\n".join(analysis_of(folder).blocks[0].notes)
-    assert "(Monte Carlo sign-flip test, 100,000 draws, Holm over 1 rows): att tucker." in notes
+    assert "(Monte Carlo sign-flip test, 100,000 draws, Holm's correction over 1 row): att tucker." in notes

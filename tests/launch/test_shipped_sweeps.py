@@ -54,13 +54,13 @@ def test_a_sweep_on_real_data_plans(name, data_root, monkeypatch, tmp_path):
     )
 
 
-def gradients_of_nothing(source):
+def gradients_of_nothing(backbone, task, protocol, projections, batch_size):
     """Random gradients of the shapes of the backbone's projections, by projection and layer."""
-    shape = backbones.shape_of(source.spec.backbone)
+    shape = backbones.shape_of(backbone)
     generator = torch.Generator().manual_seed(0)
     return {
         (projection, layer): torch.randn(*shape.widths(projection), generator=generator)
-        for projection in source.spec.adapter.projections
+        for projection in projections
         for layer in range(shape.layers)
     }
 

@@ -177,7 +177,7 @@ def test_ranks_beyond_what_the_matrices_can_have_are_noted_once_a_kind(sweep):
 
 def test_a_tracker_that_is_not_installed_is_refused_by_the_plan(sweep, tmp_path, monkeypatch):
     monkeypatch.setitem(trackers.MODULES, "wandb", ("no_such_module",))
-    with pytest.raises(UserError, match="compute.log_with: wandb is not installed here; pip install wandb"):
+    with pytest.raises(UserError, match="compute.log_with: wandb is not installed here; run pip install wandb"):
         check(load_sweep(sweep(DIGITS + "compute: {log_with: [wandb]}\n")), tmp_path)
 
 
@@ -287,8 +287,8 @@ def test_cells_that_no_label_tells_apart_are_refused_by_field_and_values(sweep, 
         ("seeds: 2", "plugins: [no_such_module_anywhere]", "no_such_module_anywhere"),
         ("epochs: 1", "lr_multipliers: {core: [a, 8]}", r"optimizer\.lr_multipliers\.core: 'a': must be a number"),
         ("epochs: 1", "lr_multipliers: {core: [null, 8]}", r"lr_multipliers\.core: None: must be a number"),
-        ("epochs: 1", "1: 2", r"yaml: optimizer: 1 is no key here; keys are texts"),
-        ("seeds: 2", "~: 2", r"yaml: the whole: None is no key here; keys are texts"),
+        ("epochs: 1", "1: 2", r"yaml: optimizer: 1 is not a valid key; keys are strings"),
+        ("seeds: 2", "~: 2", r"yaml: the whole: None is not a valid key; keys are strings"),
         (
             "{name: digits}",
             f"{{name: images, data: {'a' * 300}}}",

@@ -238,7 +238,7 @@ def test_a_claim_that_was_overtaken_while_judging_is_given_up(tmp_path):
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "runs").write_text("in the way")
-    with pytest.raises(UserError, match=r"runs/run: cannot be made .*--results"):
+    with pytest.raises(UserError, match=r"runs/run: cannot be created .*--results"):
         claim(RunFolder(tmp_path, "run"))
 
 

@@ -132,7 +132,7 @@ def test_a_place_counts_only_among_processes_that_were_started_together(monkeypa
     with pytest.raises(UserError, match="RANK: 3, but WORLD_SIZE is 2"):
         environment.process_index()
     monkeypatch.setenv("WORLD_SIZE", "four")
-    with pytest.raises(UserError, match="WORLD_SIZE: 'four' is no whole number from 1"):
+    with pytest.raises(UserError, match="WORLD_SIZE: 'four' is not an integer of at least 1"):
         environment.world_size()
 
 
