@@ -13,7 +13,7 @@ from functools import lru_cache
 from tensloradist.errors import UserError, unknown
 from tensloradist.factorizations import factorization_named
 from tensloradist.modes import Arrangement, AttentionShape, TensorLayout
-from tensloradist.presets import bias_projections, has_weights
+from tensloradist.presets.members import bias_projections, has_weights
 from tensloradist.rank_search import Ranks, RankSearch
 from tensloradist.spec import REFERENCES, AdapterSpec
 

@@ -7,6 +7,7 @@ the real ones.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ def fill(model: nn.Module, frozen_dtype: torch.dtype, device: str = "cpu") -> No
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
-                trained = parameter.requires_grad
-                module._parameters[name] = replaced(parameter, lambda new: nn.Parameter(new, requires_grad=trained))
+                make = partial(nn.Parameter, requires_grad=parameter.requires_grad)
+                module._parameters[name] = replaced(parameter, make)
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
                 module._buffers[name] = replaced(buffer, lambda new: new)

@@ -24,7 +24,7 @@ def model_of(name, wide=False):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            sizes = dict(img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=4)
+            sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 4}
             return timm.create_model("vit_tiny_patch16_224", **sizes).eval(), PICTURES
     if name in DECODER_FAMILIES:
         return FAMILIES_BY_NAME[name].example()
