@@ -15,7 +15,7 @@ from tensloradist.errors import UserError, unknown
 from tensloradist.factorizations import factorization_named
 from tensloradist.factorizations.base import Modes, Sizes
 from tensloradist.modes import Arrangement, AttentionShape
-from tensloradist.presets import bias_projections, has_weights
+from tensloradist.presets.members import bias_projections, has_weights
 from tensloradist.rank_search import Ranks, RankSearch
 from tensloradist.spec import REFERENCES, AdapterSpec
 

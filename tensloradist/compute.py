@@ -1,4 +1,4 @@
-"""How a run is executed: processes, their strategy and memory, checkpoints. Nothing here may change a result."""
+"""How a run is executed: processes, their strategy and memory, checkpoints. None of it may change a result."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tensloradist.validation import PositiveInt, SpecModel
 
 
 class ComputeSpec(SpecModel):
-    """How a run is executed: nothing here may change its result, so it is not part of the run's identity."""
+    """How a run is executed. None of it may change the result, so it is not part of the run's identity."""
 
     processes: PositiveInt = 1
-    nodes: PositiveInt | None = Field(None, description="machines of a run's processes; null: as the profile has it")
+    nodes: PositiveInt | None = Field(None, description="machines for the run's processes; null: as in the profile")
     processes_per_node: PositiveInt | None = Field(
-        None, description="with nodes (null: 1) another way to say how many processes"
+        None, description="with nodes (null: 1), another way to give the number of processes"
     )
     strategy: Literal["single", "ddp", "zero1", "zero2", "zero3"] = Field(
         "single",
@@ -23,24 +23,24 @@ class ComputeSpec(SpecModel):
     )
     offload: Literal["none", "optimizer", "cpu"] = Field(
         "none",
-        description="ZeRO: what lies in the CPU's memory: the optimiser's state; cpu: under zero3 the weights, too",
+        description="ZeRO: keep the optimiser's state in the CPU's memory; cpu: with zero3, the weights too",
     )
     activation_checkpointing: bool = Field(False, description="recompute each block in the backward pass: less memory")
     compile: bool = Field(
-        False, description="torch.compile each block: a slow start, and faster steps on most GPUs; not under zero3"
+        False, description="torch.compile each block: a slow start, then faster steps on most GPUs; not with zero3"
     )
-    deepspeed_config: str | None = Field(None, description="ZeRO: a DeepSpeed JSON file for what the spec does not say")
-    timeout_seconds: float = Field(600.0, gt=0, description="that a process waits for the others before it gives up")
+    deepspeed_config: str | None = Field(None, description="ZeRO: a DeepSpeed JSON file for what the spec leaves open")
+    timeout_seconds: float = Field(600.0, gt=0, description="how long a process waits for the others")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    micro_batch: PositiveInt | None = Field(None, description="examples a process and pass; null: no accumulation")
+    micro_batch: PositiveInt | None = Field(None, description="examples per process and pass; null: no accumulation")
     evaluation_batch: PositiveInt | None = Field(
         None,
-        description="examples a process and pass of evaluation; null: 64, or 4 × micro_batch if less; either is halved "
-        "where device memory runs out",
+        description="examples per process and evaluation pass; null: 64, or 4 × micro_batch if less; halved when "
+        "device memory runs out",
     )
-    threads: PositiveInt | None = Field(None, description="CPU threads a process; null: torch's default")
-    checkpoint_steps: PositiveInt | None = Field(None, description="updates between checkpoints; null: by time alone")
-    checkpoint_seconds: float | None = Field(300.0, gt=0, description="between checkpoints; null: by updates alone")
+    threads: PositiveInt | None = Field(None, description="CPU threads per process; null: torch's default")
+    checkpoint_steps: PositiveInt | None = Field(None, description="updates between checkpoints; null: by time only")
+    checkpoint_seconds: float | None = Field(300.0, gt=0, description="between checkpoints; null: by updates only")
     log_with: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
 
     @property
@@ -51,7 +51,7 @@ class ComputeSpec(SpecModel):
     @model_validator(mode="before")
     @classmethod
     def _product(cls, data: Any) -> Any:
-        """Of nodes, processes_per_node and processes, two say the third."""
+        """Fill in the third of nodes, processes_per_node and processes from the other two."""
         if not isinstance(data, dict):
             return data
         nodes, each, processes = (data.get(name) for name in ("nodes", "processes_per_node", "processes"))
@@ -76,8 +76,8 @@ class ComputeSpec(SpecModel):
             )
         if self.compile and self.strategy == "zero3":
             raise ValueError(
-                "compile: true cannot be had under zero3, which gathers a block's weights while the block runs; leave "
-                "it out, or use zero2"
+                "compile: true is not supported with zero3, which gathers a block's weights while the block runs; "
+                "leave it out, or use zero2"
             )
         if not self.zero_stage:
             for name in ("offload", "deepspeed_config"):

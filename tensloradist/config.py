@@ -38,11 +38,11 @@ def read_sweep(path: str | os.PathLike[str]) -> dict[str, Any]:
 def expand_path(text: str, base: Path, where: str) -> str:
     """`$VAR`, `${VAR}` and `~` replaced, and a relative path that exists below `base` made absolute.
 
-    What is neither absolute, nor begins with `./` or `../`, nor exists below `base` is left as it is: it may be a name
-    on the Hub.
+    Text that is neither absolute, nor begins with `./` or `../`, nor exists below `base` is not changed, since it may
+    be a name on the Hub.
 
     Raises:
-        UserError: a variable that is not set, or what no file system can look for.
+        UserError: a variable is not set, or no file system can look the path up.
     """
 
     def value_of(match: re.Match[str]) -> str:
@@ -57,7 +57,7 @@ def expand_path(text: str, base: Path, where: str) -> str:
     candidate = Path(os.path.normpath(base.absolute() / expanded))
     if encodable(str(candidate)) != str(candidate):  # no record could hold it
         raise UserError(
-            f"{where}: {encodable(str(candidate))}: the path is not UTF-8; rename it, or link to it by a name that is"
+            f"{where}: {encodable(str(candidate))}: the path is not UTF-8; rename it, or link to it by a name in UTF-8"
         )
     is_path = os.path.isabs(expanded) or expanded.startswith(("./", "../")) or expanded in (".", "..")
     return str(candidate) if is_path or _exists(candidate, f"{where}: {text!r}") else expanded
@@ -68,15 +68,16 @@ def _exists(path: Path, what: str) -> bool:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except (OSError, ValueError) as error:  # a name too long for the file system, for one, or with a zero byte
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # such as a name that is too long, or has a zero byte
         reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{what} cannot be looked up as a path ({reason}); correct it, or give yourself access to it"
-        ) from error
+        raise UserError(f"{what} cannot be looked up as a path ({reason}); correct it, or get access to it") from error
     return True
 
 
-# Where a spec or a sweep may hold a path.
+# The fields of a spec or a sweep that may hold a path.
 PATH_FIELDS = ("backbone.name", "backbone.weights", "task.data", "compute.deepspeed_config")
 
 
@@ -99,7 +100,7 @@ def expand_paths(data: dict[str, Any], base: Path, only: Iterable[str] = PATH_FI
 def _expanded(value: Any, part: dict[str, Any], base: Path, field: str) -> Any:
     if not isinstance(value, str):
         return value
-    # `digits_vit`, or an architecture of timm, is not hijacked by a folder that happens to have that name.
+    # A folder that happens to be called `digits_vit`, or like an architecture of timm, does not take its place.
     bare_name = field == "backbone.name" and "/" not in value and "$" not in value and not value.startswith("~")
     if bare_name and not (
         part.get("source", "transformers") in ("transformers", "timm") and os.path.isfile(base / value / "config.json")
@@ -112,7 +113,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     """A copy of the mapping with dotted overrides such as `optimizer.learning_rate=1e-3`; values are YAML.
 
     Raises:
-        UserError: an override without `=` or field, a value that is no YAML, or a field below one that is no section.
+        UserError: an override without `=` or field, a value that is not YAML, or a field below one without fields.
     """
     result = copy.deepcopy(dict(data))
     for override in overrides:
@@ -137,11 +138,11 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
 def load_run_spec(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSpec:
     """One run from a YAML file or a mapping, with dotted overrides.
 
-    Relative paths in a file mean files beside it; in overrides and mappings, below the working directory. Its plugins
-    are loaded first, because a factorisation of theirs has defaults of its own.
+    Relative paths in a file are relative to it; in overrides and mappings, to the working directory. Its plugins are
+    loaded first, because their factorisations and tasks have defaults of their own.
 
     Raises:
-        UserError: whatever is wrong with it, by field.
+        UserError: anything wrong with it, by field.
     """
     data: dict[str, Any]
     if isinstance(source, Mapping):

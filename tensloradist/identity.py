@@ -1,6 +1,6 @@
 """Identity by content: filling in the fingerprints that a run's id is made of. No torch here.
 
-The id itself is `RunSpec.run_id`. A path, a Hub branch or the machine never enters it; what lies there does.
+The id itself is `RunSpec.run_id`. It depends on contents, never on a path, a Hub branch or the machine.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def resolve(spec: RunSpec) -> RunSpec:
     """The same run with the fingerprints of its backbone and its data filled in.
 
     Raises:
-        UserError: a path does not exist, a Hub name cannot be resolved, or a fingerprint that the spec brings along is
-            not that of what lies there.
+        UserError: a path does not exist, a Hub name cannot be resolved, or a fingerprint in the spec does not match the
+            content.
     """
     return resolve_all([spec])[0]
 
 
 def resolve_all(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """As `resolve`, for many runs of a plan: every distinct backbone and data set is looked at once."""
+    """As `resolve`, for many runs of a plan: every distinct backbone and data set is read once."""
     backbones: dict[BackboneSpec, BackboneSpec] = {}
     tasks: dict[TaskSpec, TaskSpec] = {}
     resolved = []
@@ -44,10 +44,10 @@ def resolve_all(specs: Iterable[RunSpec]) -> list[RunSpec]:
 
 
 def fingerprint_now(part: BackboneSpec | TaskSpec) -> str:
-    """The fingerprint of what a path holds now, read again only where a file was written since it was read last.
+    """The fingerprint of a path's current content, read again only if a file was written since it was last read.
 
-    What names no path is what its fingerprint says: a Hub name means the commit that was planned with, so that this
-    asks no network.
+    Without a path, the fingerprint in the spec applies: a Hub name means the planned commit, so that no network is
+    needed.
 
     Raises:
         UserError: as `resolve`.
@@ -79,7 +79,7 @@ def _what(part: BackboneSpec | TaskSpec) -> str:
 
 
 def _fingerprint(part: BackboneSpec | TaskSpec) -> str:
-    """The fingerprint, read from what lies there."""
+    """The fingerprint of the current content."""
     from tensloradist import backbones
     from tensloradist.tasks import task_named
 
@@ -89,7 +89,7 @@ def _fingerprint(part: BackboneSpec | TaskSpec) -> str:
 def _checked(field: str, part: Part, found: str) -> Part:
     if part.fingerprint not in (None, found):
         raise UserError(
-            f"{field}.fingerprint: the spec says {part.fingerprint}, but what lies there has {found}: it "
-            "has changed since (leave the fingerprint out to make it another run)"
+            f"{field}.fingerprint: the spec says {part.fingerprint}, but the content has {found}: it has changed since "
+            "(leave the fingerprint out to make it another run)"
         )
     return part.model_copy(update={"fingerprint": found})

@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING
 
 from tensloradist.errors import UserError, unknown
 from tensloradist.factorizations import DEFAULT_FACTORIZATION, factorization_named
+from tensloradist.projections import FFN, FFN_CHUNKS, PROJECTIONS, QKV
 
 if TYPE_CHECKING:
     from tensloradist.spec import AdapterSpec
 
-QKV = ("query", "key", "value")
-QKVO = (*QKV, "attention_output")
-FFN = ("fc1", "fc2")
-PROJECTIONS = (*QKVO, *FFN)
-FFN_CHUNKS = 4  # fc1 maps d to 4d features and fc2 maps them back: each is four d × d matrices
 OFFICIAL_REPEATS = 4  # the official code always averages key/value heads over this many query heads
 
 

@@ -11,15 +11,18 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError, unknown
 from tensloradist.factorizations import DEFAULT_FACTORIZATION, FACTORIZATIONS, Factorization, factorization_named
-from tensloradist.presets import FIXED_BY_PRESET, PRESETS, Preset
+from tensloradist.presets.members import FIXED_BY_PRESET, PRESETS, Preset
 from tensloradist.validation import PositiveInt, SpecModel, is_module_name
+
+if TYPE_CHECKING:
+    from tensloradist.tasks.registry import Declaration
 
 SPEC_VERSION: Literal[1] = 1
 Projection = Literal["query", "key", "value", "attention_output", "fc1", "fc2"]
@@ -29,7 +32,7 @@ REFERENCES = ("full", "head")  # the upper and lower references of every table: 
 METHODS = ("lora", "tenslora", *PRESETS, *REFERENCES)
 
 # Dotted field -> the value that reproduces the behaviour from before the field existed. A field listed here is left
-# out of the canonical JSON while it has that value, so that the ids of older results stay true for ever.
+# out of the canonical JSON while it has that value, so that the ids of older results stay valid.
 ADDED_LATER: dict[str, Any] = {
     "adapter.fused": False,
     "adapter.mode_order": None,
@@ -41,11 +44,8 @@ ADDED_LATER: dict[str, Any] = {
     "backbone.quantization": None,
 }
 
-GLUE_TASKS = ("cola", "mrpc", "rte", "sst2", "qnli", "stsb")
-OFFICIALLY_AUGMENTED = ("eurosat", "cub", "fgvc_aircraft")  # by the official scripts, with flips and colour jitter
-
-# Not part of a run's identity: `compute` does not change the result, `plugins` is code (provenance), and where
-# something lies (a path, a Hub name) is replaced by the fingerprint of its content.
+# Not part of a run's identity: `compute` does not change the result, `plugins` is code (provenance), and a place (a
+# path, a Hub name) is replaced by the fingerprint of its content.
 NOT_IDENTITY = (
     "compute",
     "plugins",
@@ -58,9 +58,9 @@ NOT_IDENTITY = (
 
 
 def _in_unicode(path: str) -> str:
-    """Specifications are stored as JSON in UTF-8, which has no letters for a name's bytes that are not UTF-8."""
+    """Refuse a name that is not UTF-8, since specifications are stored as JSON in UTF-8."""
     if any("\ud800" <= letter <= "\udfff" for letter in path):
-        raise ValueError("not a name in UTF-8, which a stored specification needs; rename it, or make a link to it")
+        raise ValueError("not a name in UTF-8, which a stored specification needs; rename it, or link to it")
     return path
 
 
@@ -74,7 +74,7 @@ class BackboneSpec(SpecModel):
     name: PathOrName = Field(description="Hub name or local folder (transformers); architecture or Hub name (timm)")
     weights: PathOrName | None = Field(None, description="timm: a local safetensors file with the weights")
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch)")
-    random_init: bool = Field(False, description="the architecture with random weights: its configuration is enough")
+    random_init: bool = Field(False, description="the architecture with random weights; needs only its configuration")
     quantization: Literal["int8", "nf4"] | None = Field(
         None, description="frozen linear layers in 8 or 4 bits (bitsandbytes); null: none"
     )
@@ -83,16 +83,14 @@ class BackboneSpec(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.random_init and self.weights is not None:
-            raise ValueError(f"weights: {self.weights} with random_init: true, which takes none; leave one of them out")
+            raise ValueError(f"weights: {self.weights} with random_init: true, which needs none; leave one of them out")
         return self
 
 
 class TaskSpec(SpecModel):
     """The data set that the backbone is adapted to."""
 
-    name: str = Field(
-        description="images, cola, mrpc, rte, sst2, qnli, stsb, causal_lm, digits, a named image task, or a plugin's"
-    )
+    name: str = Field(description="a registered task, or one from a plugin")
     data: PathOrName | None = Field(
         None, description="a local folder or file; a Hub name; null: the task's own default"
     )
@@ -100,7 +98,9 @@ class TaskSpec(SpecModel):
     fingerprint: str | None = Field(None, description="hash of the data; filled in by resolve")
     split_seed: int = Field(0, ge=0, description="draws the split; the same for every training seed")
     train_examples: PositiveInt | None = Field(None, description="use this many training examples (a fixed draw)")
-    max_length: PositiveInt | None = Field(None, description="text: tokens kept an example; null: the backbone's own")
+    max_length: PositiveInt | None = Field(
+        None, description="text: tokens kept per example; null: the backbone's limit"
+    )
     augmentation: Literal["none", "flip", "flip_jitter"] = Field("none", description="images: training augmentation")
 
 
@@ -109,9 +109,9 @@ class AdapterSpec(SpecModel):
 
     `method` is lora, tenslora, a published neighbour from `presets.PRESETS` (which sets the rest), or a reference:
     `full` trains all weights of the backbone, `head` the classification head alone. `ranks` is one integer for every
-    mode or a mapping mode -> rank; a tensor train's bonds are called by the mode on their left. The update is
-    multiplied by `scale`, or by alpha / r (`rslora`: alpha / √r) with r the rank of the input. When a specification
-    is read, `targets` says the same as `projections`, or `original`: all that a preset's own authors adapt.
+    mode or a mapping mode -> rank; a tensor train's bonds are named by the mode on their left. The update is
+    multiplied by `scale`, or by alpha / r (`rslora`: alpha / √r) with r the rank of the input. In a file, `targets` may
+    replace `projections`; `targets: original` is everything that a preset's own authors adapt.
     Source of the family: TensLoRA (arXiv 2509.19391).
     """
 
@@ -168,7 +168,7 @@ class AdapterSpec(SpecModel):
         if len(set(self.projections)) != len(self.projections):
             raise ValueError(f"projections: {list(self.projections)} names one twice")
         if self.alpha is not None and self.scale != 1.0:
-            raise ValueError(f"scale: {self.scale} and alpha: {self.alpha} are both given; one of them multiplies")
+            raise ValueError(f"scale: {self.scale} and alpha: {self.alpha} are both given; give only one of them")
         if self.rslora and self.alpha is None:
             raise ValueError("rslora: alpha / √r needs an alpha")
         # A stored specification may name a factorisation of a plugin that is not loaded.
@@ -205,7 +205,7 @@ class AdapterSpec(SpecModel):
                 )
         if self.initialization == "original" and not preset.initial:
             raise ValueError(
-                f"initialization: of {self.method} no 'original' one is known; leave it out, or use orthogonal, "
+                f"initialization: no 'original' one of {self.method} is known; leave it out, or use orthogonal, "
                 "kaiming_uniform or normal"
             )
         for projection in self.projections:
@@ -233,7 +233,7 @@ def _factorization(name: str) -> Factorization:
 
 
 def _replace_targets(data: dict[str, Any], preset: Preset | None) -> None:
-    """`targets`, where it is given, becomes `projections`."""
+    """Replace `targets`, if given, by `projections`."""
     if "targets" not in data:
         return
     targets = data.pop("targets")
@@ -250,7 +250,7 @@ class OptimizerSpec(SpecModel):
     """AdamW and its schedule. The defaults are the official TensLoRA scripts' values."""
 
     epochs: PositiveInt = 10
-    batch_size: PositiveInt = Field(64, description="examples an update, over all processes and accumulation steps")
+    batch_size: PositiveInt = Field(64, description="examples per update, over all processes and accumulation steps")
     learning_rate: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -279,18 +279,18 @@ class RunSpec(SpecModel):
     @model_validator(mode="before")
     @classmethod
     def _official_defaults(cls, data: Any) -> Any:
-        """Under the official protocol its head layout, sibling draws, text length, warm-up and jitter are defaults."""
+        """Under the official protocol, what the official scripts set for the adapter and the task is the default."""
         if not isinstance(data, dict) or data.get("protocol") != "official":
             return data
-        adapter, task, optimizer = data.get("adapter"), data.get("task"), data.get("optimizer", {})
+        adapter, task = data.get("adapter"), data.get("task")
         if isinstance(adapter, dict) and adapter.get("method", "tenslora") == "tenslora":
             data = {**data, "adapter": {"head_layout": "official", "sibling_draws": "identical", **adapter}}
-        if isinstance(task, dict) and task.get("name") in GLUE_TASKS:
-            data = {**data, "task": {"max_length": 512, **task}}
-            if isinstance(optimizer, dict):
-                data = {**data, "optimizer": {"warmup": 0.1, **optimizer}}
-        if isinstance(task, dict) and task.get("name") in OFFICIALLY_AUGMENTED:
-            data = {**data, "task": {"augmentation": "flip_jitter", **task}}
+        name = task.get("name") if isinstance(task, dict) else None
+        declared = _declared(name) if isinstance(name, str) else None
+        for section, settings in declared.official.items() if declared is not None else ():
+            given = data.get(section, {})
+            if isinstance(given, dict):
+                data = {**data, section: {**settings, **given}}
         return data
 
     @model_validator(mode="after")
@@ -300,14 +300,14 @@ class RunSpec(SpecModel):
                 "adapter.sibling_draws: 'identical' repeats a fault of the official code and belongs to "
                 "protocol official; set protocol: official or sibling_draws: independent"
             )
-        if self.adapter.method == "head" and self.task.name == "causal_lm":
-            raise ValueError(
-                "adapter.method: head trains a classification head, and a language model (causal_lm) has none"
-            )
+        if self.adapter.method == "head":
+            declared = _declared(self.task.name)
+            if declared is not None and not declared.has_head:
+                raise ValueError(f"adapter.method: head trains a head, and task {self.task.name} has none")
         if self.compute.processes > self.optimizer.batch_size:
             raise ValueError(
                 f"optimizer.batch_size: {self.optimizer.batch_size} gives each of compute.processes "
-                f"({self.compute.processes}) less than one example an update; use fewer processes or a larger batch"
+                f"({self.compute.processes}) less than one example per update; use fewer processes or a larger batch"
             )
         if self.compute.strategy == "zero3" and self.backbone.quantization is not None:
             raise ValueError(
@@ -348,11 +348,18 @@ class RunSpec(SpecModel):
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
 
 
-def identifying(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a resolved specification's plain values makes the run's identity.
+def _declared(task: str) -> Declaration | None:
+    """The task's entry in the registry; None for one from a plugin that is not loaded."""
+    from tensloradist.tasks.registry import TASKS  # here, since the entries import numpy
 
-    A manifest's specification may be from before a field existed: it gives the same as one of today's with the value
-    that reproduces the behaviour of then.
+    return TASKS.get(task)
+
+
+def identifying(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved specification's plain values that identifies the run.
+
+    A manifest's specification from before a field existed gives the same as a current one with the value that
+    reproduces the behaviour of that time.
     """
     kept = {name: dict(part) if isinstance(part, Mapping) else part for name, part in data.items()}
     for path in NOT_IDENTITY:

@@ -1,15 +1,20 @@
 """Specifications: closed, frozen, checked across fields, identified by content."""
 
+import ast
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import tensloradist
+from tensloradist import spec as spec_module
 from tensloradist.compute import ComputeSpec
 from tensloradist.errors import UserError
 from tensloradist.presets import PRESETS
 from tensloradist.spec import METHODS, AdapterSpec, BackboneSpec, OptimizerSpec, RunSpec, TaskSpec
+from tensloradist.tasks import TASKS
 from tensloradist.validation import validate
 
 LORA = AdapterSpec(method="lora", ranks=2)
@@ -43,7 +48,7 @@ def run(**changes):
         ({"adapter": {"method": "fact_tk", "projections": ["fc1"]}}, "fact_tk has no fc1"),
         (
             {"adapter": {"method": "metatt_4d", "initialization": "original"}},
-            "initialization: of metatt_4d no 'original'",
+            "initialization: no 'original' one of metatt_4d is known",
         ),
         ({"adapter": {"method": "lotr", "alpha": 2, "scale": 2}}, "both given"),
         ({"adapter": {"method": "lora", "rslora": True}}, "rslora"),
@@ -60,7 +65,7 @@ def run(**changes):
         ({"adapter": {"method": "full", "ranks": 8}}, "takes no ranks"),
         ({"adapter": {"method": "metatt"}}, "Did you mean 'metatt_"),
         ({"optimizer": {"learning_rate": float("nan")}}, "learning_rate"),
-        ({"adapter": {"method": "head"}, "task": {"name": "causal_lm"}}, "head trains a classification head.*has none"),
+        ({"adapter": {"method": "head"}, "task": {"name": "causal_lm"}}, "task causal_lm has none"),
         ({"optimizer": {"epochs": 0}}, "epochs"),
         ({"seeds": 3}, "seeds"),
         ({"compute": {"processes": 2}}, "processes"),
@@ -84,6 +89,24 @@ def test_official_protocol_has_its_own_defaults():
     assert (spec.optimizer.epochs, spec.optimizer.batch_size, spec.optimizer.learning_rate) == (10, 64, 5e-4)
     chosen = run(protocol="official", adapter={"grouping": "att", "head_layout": "aligned"})
     assert chosen.adapter.head_layout == "aligned"
+
+
+def test_a_task_from_a_plugin_brings_its_own_official_settings(monkeypatch):
+    official = {"task": {"max_length": 9}, "optimizer": {"epochs": 3, "warmup": 0.5}}
+    entry = replace(TASKS["digits"], name="mine", has_head=False, official=official)
+    monkeypatch.setitem(TASKS, "mine", entry)
+    task = {**BASE["task"], "name": "mine"}
+    spec = run(protocol="official", task=task, optimizer={"warmup": 0.2})
+    assert (spec.task.max_length, spec.optimizer.epochs, spec.optimizer.warmup) == (9, 3, 0.2)
+    assert run(task=task).optimizer == OptimizerSpec() and run(task=task).task.max_length is None
+    with pytest.raises(UserError, match="task mine has none"):
+        run(task=task, adapter={"method": "head"})
+
+
+def test_the_specification_names_no_task():
+    tree = ast.parse(Path(spec_module.__file__).read_text())
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert not texts & set(TASKS)
 
 
 def test_no_identity_without_content():
@@ -192,7 +215,7 @@ def test_a_path_that_is_not_utf_8_is_refused_by_field():
         (lambda: OptimizerSpec(lr=1e-3), r"^OptimizerSpec: lr: unknown key. Did you mean 'learning_rate'\?"),
         (lambda: RunSpec(**{**BASE, "adapter": {"method": "lroa"}}), "^RunSpec: adapter.method: Unknown method 'lroa'"),
         (lambda: RunSpec.model_validate({**BASE, "seed": "x"}), "^RunSpec: seed: 'x': must be an integer$"),
-        (lambda: ComputeSpec(compile=True, strategy="zero3"), "^ComputeSpec: compile: true cannot be had"),
+        (lambda: ComputeSpec(compile=True, strategy="zero3"), "^ComputeSpec: compile: true is not supported"),
         (lambda: AdapterSpec.model_validate_json('{"method": "lora", "rank": 2}'), "^AdapterSpec: rank: unknown key"),
         (lambda: AdapterSpec.model_validate_json("{"), "^AdapterSpec: not valid JSON: "),
         (lambda: AdapterSpec.model_validate_strings({"method": "lroa"}), "^AdapterSpec: method: Unknown method"),

@@ -1,15 +1,13 @@
-"""The adapter: all tensors of one model's updates, and the low-rank pairs that they collapse to.
+"""The mathematics of the adapter: all tensors of one model's updates, and the low-rank pairs that they collapse to.
 
-`Adapter` knows nothing of backbones: it is built from a specification and a shape, holds the only trainable adapter
-parameters, and computes every pair (A, B) in one pass. Attaching it to a model is in `attachment`.
+Nothing here knows of backbones: `AdapterTensors` is built from a specification and a shape, and computes every pair
+(A, B) in one pass. `adapter.Adapter` is the same with its life on a model.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +15,10 @@ from torch import Tensor, nn
 from tensloradist.adapter.initialization import initialize, zero_of
 from tensloradist.errors import UserError, unknown
 from tensloradist.factorizations import Fold, Parameters
-from tensloradist.modes import FFN, FFN_CHUNKS, Arrangement, AttentionShape, TensorLayout
-from tensloradist.presets import PRESETS, Draw, bias_projections, has_weights
+from tensloradist.modes import Arrangement, AttentionShape, TensorLayout
+from tensloradist.presets.members import PRESETS, Draw, bias_projections, has_weights
+from tensloradist.projections import FFN, FFN_CHUNKS
 from tensloradist.spec import REFERENCES, AdapterSpec
-
-if TYPE_CHECKING:
-    from tensloradist.adapter.attachment import Attachment
 
 Pair = tuple[Tensor, Tensor]
 _SEED_STRIDE = 1_000_003  # keeps the adapter's random stream apart from the seeds of neighbouring runs
@@ -57,7 +53,7 @@ class AdapterTensor(nn.Module):
         return {**named, **{name: parameter for name, parameter in more.items() if parameter is not None}}
 
 
-class Adapter(nn.Module):
+class AdapterTensors(nn.Module):
     """A member of the tensor adapter family for a backbone of the given shape.
 
     The adapted projection computes y = W0 x + b0 + scale · ΔW[p, l]ᵀ x with ΔW[p, l] = A B of shape d_in × d_out
@@ -74,9 +70,11 @@ class Adapter(nn.Module):
         self, spec: AdapterSpec, shape: AttentionShape, seed: int = 0, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        self.spec, self.shape, self.seed = spec, shape, seed
-        self.attachment: Attachment | None = None
-        self.tensors, self.biases = nn.ModuleList(), nn.ParameterDict()
+        self.spec = spec
+        self.shape = shape
+        self.seed = seed
+        self.tensors = nn.ModuleList()
+        self.biases = nn.ParameterDict()
         self.ranks: dict[str, int] = {}
         self.scale = 1.0
         if spec.method in REFERENCES:
@@ -109,7 +107,7 @@ class Adapter(nn.Module):
     def reset_parameters(self, seed: int) -> None:
         """Draw all initial values anew; the update is zero afterwards. The same seed gives the same values."""
         generator = torch.Generator().manual_seed(seed + _SEED_STRIDE)
-        for layout, tensor in self._laid_out():
+        for layout, tensor in self.laid_out():
             if self.spec.sibling_draws == "identical":
                 generator.manual_seed(seed + _SEED_STRIDE)
             named, draws = tensor.parameters_by_name(), self._draws(layout)
@@ -125,7 +123,8 @@ class Adapter(nn.Module):
                 rows = [row for layer in layout.blocks(projection) for row in layer]
                 blocks.transpose(0, -2)[rows] *= factor  # the blocks are the last axis but one, of factor and core
 
-    def _laid_out(self) -> list[tuple[TensorLayout, AdapterTensor]]:
+    def laid_out(self) -> list[tuple[TensorLayout, AdapterTensor]]:
+        """The tensors, each with its layout."""
         return list(zip(self.arrangement.tensors, self._tensors(), strict=True)) if self.tensors else []
 
     def _tensors(self) -> list[AdapterTensor]:
@@ -133,7 +132,7 @@ class Adapter(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trainable parameters of the adapter, or under `full` of the backbone; without the classification head."""
+        """Trainable parameters of all groups."""
         return sum(parameter.numel() for group in self.parameter_groups().values() for parameter in group)
 
     def forward(self) -> dict[tuple[str, int], Pair]:
@@ -153,12 +152,12 @@ class Adapter(nn.Module):
     def _groups(self) -> dict[tuple, list[tuple[TensorLayout, AdapterTensor]]]:
         """The tensors by modes and sizes."""
         groups: dict[tuple, list[tuple[TensorLayout, AdapterTensor]]] = defaultdict(list)
-        for layout, tensor in self._laid_out():
+        for layout, tensor in self.laid_out():
             groups[layout.modes, layout.sizes].append((layout, tensor))
         return groups
 
     def _factored(self, stacked: Parameters, fold: Fold) -> Pair:
-        """The factorisation's pairs, in the precision that the projections will need them in."""
+        """The factorisation's pairs, in the precision that the projections will need."""
         if fold is None:
             lefts, rights = self.factorization.pairs(stacked, self.spec.head_layout)
         else:
@@ -179,7 +178,7 @@ class Adapter(nn.Module):
         return pairs
 
     def _right_sides(self, projections: Sequence[str], rights: Tensor) -> list[_Slices]:
-        """What to cut each projection's right side from, (T, P, L, k, d_out): means over shared heads for some."""
+        """What each projection's right side is cut from, (T, P, L, k, d_out): means over shared heads for some."""
         averaged = [self.arrangement.is_averaged(projection) for projection in projections]
         if not any(averaged) or rights.shape[1] == 1:
             return [_Slices(rights)] * len(projections)
@@ -187,12 +186,12 @@ class Adapter(nn.Module):
         return [_Slices(self._average_heads(part, p) if is_averaged else part) for p, is_averaged, part in parts]
 
     def _fold(self) -> Fold:
-        """Where dropout acts on the hidden features, they come after what depends on the layer (FacT)."""
+        """'left' if dropout acts on the hidden features, which then follow the layer's own part (FacT); else None."""
         return "left" if self.spec.dropout and self.spec.dropout_on == "hidden" else None
 
     def _fused_pairs(self, layouts: list[TensorLayout], stacked: Parameters) -> dict[tuple[str, int], Pair]:
-        """Pairs from the slices of a `block` mode: one a layer, or for an FFN matrix its chunks side by side."""
-        (layout,) = layouts  # what is fused has one tensor of a kind
+        """Pairs from the slices of a `block` mode: one per layer, or for an FFN matrix its chunks side by side."""
+        (layout,) = layouts  # a fused adapter has one tensor of each kind
         pairs = {}
         whole = [projection for projection in layout.projections if projection not in FFN]
         if whole:
@@ -217,11 +216,11 @@ class Adapter(nn.Module):
         return pairs
 
     def _blocks(self, layout: TensorLayout, stacked: Parameters, projections: list[str]) -> Parameters:
-        """The parameters with those blocks alone that serve the projections, layer-major."""
+        """The parameters with only those blocks that serve the projections, layer-major."""
         if tuple(projections) == layout.projections:
             return stacked
-        # Projections have one order everywhere, so theirs are neighbours in every layer: a slice. An index would have
-        # to be copied to the device in every pass, for which the host waits.
+        # Projections have one order everywhere, so their blocks are neighbours in every layer and can be sliced. An
+        # index would have to be copied to the device in every pass, and the host would wait for the copy.
         rows = [row for projection in projections for row in layout.blocks(projection)[0]]
         if rows != list(range(rows[0], rows[0] + len(rows))):
             raise ValueError(f"the blocks of {projections} are not neighbours: {rows}")
@@ -268,85 +267,36 @@ class Adapter(nn.Module):
         return self.scale * (left @ right)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the name that `lr_multipliers` uses: each mode's factors, core, weights, biases, backbone."""
+        """Parameters by the name that `lr_multipliers` uses: each mode's factors, core, weights, biases."""
         groups: dict[str, list[nn.Parameter]] = defaultdict(list)
         for tensor in self._tensors():
             for name, parameter in tensor.parameters_by_name().items():
                 groups[name].append(parameter)
         if self.biases:
             groups["biases"] = list(self.biases.values())
-        backbone = self.attachment.trained_backbone() if self.attachment is not None else {}
-        if backbone:
-            groups["backbone"] = list(backbone.values())
         return dict(groups)
-
-    def merge(self) -> None:
-        """Add the update to the backbone's own weights, exactly; the adapter then does nothing until `unmerge`."""
-        self._attached().merge()
-
-    def unmerge(self) -> None:
-        """Give the backbone its own weights back, bit for bit."""
-        self._attached().unmerge()
-
-    def detach(self) -> None:
-        """Take the adapter off its model, which is then the frozen backbone (merged, if it was) with its head."""
-        self._attached().detach()
-
-    def save(self, folder: str | Path, backbone: str | None = None) -> None:
-        """Write adapter.json and adapter.safetensors, and head.safetensors when attached. See `checkpoint`.
-
-        Raises:
-            UserError: the adapter is merged, or the folder cannot be written.
-        """
-        from tensloradist.adapter.checkpoint import save
-
-        try:
-            save(self, Path(folder), backbone)
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"{folder}: the adapter cannot be saved there ({reason}); choose another folder") from error
-
-    def export_peft(self, folder: str | Path) -> None:
-        """Write the attached adapter and the head as an ordinary LoRA checkpoint of PEFT. See `export.peft`."""
-        from tensloradist.export import export_peft
-
-        export_peft(self, folder)
-
-    def export_merged(self, folder: str | Path, classes: Sequence[str] = ()) -> None:
-        """Write the model with its update as a plain checkpoint of its own library, with the names of its classes.
-
-        See `export.merged`.
-        """
-        from tensloradist.export import export_merged
-
-        export_merged(self, folder, classes=classes)
-
-    def _attached(self) -> Attachment:
-        if self.attachment is None:
-            raise UserError(
-                "This adapter is not attached to a model: save it, and load it onto a model, or make one with attach"
-            )
-        return self.attachment
 
     def extra_repr(self) -> str:
         return f"{self.spec.method}, grouping={self.spec.grouping}, ranks={self.ranks}, layout={self.spec.head_layout}"
 
 
 def _stack(parameters: Sequence[Tensor]) -> Tensor:
-    """The parameters stacked, by way of a flat view: their gradients are then made contiguous, as an optimiser wants
-    them, in one copy of all instead of one copy each."""
+    """The parameters stacked, by way of a flat view.
+
+    Their gradients then become contiguous, as an optimiser needs them, in one copy of all instead of one copy each.
+    """
     return torch.stack(list(parameters)).flatten().view(len(parameters), *parameters[0].shape)
 
 
 def _by_layer(side: Tensor, projections: int) -> Tensor:
-    """(1, L · P, 1, …), the slices of a fused mode, seen as those of a tensor for each layer, (L, P, 1, …)."""
+    """(1, L · P, 1, …), the slices of a fused mode, viewed as one tensor per layer, (L, P, 1, …)."""
     return side if side.shape[1] == 1 else side.squeeze(0).unflatten(0, (-1, projections))
 
 
 class _Slices:
-    """(T, P, L, …) cut into its matrices by one unbind, whose backward is one stack instead of many zero fills.
+    """(T, P, L, …) cut into its matrices by one unbind, whose backward pass is one stack instead of many zero fills.
 
-    An axis of one slice has it for every index.
+    An axis of length one gives its only slice for every index.
     """
 
     def __init__(self, stacked: Tensor) -> None:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from tensloradist.errors import UserError
 from tensloradist.factorizations import Factorization
-from tensloradist.presets import Draw
+from tensloradist.presets.members import Draw
 
 
 def zero_of(factorization: Factorization, names: list[str], draws: Mapping[str, Draw] | None = None) -> str:
     """The parameter that starts at zero: a preset's, the factorisation's own, or the last one.
 
     Raises:
-        UserError: the factorisation names one that it does not have.
+        UserError: the factorisation names a parameter that it does not have.
     """
     if draws is not None:
         return next(name for name, draw in draws.items() if draw.kind == "zeros")
@@ -38,7 +38,7 @@ def initialize(
 
     `orthogonal` fills with (semi-)orthogonal matrices, `kaiming_uniform` as nn.init with a = √5, `normal` with
     standard deviation 1/√fan_in. The factorisation's zero parameter is zero, and so is the update. `draws`, a preset's
-    own distribution of each parameter, takes the place of `how`.
+    own distribution of each parameter, replaces `how`.
     """
     zero = zero_of(factorization, list(parameters), draws)
     for name, parameter in parameters.items():

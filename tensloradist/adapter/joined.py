@@ -1,8 +1,8 @@
-"""Pairs of fused layers: those of a layer's projections as one pair, so that the layer computes two products in all.
+"""Joining the pairs of a fused layer's projections into one pair, so that the layer computes two products in all.
 
-With A = [A_q A_k A_v], B is block-diagonal; where the projections share A, B = [B_q B_k B_v], and where they share B,
-their hidden features follow each other as rows. The pairs of all layers are joined at once: the number of operations
-does not grow with depth.
+With A = [A_q A_k A_v], B is block-diagonal. If the projections share A, B = [B_q B_k B_v]; if they share B, their
+hidden features become rows one after another. The pairs of all layers are joined at once, so that the number of
+operations does not grow with depth.
 """
 
 from __future__ import annotations
@@ -11,20 +11,30 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from tensloradist.adapter.core import Pair
-    from tensloradist.adapter.projection import AdaptedLinear
 
 Rows = Sequence[Sequence[Tensor]]
 
 
-def with_joined(pairs: Mapping[tuple[str, int], Pair], layers: Iterable[AdaptedLinear]) -> dict[tuple[str, int], Pair]:
-    """The pairs, and those that the layers compute with: one for each, under the layer's `joined_name`.
+class Layer(Protocol):
+    """What this module asks of a wrapped layer: its index, its projections with their widths, and its dropout."""
+
+    layer: int
+    projections: tuple[str | None, ...]
+    widths: tuple[int, ...]
+
+    @property
+    def drops_hidden(self) -> bool: ...
+
+
+def with_joined(pairs: Mapping[tuple[str, int], Pair], layers: Iterable[Layer]) -> dict[tuple[str, int], Pair]:
+    """The pairs, and the pair that each layer computes with, under the layer's `joined_name`.
 
     A joined pair is A of (input features, k) and B of (k, output features); or, where the layer's projections share B,
     A of (input features, P · k) and B of (k, output features of one projection).
@@ -41,14 +51,16 @@ def with_joined(pairs: Mapping[tuple[str, int], Pair], layers: Iterable[AdaptedL
 
 
 def joined_name(projections: Sequence[str | None]) -> str:
-    """What a layer's pair is called: by its projection, or by all of them."""
+    """The name of a layer's pair: that of its projection, or of all of them."""
     return "+".join(projection or "" for projection in projections)
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What layers have in common whose pairs are joined at once: their outputs, and whether dropout acts between A and
-    B, where each projection then needs hidden features of its own."""
+    """What layers whose pairs are joined at once have in common: their outputs, and whether dropout is between A and B.
+
+    With such dropout each projection needs hidden features of its own.
+    """
 
     projections: tuple[str | None, ...]
     widths: tuple[int, ...]
@@ -74,7 +86,7 @@ def _is_one(row: Sequence[Tensor]) -> bool:
 
 
 def _in_each_layer(rows: Rows, build: Callable[[Rows], Sequence[Tensor]]) -> Sequence[Tensor]:
-    """What is built of each layer's row; once for all where they have the same, whose gradients are then one sum."""
+    """`build` of each layer's row; done once if all rows are the same, so that their gradients are one sum."""
     if len(rows) > 1 and all(map(_is_one, zip(*rows, strict=True))):
         return build(rows[:1])[0].expand(len(rows), -1, -1).unbind()
     return build(rows)
@@ -107,5 +119,5 @@ def _block_diagonal(rows: Rows, kind: _Kind) -> Sequence[Tensor]:
 
 
 def _cut(whole: Tensor, count: int) -> Sequence[Tensor]:
-    """So many equally wide matrices, of which the whole consists."""
+    """The whole cut into `count` equally wide matrices."""
     return whole.chunk(count, dim=1) if count > 1 else [whole]

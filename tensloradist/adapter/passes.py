@@ -1,14 +1,14 @@
 """Forward passes through a model with an adapter: which pairs its projections compute with.
 
-Every module that contains an adapted projection, and the projection itself, begins a pass when it is entered and none
-is under way in this thread: the adapter computes all pairs from the parameters as they are, in the gradient mode that
-holds, and each projection is handed its own until that module is left. Whichever module is called, the pairs are those
-of the moment, and they are computed once however many projections the module contains.
+A module that contains an adapted projection, and the projection itself, begins a pass when it is entered while none
+is under way in this thread: the adapter computes all pairs from the current parameters, in the current gradient mode,
+and each projection gets its own until that module is left. Whichever module is called, the pairs are current, and they
+are computed once for all projections in it.
 
-Activation checkpointing (not reentrant) enters modules again in the backward pass. Gradients flow through the pairs of
-the forward pass; the recomputation, which gives no more than values, reads the parameters as they are when it runs, as
-torch does with those of any other module, and all recomputations of one backward pass share what they compute. Where
-the checkpoint is made with `Passes.recomputation`, as a run's are, it uses the values of the forward pass instead.
+Non-reentrant activation checkpointing enters modules again in the backward pass. Gradients flow through the pairs of
+the forward pass. The recomputation yields only values: it reads the parameters as they are when it runs, as torch does
+with those of any other module, and all recomputations of one backward pass share their pairs. If the checkpoint is made
+with `Passes.recomputation`, as in a run, it uses the values of the forward pass instead.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tensloradist.adapter.joined import with_joined
 from tensloradist.errors import UserError
 
 if TYPE_CHECKING:
-    from tensloradist.adapter.core import Adapter, Pair
+    from tensloradist.adapter.core import AdapterTensors, Pair
     from tensloradist.adapter.projection import AdaptedLinear
 
 Pairs = Mapping[tuple[str, int], "Pair"]
@@ -46,7 +46,7 @@ _SELECTIVE = (_CachingTorchDispatchMode, _CachedTorchDispatchMode)
 class _Pass:
     """A pass that is under way, until `frame`, which runs it, ends.
 
-    The frame tells an interrupted pass from one under way: no hook runs when Ctrl-C ends a module's call.
+    The frame distinguishes an interrupted pass from one under way: no hook runs when Ctrl-C ends a module's call.
     """
 
     module: nn.Module | None
@@ -58,7 +58,7 @@ class _Pass:
 
 
 class _Open(threading.local):
-    """The passes under way in this thread, the outermost first. A copy has none."""
+    """The passes under way in this thread, the outermost first; none in a copy."""
 
     def __init__(self) -> None:
         self.passes: list[_Pass] = []
@@ -70,23 +70,23 @@ class _Open(threading.local):
 class Passes:
     """The passes through one model: what its modules' hooks call.
 
-    Threads have passes of their own, but torch.compile's code knows no threads: once compiled parts have run within a
-    pass, a pass that begins in one thread while another's is under way is refused. Ctrl-C runs no hook: after it, call
-    the model, or any module of it that is not compiled, before a compiled part alone.
+    Threads have passes of their own, but compiled code does not distinguish threads: once compiled parts have run
+    within a pass, a pass that begins in one thread while another's is under way is refused. Ctrl-C runs no hook: after
+    it, call the model, or any module of it that is not compiled, before calling a compiled part by itself.
 
     Args:
-        adapter: what computes the pairs.
-        projections: what they are handed to.
+        adapter: computes the pairs.
+        projections: receive the pairs.
     """
 
-    def __init__(self, adapter: Adapter, projections: Sequence[AdaptedLinear]) -> None:
+    def __init__(self, adapter: AdapterTensors, projections: Sequence[AdaptedLinear]) -> None:
         self.adapter, self.projections = adapter, list(projections)
         self._open = _Open()
         self._recomputed: tuple[Any, Pairs] | None = None  # by backward pass and autocast
         self._traced: nn.Module | None = None  # whose pass torch.compile is tracing
-        self._handed_out = False  # torch.compile asks for it; it knows no threads
+        self._handed_out = False  # for compiled code, which does not distinguish threads
         self._latest: tuple[int, FrameType] | None = None  # the thread, and the frame, that it is handed out for
-        self._taken_by_compiled = False  # whether compiled code has computed with what was handed out
+        self._taken_by_compiled = False  # whether compiled code has computed with handed-out pairs
         self.merged = False  # while the projections need no pairs
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,14 +104,14 @@ class Passes:
         return handles
 
     def enter_model(self, module: nn.Module, inputs: Any) -> None:
-        """The model itself begins: always a pass of its own in a graph of torch.compile."""
+        """The model itself is entered; in a graph of torch.compile this always begins a pass."""
         if not torch.compiler.is_dynamo_compiling():
             self._enter(module)
         elif not self.merged:
             self._trace(module)
 
     def enter_part(self, module: nn.Module, inputs: Any) -> None:
-        """A module within the model that contains projections begins, or a projection."""
+        """A projection, or a module within the model that contains some, is entered."""
         if not torch.compiler.is_dynamo_compiling():
             self._enter(module)
         elif not self.merged and not self._handed_out:
@@ -120,7 +120,7 @@ class Passes:
             self._taken_by_compiled = True
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """A module ends: if it began a pass, its pairs are dropped."""
+        """A module is left; if it began a pass, its pairs are dropped."""
         if torch.compiler.is_dynamo_compiling():
             if self._traced is module:
                 self._traced = None
@@ -133,21 +133,21 @@ class Passes:
             self._under_way()
 
     def recomputation(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """torch's `context_fn` for a checkpoint made now: its recomputation uses the pairs of the present pass."""
+        """torch's `context_fn` for a checkpoint whose recomputation uses the pairs of the current pass."""
         passes = self._open.passes
         again = _Again(self, passes[-1]) if passes else contextlib.nullcontext()
         return contextlib.nullcontext(), again
 
     def _trace(self, module: nn.Module) -> None:
-        """Within a graph of torch.compile there are no frames and threads: the graph is the whole pass."""
+        """Begin a pass in a graph of torch.compile, which has no frames or threads: the graph is the whole pass."""
         self._traced = module
         self._hand_out(self._pairs())
 
     def _enter(self, module: nn.Module) -> None:
         if getattr(module, "_is_replica", False):
             raise UserError(
-                "nn.DataParallel: its replicas have no adapter of their own; use DistributedDataParallel, one process "
-                "for each device"
+                "nn.DataParallel is not supported, since its replicas share one adapter; use DistributedDataParallel, "
+                "with one process for each device"
             )
         if self.merged:
             return
@@ -161,7 +161,7 @@ class Passes:
             self._begin_in_other_precision(module, passes[-1])
 
     def _begin_in_other_precision(self, module: nn.Module, outer: _Pass) -> None:
-        """Begin a pass where autocast is switched off, or rounds otherwise, within one whose pairs it has rounded."""
+        """Begin a pass with other autocast settings, or none, within a pass whose pairs autocast has rounded."""
         precision = _autocast()
         if precision not in outer.others:
             outer.others[precision] = self._computed()
@@ -186,12 +186,12 @@ class Passes:
         if latest is not None and latest[0] != threading.get_ident() and runs_in(*latest):
             raise UserError(
                 "Another thread's pass through this model is under way, and parts of the model are compiled: compiled "
-                "code does not tell threads apart. Let one thread at a time call the model, or do without "
+                "code does not distinguish threads. Let one thread at a time call the model, or do not use "
                 "torch.compile"
             )
 
     def _end(self, begun: _Pass) -> None:
-        """End the pass, and those within it whose end no hook has seen (a recomputation stops by an exception)."""
+        """End the pass, and those within it whose end no hook has seen (an exception ends a recomputation)."""
         passes = self._open.passes
         del passes[passes.index(begun) :]
         if passes:
@@ -207,13 +207,13 @@ class Passes:
             projection.receive(pairs, frame)
 
     def _computed(self) -> Pairs:
-        """All pairs, from the parameters as they are. Not called as a module: ZeRO-3's hooks expect another result."""
+        """All pairs, from the current parameters. Not called as a module: ZeRO-3's hooks expect another result."""
         backward_pass = torch._C._current_graph_task_id()
         if backward_pass == -1:
             self._recomputed = None
         if not torch.is_grad_enabled() or not _saved_tensors_are_hooked():
             return self._pairs()
-        # A checkpointed block: what is saved within it must be the same whether its pass began outside or inside it.
+        # In a checkpointed block, the saved tensors must be the same whether its pass began outside or inside it.
         with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _itself), _outside_selective_checkpoints():
             if backward_pass == -1:
                 return self._pairs()
@@ -227,7 +227,7 @@ class Passes:
 
 
 class _Again:
-    """A context in which a pass's pairs are handed out once more."""
+    """A context in which a pass's pairs are handed out again."""
 
     def __init__(self, passes: Passes, first: _Pass) -> None:
         self._passes, self._pairs, self._rounded_to, self._others = passes, first.pairs, first.rounded_to, first.others
@@ -243,11 +243,11 @@ class _Again:
 
 
 def _always_call(module: nn.Module, hook: Any) -> RemovableHandle:
-    """Let torch call the hook after the module's forward pass, and after an exception in it, such as the one that ends
-    a recomputation early.
+    """Let torch call the hook after the module's forward pass, even if an exception, such as the one that ends a
+    recomputation early, ends it.
 
-    torch.compile guards on the number of such a hook. torch would number each anew, and then each block would be
-    compiled anew: all have one number here, which torch, counting from 0, gives to no other hook.
+    torch.compile guards on a hook's number. With a new number for each hook, every block would be compiled anew; here
+    all share one number, which torch, counting from 0, gives to no other hook.
     """
     handle = RemovableHandle(module._forward_hooks, extra_dict=module._forward_hooks_always_called)
     handle.id = -1
@@ -262,9 +262,10 @@ def _itself(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _outside_selective_checkpoints() -> Iterator[None]:
-    """Without torch's selective checkpointing, which counts operations and takes the results of the forward pass for
-    those with the same count: recomputations share their pairs, so that they do other operations. Other dispatch modes
-    stay.
+    """Suspend torch's selective checkpointing, but not other dispatch modes.
+
+    It counts operations and takes results of the forward pass for those with the same count; recomputations share their
+    pairs, so that they do other operations.
     """
     if not any(isinstance(mode, _SELECTIVE) for mode in _get_current_dispatch_mode_stack()):
         yield
@@ -277,7 +278,7 @@ def _outside_selective_checkpoints() -> Iterator[None]:
 
 
 def _saved_tensors_are_hooked() -> bool:
-    """Whether autograd hands what it saves to somebody else, such as a checkpoint, within which this is then called."""
+    """Whether autograd hands the tensors that it saves to a hook, as within a checkpoint."""
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     if top is not None:
         return top(False) is not None
@@ -285,7 +286,7 @@ def _saved_tensors_are_hooked() -> bool:
 
 
 def _autocast() -> Autocast:
-    """What autocast rounds to on the CPU and on the accelerator; None where it is off."""
+    """The types that autocast rounds to on the CPU and on the accelerator; None if it is off."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return tuple(torch.get_autocast_dtype(d) if torch.is_autocast_enabled(d) else None for d in devices)
 
@@ -294,6 +295,6 @@ def _refuse_reentrant() -> None:
     """Raise UserError within a reentrant checkpoint, torch's own or DeepSpeed's: it computes without gradients."""
     if caller(lambda frame: frame.f_code.co_qualname == "CheckpointFunction.forward") is not None:
         raise UserError(
-            "Reentrant activation checkpointing does not train an adapter that layers share; use use_reentrant=False "
+            "Reentrant activation checkpointing cannot train an adapter that layers share; use use_reentrant=False "
             "(transformers: gradient_checkpointing_enable({'use_reentrant': False}))"
         )

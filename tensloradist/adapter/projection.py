@@ -1,8 +1,8 @@
 """Wrapped projections: the frozen linear layer with the adapter's low-rank update added to its output.
 
 One class serves separate and fused (concatenated q, k, v) layers. A wrapped projection holds the adapter as a plain
-reference, not as a submodule: the shared parameters belong to the adapter alone. What it computes with, a pair, it is
-handed for each forward pass (`passes`); it does not look it up by its layer, so that all layers compile to one graph.
+reference, not as a submodule, since the shared parameters belong to the adapter. It receives its pair for each forward
+pass from `passes`, and does not look it up by its layer, so that all layers compile to one graph.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tensloradist.adapter.frames import is_running
 from tensloradist.adapter.joined import joined_name, with_joined
 
 if TYPE_CHECKING:
-    from tensloradist.adapter.core import Adapter, Pair
+    from tensloradist.adapter.core import AdapterTensors, Pair
 
 
 class _Handed(threading.local):
-    """What a projection computes with in this thread's forward pass: nothing outside one, and nothing in a copy.
+    """A projection's pair in this thread's forward pass; None outside a pass, and in a copy.
 
     Attributes:
-        frame: what runs the pass. Ctrl-C ends it without any hook, and what was handed out for it is then no more used.
+        frame: runs the pass. Ctrl-C ends it without any hook, after which the pair is not used any more.
     """
 
     pair: Pair | None = None
@@ -53,7 +53,7 @@ class AdaptedLinear(nn.Module):
     def __init__(
         self,
         base: nn.Linear,
-        adapter: Adapter,
+        adapter: AdapterTensors,
         projections: tuple[str | None, ...],
         widths: tuple[int, ...],
         layer: int,
@@ -65,15 +65,14 @@ class AdaptedLinear(nn.Module):
         self.scale, self.dropout, self.dropout_on = adapter.scale, adapter.spec.dropout, adapter.spec.dropout_on
         self.merged = False
         self._handed = _Handed()
-        self._compiled_with: Pair | None = None  # the same for torch.compile, which knows no threads
+        self._compiled_with: Pair | None = None  # the same for compiled code, which does not distinguish threads
 
     def __getstate__(self) -> dict[str, Any]:
         # A pair is an activation of one forward pass: it cannot be copied with the module.
         return {**self.__dict__, "_compiled_with": None}
 
     def receive(self, pairs: Mapping[tuple[str, int], Pair] | None, frame: FrameType | None = None) -> None:
-        """Take this layer's (A, B) from all pairs (`with_joined`) of the forward pass that the frame runs, or drop it
-        (None)."""
+        """Take this layer's (A, B) from all pairs (`with_joined`) of the frame's forward pass; drop it for None."""
         self._compiled_with = None if pairs is None else self._own(pairs)
         if not torch.compiler.is_dynamo_compiling():
             self._handed.pair, self._handed.frame = self._compiled_with, frame
@@ -86,8 +85,8 @@ class AdaptedLinear(nn.Module):
         return pairs[joined_name(self.projections), self.layer]
 
     @property
-    def adapter(self) -> Adapter:
-        adapter: Adapter = self.__dict__["_adapter"]
+    def adapter(self) -> AdapterTensors:
+        adapter: AdapterTensors = self.__dict__["_adapter"]
         return adapter
 
     @property
@@ -95,7 +94,7 @@ class AdaptedLinear(nn.Module):
         """Whether dropout acts between A and B."""
         return bool(self.dropout) and self.dropout_on == "hidden"
 
-    # Some models read these of the layer they own (its dtype, or its bias to reset it).
+    # Some models read these attributes of their layers (the dtype, or the bias to reset it).
     @property
     def weight(self) -> Tensor:
         return self.base.weight
@@ -128,7 +127,7 @@ class AdaptedLinear(nn.Module):
         return self._add(y, rounded, *pair)
 
     def _base_with_bias(self, x: Tensor) -> Tensor:
-        """The frozen layer, with the adapter's trained bias where the preset has one for this projection (CaRA)."""
+        """The frozen layer's output, with the adapter's trained bias if the preset has one here (CaRA)."""
         y: Tensor = self.base(x)  # called as a module, which under ZeRO-3 gathers the layer's weights
         update = self.bias_update()
         if update is None:
@@ -136,14 +135,14 @@ class AdaptedLinear(nn.Module):
         return y + update.to(y.dtype)
 
     def bias_update(self) -> Tensor | None:
-        """scale · the adapter's bias; None where there is none. Layers of several projections never have one."""
+        """scale · the adapter's bias, or None. Layers with several projections never have one."""
         projection = self.projections[0]
         if len(self.projections) > 1 or projection is None or projection not in self.adapter.biases:
             return None
         return self.scale * self.adapter.biases[projection]
 
     def _add(self, y: Tensor, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """y + scale · x A B. A B of fewer output features than y serves all of the layer's projections (`joined`)."""
+        """y + scale · x A B. A B with fewer output features than y serves all of the layer's projections (`joined`)."""
         if not torch.is_autocast_enabled(x.device.type) and left.dtype != x.dtype:
             left, right = left.to(x.dtype), right.to(x.dtype)
         hidden = x @ left
@@ -154,7 +153,7 @@ class AdaptedLinear(nn.Module):
         return added.view(y.shape)
 
     def _dropped(self, hidden: Tensor) -> Tensor:
-        """Dropout of the hidden features, each projection's drawn by itself, as in layers of one projection."""
+        """Dropout of the hidden features, drawn separately for each projection, as in layers of one projection."""
         count = sum(projection is not None for projection in self.projections)
         parts = [F.dropout(part, self.dropout) for part in hidden.flatten(0, -2).chunk(count, dim=-1)]
         return torch.cat(parts, dim=-1) if count > 1 else parts[0]
@@ -180,7 +179,7 @@ class AdaptedLinear(nn.Module):
 
 
 def _as_autocast_rounds(x: Tensor) -> Tensor:
-    """x as autocast hands it to each product, rounded once for all of them: autocast would cast it for each."""
+    """x rounded as autocast would for each product, once for all of them."""
     kind = x.device.type
     if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:  # which autocast leaves alone
         return x

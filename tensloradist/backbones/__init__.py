@@ -56,16 +56,17 @@ def source_of(spec: BackboneSpec) -> Source:
 def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     """The pretrained model with a head of `num_labels` outputs: float32, on the CPU, eval mode.
 
-    LANGUAGE_MODEL labels ask for a language model, which has no head. With `quantization`, the frozen linear layers
-    are quantised. The head's values are not meant to be used: `initialize_head` draws them for a seed.
+    LANGUAGE_MODEL as `num_labels` gives a language model, which has no head. With `quantization`, the frozen linear
+    layers are quantised. The head's values are not meant to be used: `initialize_head` draws them for a seed.
 
     Raises:
-        UserError: nothing to load there, other weights than the spec's fingerprint says, or not a pretrained backbone.
+        UserError: there is nothing to load, its weights do not match the spec's fingerprint, or it is not a pretrained
+            backbone.
     """
     spec = pinned(spec)
     require_unchanged(spec)
     model = source_of(spec).load(spec, num_labels)
-    require_unchanged(spec)  # nobody has written other weights meanwhile
+    require_unchanged(spec)  # the files may have been replaced meanwhile
     if spec.quantization is not None:
         from tensloradist.backbones.quantization import quantize
 
@@ -74,9 +75,9 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
 
 
 def pinned(spec: BackboneSpec) -> BackboneSpec:
-    """The spec with the fingerprint of what its path holds now, unless it has one, or names no path.
+    """The spec with the fingerprint of its path's content, unless it has a fingerprint or names no path.
 
-    Whatever is remembered about a backbone is remembered for a pinned spec, so never for a path alone.
+    Whatever is cached about a backbone is cached for a pinned spec, never for a path alone.
     """
     if spec.fingerprint is not None or not (spec.weights is not None or is_local(spec.name)):
         return spec
@@ -84,7 +85,7 @@ def pinned(spec: BackboneSpec) -> BackboneSpec:
 
 
 def require_unchanged(spec: BackboneSpec) -> None:
-    """Raises UserError where the backbone is not the one that the spec's fingerprint, if it has one, was taken of."""
+    """Raise UserError if the spec has a fingerprint that is not the backbone's."""
     if spec.fingerprint is not None and (found := fingerprint(spec)) != spec.fingerprint:
         raise UserError(
             f"backbone.name: {spec.name} {why_changed(spec.fingerprint, found)}: its fingerprint is {found}, not "
@@ -136,9 +137,9 @@ def _parameter_count(source: Source, spec: BackboneSpec) -> int:
 
 
 def _remembered(spec: BackboneSpec, *what: str, look: Callable[[], Any]) -> Any:
-    """What the model's architecture says, cached among processes: building it takes ten seconds, most of it imports.
+    """A fact about the model's architecture, cached among processes: building it takes ten seconds, mostly imports.
 
-    Only where the fingerprint says what lies there; a plugin's source may have been edited.
+    Only facts with a fingerprint are cached, and none of a plugin's source, whose code may have been edited.
     """
     if spec.fingerprint is None or spec.source not in _OWN_SOURCES:
         return look()
@@ -152,7 +153,7 @@ def kind(spec: BackboneSpec) -> str:
 
 
 def fingerprint(spec: BackboneSpec) -> str:
-    """What identifies the pretrained weights, whatever the path. Raises UserError if they are not found."""
+    """What identifies the pretrained weights, independently of the path. Raises UserError if they are not found."""
     return source_of(spec).fingerprint(spec)
 
 

@@ -1,7 +1,7 @@
-"""What a backbone is to this project: a family (where its attention projections and its head are) and a source.
+"""Families (where a backbone's attention projections and head are) and sources (where its weights come from).
 
-Families and sources are plain dictionaries that plugins may write into. Nothing here loads a model or imports
-transformers or timm, so that adapters alone need no more than torch.
+Both registries are plain dictionaries that plugins may write into. Nothing here loads a model or imports transformers
+or timm, so that adapters alone need only torch.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tensloradist.errors import UserError
-from tensloradist.modes import FFN, AttentionShape
+from tensloradist.modes import AttentionShape
+from tensloradist.projections import FFN, QKV
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tensloradist.spec import BackboneSpec
 
-QKV = ("query", "key", "value")
 LANGUAGE_MODEL = 0  # the number of labels that asks for a language model instead of a classifier
-_RANDOM_SEED = 0  # of backbones with random weights: the same for every run, as pretrained ones are
+_RANDOM_SEED = 0  # of backbones with random weights, which are the same for every run, as pretrained ones are
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Family:
         name: key in `FAMILIES`.
         matches: whether a model belongs to the family.
         sites: every linear layer with projections, attention_output included, ordered by layer. Raises UserError
-            where the model's attention cannot be adapted.
+            if the model's attention cannot be adapted.
         heads: (query heads, key/value heads) of one attention layer.
-        head: paths of all that makes up the task head, which is trained with the adapter: modules, or parameters that
-            are in none. A pretrained pooler is not part of it. A language model has none: what predicts its tokens
-            stays frozen.
+        head: paths of the task head's parts, which are trained with the adapter: modules, or parameters outside
+            modules. A pretrained pooler is not part of it. A language model has none: the layer that predicts its
+            tokens stays frozen.
         logits: (n, num_labels) from the model, or a wrapper with the same forward, and a batch of inputs. Of a
             language model and a batch with `targets`: the answers' scores, (n, 3) (`decoders.answer_scores`).
         example: a tiny randomly initialised model and a batch of inputs, for the conformance tests.
@@ -91,8 +91,8 @@ class Family:
         places = [(site.layer, projection) for site in sites for projection in site.projections]
         if len(set(places)) != len(places):
             raise UserError(
-                f"This {self.name} model has several attention layers of one number, in stages: they cannot share an "
-                f"adapter. Its linear layers are: {linear_layers(model)}"
+                f"This {self.name} model has several attention layers with the same number, in stages, which cannot "
+                f"share an adapter. Its linear layers are: {linear_layers(model)}"
             )
         heads, kv_heads = self.heads(model)
         first = next(site for site in sites if "query" in site.projections)
@@ -138,13 +138,12 @@ def _check_widths(site: Site, linear: Any, shape: AttentionShape) -> None:
     if (linear.in_features, linear.out_features) != (width_in, width_out):
         if set(site.projections) & set(FFN):
             raise UserError(
-                f"{site.path}: {linear.in_features} to {linear.out_features} features; {site.projections[0]} can be "
-                f"adapted where it maps {width_in} to {width_out}: leave the feed-forward layers out of the projections"
+                f"{site.path}: {linear.in_features} to {linear.out_features} features; {site.projections[0]} can only "
+                f"be adapted if it maps {width_in} to {width_out}: leave the feed-forward layers out of the projections"
             )
         raise UserError(
-            f"{site.path}: {linear.in_features} to {linear.out_features} features, where {width_in} to "
-            f"{width_out} follows from the other layers: attention layers of unequal width cannot share an "
-            "adapter"
+            f"{site.path}: {linear.in_features} to {linear.out_features} features, but the other layers imply "
+            f"{width_in} to {width_out}: attention layers of unequal width cannot share an adapter"
         )
 
 
@@ -156,7 +155,7 @@ class Source:
         name: key in `SOURCES`, and `backbone.source` in a spec.
         kind: "image" or "text": what the backbone reads. It may need the model's configuration, not its weights.
         load: the pretrained model with a classification head of num_labels outputs (0: a language model); float32,
-            on the CPU, eval mode. Where the spec says random_init, the architecture with random weights instead.
+            on the CPU, eval mode. With random_init in the spec, the architecture with random weights.
         empty: the same model on torch's meta device, from the configuration only; not shared with another caller.
         fingerprint: what identifies the pretrained weights: a hash of local files, or name@commit of the Hub.
         label: a short name for tables.
@@ -176,7 +175,7 @@ class Source:
 
 @contextmanager
 def random_weights() -> Iterator[None]:
-    """What torch draws within is the same each time, and torch's own generator is left as it was."""
+    """A context in which torch draws the same numbers each time; torch's own generator is not changed."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -243,7 +242,7 @@ def check_loaded(
     heads = tuple(f"{path}." for path in family.head(model))
     absent = sorted(name for name in missing if not name.startswith(heads))
     other = sorted(name for name in reshaped if not name.startswith(heads))
-    # What the head replaces: the checkpoint's own classifier, be it of another structure.
+    # The head replaces the checkpoint's own classifier, which may have another structure.
     sites = [site.path for site in family.sites(model)]
     first = {f"{path.split('.')[0]}." for path in family.head(model)}
     roots = tuple(root for root in first if not any(path.startswith(root) for path in sites))

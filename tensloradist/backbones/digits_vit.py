@@ -86,7 +86,7 @@ def _files() -> tuple[Path, Path]:
 
 
 def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
-    """The pretrained backbone with a new head; it is pretrained first where the cache does not have it.
+    """The pretrained backbone with a new head; it is pretrained first if it is not in the cache.
 
     Raises:
         UserError: the cached weights are damaged, or the cache cannot be written.
@@ -111,7 +111,7 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
 
 
 def description() -> dict[str, Any]:
-    """What the cache says of the pretrained weights: recipe, held-out accuracy, seconds, hash. Pretrains if need be."""
+    """The cache's record of the pretrained weights: recipe, held-out accuracy, seconds, hash. Pretrains if needed."""
     weights, about = _files()
     if not weights.is_file():
         _pretrain_into_cache()
@@ -135,14 +135,14 @@ def _read(weights: Path) -> dict[str, Any]:
 
 
 def _pretrain_into_cache() -> None:
-    """Pretrain and store. Two processes at once do the work twice and store one whole set: the last renamed."""
+    """Pretrain and store. Two processes at once both pretrain, and the last to finish replaces the files."""
     from safetensors.torch import save
 
     weights, about = _files()
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=weights.parent):
-            pass  # it can be written: better known before the training than after
+            pass  # check that it can be written before the training, not after
         started = time.monotonic()
         model, accuracy = pretrain()
         state = {name: value.contiguous() for name, value in model.state_dict().items()}
@@ -153,7 +153,7 @@ def _pretrain_into_cache() -> None:
             "seconds": round(time.monotonic() - started, 2),
             "hash": digest,
         }
-        # The weights last: whoever finds them finds the description, too.
+        # The weights are written last, so that the description exists if they do.
         write_replacing(about, json.dumps(found, indent=2) + "\n")
         write_replacing(weights, save(state, metadata={"hash": digest}))
     except OSError as error:
@@ -167,14 +167,14 @@ def _digits() -> tuple[Any, Any]:
     """Images (n, 1, 8, 8) of the pretraining classes, scaled to -1..1, and their labels."""
     import torch
 
-    from tensloradist.tasks.digits import digits_arrays
+    from tensloradist.embedded_digits import digits_arrays
 
     images, labels = digits_arrays(CLASSES)
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 def pretrain() -> tuple[nn.Module, float]:
-    """Train the classifier of 0-4 from random weights by the recipe, on one thread: deterministic on one kind of CPU.
+    """Train the classifier of 0-4 from random weights, on one thread, so that it is deterministic on one kind of CPU.
 
     Returns:
         The model, and its accuracy on the held-out fifth (0..1).
@@ -218,7 +218,7 @@ def pretrain() -> tuple[nn.Module, float]:
 
 
 class _Progress:
-    """One line on stderr, only where pretraining takes over two seconds."""
+    """One line on stderr, only if pretraining takes over two seconds."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.done, self.started, self.shown = steps, 0, time.monotonic(), 0.0

@@ -1,17 +1,15 @@
-"""Models on the Hugging Face Hub: pinning a revision to a commit, fetching it, and using it offline.
-
-Everything goes through huggingface_hub and its cache; what is added here is what a user must be told when it fails.
-"""
+"""Models on the Hugging Face Hub: which files of a commit are fetched, and where they are."""
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
+from tensloradist import hub
 from tensloradist.errors import UserError
 
-# Configuration and preprocessing; weights, but never pickles, and none of other frameworks.
+# Configuration and preprocessing; weights, but no pickles and none of other frameworks.
 PATTERNS = (
     "config.json",
     "preprocessor_config.json",
@@ -24,51 +22,11 @@ PATTERNS = (
 )
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _IN_SUBFOLDERS = ("*/*",)
-_REMEDY = (
-    "Run `tensloradist fetch` where the Hub can be reached, give a local folder instead, or pin "
-    "backbone.revision to a commit that is in the cache"
-)
 
 
-@lru_cache(maxsize=1024)
 def commit_of(name: str, revision: str | None) -> str:
-    """The commit that a Hub name and revision mean, asked of the Hub, or of the local cache where it is out of reach.
-
-    Asked once in a process, so that all runs of a plan agree.
-
-    Raises:
-        UserError: no such model or revision, or neither the Hub nor the cache knows it.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-        RevisionResolutionError,
-    )
-
-    shown = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
-    try:
-        found = HfApi().resolve_revision(name, revision=revision)
-    except HFValidationError as error:
-        raise UserError(f"backbone.name: {name!r} is neither an existing path nor a Hub name ({error})") from error
-    except GatedRepoError as error:
-        raise UserError(
-            f"backbone.name: the Hub gives {shown} only to those who accepted its terms; log in with `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"backbone.name: {name!r} is neither an existing path nor a model on the Hub (or it is private)"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"backbone.revision: the Hub has no revision {revision!r} of {name!r}") from error
-    except RevisionResolutionError as error:
-        raise UserError(
-            f"backbone.name: {shown} is no existing path, is not in the local Hub cache, and the Hub is "
-            f"out of reach. {_REMEDY}"
-        ) from error
-    return str(getattr(found, "resolved", found))
+    """The commit that a model's name and revision mean. Raises UserError as `hub.commit_of`."""
+    return hub.commit_of(hub.MODEL, name, revision)
 
 
 def split_fingerprint(fingerprint: str | None, name: str) -> str | None:
@@ -77,29 +35,19 @@ def split_fingerprint(fingerprint: str | None, name: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _patterns(weights: bool) -> list[str]:
-    return [*PATTERNS, *(_WEIGHTS if weights else ())]
+def _wanted(name: str, commit: str, weights: bool) -> hub.Wanted:
+    patterns = [*PATTERNS, *(_WEIGHTS if weights else ())]
+    return hub.Wanted(kind=hub.MODEL, name=name, commit=commit, patterns=patterns, except_for=_IN_SUBFOLDERS)
+
+
+def _complete(folder: Path, weights: bool) -> Path | None:
+    has_weights = not weights or any(folder.glob("*.safetensors"))
+    return folder if has_weights and (folder / "config.json").is_file() else None
 
 
 def cached_snapshot(name: str, commit: str, weights: bool = True) -> Path | None:
     """The local folder of that commit if it has a configuration (and weights), else None. Never asks the Hub."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(
-            snapshot_download(
-                name,
-                revision=commit,
-                allow_patterns=_patterns(weights),
-                ignore_patterns=list(_IN_SUBFOLDERS),
-                local_files_only=True,
-            )
-        )
-    except LocalEntryNotFoundError:
-        return None
-    complete = (folder / "config.json").is_file() and (not weights or any(folder.glob("*.safetensors")))
-    return folder if complete else None
+    return _wanted(name, commit, weights).cached(partial(_complete, weights=weights))
 
 
 def snapshot(name: str, commit: str, weights: bool = True) -> Path:
@@ -108,28 +56,8 @@ def snapshot(name: str, commit: str, weights: bool = True) -> Path:
     Raises:
         UserError: it is not in the cache and cannot be downloaded, or it has no safetensors weights.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    folder = cached_snapshot(name, commit, weights)
-    if folder is not None:
-        return folder
-    try:
-        snapshot_download(
-            name, revision=commit, allow_patterns=_patterns(weights), ignore_patterns=list(_IN_SUBFOLDERS)
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
-        raise UserError(
-            f"backbone.name: {name!r} at {commit[:12]} is not in the local Hub cache and cannot be "
-            f"downloaded ({str(error).splitlines()[0]}). {_REMEDY}"
-        ) from error
-    folder = cached_snapshot(name, commit, weights)
-    if folder is None:
-        raise UserError(
-            f"backbone.name: {name!r} at {commit[:12]} has no config.json with safetensors weights; "
-            "pickled weights are not loaded"
-        )
-    return folder
+    lacking = "config.json with safetensors weights (pickled weights are not loaded)" if weights else "config.json"
+    return _wanted(name, commit, weights).fetched(partial(_complete, weights=weights), lacking)
 
 
 def config_folder(name: str, commit: str) -> Path:
@@ -146,7 +74,7 @@ def config_folder(name: str, commit: str) -> Path:
     except (EntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise UserError(
             f"backbone.name: the config.json of {name!r} at {commit[:12]} is not in the local Hub cache "
-            f"and cannot be downloaded ({str(error).splitlines()[0]}). {_REMEDY}"
+            f"and cannot be downloaded ({str(error).splitlines()[0]}). {hub.MODEL.remedy}"
         ) from error
 
 
@@ -168,5 +96,5 @@ def optional_file(name: str, commit: str, file: str) -> Path | None:
             return None  # all that the commit has of PATTERNS was fetched
         raise UserError(
             f"backbone.name: the {file} of {name!r} at {commit[:12]} is not in the local Hub cache and cannot be "
-            f"downloaded ({str(error).splitlines()[0]}). {_REMEDY}"
+            f"downloaded ({str(error).splitlines()[0]}). {hub.MODEL.remedy}"
         ) from error

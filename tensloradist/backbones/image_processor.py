@@ -1,9 +1,9 @@
 """What a transformers backbone's preprocessor configuration asks for, read without the library and without torch.
 
 The steps are those of the library's Pillow processors (`AutoImageProcessor.from_pretrained(…, backend="pil")`); its
-torchvision processors differ from them by the rounding of each resize, some grey levels of 255 at most. Processors of
-other steps than resize, crop, rescale and normalise are refused, and so is every field that is not known: a field
-that is passed over would change pixels without a word.
+torchvision processors round each resize differently, by a few grey levels of 255 at most. Processors with other steps
+than resize, crop, rescale and normalise are refused, and so are unknown fields: ignoring a field could change pixels
+silently.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "BitImageProcessor": _OF_CLIP,
     "CLIPImageProcessor": _OF_CLIP,
 }
-# Fields that do not change a pixel of a decoded RGB image, whatever they say.
+# Fields that do not change a pixel of a decoded RGB image, whatever their value.
 _HARMLESS = {
     "_name_or_path",
     "_processor_class",
@@ -77,7 +77,7 @@ _HARMLESS = {
     "transformers_version",
     "use_fast",
 }
-# Fields that ask for nothing where they say no.
+# Fields that have no effect if they are false.
 _REFUSED_UNLESS_NO = {"include_top", "offset", "reduce_labels", "rescale_offset", "use_square_size"}
 
 
@@ -106,7 +106,7 @@ def read_processor(folder: Path) -> ImageProcessor:
     """The steps that a model's folder asks for.
 
     Raises:
-        UserError: there is no readable configuration, or a field asks for what is not supported.
+        UserError: there is no readable configuration, or a field asks for something that is not supported.
     """
     return _Reader(*_stated(folder)).steps()
 
@@ -117,19 +117,19 @@ def is_image_backbone(folder: Path) -> bool:
 
 
 def reading_changes(folder: Path) -> list[str]:
-    """What of the folder's configuration earlier versions read otherwise: words for `fingerprint.read_anew`.
+    """What earlier versions read differently of the folder's configuration: words for `fingerprint.read_anew`.
 
-    No words for a model that is no image backbone, and for one without a preprocessor configuration.
+    There are none for a model that is not an image backbone, or that has no preprocessor configuration.
     """
     if not is_image_backbone(folder) or not any((folder / name).is_file() for name in (FILE, NESTED_FILE)):
         return []
     changes = []
     try:
-        if _nested(folder) is not None:  # this file is no part of the folder's hash
+        if _nested(folder) is not None:  # this file is not part of the folder's hash
             changes.append(f"{NESTED_FILE}.{hash_bytes((folder / NESTED_FILE).read_bytes())[:8]}")
         steps = read_processor(folder)
     except UserError:
-        return [*changes, "preprocessing"]  # was passed over, and is refused now
+        return [*changes, "preprocessing"]  # earlier versions ignored it; now it is refused
     margin = steps.resize_to - steps.size
     if margin and (steps.resize == "shorter" or margin % 4 == 3):  # the crop was rounded to the nearest even pixel
         changes.append("crop")
@@ -152,11 +152,11 @@ def _model_type(folder: Path) -> Any:
     try:
         return _json(folder / "config.json").get("model_type")
     except UserError:
-        return None  # whoever builds the model says what is wrong
+        return None  # building the model reports what is wrong
 
 
 def _nested(folder: Path) -> dict[str, Any] | None:
-    """The library looks here first."""
+    """The image processor's fields in the file that the library reads first, if they are there."""
     if not (folder / NESTED_FILE).is_file():
         return None
     found = _json(folder / NESTED_FILE).get("image_processor")
@@ -169,7 +169,7 @@ def _stated(folder: Path) -> tuple[Path, dict[str, Any], str]:
     path = folder / (FILE if nested is None else NESTED_FILE)
     if nested is None and not path.is_file():
         raise UserError(
-            f"backbone.name: {folder} has no readable {FILE}, so how its images are prepared is not known; save the "
+            f"backbone.name: {folder} has no readable {FILE}, so the preprocessing of images is unknown; save the "
             "model's image processor into the folder (processor.save_pretrained)"
         )
     fields = _json(path) if nested is None else nested

@@ -10,15 +10,17 @@ from torch import Tensor
 
 
 class Linear8bit(Linear8bitLt):
-    """bitsandbytes' layer, which may be a part of a model that is moved.
+    """bitsandbytes' layer, made safe for models that are moved to another device.
 
     It keeps the int8 weight and its scales a second time (`CB`, `SCB`): in its parameter before the first pass, and in
-    its `state` afterwards. When a model is moved, torch replaces the data of each parameter and leaves those behind.
+    its `state` afterwards. When a model is moved, torch replaces the data of each parameter, but not those copies.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the library computes it, without the input that it keeps for the gradient of the weight: a frozen weight
-        has none, and a checkpoint could not free it."""
+        """The library's output, without the input that it keeps for the gradient of the weight.
+
+        A frozen weight has no gradient, and activation checkpointing could not free that input.
+        """
         output: Tensor = super().forward(x)
         node: Any = output.grad_fn
         if not self.weight.requires_grad:
@@ -33,6 +35,6 @@ class Linear8bit(Linear8bitLt):
         owners: tuple[Any, Any] = (self.weight, self.state)
         for owner in owners:
             if owner.CB is not None:
-                owner.CB = self.weight.data  # one storage, as the library has it
+                owner.CB = self.weight.data  # one storage, as in the library
                 owner.SCB = owner.SCB.to(self.weight.device)
         return self

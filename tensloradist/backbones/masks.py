@@ -1,7 +1,7 @@
 """Whether a batch has padding, answered on the host for transformers.
 
-Each forward pass of a text model asks its attention mask, since without padding there are faster kernels; where the
-mask is on an accelerator, the host waits for the answer, once or twice a pass. Whoever made the batch knows it.
+Each forward pass of a text model inspects its attention mask, since there are faster kernels without padding. If the
+mask is on an accelerator, the host waits for the answer, once or twice per pass. The code that made the batch knows it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _padded: ContextVar[bool | None] = ContextVar("padded", default=None)
 
 @contextmanager
 def known_padding(padded: bool | None) -> Iterator[None]:
-    """Within it, transformers' models are told whether their batch has padding; None: they look at its mask."""
+    """A context in which transformers' models are told whether their batch has padding; None: they inspect the mask."""
     library = sys.modules.get("transformers.masking_utils")
     if padded is not None and library is not None:
         _answer_questions(library)
@@ -33,7 +33,7 @@ def known_padding(padded: bool | None) -> Iterator[None]:
 @functools.cache
 def _answer_questions(library: Any) -> None:
     for name in _QUESTIONS:
-        if hasattr(library, name):  # a version without it asks nothing, or waits: its results are the same
+        if hasattr(library, name):  # other versions do not ask, or wait, with the same results
             setattr(library, name, _answered(getattr(library, name)))
 
 
@@ -43,7 +43,7 @@ def _answered(question: Callable[..., bool]) -> Callable[..., bool]:
         padded = _padded.get()
         if padded is None or padding_mask is None:
             return question(padding_mask, *sizes, **more)
-        # The library looks at the values to find out whether all tokens count, which is to have no mask.
+        # The library inspects the values to find out whether all tokens count, which is the same as no mask.
         return not padded and question(None, *sizes, **more)
 
     return answer

@@ -1,4 +1,4 @@
-"""The padding token of a text backbone's configuration: every one has one that its vocabulary holds, or is refused."""
+"""The padding token of a text backbone's configuration, which must be in the vocabulary."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from tensloradist.backbones.decoders import DECODER_TYPES
 from tensloradist.errors import UserError
 
-NO_TOKEN = -1  # how sentencepiece says that there is none
+NO_TOKEN = -1  # sentencepiece's number for no token
 
 
 def check_padding(config: Any, path: Path) -> None:
-    """Give a decoder without a padding token the one that ends a text: classifiers find the last token by padding.
+    """Give a decoder without a padding token its end-of-text token: classifiers find the last token by the padding.
 
     Args:
         config: transformers' configuration, which is changed.
@@ -32,20 +32,20 @@ def check_padding(config: Any, path: Path) -> None:
     token = config.pad_token_id
     if (token is not None and token >= size) or (decodes and token < 0):
         raise UserError(
-            f"{path}: {field} {token} is no token of the vocabulary, whose vocab_size {size} allows 0..{size - 1}; "
-            "give pad_token_id the number of a token in that range, or null for none"
+            f"{path}: {field} {token} is not in the vocabulary, whose vocab_size {size} allows 0..{size - 1}; "
+            "set pad_token_id to a number in that range, or to null for none"
         )
 
 
 def _end_of_text(config: Any) -> int:
-    """The token that ends a text, by the configuration, the first where it has several; 0 if it has none."""
+    """The configuration's end-of-text token, the first if it has several; 0 if it has none."""
     token = config.eos_token_id
     first = token[0] if isinstance(token, list) else token
     return int(first or 0)
 
 
 def padding_changes(folder: Path) -> list[str]:
-    """A word where earlier versions took -1, no token, for the last one, whose random embedding they set to zero.
+    """A word if earlier versions took -1, no token, for the last token, whose random embedding they set to zero.
 
     Args:
         folder: of a backbone with random weights.

@@ -1,8 +1,8 @@
-"""Frozen linear layers in 8 or 4 bits, by bitsandbytes where it is installed: QLoRA's way (arXiv 2305.14314).
+"""Frozen linear layers in 8 or 4 bits, by bitsandbytes, as in QLoRA (arXiv 2305.14314).
 
 The classification head, the prediction of tokens and the embeddings keep their precision. A quantised backbone is
-another backbone: the run's identity says so, and an update cannot be merged into it. It is quantised where it is
-loaded, on the CPU, and moved: so its bits, and the hash of them that an adapter's file holds, are the same everywhere.
+another backbone: it has another identity, and an update cannot be merged into it. It is quantised on the CPU, where it
+is loaded, and then moved, so that its bits, and the hash of them in an adapter file, are the same everywhere.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def quantize(model: nn.Module, quantization: str) -> nn.Module:
     library = _library(quantization)
     from tensloradist.backbones.linear8bit import Linear8bit  # which imports the library
 
-    # With each layer and pass it says anew that activations are cast, as LLM.int8 does by its definition.
+    # It warns for each layer and pass that activations are cast, which is what LLM.int8 does by definition.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     kept = (*family_of(model).head(model), "lm_head")
     layers = [
@@ -60,7 +60,8 @@ def quantize(model: nn.Module, quantization: str) -> nn.Module:
         else:
             new.weight = library.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4", module=new)
             # On processors with AVX512-BF16 an evaluation would pack the weights for a kernel that computes in bfloat16
-            # and has no gradient: scores would depend on the processor, and the next epoch would train nothing below.
+            # and has no gradient: scores would depend on the processor, and the next epoch would not train the layers
+            # below.
             new.support_avx512bf16_for_cpu = False
         new.bias = layer.bias
         parent, _, name = path.rpartition(".")
@@ -71,10 +72,10 @@ def quantize(model: nn.Module, quantization: str) -> nn.Module:
 
 
 def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Let the layers in 4 bits compute in `dtype`, and restore their weights to it at once, not through float32.
+    """Let the layers in 4 bits compute in `dtype`, and dequantise their weights to it directly, not through float32.
 
-    Left to itself a layer computes from then on in the type of its first input, which under autocast depends on the
-    device. Layers in 8 bits compute in the type of each input.
+    Otherwise a layer always computes in the type of its first input, which under autocast depends on the device.
+    Layers in 8 bits compute in the type of each input.
     """
     if sys.modules.get("bitsandbytes") is None:
         return  # no layer here is quantised
@@ -87,15 +88,15 @@ def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def check_kernels(model: nn.Module, quantization: str, precision: str) -> None:
-    """Compute with one quantised layer of each size on the device where it is, with and without gradients.
+    """Compute with one quantised layer of each size on its device, with and without gradients.
 
-    Which sizes a kernel takes depends on the device, the processor and the release of bitsandbytes, so it is tried.
+    The sizes that a kernel supports depend on the device, the processor and the release of bitsandbytes.
 
     Args:
         precision: fp32 or bf16, that of the frozen layers.
 
     Raises:
-        UserError: the kernels of this machine do not take a layer of this size.
+        UserError: the kernels of this machine do not support a layer of this size.
     """
     import torch
 
@@ -119,7 +120,7 @@ def check_kernels(model: nn.Module, quantization: str, precision: str) -> None:
 
 @contextmanager
 def _refusing(path: str, sizes: tuple[int, int], quantization: str, device: Any) -> Iterator[None]:
-    """Raise UserError with the layer and its size where bitsandbytes does not take it."""
+    """Raise UserError with the layer and its size if bitsandbytes does not support it."""
     import torch
 
     try:
@@ -131,8 +132,8 @@ def _refusing(path: str, sizes: tuple[int, int], quantization: str, device: Any)
         other = "int8" if quantization == "nf4" else "nf4"
         raise UserError(
             f"backbone.quantization: {quantization}: the kernels of bitsandbytes here ({device.type}) do not "
-            f"take {path.removesuffix('.base')}, a layer of {sizes[0]} inputs and {sizes[1]} outputs ({message}); use "
-            f"{other}, another compute.device, or leave quantization out"
+            f"support {path.removesuffix('.base')}, a layer of {sizes[0]} inputs and {sizes[1]} outputs ({message}); "
+            f"use {other}, another compute.device, or leave quantization out"
         ) from error
 
 

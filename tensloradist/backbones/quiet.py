@@ -1,4 +1,4 @@
-"""Silence for transformers, whose reports of what it loads are not for the users of this project."""
+"""Silencing transformers, whose reports on what it loads are not meant for the users of this project."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no reports below the level of an error from transformers; what was set is set again."""
+    """Disable transformers' progress bars and messages below errors; restore the settings afterwards."""
     import huggingface_hub.utils
     import transformers.utils.logging
 

@@ -1,7 +1,7 @@
-"""What of a model is its task head, and so is trained with the adapter.
+"""Which part of a model is its task head, which is trained with the adapter.
 
-A head is what a task adds to the pretrained base model: transformers draws it where a checkpoint lacks it, so a frozen
-one would stay random. Its parts are named by paths, of modules or of single parameters.
+A head is what a task adds to the pretrained base model: transformers draws it if a checkpoint lacks it, so that a
+frozen head would stay random. Its parts are named by paths, of modules or of single parameters.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ _LOADED = "_is_hf_initialized"  # how transformers marks the parameters that it 
 def transformers_head(model: nn.Module, draws_pooler: bool = False) -> tuple[str, ...]:
     """Everything outside the pretrained base model, for any class of transformers, or a module around one.
 
-    The bare base model has no head. A language model has none either, but for what a user's class adds: what predicts
-    its tokens is pretrained and stays frozen. Within the base model, a mask token of image models belongs to the head.
+    The bare base model has no head. A language model has none either, except for what a user's class adds: the layer
+    that predicts its tokens is pretrained and stays frozen. Within the base model, a mask token of image models belongs
+    to the head.
 
     Args:
-        draws_pooler: whether the family is pretrained without a pooler, so that a class which has one draws it.
+        draws_pooler: whether the family is pretrained without a pooler, so that a class with a pooler draws it.
 
     Raises:
-        UserError: no base model can be told from the rest.
+        UserError: the base model cannot be identified.
     """
     if can_generate(model) and hasattr(model, "get_output_embeddings"):
         return _added_to_language_model(model)
@@ -52,7 +53,7 @@ def transformers_head(model: nn.Module, draws_pooler: bool = False) -> tuple[str
 
 
 def _added_to_language_model(model: Any) -> tuple[str, ...]:
-    """What a user's class has beside the pretrained model and what predicts its tokens, such as a value head."""
+    """What a user's class adds to the pretrained model and the layer that predicts its tokens, such as a value head."""
     predicts = model.get_output_embeddings()
     known = (model.base_model_prefix, ADAPTER_NAME)
     return tuple(
@@ -63,13 +64,13 @@ def _added_to_language_model(model: Any) -> tuple[str, ...]:
 
 
 def can_generate(model: nn.Module) -> bool:
-    """Whether the model is a language model, by transformers' own word."""
-    said = getattr(model, "can_generate", None)
-    return bool(said is not None and said())
+    """Whether the model is a language model according to transformers."""
+    can_generate = getattr(model, "can_generate", None)
+    return bool(can_generate is not None and can_generate())
 
 
 def _base_of(model: nn.Module) -> str | None:
-    """The name of the child that is the pretrained base model; None where the model is one itself."""
+    """The name of the child that is the pretrained base model; None if the model is one itself."""
     from transformers import PreTrainedModel
 
     pretrained = [name for name, child in model.named_children() if isinstance(child, PreTrainedModel)]
@@ -81,8 +82,8 @@ def _base_of(model: nn.Module) -> str | None:
     if pretrained or not isinstance(model, PreTrainedModel):
         children = ", ".join(name for name, child in model.named_children() if _has_parameters(child))
         raise UserError(
-            f"head: the backbone of {type(model).__name__} cannot be told from its head; name the modules to leave "
-            f"trainable, of {children}, with attach(…, head=[…]), or none with head=()"
+            f"head: the backbone and the head of {type(model).__name__} cannot be told apart; name the modules to "
+            f"leave trainable, of {children}, with attach(…, head=[…]), or none with head=()"
         )
     return None
 
@@ -99,8 +100,8 @@ def head_of(model: nn.Module, family: Family, asked: Iterable[str] | None = None
             drawn because the checkpoint lacks it: a pooler, or a language model's prediction of tokens.
 
     Raises:
-        UserError: a name that is not in the model, or that contains what an adapter adapts; or the family cannot tell
-            the model's head from its backbone.
+        UserError: a name that is not in the model, or that contains an adapted layer; or the family cannot identify the
+            model's head.
     """
     if asked is None:
         paths = family.head(model)
@@ -127,9 +128,9 @@ def _may_be_meant(path: str, module: nn.Module) -> bool:
 
 
 def _drawn_anew(model: nn.Module) -> Iterator[str]:
-    """Poolers, and a language model's prediction of tokens, that a model which transformers has loaded had to draw.
+    """Poolers, and a language model's prediction of tokens, that transformers had to draw when it loaded the model.
 
-    Quantised weights were loaded, whatever their marks.
+    Quantised weights count as loaded, whether or not they are marked.
     """
     if not any(hasattr(parameter, _LOADED) for parameter in model.parameters()):
         return
@@ -149,7 +150,7 @@ def is_under(name: str, path: str) -> bool:
 def head_parameters(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Parameter]:
     """The parameters at these paths and below, in their order, by their full names in the model, each once.
 
-    What a head shares with the backbone (a decoder tied to the input embeddings) is the backbone's, and not among them.
+    Parameters that a head shares with the backbone (a decoder tied to the input embeddings) are the backbone's.
     """
     named = dict(model.named_parameters(remove_duplicate=False))
     of_path = {path: [name for name in named if is_under(name, path)] for path in paths}

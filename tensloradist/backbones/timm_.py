@@ -182,7 +182,7 @@ def fetch(spec: BackboneSpec) -> list[str]:
 
 
 def _is_here(spec: BackboneSpec) -> bool:
-    """Whether nothing of it is on the Hub: its files are local, or it is an architecture with random weights."""
+    """Whether nothing is needed from the Hub: its files are local, or it is an architecture with random weights."""
     return spec.weights is not None or is_local(spec.name) or (spec.random_init and "/" not in spec.name)
 
 
@@ -193,7 +193,7 @@ def missing(spec: BackboneSpec) -> list[str]:
 
 
 def _model_name(spec: BackboneSpec, *, with_weights: bool) -> tuple[str, Path | None]:
-    """What `timm.create_model` is asked for, and the weights file if they are needed."""
+    """The name for `timm.create_model`, and the weights file if weights are needed."""
     weights = _weights_file(spec)
     if weights is not None:
         if not is_local(spec.name):

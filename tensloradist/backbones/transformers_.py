@@ -202,7 +202,7 @@ def commit(spec: BackboneSpec) -> str:
 def fingerprint(spec: BackboneSpec) -> str:
     """Hash of a local folder's configuration, preprocessing and weights, or `name@commit` of the Hub.
 
-    It says, too, what of the preprocessing and of random weights earlier versions read otherwise.
+    It also records what earlier versions read differently of the preprocessing and of random weights.
     """
     if is_local(spec.name):
         folder = local_folder(spec.name, weights=not spec.random_init)
@@ -215,7 +215,7 @@ def fingerprint(spec: BackboneSpec) -> str:
 
 @lru_cache(maxsize=256)
 def _reading_changes(name: str, pinned: str) -> list[str]:
-    """Of a Hub backbone, whose commit cannot change."""
+    """`image_processor.reading_changes` of a Hub backbone; cached, since a commit cannot change."""
     folder = hub.config_folder(name, pinned)
     if image_processor.is_image_backbone(folder):
         for file in (image_processor.FILE, image_processor.NESTED_FILE):
@@ -246,14 +246,14 @@ def config_folder(spec: BackboneSpec) -> Path:
 
 
 def weights_folder(spec: BackboneSpec) -> Path:
-    """A local folder with all that a run needs, downloaded if need be: without weights where they are random."""
+    """A local folder with all that a run needs, downloaded if needed; without weights if they are random."""
     weights = not spec.random_init
     return local_folder(spec.name, weights) if is_local(spec.name) else hub.snapshot(spec.name, commit(spec), weights)
 
 
 @lru_cache(maxsize=64)
 def _read_config(folder: Path, content: str) -> Any:
-    """transformers' configuration in the folder; `content`: the hash of its config.json, for the cache alone."""
+    """transformers' configuration in the folder; `content`: the hash of its config.json, for the cache only."""
     from tensloradist._torchvision import declare_missing_operators
 
     declare_missing_operators()  # before transformers imports its image classes
@@ -320,7 +320,7 @@ def _with_labels(config: Any, num_labels: int) -> Any:
 
 
 def _build(spec: BackboneSpec, num_labels: int) -> nn.Module:
-    """From the configuration alone, on the device of the context, with what the library draws for weights."""
+    """The model from its configuration, on the context's device, with the weights that the library draws."""
     import torch
 
     config = _with_labels(config_of(spec), num_labels)
@@ -332,7 +332,7 @@ def _build(spec: BackboneSpec, num_labels: int) -> nn.Module:
 
 @contextmanager
 def _unsharded() -> Iterator[None]:
-    """What transformers knows of ZeRO-3 is put aside: one process alone may build a model without weights."""
+    """Hide ZeRO-3 from transformers, so that a single process may build a model without weights."""
     import transformers.integrations.deepspeed as integration
 
     library: Any = integration
@@ -384,7 +384,7 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     )
     pretrained: nn.Module = model.eval()
     for tensor in (*pretrained.parameters(), *pretrained.buffers()):
-        tensor.data = tensor.data.clone()  # else it may still be the mapped file, and change with it
+        tensor.data = tensor.data.clone()  # otherwise it may still be the mapped file, and change with it
     return pretrained
 
 

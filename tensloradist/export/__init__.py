@@ -5,8 +5,6 @@ nothing else, so no decomposition and no approximation is involved.
 """
 
 from tensloradist.export.import_peft import from_peft
-from tensloradist.export.merged import export_merged
-from tensloradist.export.peft import export_peft
 from tensloradist.export.run import FORMS, export_run
 
-__all__ = ["FORMS", "export_merged", "export_peft", "export_run", "from_peft"]
+__all__ = ["FORMS", "export_run", "from_peft"]

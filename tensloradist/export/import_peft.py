@@ -1,8 +1,8 @@
 """A LoRA checkpoint of PEFT read as the method `lora`: scales folded, unequal ranks padded with zeros, both exact.
 
-Only what a LoRA on attention projections and feed-forward layers can say is read. Whatever else PEFT's LoRA can be
-(DoRA, trained biases, other layers, replaced layers) changes the model in ways that the method cannot repeat, so it is
-refused by name.
+Only a LoRA on attention projections and feed-forward layers is read. Other features of PEFT's LoRA (DoRA, trained
+biases, other layers, replaced layers) change the model in ways that the method cannot repeat, so they are refused by
+name.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tensloradist.adapter import Adapter, attach
+from tensloradist.adapter.adapter_files import copy_into, read_tensors
+from tensloradist.adapter.peft_files import CONFIG, PREFIX, WEIGHTS
 from tensloradist.backbones import Family, family_of
 from tensloradist.backbones.task_head import head_of, is_under
 from tensloradist.errors import UserError
-from tensloradist.export.peft import CONFIG, PREFIX, WEIGHTS
-from tensloradist.modes import PROJECTIONS
+from tensloradist.projections import PROJECTIONS
 from tensloradist.spec import AdapterSpec
 
-if TYPE_CHECKING:
-    from tensloradist.adapter.core import Adapter
-
-# Fields of adapter_config.json whose other values make the checkpoint something else than a plain LoRA.
+# Field of adapter_config.json -> the values with which the checkpoint is a plain LoRA.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "use_dora": (False, None),
@@ -65,9 +64,6 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
         UserError: unreadable files, a checkpoint that is no plain LoRA, or tensors for other layers than this model's
             attention projections and feed-forward layers. The model is left without an adapter then.
     """
-    from tensloradist.adapter import attach
-    from tensloradist.adapter.checkpoint import copy_into, read_tensors
-
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
     tensors = _without_prefix(read_tensors(folder / WEIGHTS), folder / WEIGHTS)
@@ -98,7 +94,7 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
     try:
         _fill(adapter, found, folder)
         if head:
-            _drop_shared(model, adapter._attached().head_state(), head, folder / WEIGHTS)
+            _drop_shared(model, adapter.require_attachment().head_state(), head, folder / WEIGHTS)
             copy_into((_of_saved_modules(adapter, head), head, folder / WEIGHTS))
     except BaseException:
         adapter.detach()
@@ -119,8 +115,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     for field, plain in _PLAIN.items():
         if field in config and config[field] not in plain:
             raise UserError(
-                f"{path}: {field} is {config[field]!r}: more than a plain LoRA, which the method cannot hold; let PEFT "
-                "merge it into the backbone instead"
+                f"{path}: {field} is {config[field]!r}: this is not a plain LoRA, so the method cannot represent it; "
+                "let PEFT merge it into the backbone instead"
             )
     for field in ("r", "lora_alpha"):
         if not isinstance(config.get(field), int | float) or config[field] <= 0:
@@ -165,9 +161,9 @@ def _fill(adapter: Adapter, found: dict[str, tuple[Tensor, Tensor, float]], fold
     for parameter in adapter.parameters():
         parameter.zero_()
     tensors = {}
-    for layout, tensor in zip(adapter.arrangement.tensors, adapter._tensors(), strict=True):
+    for layout, tensor in adapter.laid_out():
         tensors[layout.projections[0], layout.layers[0]] = tensor.factors
-    for path, wrapped in adapter._attached().wrapped.items():
+    for path, wrapped in adapter.require_attachment().wrapped.items():
         if path not in found:
             continue
         left, right, scale = found[path]
@@ -199,7 +195,7 @@ def _head_paths(
 
 def _of_saved_modules(adapter: Adapter, head: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of those parts of the head that the checkpoint has anything of."""
-    attachment = adapter._attached()
+    attachment = adapter.require_attachment()
     saved = [path for path in attachment.head_paths if any(is_under(name, path) for name in head)]
     state = attachment.head_state()
     return {name: value for name, value in state.items() if any(is_under(name, path) for path in saved)}

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 from tensloradist import backbones, tasks
 from tensloradist.adapter import load
-from tensloradist.adapter.checkpoint import read_tensors
+from tensloradist.adapter.adapter_files import read_tensors
 from tensloradist.backbones.task_head import head_parameters
 from tensloradist.errors import UserError, unknown
-from tensloradist.export.folder import refuse_existing
-from tensloradist.export.merged import export_merged
-from tensloradist.export.peft import export_peft
+from tensloradist.new_folder import refuse_existing
 from tensloradist.plugins import load_plugins
 from tensloradist.results.layout import CLASSES
 from tensloradist.results.publish import trained_attempt
@@ -46,11 +44,11 @@ def export_run(run_folder: Path, form: str, target: Path) -> list[str]:
         target: the folder to make; an empty one may be there.
 
     Returns:
-        What a user should know of it, one line each.
+        Notes for the user, one line each.
 
     Raises:
-        UserError: no finished result there (a diverged run has no adapter worth passing on), broken or foreign files
-            in it, a backbone that has changed, or a target that is not empty. Nothing is written then.
+        UserError: the folder has no finished result (a diverged run has no adapter worth exporting) or has broken
+            files, the backbone has changed, or the target is not empty. Nothing is written then.
     """
     if form not in FORMS:
         raise unknown("form of export", form, FORMS)
@@ -61,18 +59,18 @@ def export_run(run_folder: Path, form: str, target: Path) -> list[str]:
     model = backbones.load(spec.backbone, labels)
     adapter = load(model, attempt)
     if form == "peft":
-        export_peft(adapter, target, base_model=spec.backbone.name, revision=spec.backbone.revision)
+        adapter.export_peft(target, base_model=spec.backbone.name, revision=spec.backbone.revision)
         return []
     names, notes = _names(spec, attempt, labels)
-    export_merged(adapter, target, beside=_preprocessing(spec.backbone), classes=names)
+    adapter.export_merged(target, classes=names, beside=preprocessing_files(spec.backbone))
     return notes
 
 
 def _names(spec: RunSpec, attempt: Path, labels: int) -> tuple[tuple[str, ...], list[str]]:
     """The names of the run's classes, and notes for the user.
 
-    A run from before they were recorded has those of its data, where that is still there. Where nobody knows them they
-    are transformers' LABEL_0, …: never those of the classifier that the backbone was pretrained with.
+    For a run from before they were recorded, its data is asked, if it is still available. Unknown names become
+    transformers' LABEL_0, …, never those of the classifier that the backbone was pretrained with.
     """
     if labels < 2:  # a language model, or a regression
         return (), []
@@ -103,14 +101,14 @@ def _read_names(path: Path) -> tuple[str, ...]:
 
 
 def _names_of_data(spec: RunSpec) -> tuple[tuple[str, ...], str]:
-    """(names of the classes, why there are none) by the run's own data."""
+    """(names of the classes, why there are none) from the run's own data."""
     task = tasks.task_named(spec.task.name)
     if task.missing(spec.task):
         return (), "the run has not recorded the names of its classes, and its data is not here"
     try:
         classes = tasks.load(spec.task, spec.backbone, spec.protocol).classes
     except UserError as error:
-        return (), f"the run has not recorded the names of its classes, and its data says none ({error})"
+        return (), f"the run has not recorded the names of its classes, and its data does not give them ({error})"
     return classes, "" if classes else f"task {spec.task.name} has no names for its classes"
 
 
@@ -127,7 +125,7 @@ def _labels(spec: BackboneSpec, head: Path) -> int:
     return int(tensors[last].shape[0])
 
 
-def _preprocessing(spec: BackboneSpec) -> list[Path]:
+def preprocessing_files(spec: BackboneSpec) -> list[Path]:
     """The files that make a model's folder usable, beside its configuration and weights."""
     if spec.source != "transformers":
         return []

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tensloradist.modes import PROJECTIONS, QKV, QKVO
+from tensloradist.projections import PROJECTIONS, QKV, QKVO
 
 # The fields that define a preset: a specification cannot change them.
 FIXED_BY_PRESET = ("grouping", "factorization", "fused", "mode_order", "head_side", "head_layout")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from tensloradist.adapter import Adapter
 from tensloradist.errors import UserError, unknown
-from tensloradist.modes import FFN, FFN_CHUNKS, QKV, QKVO, AttentionShape
+from tensloradist.modes import AttentionShape
 from tensloradist.presets.members import PRESETS
+from tensloradist.projections import FFN, FFN_CHUNKS, QKV, QKVO
 from tensloradist.spec import AdapterSpec
 
 log = logging.getLogger(__name__)

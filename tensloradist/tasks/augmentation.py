@@ -1,6 +1,6 @@
 """Training augmentation: horizontal flips and colour jitter, keyed by seed, epoch and example.
 
-What an example looks like in an epoch depends on nothing else: not on the method, the process or the batch. The
+The augmentation of an example does not depend on the method, the process or the batch. The
 jitter is that of the official TensLoRA scripts: torchvision's ColorJitter(0.4, 0.4, 0.4, 0.4), applied to every
 second image on average, with its four operations in random order.
 """
@@ -15,7 +15,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-STRENGTH = 0.4  # brightness, contrast and saturation are multiplied by 1 ± this; hue turns by ± this part of a circle
+STRENGTH = 0.4  # brightness, contrast and saturation are multiplied by 1 ± this; hue is rotated by ± this of a circle
 PROBABILITY = 0.5  # of a flip, and of jitter
 Counts = tuple[tuple[int, ...], ...]
 
@@ -25,8 +25,8 @@ def draws(examples: npt.NDArray[np.int64], key: tuple[int, int], how: str) -> tu
 
     Returns:
         `flips` (n,) bool and, for jitter, `amounts` (n, 4) float32 of the four operations, and `order` (4, k) int64:
-        at each of four places the jittered examples, by the operation that comes there; and for each place how many
-        examples each operation has. The counts stay on the CPU: they are shapes.
+        at each of four places the jittered examples, sorted by the operation at that place; and for each place the
+        number of examples of each operation. The counts stay on the CPU, since they are shapes.
     """
     import torch
 
@@ -42,7 +42,7 @@ def draws(examples: npt.NDArray[np.int64], key: tuple[int, int], how: str) -> tu
 
 
 def augmented(pixels: Tensor, drawn: dict[str, Tensor], counts: Counts) -> Tensor:
-    """Pixels (n, 3, h, w) in 0..1 after the augmentation that `draws` gave, on their device; these may be changed."""
+    """Pixels (n, 3, h, w) in 0..1 after the augmentation from `draws`, on their device; may change them in place."""
     import torch
 
     pixels = torch.where(drawn["flips"].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
@@ -65,19 +65,19 @@ def brightness(pixels: Tensor, amount: Tensor) -> Tensor:
 
 
 def contrast(pixels: Tensor, amount: Tensor) -> Tensor:
-    """Away from (or towards) each image's mean grey."""
+    """Scaled away from (or towards) each image's mean grey."""
     mean = _grey(pixels).mean((-2, -1), keepdim=True)
     return (mean + (pixels - mean) * (1 + amount)).clamp(0, 1)
 
 
 def saturation(pixels: Tensor, amount: Tensor) -> Tensor:
-    """Away from (or towards) each pixel's grey."""
+    """Scaled away from (or towards) each pixel's grey."""
     grey = _grey(pixels)
     return (grey + (pixels - grey) * (1 + amount)).clamp(0, 1)
 
 
 def hue(pixels: Tensor, amount: Tensor) -> Tensor:
-    """Every pixel's hue turned by amount (n, 1, 1, 1) of a circle, at its own value and chroma (the HSV model)."""
+    """Every pixel's hue rotated by amount (n, 1, 1, 1) of a circle, at its own value and chroma (the HSV model)."""
     import torch
 
     value, brightest = pixels.max(1)
@@ -86,11 +86,11 @@ def hue(pixels: Tensor, amount: Tensor) -> Tensor:
     safe = chroma.clamp_min(torch.finfo(pixels.dtype).tiny)
     sectors = torch.stack([(green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe], 1)
     angle = sectors.gather(1, brightest.unsqueeze(1)).squeeze(1) + 6 * amount.squeeze(1)  # in sixths of a circle
-    turned = []
+    rotated = []
     for offset in (5, 3, 1):
         place = (angle + offset) % 6
-        turned.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
-    return torch.stack(turned, 1)
+        rotated.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
+    return torch.stack(rotated, 1)
 
 
 _OPERATIONS = (brightness, contrast, saturation, hue)

@@ -1,4 +1,4 @@
-"""What a task is to this project: three disjoint parts of a data set, as model inputs, with metrics.
+"""What a task is: three disjoint parts of a data set, as model inputs, with metrics.
 
 Tasks are a plain dictionary that plugins may write into. A task is loaded for a backbone, whose preprocessing it
 follows, and under a protocol, which decides the split.
@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ import numpy.typing as npt
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes, why_changed
 from tensloradist.metrics import Labels, MetricFunction, lower_is_better, scorer
+from tensloradist.tasks import registry
+from tensloradist.tasks.registry import Declaration, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,9 +34,9 @@ class HostBatch:
     """Examples as they were read, on the CPU.
 
     Attributes:
-        tensors: what travels to the device.
-        finish: gives the model's inputs from these tensors on whichever device; where they are the inputs, None. It
-            only launches work there: on an accelerator it must not look at a value.
+        tensors: those to copy to the device.
+        finish: computes the model's inputs from these tensors on their device; None if they are the inputs. It only
+            launches work: on an accelerator it must not read a value.
     """
 
     tensors: dict[str, Tensor]
@@ -52,7 +54,7 @@ class SplitData(ABC):
     Attributes:
         ids: a name for each example, the same wherever the data lies.
         labels: (n,) int64, or float32 for regression.
-        lengths: (n,) tokens of each example, for batches of similar length; None where all are equal.
+        lengths: (n,) tokens of each example, for batches of similar length; None if all are equal.
         terms: (n,) how many terms the loss of each example is the sum of (answer tokens); None: one each. A batch's
             loss is the mean over its terms.
         several_at_once: whether several threads may call `read` at once; else one calls it, in the order of use.
@@ -84,7 +86,7 @@ class SplitData(ABC):
         """
 
     def read(self, indices: Sequence[int] | npt.NDArray[np.int64], augment: tuple[int, int] | None) -> HostBatch:
-        """The same examples, with what is better computed on the device left to do."""
+        """The same examples, perhaps with work left that is better done on the device."""
         return HostBatch(self.batch(indices, augment))
 
 
@@ -94,15 +96,15 @@ class LoadedTask:
 
     Attributes:
         num_labels: outputs of the head; 0 (LANGUAGE_MODEL) for a language model, whose outputs are answers' scores.
-        primary_metric: the metric that is the score.
+        primary_metric: the metric that is the score; it must be better when it is higher.
         metric_names: all that `metrics` computes, the primary one first; their directions are those of `METRICS`
             (tensloradist.metrics).
-        classes: what the labels 0, 1, … stand for, where the data or the task itself says it.
-        origin: where the parts came from, such as "60/20/20 % of photographs/"; empty where there is nothing to say.
+        classes: what the labels 0, 1, … stand for, if the data or the task defines it.
+        origin: where the parts came from, such as "60/20/20 % of photographs/"; may be empty.
     """
 
     name: str
-    kind: Literal["image", "text"]
+    kind: Kind
     num_labels: int
     regression: bool
     train: SplitData
@@ -119,6 +121,12 @@ class LoadedTask:
         for part in ("train", "validation", "test"):
             if not len(getattr(self, part)):
                 raise UserError(f"task {self.name}: the {part} part of its data is empty")
+        if lower_is_better(self.primary_metric):
+            raise UserError(
+                f"task {self.name}: its score is {self.primary_metric}, which is better when it is lower, but the best "
+                "epoch, setting and method are those with the highest score; put another metric first, such as its "
+                "negative"
+            )
 
     @property
     def lower_is_better(self) -> tuple[str, ...]:
@@ -152,27 +160,23 @@ def parts_line(name: str, sizes: Sequence[int], same: bool, origin: str) -> str:
     return f"{name}: {train:,} training, {held}" + (f" ({origin})" if origin else "")
 
 
-@dataclass(frozen=True)
-class Task:
-    """An entry of the registry.
+@dataclass(frozen=True, kw_only=True)
+class Task(Declaration):
+    """An entry of the registry: a declaration, and the functions that read the task's data.
 
     Attributes:
-        name: key in `TASKS`.
-        kind: what the backbone must read.
-        load: the data, for a spec, a backbone and a protocol. Raises UserError for whatever is wrong with the data.
+        load: the data, for a spec, a backbone and a protocol. Raises UserError for anything wrong with the data.
         fingerprint: hash of the local files, or name@commit of the Hub.
         label: a short name for tables.
         num_labels: outputs of the head, or 0 for a language model; cheap, for planning.
-        fetch: make the data available offline and fill the cache; what was done, one line each.
+        fetch: makes the data available offline and fills the cache; returns what was done, one line each.
         missing: what `load` would have to download, one line each; nothing for local data.
-        parts: what `describe_parts` would say, for a spec and a protocol, without loading; None where that would need
+        parts: what `describe_parts` would return, for a spec and a protocol, without loading; None if that would need
             the data itself.
-        example: writes tiny data, and a tiny backbone with its preprocessing files, into an empty folder, and says how
-            to load them: with it, the conformance tests run over every entry, a plugin's included, without a network.
+        example: writes tiny data, and a tiny backbone with its preprocessing files, into an empty folder, and returns
+            their specs. The conformance tests use it for every entry, a plugin's included, without a network.
     """
 
-    name: str
-    kind: Literal["image", "text"]
     load: Callable[[TaskSpec, BackboneSpec, str], LoadedTask]
     fingerprint: Callable[[TaskSpec], str]
     label: Callable[[TaskSpec], str]
@@ -183,7 +187,7 @@ class Task:
     parts: Callable[[TaskSpec, str], str | None] = lambda task, protocol: None
 
 
-TASKS: dict[str, Task] = {}
+TASKS: dict[str, Task] = registry.TASKS
 
 
 def stratified_parts(labels: Labels, fractions: Sequence[float], seed: int) -> list[npt.NDArray[np.int64]]:
@@ -206,7 +210,7 @@ def stratified_parts(labels: Labels, fractions: Sequence[float], seed: int) -> l
 
 
 def require_fingerprint(task: TaskSpec, found: str) -> None:
-    """Raises UserError where the data's fingerprint is not the one that the spec, if it has one, was planned with."""
+    """Raise UserError if the spec has a fingerprint that is not the data's."""
     if task.fingerprint is not None and task.fingerprint != found:
         raise UserError(
             f"task.data: {task.data or task.name} {why_changed(task.fingerprint, found)}: its fingerprint is {found}, "
@@ -215,7 +219,7 @@ def require_fingerprint(task: TaskSpec, found: str) -> None:
 
 
 def drawn(task: TaskSpec, number: int) -> list[str]:
-    """What to say of `limited`, for a training part of so many examples: nothing where all are trained on."""
+    """A note on `limited`, for a training part of this many examples; none if all are used."""
     return [] if task.train_examples is None else [f"{task.train_examples:,} of {number:,} drawn to train"]
 
 

@@ -5,16 +5,14 @@ The backbone digits_vit is pretrained on the classes 0-4; the task is to tell 5-
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tensloradist.caching import cached_folder
+from tensloradist.embedded_digits import digits_arrays, embedded_digits
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import hash_bytes
 from tensloradist.tasks.base import Labels, LoadedTask, SplitData, Task, accuracy, limited, stratified_parts
@@ -25,29 +23,6 @@ if TYPE_CHECKING:
     from tensloradist.spec import BackboneSpec, TaskSpec
 
 CLASSES = (5, 6, 7, 8, 9)
-
-
-@lru_cache(maxsize=1)
-def _all() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Cached among processes: importing the library takes seconds."""
-
-    def make(folder: Path) -> None:
-        from sklearn.datasets import load_digits
-
-        data = load_digits()
-        np.savez(folder / "digits.npz", images=data.images.astype(np.uint8), targets=data.target.astype(np.int64))
-
-    with np.load(cached_folder("digits", f"scikit-learn-{version('scikit-learn')}", make) / "digits.npz") as found:
-        return found["images"], found["targets"]
-
-
-def digits_arrays(classes: Iterable[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Images (n, 1, 8, 8) in -1..1 and labels 0..k-1 of these classes, in the library's order."""
-    images, targets = _all()
-    wanted = list(classes)
-    chosen = np.isin(targets, wanted)
-    pixels = (images[chosen].astype(np.float32) / 8 - 1)[:, None].astype(np.float32, copy=False)
-    return pixels, np.searchsorted(wanted, targets[chosen]).astype(np.int64, copy=False)
 
 
 class _Digits(SplitData):
@@ -67,7 +42,7 @@ class _Digits(SplitData):
 def fingerprint(task: TaskSpec) -> str:
     if task.data is not None or task.revision is not None:
         raise UserError(f"task.data: {task.data!r}; digits is embedded and takes no data and no revision")
-    images, targets = _all()
+    images, targets = embedded_digits()
     return hash_bytes("digits", images.tobytes(), targets.tobytes())
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from tensloradist.spec import BackboneSpec, TaskSpec
 
 if TYPE_CHECKING:
+    from tensloradist.tasks.glue import GlueTask
     from tensloradist.tasks.named_images import HubImages
-    from tensloradist.tasks.text import GlueTask
 
 
 def _image(seed: int) -> Any:

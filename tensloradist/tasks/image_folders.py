@@ -1,9 +1,9 @@
 """Which pictures a folder holds, their classes and parts, and what of the folder is not used. No torch, no decoding.
 
 A folder has one sub-folder for each class, or the parts of a data set (`train`, and perhaps `val` and `test`, by the
-words that `datasets` knows) with class folders in them. Pictures of a class may lie in folders of any depth below it.
-What is hidden, and the folders that systems add for themselves, is passed over. A file that is reached on several
-ways, by links, counts once. What is ambiguous is refused; what else is not used is said in `notes`.
+words that `datasets` knows) with class folders in them. Pictures of a class may be in folders of any depth below it.
+Hidden files, and folders that operating systems add, are ignored. A file that several links lead to counts once.
+An ambiguous folder is refused; `notes` tell what else is not used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PART_WORDS = {  # those of `datasets.data_files.SPLIT_KEYWORDS`
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-_NEW_WORDS = ("dev", "eval", "evaluation")  # earlier versions passed over folders of these names
+_NEW_WORDS = ("dev", "eval", "evaluation")  # earlier versions ignored folders of these names
 _SYSTEM_FOLDERS = (
     *("@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "__pycache__"),
     *("lost+found", "system volume information"),
@@ -47,10 +47,10 @@ class ImageFolder:
         ids: each picture's path below the folder, with `/`.
         digests: each picture's SHA-256.
         names: each picture's class.
-        parts: each picture's part (train, validation, test), or None where the folder has no parts of its own.
+        parts: each picture's part (train, validation, test), or None if the folder has no parts of its own.
         sources: part -> the name of its folder; empty without parts.
-        notes: what of the folder is not used, and what else a user should know, one sentence each.
-        fingerprint: hash of the pictures' names and contents, and of how they are read where that has changed.
+        notes: what is not used, and what else a user should know, one sentence each.
+        fingerprint: hash of the pictures' names and contents, and of how they are read if that has changed.
     """
 
     files: list[str]
@@ -64,21 +64,21 @@ class ImageFolder:
 
 
 def shown(name: str) -> str:
-    """A name that may stand in a message: as it is, or quoted, escaped and shortened."""
+    """A name fit for a message: unchanged, or quoted, escaped and shortened."""
     plain = name.isprintable() and len(name) <= _names.maxstring
     return name if plain else _names.repr(name)
 
 
 def part_of(name: str) -> str | None:
-    """The part that a folder's name means, or None."""
+    """The part that a folder's name stands for, or None."""
     return next((part for part, words in PART_WORDS.items() if name.lower() in words), None)
 
 
 def read_folder(folder: Path) -> ImageFolder:
-    """List a folder; its files are hashed, and none is decoded.
+    """List a folder; its files are hashed, but not decoded.
 
     Raises:
-        UserError: it cannot be read, it is ambiguous, or one file is in two classes or parts.
+        UserError: the folder cannot be read, it is ambiguous, or one file is in two classes or parts.
     """
     found = sorted(_walk(str(folder), "", ()), key=_order)
     pictures = [name for name in found if "/" in name and is_picture(name)]
@@ -113,7 +113,7 @@ def read_folder(folder: Path) -> ImageFolder:
 
 @lru_cache(maxsize=1_000_000)
 def _changes(path: str, digest: str) -> tuple[str, ...]:
-    """As `file_reading_changes`, looked at once for each content."""
+    """As `file_reading_changes`, read once for each content."""
     return file_reading_changes(path)
 
 
@@ -142,10 +142,10 @@ def is_picture(name: str) -> bool:
 
 
 def _walk(folder: str, below: str, above: tuple[str, ...]) -> Iterator[str]:
-    """The relative names of what is neither hidden nor a system's own: files, and folders with a `/` at the end."""
+    """The relative names of files, and of folders (with a `/` at the end), neither hidden nor a system's own."""
     real = os.path.realpath(folder)
     if real in above:
-        return  # a link to a folder that holds it
+        return  # a link to a folder that contains it
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -163,10 +163,10 @@ def _walk(folder: str, below: str, above: tuple[str, ...]) -> Iterator[str]:
 
 
 def _sources(folder: Path, pictures: list[str]) -> dict[str, str]:
-    """Part -> its folder's name, where the folder holds parts; empty where it holds classes.
+    """Part -> its folder's name, if the folder holds parts; empty if it holds classes.
 
     Raises:
-        UserError: it may be either, or two folders mean one part.
+        UserError: it may be either, or two folders stand for one part.
     """
     nested = {name.split("/")[0]: False for name in pictures}
     for name in pictures:
@@ -191,7 +191,7 @@ def _sources(folder: Path, pictures: list[str]) -> dict[str, str]:
     if beside and len(parts) == 1:
         raise UserError(
             f"task.data: {folder}: {parts['train'][0]} may be the training part or a class, since folders with "
-            f"pictures are beside it: {_listed(beside)}; {_ARRANGE}, or move what is not to be used out of the folder"
+            f"pictures are beside it: {_listed(beside)}; {_ARRANGE}, or move what is not to be used elsewhere"
         )
     return {part: parts[part][0] for part in PART_WORDS if part in parts}
 
@@ -202,10 +202,10 @@ def _listed(names: Iterable[str], most: int = 5) -> str:
 
 
 def _linked_again(folder: Path, place: dict[str, tuple[str, str]]) -> set[str]:
-    """The names of files that have been counted by an earlier name in the same class.
+    """The names of files that are counted under an earlier name in the same class already.
 
     Raises:
-        UserError: one file has names in two classes or two parts, or a file is not there.
+        UserError: one file has names in two classes or two parts, or a file does not exist.
     """
     files: dict[tuple[int, int], list[str]] = defaultdict(list)
     links: dict[str, int] = {}
@@ -220,7 +220,7 @@ def _linked_again(folder: Path, place: dict[str, tuple[str, str]]) -> set[str]:
     for names in files.values():
         if len(names) < 2:
             continue
-        same: dict[str, list[str]] = defaultdict(list)  # some network file systems give two files one number
+        same: dict[str, list[str]] = defaultdict(list)  # some network file systems give two files the same number
         for name in names:
             same["" if links[name] > 1 else os.path.realpath(folder / name)].append(name)
         for first, *more in same.values():
@@ -236,7 +236,7 @@ def _linked_again(folder: Path, place: dict[str, tuple[str, str]]) -> set[str]:
 
 
 def _unused(found: list[str], place: dict[str, tuple[str, str]]) -> list[str]:
-    """What is said of pictures without a class, and of other files."""
+    """Notes on pictures without a class, and on other files."""
     others = [name for name in found if name not in place and not name.endswith("/")]
     pictures = [name for name in others if is_picture(name)]
     notes = []
@@ -254,7 +254,7 @@ def _unused(found: list[str], place: dict[str, tuple[str, str]]) -> list[str]:
 
 
 def _without_pictures(found: list[str], place: dict[str, tuple[str, str]], sources: dict[str, str]) -> list[str]:
-    """Class folders in which there are no pictures, and classes that a part lacks."""
+    """Notes on class folders without pictures, and on classes that a part lacks."""
     notes = []
     level = 2 if sources else 1
     folders = {name[:-1] for name in found if name.endswith("/") and name.count("/") == level}
@@ -276,7 +276,7 @@ def _links(number: int) -> list[str]:
 
 
 def _copies(digests: dict[str, str], place: dict[str, tuple[str, str]], sources: dict[str, str]) -> list[str]:
-    """How many pictures have the content of another, where that may put one picture into two parts."""
+    """Notes on pictures with the same content, if that may put one picture into two parts."""
     if not sources:
         copies = len(digests) - len(set(digests.values()))
         return [f"{_repeating(copies)} the content of others, perhaps in another part"] if copies else []

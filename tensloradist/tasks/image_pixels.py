@@ -1,7 +1,7 @@
 """The images of a data set as pixels: decoded and resized once, by several threads, into a content-addressed cache.
 
-The cache is a file of uint8 that is mapped, and so no burden on memory. Where the disk has no room for it, images are
-decoded whenever they are used instead.
+The cache is a mapped file of uint8, which takes no memory of its own. If the disk has no room for it, images are
+decoded each time they are used.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Listing:
     ids: list[str]
     labels: npt.NDArray[np.int64]
     classes: list[str]
-    pictures: Sequence[Any]  # each image's path, or what `datasets` has of it, a copy of ours: {"path", "bytes"}
-    digests: list[str] | None  # each image's SHA-256, where `pictures` are paths: what lies there may be replaced
+    pictures: Sequence[Any]  # each image's path, or the mapping that `datasets` has: {"path", "bytes"}
+    digests: list[str] | None  # each image's SHA-256, if `pictures` are paths, whose files may be replaced
     parts: list[str] | None  # the data set's own split of each image
-    sources: dict[str, str]  # part -> what it is called
+    sources: dict[str, str]  # part -> its name in the data set
     notes: tuple[str, ...] = ()
 
 
@@ -65,15 +65,15 @@ def decoded(listing: Listing, index: int, task: TaskSpec, how: ImagePreprocessin
             raise UserError(f"{name} is not supported: {error}") from error
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         if isinstance(error, Pillow.UnidentifiedImageError):  # whose message names the stream in memory
-            reason = "its content is no picture in a format that Pillow knows"
+            reason = "its content is not a picture in a format that Pillow knows"
         raise UserError(f"{name} cannot be read ({reason}); repair or remove it") from error
 
 
 def _source(listing: Listing, index: int, task: TaskSpec) -> str | bytes:
-    """The bytes of one image, or a path that `datasets` has of it.
+    """The bytes of one image, or its path if `datasets` has only that.
 
     Raises:
-        UserError: another picture lies there than when the data was listed.
+        UserError: the picture was replaced since the data was listed.
     """
     found = listing.pictures[index]
     if listing.digests is None:
@@ -90,10 +90,10 @@ def _source(listing: Listing, index: int, task: TaskSpec) -> str | bytes:
 def cached_pixels(
     listing: Listing, task: TaskSpec, how: ImagePreprocessing, data_fingerprint: str, now: Callable[[], str]
 ) -> Any:
-    """uint8 (n, 3, size, size), mapped from the cache, or None where the disk has no room for them.
+    """uint8 (n, 3, size, size), mapped from the cache, or None if the disk has no room for them.
 
     Args:
-        now: the data's fingerprint after decoding: pixels of other files are never kept under this one.
+        now: gives the data's fingerprint after decoding, so that pixels of changed files are never cached under it.
     """
 
     def make(folder: Path) -> None:
@@ -104,7 +104,7 @@ def cached_pixels(
         def content(index: int) -> bytes:
             return decoded(listing, index, task, how, deep).tobytes()
 
-        # Written and not mapped: on a full disk that is an error, and the other the process's end.
+        # Written, not mapped: on a full disk a write is an error, but a mapped page kills the process.
         with (folder / "pixels.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             with closing(prefetch(tracked(range(shape[0]), what), content, threads_here())) as pictures:

@@ -1,7 +1,7 @@
-"""What of a local copy of a named image set earlier versions read otherwise, as `pictures.reading_changes` says it.
+"""What earlier versions read differently of a local copy of a named image set; see `pictures.reading_changes`.
 
-Its fingerprint says so, so that runs on the right pixels are new ones. Data of the Hub is known by its commit alone,
-without a look at its files: grey of more than 8 bits in it is refused when it is decoded.
+It becomes part of the fingerprint, so that runs on the correct pixels are new runs. Data on the Hub is identified by
+its commit, without reading its files: grey of more than 8 bits in it is refused when it is decoded.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _VERSION = 1  # of what is looked for in pictures
 
 
 def is_read_deep(fingerprint: str) -> bool:
-    """Whether a fingerprint says that its data holds grey of more than 8 bits."""
+    """Whether, by its fingerprint, the data holds grey of more than 8 bits."""
     return "grey16" in fingerprint.split("+")[1:]
 
 
 def data_reading_changes(data: Path, fingerprint: str) -> list[str]:
-    """The words of all pictures in a folder or file of parquet or of pictures; looked at once for each content."""
+    """The words of all pictures in a folder or file of parquet or pictures; read once for each content."""
 
     def look() -> list[str]:
         return sorted({word for file in _files(data) for word in _changes(file)})
@@ -58,7 +58,7 @@ def _changes_in_parquet(file: Path) -> set[str]:
                 for at, head in enumerate(heads):
                     found.update(reading_changes(head or b"", pictures[at].as_py))
     except pyarrow.ArrowException:
-        return set()  # broken: loading says what is wrong
+        return set()  # loading a broken file reports what is wrong
     return found
 
 

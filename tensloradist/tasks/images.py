@@ -1,9 +1,8 @@
 """Image classification: folders with one sub-folder a class, and the Hub's image data sets, through `datasets`.
 
-The pixels of `image_pixels` travel to the device as bytes, and are augmented and normalised there, a batch at a time.
-What of a folder counts is in `image_folders`. Copies of one
-image are examples of their own, and a folder without splits of its own may have them in different parts; the line on
-the parts says how many there are.
+The pixels of `image_pixels` are copied to the device as bytes, and augmented and normalised there, batch by batch.
+`image_folders` decides which files of a folder count. Copies of one image are separate examples, and in a folder
+without splits of its own they may be in different parts; the line on the parts tells how many there are.
 """
 
 from __future__ import annotations
@@ -220,23 +219,23 @@ def _split(listing: Listing, task: TaskSpec, protocol: str, pooled: bool) -> _Sp
         return _Split(train, validation, test, f"60/20/20 % of {whole}")
     own = {part: everything[np.asarray(listing.parts) == part] for part in PART_WORDS}
     train, validation, test = own["train"], own["validation"], own["test"]
-    said = {part: source for part, source in listing.sources.items() if len(own[part])}
+    origins = {part: source for part, source in listing.sources.items() if len(own[part])}
     source = listing.sources["train"]
     if not len(test):
         kept, held = stratified_parts(labels[train], (0.8, 0.2), seed)
         train, test = train[kept], train[held]
-        said |= {"train": f"80 % of {source}", "test": f"20 % of {source}"}
+        origins |= {"train": f"80 % of {source}", "test": f"20 % of {source}"}
     if protocol == "official":
-        trained = " and ".join(said[part] for part in ("train", "validation") if part in said)
+        trained = " and ".join(origins[part] for part in ("train", "validation") if part in origins)
         return _Split(
-            np.sort(np.concatenate([train, validation])), test, test, f"train: {trained}, test: {said['test']}"
+            np.sort(np.concatenate([train, validation])), test, test, f"train: {trained}, test: {origins['test']}"
         )
     if not len(validation):
         kept, held = stratified_parts(labels[train], (0.8, 0.2), seed)
         train, validation = train[kept], train[held]
-        shares = ("64", "16") if said["train"] != source else ("80", "20")
-        said |= {"train": f"{shares[0]} % of {source}", "validation": f"{shares[1]} % of {source}"}
-    return _Split(train, validation, test, ", ".join(f"{part}: {said[part]}" for part in PART_WORDS))
+        shares = ("64", "16") if origins["train"] != source else ("80", "20")
+        origins |= {"train": f"{shares[0]} % of {source}", "validation": f"{shares[1]} % of {source}"}
+    return _Split(train, validation, test, ", ".join(f"{part}: {origins[part]}" for part in PART_WORDS))
 
 
 def _origin(split: _Split, listing: Listing, task: TaskSpec) -> str:
@@ -332,6 +331,7 @@ def _task(name: str, entry: HubImages | None) -> Task:
     return Task(
         name=name,
         kind="image",
+        official={} if entry is None else entry.official.defaults,
         label=label,
         load=lambda task, backbone, protocol: load(task, backbone, protocol, entry),
         fingerprint=partial(fingerprint, entry=entry),

@@ -1,10 +1,10 @@
 """causal_lm: a language model learns the answers to prompts, from local jsonl or text files.
 
-A jsonl line is {"prompt": …, "answer": …}; a text line is prompt, tab, answer, or an answer alone; further tabs belong
-to the answer. Where a chat template has put the beginning or the end of a text, it is not put there again. The loss is
-the answers' negative log-likelihood, the end of text included; the prompt is only read. The scores are the exact match
-and the perplexity a token: the answer is matched exactly where every token of it is the most likely one after what
-precedes it, which is where greedy decoding gives it, so nothing needs to be generated.
+A jsonl line is {"prompt": …, "answer": …}; a text line is prompt, tab, answer, or only an answer; further tabs belong
+to the answer. Tokens for the beginning and the end of a text are not added if a chat template has written them. The
+loss is the answers' negative log-likelihood, including the end of text. The scores are the exact match and the
+perplexity per token. An answer matches if each of its tokens is the most likely one after those before it, which is
+when greedy decoding produces it, so nothing needs to be generated.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ METRIC_NAMES = ("exact_match", "perplexity")
 
 
 class _Tokenizer:
-    """Prompts and answers to tokens: what the tokenizer puts before a text, the prompt, the answer, the end of text."""
+    """Prompts and answers to tokens: the tokenizer's beginning of a text, the prompt, the answer, the end of text."""
 
     def __init__(self, backbone: BackboneSpec) -> None:
         self.own: Any = tokenizer_of(backbone)
@@ -62,7 +62,7 @@ class _Tokenizer:
         self.before, self.after = self._added()
 
     def _added(self) -> tuple[list[int], list[int]]:
-        """The tokens that the tokenizer puts before and after every text, but for an end of text."""
+        """The tokens that the tokenizer adds before and after every text, except for an end of text."""
         text = self.own("a", add_special_tokens=False)["input_ids"]
         whole = self.own("a")["input_ids"]
         start = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
@@ -70,14 +70,14 @@ class _Tokenizer:
         return whole[:start], after[:-1] if after and after[-1] == self.end else after
 
     def __call__(self, examples: Sequence[Example], limit: int) -> tuple[list[npt.NDArray[np.int32]], list[int]]:
-        """Each example's tokens, and how many of them precede its answer. A prompt too long loses its beginning."""
+        """Each example's tokens, and how many of them precede its answer. A long prompt loses its beginning."""
         prompts = self.own([example.prompt for example in examples], add_special_tokens=False)["input_ids"]
         answers = self.own([self._unended(example) for example in examples], add_special_tokens=False)["input_ids"]
         tokens, starts = [], []
         for example, prompt, answer in zip(examples, prompts, answers, strict=True):
             begun = may_begin(example.prompt) and prompt[: len(self.before)] == self.before  # by a chat template
             prompt = [*([] if begun else self.before), *prompt, *self.after]
-            prompt = prompt or [self.end]  # the first token of an answer is predicted from something
+            prompt = prompt or [self.end]  # the first token of an answer needs a token before it
             answer = [*answer, self.end]
             room = limit - len(answer)
             if room < 1:
@@ -91,7 +91,7 @@ class _Tokenizer:
         return tokens, starts
 
     def _unended(self, example: Example) -> str:
-        """The answer without the end of text, and the line end after it, that a chat template has put there."""
+        """The answer without the end of text, and the line end after it, that a chat template has written."""
         ended = example.answer.rstrip()
         if not (may_end(ended) and ended.endswith(self.own.eos_token)):
             return example.answer
@@ -167,11 +167,11 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
     """A single file is cut 80 : 10 : 10; a folder's validation file may be missing, and is then cut from train.
 
     Raises:
-        UserError: a line that is no example, an answer too long, a backbone that is no decoder.
+        UserError: a line is not an example, an answer is too long, or the backbone is not a decoder.
     """
     require_kind(backbone, "text", task.name)
     backbone = backbones.pinned(backbone)
-    backbones.empty(backbone, LANGUAGE_MODEL)  # refuses what is no language model, before anything is tokenised
+    backbones.empty(backbone, LANGUAGE_MODEL)  # refuses other models before anything is tokenised
     if task.augmentation != "none":
         raise UserError(f"task.augmentation: {task.augmentation!r} is for images; task {NAME} takes none")
     most = most_tokens(backbone)
@@ -208,7 +208,7 @@ _Indices = tuple[str, npt.NDArray[np.int64]]  # a file's name, and which of its 
 
 
 def _split(examples: Mapping[str, Sequence[Example]], task: TaskSpec, protocol: str) -> list[_Indices]:
-    """Where the training, validation and test parts are, before `task.train_examples` of the first are drawn."""
+    """The training, validation and test parts, before `task.train_examples` of the first are drawn."""
     sizes = {name: len(part) for name, part in examples.items()}
 
     def cut(name: str, fractions: tuple[float, ...]) -> list[npt.NDArray[np.int64]]:
@@ -272,6 +272,7 @@ def _example(folder: Path) -> tuple[TaskSpec, BackboneSpec]:
 CAUSAL_LM = Task(
     name=NAME,
     kind="text",
+    has_head=False,
     load=load,
     fingerprint=fingerprint,
     label=label,

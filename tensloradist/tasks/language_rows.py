@@ -1,4 +1,4 @@
-"""The prompts and answers of causal_lm as their files give them, checked line by line. No tokens here."""
+"""The prompts and answers in the files of causal_lm, checked line by line; `language` tokenises them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VERSION = 2  # of what is looked for in a file's changes
 
 @dataclass(frozen=True)
 class Example:
-    """One line of a file, and where it stands."""
+    """One line of a file, with its file and number."""
 
     prompt: str
     answer: str
@@ -33,7 +33,7 @@ class Example:
 
 
 def _files(task: TaskSpec) -> dict[str, Path]:
-    """Part -> its file; 'all' for a single one. Raises UserError where a folder's files are not clear."""
+    """Part -> its file; 'all' for a single file. Raises UserError if a folder's files are ambiguous."""
     if task.data is None:
         raise UserError(f"task.data: {NAME} needs a .jsonl or .txt file, or a folder with train and test files")
     path = Path(task.data).expanduser()
@@ -57,7 +57,7 @@ def _files(task: TaskSpec) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class _File:
-    """The examples of a file, the hash of its bytes, and a word for each thing that earlier versions read otherwise."""
+    """The examples of a file, the hash of its bytes, and words for what earlier versions read differently."""
 
     examples: tuple[Example, ...]
     sha256: str
@@ -69,7 +69,7 @@ def _read(path: Path, content: str) -> _File:
     """The examples of a file whose hash is `content`.
 
     Raises:
-        UserError: a line that is no example, with its number.
+        UserError: a line that is not an example, with its number.
     """
     lines = Lines(path)
     parse = _of_json if path.suffix == ".jsonl" else _of_text
@@ -105,8 +105,8 @@ def _checked(example: Example) -> Example:
     return example
 
 
-# What may be a tokenizer's token for a beginning or an end of text: a word in <> or [], such as <s>, <|im_end|>, [SEP].
-# Other tags of small letters, such as <b>, are markup, and [INST] marks a turn within a text.
+# Possible tokens for the beginning or the end of a text: a word in <> or [], such as <s>, <|im_end|>, [SEP].
+# Other tags of lower-case letters, such as <b>, are markup, and [INST] marks a turn within a text.
 _TOKEN = (
     r"</?(?:s|bos|eos|sos|sop|eop|eod|eot|cls|sep)>|<(?![a-z][a-z0-9]*>)[^<>\s/]+>"
     r"|\[(?!INST\])[A-Za-z_]+\]"
@@ -116,20 +116,19 @@ _END = re.compile(rf"(?:{_TOKEN})\s*\Z")
 
 
 def may_begin(text: str) -> bool:
-    """Whether a text may begin with a tokenizer's token for that."""
+    """Whether a text may begin with a tokenizer's token for the beginning of a text."""
     return _BEGINNING.match(text) is not None
 
 
 def may_end(text: str) -> bool:
-    """Whether a text may end with a tokenizer's token for that, and perhaps a line end."""
+    """Whether a text may end with a tokenizer's token for the end of a text, and perhaps a line end."""
     return text.rstrip().endswith((">", "]")) and _END.search(text) is not None
 
 
 def _may_have_control_tokens(example: Example) -> bool:
     """Whether earlier versions may have doubled a beginning or an end of text, or dropped a prompt's last token.
 
-    It is judged by how such tokens look, since data has one fingerprint for all tokenizers. Where the fingerprint does
-    not say so, the tokens of no tokenizer are looked for.
+    The form of the tokens decides, since data has one fingerprint for all tokenizers.
     """
     return may_begin(example.prompt) or may_end(example.prompt) or may_end(example.answer)
 
@@ -144,7 +143,7 @@ def read(task: TaskSpec) -> tuple[dict[str, Path], dict[str, tuple[Example, ...]
 
 
 def fingerprint(task: TaskSpec) -> str:
-    """Hash of the files, with a word for what earlier versions read otherwise."""
+    """Hash of the files, with a word for what earlier versions read differently."""
     files = _files(task)
     content = _content(files, {part: digest_of(path) for part, path in files.items()})
     key = hash_bytes(str(_VERSION), content)
@@ -156,10 +155,10 @@ def _changes(files: dict[str, Path]) -> list[str]:
 
 
 def _content(files: dict[str, Path], digests: dict[str, str]) -> str:
-    """The hash of the files, as `hash_path` has it of one file, or of a folder with just these."""
+    """The hash of the files, the same as `hash_path` gives for one file, or for a folder with just these."""
     if "all" not in files:
         parts = sorted((path.name, digests[part]) for part, path in files.items())
         return hash_bytes(*(text for pair in parts for text in pair))
     content = digests["all"][:DIGITS]
-    # The same bytes are other examples as lines of text than as lines of JSON.
+    # The same bytes are different examples as lines of text and as lines of JSON.
     return hash_bytes(".txt", content) if files["all"].suffix == ".txt" else content

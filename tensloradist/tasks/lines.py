@@ -1,7 +1,7 @@
-"""Text files as people have them, line by line: UTF-8, with or without byte order marks, and any system's line ends.
+"""Text files line by line: UTF-8, with or without byte order marks, with the line ends of any system.
 
-Types are never inferred: a line of JSON is read as Python's `json` reads it. What is read is hashed on the way, so that
-nobody has to trust that the file is still the one whose fingerprint was taken.
+Types are never inferred: a line of JSON is read as Python's `json` reads it. The bytes are hashed as they are read, so
+that the examples are certain to be those of the fingerprint.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ class Line(NamedTuple):
 
 
 class Lines:
-    """The lines of a file that are not blank. A line ends with a line feed, a carriage return, or both, and with no
-    other character: U+2028 within a text is a part of it.
+    """The lines of a file that are not blank. Only a line feed, a carriage return, or both end a line: U+2028 does not.
 
-    Iterating raises UserError where the file cannot be read, or a line is not UTF-8.
+    Iterating raises UserError if the file cannot be read, or a line is not UTF-8.
 
     Attributes:
         marked: whether a line began with a byte order mark: the first, or that of a file appended to another.
@@ -77,7 +76,7 @@ class Lines:
 
     @property
     def sha256(self) -> str:
-        """Of all bytes, after the last line; as `fingerprint.hash_path` takes it of a file."""
+        """The hash of all bytes once the last line is read, the same as `fingerprint.hash_path` gives for the file."""
         return self._digest.hexdigest()
 
 
@@ -90,7 +89,7 @@ def _refuse_wide(start: bytes, path: Path) -> None:
 
 
 class _Row(dict[str, Any]):
-    """An object of JSON that knows which of its names it was given several times."""
+    """A JSON object that knows which of its names occurred several times."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -106,7 +105,7 @@ def json_row(text: str, where: str, fields: Collection[str]) -> dict[str, Any]:
         fields: those that are read; the others may hold anything.
 
     Raises:
-        UserError: not a JSON object, or one of the fields is in it twice.
+        UserError: the line is not a JSON object, or has one of the fields twice.
     """
     try:
         row = json.loads(text, object_pairs_hook=_Row)
@@ -123,7 +122,7 @@ def json_row(text: str, where: str, fields: Collection[str]) -> dict[str, Any]:
 
 
 def require_characters(text: str, field: str, where: str) -> None:
-    r"""Raises UserError for half of a surrogate pair, such as the \ud83d that cutting an emoji in two leaves behind."""
+    r"""Raise UserError for half of a surrogate pair, such as the \ud83d that remains when an emoji is cut in two."""
     if text.isascii():
         return
     try:
@@ -131,5 +130,5 @@ def require_characters(text: str, field: str, where: str) -> None:
     except UnicodeEncodeError as error:
         raise UserError(
             f"{where}: {field} has \\u{ord(text[error.start]):04x} as character {error.start + 1}, which is half of a "
-            "surrogate pair and no character; remove it, or write U+FFFD in its place"
+            "surrogate pair and not a character; remove it, or write U+FFFD in its place"
         ) from error

@@ -1,4 +1,4 @@
-"""The loss of each kind of task, example by example: the one place that knows which outputs mean what."""
+"""The loss of each kind of task, example by example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def example_losses(outputs: Tensor, labels: Tensor, num_labels: int, regression:
 
     Args:
         outputs: (n, num_labels) in float32, or (n, 3) as `decoders.answer_scores` gives them.
-        labels: (n,) classes, or numbers; a language model's are its answers' tokens, which are in its outputs already.
+        labels: (n,) classes, or numbers. A language model's are not used, since its outputs are losses already.
     """
     if num_labels == LANGUAGE_MODEL:
         return outputs[:, 0]

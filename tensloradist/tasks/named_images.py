@@ -1,31 +1,38 @@
-"""The image data sets on the Hub that a task may name: where they are, and what the official scripts do with them.
+"""The image data sets on the Hub that a task may name, as a table: where they are, and the official scripts' settings.
 
-A table and nothing else: `images` loads them.
+`images` loads them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tensloradist.tasks.hub import HubData
 
 
 @dataclass(frozen=True)
 class Official:
-    """The official script's settings for one data set; its augmentation is a default of `RunSpec`.
+    """The official script's settings for one data set.
 
     Attributes:
-        resize: both sides, in pixels, before the centre of 224 is cropped (bilinear); None: as the backbone does it.
-        normalisation: 'none', with ImageNet's mean and deviation, or as the 'backbone' does it.
+        augmentation: the default of `task.augmentation` under protocol `official`.
+        resize: both sides, in pixels, before the centre of 224 is cropped (bilinear); None: as for the backbone.
+        normalisation: 'none', with ImageNet's mean and deviation, or as for the 'backbone'.
         train_examples: draw this many of the training part; None: all.
-        pooled: all examples are split anew, 80/20, in place of the data set's own split.
+        pooled: whether all examples are split anew, 80/20, instead of by the data set's own split.
     """
 
+    augmentation: Literal["none", "flip_jitter"] = "none"
     resize: int | None = 224
     normalisation: Literal["none", "imagenet", "backbone"] = "none"
     train_examples: int | None = None
     pooled: bool = False
+
+    @property
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """What of it is a default of the specification's fields, by section."""
+        return {"task": {"augmentation": self.augmentation}} if self.augmentation != "none" else {}
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,15 @@ class HubImages:
 _OWN_PREPROCESSING = Official(resize=None, normalisation="backbone")
 
 HUB_IMAGES = {
-    # Its train split is DTD's train and validation parts together (3,760); the scripts draw from the former alone.
+    # Its train split is DTD's train and validation parts together (3,760); the scripts draw only from the former.
     "dtd": HubImages("tanganke/dtd", "label", 47, official=Official(train_examples=1000)),
     # All 27,000 images: others leave some out, and the official split is over all of them.
     "eurosat": HubImages(
-        "timm/eurosat-rgb", "label", 10, validation="validation", official=Official(resize=300, pooled=True)
+        "timm/eurosat-rgb",
+        "label",
+        10,
+        validation="validation",
+        official=Official(augmentation="flip_jitter", resize=300, pooled=True),
     ),
     "cifar10": HubImages("uoft-cs/cifar10", "label", 10, image="img", official=_OWN_PREPROCESSING),
     "cifar100": HubImages("uoft-cs/cifar100", "fine_label", 100, image="img", official=_OWN_PREPROCESSING),
@@ -63,7 +74,7 @@ HUB_IMAGES = {
         "bentrevett/caltech-ucsd-birds-200-2011",
         "label",
         200,
-        official=Official(resize=300, normalisation="imagenet"),
+        official=Official(augmentation="flip_jitter", resize=300, normalisation="imagenet"),
     ),
     # The commit with parquet files: the main branch may still hold a loading script, which `datasets` does not run.
     "fgvc_aircraft": HubImages(
@@ -72,6 +83,6 @@ HUB_IMAGES = {
         100,
         validation="validation",
         revision="e18a7c97147c90dc7f4a60d74a7f4258e9264e97",
-        official=Official(resize=300),
+        official=Official(augmentation="flip_jitter", resize=300),
     ),
 }

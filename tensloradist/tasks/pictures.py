@@ -44,17 +44,17 @@ class UnsupportedPicture(ValueError):
 
 
 def reading_changes(head: bytes, whole: Callable[[], str | bytes]) -> tuple[str, ...]:
-    """What earlier versions read otherwise of a picture, by its header alone: words for `fingerprint.read_anew`.
+    """What earlier versions read differently of a picture, by its header: words for `fingerprint.read_anew`.
 
-    "grey16" is grey of more than 8 bits (modes I, F, I;16…), which was cut off at 255; "turned" an uncompressed TIFF
-    of grey or a palette that lies on its side, whose rows Pillow confuses where it maps the file into memory.
+    "grey16" is grey of more than 8 bits (modes I, F, I;16…), which was clipped at 255; "turned" is a rotated,
+    uncompressed TIFF of grey or a palette, whose rows Pillow confuses when it maps the file into memory.
 
     Args:
         head: its first `HEAD` bytes.
-        whole: gives a file's path, or its bytes, where the head does not tell.
+        whole: gives the file's path, or its bytes, if the head does not suffice.
 
     Returns:
-        no words for an ordinary picture, and for one that is broken.
+        No words for an ordinary or a broken picture.
     """
     from PIL import Image as Pillow
 
@@ -67,10 +67,10 @@ def reading_changes(head: bytes, whole: Callable[[], str | bytes]) -> tuple[str,
         with _opened(source) as image:
             coders = [tile[0] for tile in getattr(image, "tile", ())]
             mapped = isinstance(source, str) and image.mode in _MAPPED and coders == ["raw"]
-            turned = mapped and getattr(image, "tag_v2", {}).get(_ORIENTATION, 1) > 4
-            return (*(["grey16"] if _deep(image.mode) else []), *(["turned"] if turned else []))
+            rotated = mapped and getattr(image, "tag_v2", {}).get(_ORIENTATION, 1) > 4
+            return (*(["grey16"] if _deep(image.mode) else []), *(["turned"] if rotated else []))
     except (*BROKEN, Pillow.DecompressionBombError):
-        return ()  # whoever decodes it says what is wrong
+        return ()  # decoding it reports what is wrong
 
 
 def file_reading_changes(path: str) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ def rgb(source: str | bytes, *, on_white: bool = False, deep: bool = True) -> Im
     """The decoded picture of a file's path, or of its bytes; the rest is as in `to_rgb`.
 
     Raises:
-        UnsupportedPicture: a mode that is refused, or a deep picture where none may occur.
+        UnsupportedPicture: the mode is refused, or the picture is deep although `deep` is false.
         one of BROKEN, or Pillow's DecompressionBombError: the file is broken or too large.
     """
     with _opened(source) as image, _whole:
@@ -104,9 +104,9 @@ def rgb(source: str | bytes, *, on_white: bool = False, deep: bool = True) -> Im
 
 
 class _Whole:
-    """Truncated files are errors, even where other code in the process told Pillow to fill them with grey.
+    """A context in which truncated files are errors, even if other code told Pillow to fill them with grey.
 
-    The setting is the process's, and threads decode at once: the first one in sets it, the last one out restores it.
+    The setting is the process's, and threads decode at once: the first to enter sets it, the last to leave restores it.
     """
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ def to_rgb(image: Image.Image, *, on_white: bool = False, deep: bool = True) -> 
         deep: whether grey of more than 8 bits may occur.
 
     Raises:
-        UnsupportedPicture: a mode that is refused, or a deep picture where none may occur.
+        UnsupportedPicture: the mode is refused, or the picture is deep although `deep` is false.
     """
     from PIL import Image as Pillow
     from PIL import ImageOps

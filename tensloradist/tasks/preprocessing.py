@@ -62,7 +62,7 @@ class ImagePreprocessing:
 
 
 def require_kind(backbone: BackboneSpec, kind: str, task: str) -> None:
-    """Raises UserError where an image task meets a text backbone or the reverse."""
+    """Raise UserError for an image task with a text backbone, or the reverse."""
     found = backbones.kind(backbone)
     if found != kind:
         raise UserError(
@@ -75,7 +75,7 @@ def image_preprocessing(backbone: BackboneSpec) -> ImagePreprocessing:
     """As the backbone was pretrained: from its preprocessor_config.json, or timm's pretrained configuration.
 
     Raises:
-        UserError: the backbone says nothing of its preprocessing, or asks for what is not supported.
+        UserError: the backbone does not define its preprocessing, or asks for something that is not supported.
     """
     return _image_preprocessing(backbones.pinned(backbone))
 

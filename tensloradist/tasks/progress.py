@@ -1,4 +1,4 @@
-"""A progress bar on stderr for work that turns out to take longer than two seconds."""
+"""A progress bar on stderr for work that takes longer than two seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 2.0  # seconds
 
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
-    """No progress bars from `datasets`, whose local work takes milliseconds; what was set is set again."""
+    """Disable the progress bars of `datasets`, whose local work takes milliseconds; restore the setting afterwards."""
     import datasets
 
     disabled = datasets.are_progress_bars_disabled()
@@ -29,11 +29,11 @@ def quiet_datasets() -> Iterator[None]:
 
 
 def tracked(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """The items, with a bar (a line each 10 s where stderr is no terminal) once they have taken two seconds."""
+    """The items, with a bar (a line every 10 s if stderr is not a terminal) once they have taken two seconds."""
     from rich.progress import Progress
 
     console = terminal(stderr=True)
-    began = said = time.monotonic()
+    began = reported = time.monotonic()
     bar = None
     for done, item in enumerate(items):
         now = time.monotonic()
@@ -43,9 +43,9 @@ def tracked(items: Sequence[Item], what: str) -> Iterator[Item]:
             job = bar.add_task(what, total=len(items))
         if bar is not None:
             bar.update(job, completed=done)
-        elif not console.is_terminal and now - said > (PATIENCE if said == began else 10):
+        elif not console.is_terminal and now - reported > (PATIENCE if reported == began else 10):
             print(f"{what}: {done} of {len(items)}", file=sys.stderr, flush=True)
-            said = now
+            reported = now
         try:
             yield item
         except BaseException:

@@ -1,8 +1,8 @@
 """GLUE text classification and regression: from local jsonl files (`text_rows`) or from the Hub.
 
-GLUE's validation set is the test part, since its own test labels are secret; a validation part is carved from the
-training set. Text is tokenised once into the cache, and padded to the longest example of its batch. Repeated texts are
-not looked for: GLUE has some, and they are examples like any other.
+GLUE's validation set is the test part, since its own test labels are secret; the validation part is taken from the
+training set. Text is tokenised once into the cache, and padded to the longest example of its batch. Repeated texts,
+of which GLUE has some, are examples like any other.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ from tensloradist.tasks.base import (
     require_fingerprint,
     stratified_parts,
 )
+from tensloradist.tasks.glue import GLUE_TASKS, OFFICIAL, OFFICIAL_LENGTH, GlueTask
 from tensloradist.tasks.preprocessing import most_tokens, padding_token, require_kind, tokenizer_of
 from tensloradist.tasks.progress import tracked
-from tensloradist.tasks.text_rows import GlueTask, Rows, fingerprint
+from tensloradist.tasks.text_rows import Rows, fingerprint
 from tensloradist.tasks.vocabulary import check_tokens
 
 if TYPE_CHECKING:
@@ -42,22 +43,8 @@ if TYPE_CHECKING:
 
     from tensloradist.spec import BackboneSpec, TaskSpec
 
-OFFICIAL_LENGTH = 512  # tokens that the official script pads to
 VALIDATION_FRACTION = 0.1  # of the training set
 _VERSION = 3  # of the cache's layout, and of how files are read
-
-ENTAILMENT = ("entailment", "not_entailment")
-GLUE_TASKS = {
-    entry.name: entry
-    for entry in (
-        GlueTask("cola", ("sentence",), 2, ("matthews", "accuracy"), ("unacceptable", "acceptable")),
-        GlueTask("mrpc", ("sentence1", "sentence2"), 2, ("accuracy", "f1"), ("not_equivalent", "equivalent"), True),
-        GlueTask("rte", ("sentence1", "sentence2"), 2, ("accuracy",), ENTAILMENT),
-        GlueTask("sst2", ("sentence",), 2, ("accuracy",), ("negative", "positive")),
-        GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",), ENTAILMENT, True),
-        GlueTask("stsb", ("sentence1", "sentence2"), 1, ("spearman", "pearson")),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -152,9 +139,9 @@ class _Text(SplitData):
 
 
 def _limit(task: TaskSpec, backbone: BackboneSpec, official: bool) -> int:
-    """Tokens kept of an example. Raises UserError where the spec asks for more than the backbone takes.
+    """Tokens kept of an example. Raises UserError if the spec asks for more than the backbone takes.
 
-    Under the official protocol, whose 512 are a default, the backbone's limit holds without a word.
+    Under the official protocol, whose 512 are a default, the backbone's limit applies silently.
     """
     most = most_tokens(backbone)
     wanted = task.max_length or (OFFICIAL_LENGTH if official else most)
@@ -246,6 +233,7 @@ def _task(entry: GlueTask) -> Task:
     return Task(
         name=entry.name,
         kind="text",
+        official=OFFICIAL,
         label=lambda task: entry.name,
         num_labels=lambda task: entry.labels,
         load=lambda task, backbone, protocol: load(task, backbone, protocol, entry),

@@ -1,4 +1,4 @@
-"""The rows of a GLUE task as its files give them: texts, labels and names, checked line by line. No tokens here."""
+"""The rows in the files of a GLUE task: texts, labels and names, checked line by line; `text` tokenises them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,14 @@ from tensloradist.errors import DataMissing, UserError
 from tensloradist.fingerprint import hash_bytes, hash_path, read_anew
 from tensloradist.tasks import hub
 from tensloradist.tasks.base import Labels
+from tensloradist.tasks.glue import PARTS, GlueTask
 from tensloradist.tasks.lines import Lines, json_row, require_characters
 
 if TYPE_CHECKING:
     from tensloradist.spec import TaskSpec
 
-GLUE = "nyu-mll/glue"
 FILES = ("train.jsonl", "validation.jsonl")
-PARTS = ("train", "validation")
 _VERSION = 1  # of what is looked for in `_changes`
-
-
-@dataclass(frozen=True)
-class GlueTask:
-    """One GLUE task: its text fields, number of labels (1: regression), and metrics, the primary one first."""
-
-    name: str
-    fields: tuple[str, ...]
-    labels: int
-    metric_names: tuple[str, ...]
-    classes: tuple[str, ...] = ()  # what the labels 0, 1 mean, in GLUE's own words
-    joined_officially: bool = False  # the official script joins the two texts of MRPC and QNLI into one
-
-    @property
-    def hub(self) -> hub.HubData:
-        return hub.HubData(GLUE, PARTS, folder=self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +56,7 @@ def read(task: TaskSpec, entry: GlueTask) -> tuple[dict[str, Rows], str]:
     """The rows of 'train' and 'validation', and the fingerprint of what they were read from.
 
     Raises:
-        UserError: data that is not there, or a row that the task cannot use, by file and line.
+        UserError: the data does not exist, or the task cannot use a row, by file and line.
     """
     if is_local(task):
         folder = _folder(task)
@@ -93,7 +76,7 @@ def read(task: TaskSpec, entry: GlueTask) -> tuple[dict[str, Rows], str]:
 
 
 def fingerprint(task: TaskSpec, entry: GlueTask) -> str:
-    """Hash of the local files, with a word for what earlier versions read otherwise; or name@commit#task."""
+    """Hash of the local files, with a word for what earlier versions read differently; or name@commit#task."""
     if not is_local(task):
         return f"{hub.fingerprint(task, entry.hub)}#{entry.name}"
     folder = _folder(task)
@@ -113,7 +96,7 @@ def _folder(task: TaskSpec) -> Path:
 
 @lru_cache(maxsize=4)  # the fingerprint and the examples come from one reading
 def _of_folder(folder: Path, content: str, entry: GlueTask) -> tuple[dict[str, Rows], frozenset[str]]:
-    """Split -> its rows, and what earlier versions read otherwise, of files whose hash is `content`."""
+    """Split -> its rows, and what earlier versions read differently, of files whose hash is `content`."""
     rows: dict[str, Rows] = {}
     read: dict[str, _Read] = {}
     digests: list[str] = []
@@ -137,7 +120,7 @@ def _of_folder(folder: Path, content: str, entry: GlueTask) -> tuple[dict[str, R
 
 
 def _check(row: dict[str, Any], entry: GlueTask, where: str) -> None:
-    """Raises UserError unless the row has every text and a label of the task."""
+    """Raise UserError unless the row has every text and a valid label of the task."""
     for field in (*entry.fields, "label"):
         if field not in row:
             raise UserError(f"{where}: no field {field!r}, which task {entry.name} needs; it has {', '.join(row)}")
@@ -168,8 +151,7 @@ def _rows(rows: list[dict[str, Any]], numbers: list[int], entry: GlueTask, sourc
     for idx, number in zip(ids, numbers, strict=True):
         if first.setdefault(idx, number) != number:
             raise UserError(
-                f"{whole}: several examples have idx {idx} (numbers {first[idx]} and {number}); an idx must be an "
-                "example's own"
+                f"{whole}: several examples have idx {idx} (numbers {first[idx]} and {number}); an idx must be unique"
             )
     labels = [row["label"] for row in rows]
     return Rows(
@@ -187,7 +169,7 @@ _PIECE = 10 << 20  # bytes of a file for which earlier versions guessed the type
 
 
 def _changes(train: _Read, validation: _Read, entry: GlueTask) -> set[str]:
-    """A word for each thing that earlier versions, which guessed types from the data, trained on otherwise.
+    """A word for each thing that earlier versions, which guessed types from the data, read differently.
 
     'dates': all texts of a field look like dates in a piece of the files, and got a time of day there.
     'idx': names of examples were taken for dates or numbers, so that their predictions have other names.
@@ -205,7 +187,7 @@ def _changes(train: _Read, validation: _Read, entry: GlueTask) -> set[str]:
 
 
 def _pieces(read: _Read) -> list[list[dict[str, Any]]]:
-    """The rows by pieces of `_PIECE` bytes and the rest of the line then begun."""
+    """The rows in pieces of `_PIECE` bytes, each extended to the end of its last line."""
     start, pieces = 0, [list[dict[str, Any]]()]
     for offset, row in read:
         if offset > start + _PIECE:

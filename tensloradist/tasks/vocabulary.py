@@ -1,4 +1,4 @@
-"""Whether a backbone can read the tokens of a text: checked once a text is tokenised, before anything is trained."""
+"""Checks, before training, that a backbone can read the tokens of a text."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def check_tokens(
     ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], backbone: BackboneSpec, where: Callable[[int], str]
 ) -> None:
-    """Refuse an example without tokens, and a token that the backbone has no embedding of.
+    """Refuse an example without tokens, and a token without an embedding in the backbone.
 
     Args:
         ids: tokens of all examples.
-        starts: (examples + 1,) where each begins among them.
+        starts: (examples + 1,) the first token of each example.
         where: an example's place, such as its file and line.
 
     Raises:
@@ -34,7 +34,7 @@ def check_tokens(
     if len(empty):
         raise UserError(
             f"{where(int(empty[0]))}: the text is empty, and the tokenizer of {backbone.name} adds no token to it, so "
-            f"there is none to classify ({len(empty)} such examples); remove the line, or write what stands for no text"
+            f"there is nothing to classify ({len(empty)} such examples); remove the line, or write a placeholder"
         )
     size = config_of(backbone).vocab_size
     beyond = np.flatnonzero(ids >= size)
@@ -44,6 +44,6 @@ def check_tokens(
         raise UserError(
             f"{where(example)}: the tokenizer of {backbone.name} gives "
             f"{tokenizer_of(backbone).convert_ids_to_tokens(token)!r}, token {token}, but the vocab_size of its "
-            f"config.json is {size}, which allows 0..{size - 1}; the files are not of one model: copy the tokenizer's "
-            "files of this very model"
+            f"config.json is {size}, which allows 0..{size - 1}; the files are from different models: copy the "
+            "tokenizer's files of this model"
         )

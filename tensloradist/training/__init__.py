@@ -1,5 +1,5 @@
 """Training one run: the loop, its data order, optimiser, predictions, records and provenance."""
 
-from tensloradist.training.loop import train
+from tensloradist.training.run import train
 
 __all__ = ["train"]

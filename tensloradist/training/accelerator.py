@@ -19,6 +19,7 @@ from torch import nn
 
 from tensloradist import environment
 from tensloradist.backbones.quantization import compute_in
+from tensloradist.dotted import flattened
 from tensloradist.errors import UserError
 from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
@@ -30,7 +31,7 @@ from tensloradist.wording import counted
 
 @contextmanager
 def only_the_spec(processes: int) -> Iterator[None]:
-    """While a run trains or is evaluated, its spec alone decides: no variable left over, and fp32 is no TF32.
+    """While a run trains or is evaluated, its spec alone decides: leftover variables are ignored, and fp32 is not TF32.
 
     Raises:
         UserError: another number of processes was started than `compute.processes`.
@@ -57,10 +58,10 @@ def _remedy(processes: int, world: int) -> str:
 def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
     """An Accelerator with exactly the processes, device, strategy and precision that the spec asks for.
 
-    To be called within `only_the_spec`, since Accelerate reads much of what it does from the environment.
+    Call it within `only_the_spec`, since Accelerate takes many settings from the environment.
 
     Raises:
-        UserError: CUDA asked for or there, but not usable; ZeRO without DeepSpeed; a tracker that is not installed.
+        UserError: CUDA is requested or present but not usable; ZeRO without DeepSpeed; a tracker is not installed.
     """
     compute = spec.compute
     require_trackers(compute.log_with)
@@ -87,14 +88,16 @@ def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
     if accelerator.num_processes != compute.processes:
         raise RuntimeError(f"Accelerate runs {accelerator.num_processes} processes instead of {compute.processes}")
     if compute.log_with:
-        accelerator.init_trackers("tensloradist", config=_flat(spec.model_dump(mode="json")))
+        fields = flattened(spec.model_dump(mode="json")).items()
+        config = {name: value if isinstance(value, str | int | float | bool) else str(value) for name, value in fields}
+        accelerator.init_trackers("tensloradist", config=config)
     return accelerator
 
 
 def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Accelerator:
     """An Accelerator whose `prepare` makes a DeepSpeed engine.
 
-    Everything is said to the libraries that they would otherwise guess, wrongly and in silence: `cpu=True` switches
+    The libraries are told everything that they would otherwise guess wrongly and silently: `cpu=True` switches
     DeepSpeed off, and without the backend every process trains alone on all of the data.
     """
     from tensloradist.training.deepspeed_config import deepspeed_config
@@ -116,35 +119,35 @@ def _with_deepspeed(spec: RunSpec, on_cpu: bool, common: dict[str, Any]) -> Acce
     from deepspeed.utils import groups, logger
 
     logger.setLevel("WARNING")
-    # With each gather it calls functions by their former names, which torch comments on each time.
+    # Each gather calls functions by their former names, and torch warns each time.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    # For inference alone, and DeepSpeed would begin with compiling it, for half a minute.
+    # It serves inference only, and DeepSpeed would spend half a minute compiling it first.
     __compatible_ops__["deepspeed_shm_comm"] = False
     timeout = timedelta(seconds=spec.compute.timeout_seconds)
     accelerator = Accelerator(
         deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False),
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=timeout)],
-        mixed_precision="no",  # the configuration says it
+        mixed_precision="no",  # the configuration decides
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config["gradient_accumulation_steps"]),
         **common,
     )
     # DeepSpeed's own copy of the group of all processes, which it would make with torch's timeout and not the spec's.
     groups._WORLD_GROUP = torch.distributed.new_group(timeout=timeout)
     found = accelerator.state.deepspeed_plugin
-    # Through this transformers would shard whatever model it makes from now on. The backbone is sharded by `Zero`,
-    # which serves all sources, and needs it whole on the first process.
+    # With it, transformers would shard every model that it makes from now on. `Zero` shards the backbone, for all
+    # sources, and needs it whole on the first process.
     found.dschf = None
     if found.zero_stage != spec.compute.zero_stage:
         raise RuntimeError(f"Accelerate does not run DeepSpeed's {spec.compute.strategy}: {accelerator.state}")
     if (accelerator.device.type == "cpu") != on_cpu:
-        raise RuntimeError(f"Accelerate computes on {accelerator.device}, against compute.device")
+        raise RuntimeError(f"Accelerate computes on {accelerator.device}, contrary to compute.device")
     return accelerator
 
 
 def in_precision(model: nn.Module, precision: str) -> None:
-    """Hold what is frozen in the run's precision, and compute in it with layers in 4 bits.
+    """Hold frozen weights in the run's precision, and let layers in 4 bits compute in it.
 
-    What is trained stays in its own, and autocast rounds it.
+    Trainable weights keep their precision, and autocast rounds them.
     """
     if precision == "bf16":
         for parameter in model.parameters():
@@ -159,15 +162,3 @@ def release(accelerator: Accelerator) -> None:
     accelerator.end_training()
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState._reset_state()
-
-
-def _flat(data: dict, prefix: str = "") -> dict[str, str | int | float | bool]:
-    flat: dict[str, str | int | float | bool] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str | int | float | bool):
-            flat[prefix + key] = value
-        else:
-            flat[prefix + key] = str(value)
-    return flat

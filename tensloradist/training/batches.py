@@ -1,8 +1,8 @@
-"""Batches on their way to the device: read ahead by threads, copied there while the step before them is computed.
+"""Batches on their way to the device: read ahead by threads, and copied while the previous step is computed.
 
-On a CUDA device the host never waits for a copy. Threads read and put the batch into pinned memory, from which copies
-are asynchronous; copies, and what is computed of them (`HostBatch.finish`), are launched on a stream of their own, and
-the stream that trains waits for that one on the device. On the CPU the threads finish the batch themselves.
+On a CUDA device the host never waits for a copy. Threads read a batch into pinned memory, from which copies are
+asynchronous. The copies, and what is computed from them (`HostBatch.finish`), are launched on a stream of their own,
+for which the training stream waits on the device. On the CPU the threads finish the batch themselves.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Batch:
     Attributes:
         inputs: of the model.
         labels, weights: (n,) of the examples.
-        padded: whether the attention mask leaves tokens out, known on the host; None: not looked at, or there is no
-            mask, or another one beside it.
+        padded: whether the attention mask masks tokens, known on the host; None if it was not examined, or if there is
+            no mask, or a second one.
     """
 
     inputs: dict[str, Tensor]
@@ -52,11 +52,11 @@ class _Read:
 
 
 class Batches:
-    """An iterator over micro-batches, in order, each ready on the device; to be closed by leaving its context.
+    """An iterator over micro-batches, in order, each ready on the device; leaving its context closes it.
 
     Args:
         augment: (seed, epoch) in training, else None.
-        threads: that may be busy here, as the spec says it; None: this process's share of the machine.
+        threads: how many may be busy here, as in the spec; None: this process's share of the machine.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Batches:
         return batch
 
     def waited(self) -> float:
-        """Seconds, since the last call, in which the device had nothing to compute because a batch was not ready."""
+        """Seconds since the last call in which the device was idle because a batch was not ready."""
         return sum(self._clock.taken())
 
     def _read(self, micro: MicroBatch) -> _Read:
@@ -113,7 +113,7 @@ class Batches:
         read = self._read(micro)
         mask = read.examples.tensors.get("attention_mask")
         others = any("mask" in name for name in read.examples.tensors if name != "attention_mask")
-        with torch.cuda.device(self._device):  # a thread starts with the first one
+        with torch.cuda.device(self._device):  # a thread starts with the first device
             tensors = {name: value.pin_memory() for name, value in read.examples.tensors.items()}
             return _Read(
                 replace(read.examples, tensors=tensors),
@@ -123,11 +123,11 @@ class Batches:
             )
 
     def _on_cuda(self, micros: Sequence[MicroBatch], readers: int) -> Generator[Batch, None, None]:
-        """One batch is copied ahead of the one in use."""
+        """Batches on the device; each is copied while the one before it is in use."""
         copies, ahead = torch.cuda.Stream(self._device), None
         with closing(prefetch(micros, self._pinned, readers)) as reads:
             for read in reads:
-                # Memory of an earlier batch may be given to this one: not before what was launched on it is done.
+                # This batch may get an earlier one's memory, but not before the work launched on that is done.
                 copies.wait_stream(torch.cuda.current_stream(self._device))
                 with torch.cuda.stream(copies):
                     batch = self._copied(read)

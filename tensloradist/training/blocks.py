@@ -1,8 +1,8 @@
-"""The backbone's blocks, one an attention layer: recomputed in the backward pass where memory is short, or compiled.
+"""The backbone's blocks, one for each attention layer: recomputed in the backward pass to save memory, or compiled.
 
-Recomputation is torch's non-reentrant one alone. The reentrant one gives a shared adapter silently wrong gradients
-under DDP. Compilation is of one block at a time: all blocks of a backbone are the same code on other weights, so that
-few graphs serve any number of layers, and nothing of the adapter, the loss or the strategy is within a graph.
+Only torch's non-reentrant recomputation is used, since the reentrant one gives a shared adapter silently wrong
+gradients under DDP. Blocks are compiled one at a time: they are the same code with other weights, so that few graphs
+serve any number of layers, and no graph contains any of the adapter, the loss or the strategy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def blocks(model: nn.Module, family: Family) -> list[nn.Module]:
     """The modules that hold one attention layer each, in order: the innermost ones of a numbered list.
 
     Raises:
-        UserError: an attention layer that is in no numbered list.
+        UserError: an attention layer is in no numbered list.
     """
     paths: dict[str, None] = {}
     for site in family.sites(model):
@@ -32,20 +32,20 @@ def blocks(model: nn.Module, family: Family) -> list[nn.Module]:
         numbered = [index for index, part in enumerate(parts) if part.isdigit()]
         if not numbered:
             raise UserError(
-                f"compute: {site.path} of this {family.name} model is in no list of blocks that could be computed "
-                "again or compiled one by one; leave activation_checkpointing and compile out"
+                f"compute: {site.path} of this {family.name} model is in no list of blocks that could be recomputed "
+                "or compiled one by one; leave activation_checkpointing and compile out"
             )
         paths[".".join(parts[: numbered[-1] + 1])] = None
     return [model.get_submodule(path) for path in paths]
 
 
 def recompute(modules: list[nn.Module], adapter: Adapter) -> None:
-    """Keep of each block's forward pass no more than its input, and compute the rest again in the backward pass.
+    """Keep only the input of each block's forward pass, and recompute the rest in the backward pass.
 
     Args:
-        adapter: the one on the model, whose pairs are not computed again.
+        adapter: the model's, whose pairs are not recomputed.
     """
-    context = adapter._attached().passes.recomputation
+    context = adapter.require_attachment().passes.recomputation
     for module in modules:
         module.forward = functools.partial(_recomputed, module.forward, context)  # type: ignore[method-assign]
 
@@ -59,14 +59,14 @@ def _recomputed(forward: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
 def compile_blocks(modules: list[nn.Module], device: torch.device) -> None:
     """Let torch.compile make each block's forward and backward pass, on the block's first call.
 
-    A block must be one graph: one that breaks is an error, not a slower run. Random numbers stay torch's own, so that
-    dropout draws what it draws without compilation. Compile before `recompute`, which then calls what was compiled.
+    A block must be one graph: a graph break is an error, not a slower run. Random numbers remain torch's own, so that
+    dropout draws the same as without compilation. Compile before `recompute`, which then calls the compiled block.
 
     Raises:
-        UserError: what torch compiles with on this device is not there.
+        UserError: the compiler that torch needs on this device is missing.
     """
     check_compiler(device.type)
-    torch.compiler.reset()  # what a warm process compiled for runs of other shapes counts against the limit of variants
+    torch.compiler.reset()  # variants for earlier runs count against torch's limit
     for module in modules:
         compiled = torch.compile(module.forward, fullgraph=True, options={"fallback_random": True})
         module.forward = compiled  # type: ignore[method-assign]

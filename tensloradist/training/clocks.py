@@ -1,4 +1,4 @@
-"""Seconds that spans of a process's work take on its device, without the host waiting for the device."""
+"""Clocks for spans of a process's work on its device, which do not make the host wait for the device."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ class HostClock:
 
 
 class DeviceClock:
-    """Spans on the current stream of a CUDA device: from where its work before the start is done to where that before
-    the stop is.
+    """Spans on the current stream of a CUDA device, from the end of the work before `start` to that before `stop`.
 
-    A host that runs ahead of the device, or waits while the device computes, changes nothing.
+    It makes no difference whether the host runs ahead of the device or waits for it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -47,7 +46,7 @@ class DeviceClock:
         self._spans.append((self._began, self._event()))
 
     def taken(self) -> list[float]:
-        """The seconds of the spans since the last call that the device has passed; the others come with a later one."""
+        """The seconds of the spans that the device has completed since the last call, in order."""
         seconds = []
         while self._spans and self._spans[0][1].query():
             began, ended = self._spans.popleft()

@@ -1,4 +1,4 @@
-"""What torch.compile builds its code with, looked for before a run spends any time: a compiler and Python's headers."""
+"""Checks that torch.compile has what it needs, a compiler and Python's headers, before a run spends any time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _cpp_compiler() -> str:
 
 
 def _c_compiler() -> str:
-    """As Triton chooses it."""
+    """The C compiler that Triton would choose. Raises UserError if there is none."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise UserError(
@@ -63,7 +63,7 @@ def _c_compiler() -> str:
 
 
 def _check_headers(compiler: str, language: str) -> None:
-    """Raises UserError where the compiler does not take a program that includes Python's headers."""
+    """Raise UserError if the compiler does not accept a program that includes Python's headers."""
     folders = {sysconfig.get_path("include"), sysconfig.get_path("include", "posix_prefix")}
     command = [compiler, "-x", language, "-fsyntax-only", *(f"-I{folder}" for folder in sorted(folders)), "-"]
     try:
@@ -76,7 +76,8 @@ def _check_headers(compiler: str, language: str) -> None:
     if not failed:
         return
     missing = "Python.h" in output and not any(os.path.exists(f"{folder}/Python.h") for folder in folders)
-    said = next((line for line in output.splitlines() if "error" in line), (output.splitlines() or ["no message"])[-1])
+    lines = output.splitlines() or ["no message"]
+    reason = next((line for line in lines if "error" in line), lines[-1])
     remedy = (
         "install Python's headers (python3-dev)"
         if missing
@@ -84,4 +85,4 @@ def _check_headers(compiler: str, language: str) -> None:
         if language == "c"
         else "set CXX to another"
     )
-    raise UserError(f"compute.compile: true: {compiler} does not compile here ({said.strip()}); {remedy}, {_REMEDY}")
+    raise UserError(f"compute.compile: true: {compiler} does not compile here ({reason.strip()}); {remedy}, {_REMEDY}")

@@ -1,16 +1,17 @@
-"""The DeepSpeed configuration of a run: generated from its spec, with a user's file laid over it where it may be.
+"""The DeepSpeed configuration of a run: generated from its spec, and completed by a user's file.
 
-No torch and no DeepSpeed here, so that a file is checked before anything is started. Sizes are in elements.
+Neither torch nor DeepSpeed is imported, so that a file is checked before anything is started. Sizes are in elements.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tensloradist.dotted import flattened
 from tensloradist.errors import UserError, unknown
 from tensloradist.spec import RunSpec
 
@@ -19,7 +20,7 @@ BUCKET = 5_000_000
 FETCHED_ON_GPU, LIVE_ON_GPU = 50_000_000, 500_000_000  # weights of ZeRO-3 ahead of use, and at all
 PERSISTENT = 10_000  # smaller parameters (biases, normalisation) stay on every process: fetching them costs latency
 
-# What the spec says, and where: a file may repeat it, but not contradict it.
+# Key -> the field of the spec that decides it. A file may repeat the spec's value, but not contradict it.
 OF_SPEC = {
     "train_micro_batch_size_per_gpu": "optimizer.batch_size, compute.processes and compute.micro_batch",
     "gradient_accumulation_steps": "optimizer.batch_size, compute.processes and compute.micro_batch",
@@ -29,7 +30,7 @@ OF_SPEC = {
     "zero_optimization.offload_optimizer.device": "compute.offload",
     "zero_optimization.offload_param.device": "compute.offload",
 }
-# What would change the result, or is done by this package: why a file may not have it.
+# Keys that a file may not have, since they would change the result or duplicate this package -> the reason.
 REFUSED = {
     "optimizer": "the optimiser is the spec's (optimizer: …)",
     "scheduler": "the schedule is the spec's (optimizer.schedule)",
@@ -51,7 +52,7 @@ REFUSED = {
     "zero_optimization.zero_quantized_gradients": "it changes the result",
     "zero_optimization.zenflow": "it changes the result",
 }
-# What else a file may say: DeepSpeed itself takes a misspelt key without a word.
+# The other keys that a file may have. DeepSpeed itself ignores a misspelt key silently.
 _KNOWN = """
     aio comms_logger csv_monitor data_types dump_state eigenvalue elasticity flops_profiler memory_breakdown
     steps_per_print tensorboard timers use_data_before_expert_parallel_ wall_clock_breakdown wandb
@@ -71,17 +72,17 @@ _KNOWN_OF_ZERO = """
 
 
 def passes(spec: RunSpec) -> tuple[int, int]:
-    """(examples a process and pass, passes an update) of a full batch, padding included."""
+    """(examples per process and pass, passes per update) of a full batch, padding included."""
     share = math.ceil(spec.optimizer.batch_size / spec.compute.processes)
     micro = min(spec.compute.micro_batch or share, share)
     return micro, math.ceil(share / micro)
 
 
 def deepspeed_config(spec: RunSpec, on_gpu: bool = False) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given for a run of strategy zero1, zero2 or zero3.
+    """The configuration for `deepspeed.initialize` of a run with strategy zero1, zero2 or zero3.
 
     Raises:
-        UserError: `compute.deepspeed_config` cannot be read, contradicts the spec, or holds what it may not.
+        UserError: `compute.deepspeed_config` cannot be read, contradicts the spec, or has a key that is not allowed.
     """
     compute = spec.compute
     micro, accumulated = passes(spec)
@@ -105,7 +106,7 @@ def deepspeed_config(spec: RunSpec, on_gpu: bool = False) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulated,
         "train_batch_size": micro * accumulated * compute.processes,
-        # Said even where there is none: left out, it is 1.0.
+        # Given even if there is no clipping, since DeepSpeed's default is 1.0.
         "gradient_clipping": spec.optimizer.gradient_clipping or 0.0,
         "zero_optimization": zero,
         # Offloaded state is updated by the optimiser of all other strategies; DeepSpeed's own has to be compiled first.
@@ -123,21 +124,21 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"compute.deepspeed_config: {path} cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise UserError(f"compute.deepspeed_config: {path} is no JSON ({error})") from error
+        raise UserError(f"compute.deepspeed_config: {path} is not JSON ({error})") from error
     if not isinstance(data, dict):
         raise UserError(f"compute.deepspeed_config: {path} holds a {type(data).__name__}, not an object")
     return data
 
 
 def _laid_over(config: dict[str, Any], given: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
-    path, own = spec.compute.deepspeed_config, dict(_flat(config))
+    path, own = spec.compute.deepspeed_config, flattened(config)
     problems = []
-    for key, value in _flat(given):
+    for key, value in flattened(given).items():
         section = key.partition(".")[0]
         refused = section if section in REFUSED else ".".join(key.split(".")[:2])
         _refuse_unknown(key, Path(path or ""))
         if value == "auto":
-            continue  # what the spec says, as in the files of transformers' Trainer
+            continue  # the spec's value, as in the files of transformers' Trainer
         if refused in REFUSED and not _is_off(key, refused, given, value):
             problems.append(f"{refused} may not be there: {REFUSED[refused]}")
         elif key in OF_SPEC and value != own.get(key, "none") and not _is_batch(key, value, spec):
@@ -163,22 +164,14 @@ def _refuse_unknown(key: str, path: Path) -> None:
 
 
 def _is_off(key: str, section: str, given: Mapping[str, Any], value: Any) -> bool:
-    """Whether it is a section that says of itself that it is off, or a switch that is off."""
+    """Whether the key is a switch that is off, or belongs to a section that is not enabled."""
     whole = given.get(section)
     return value is False if key == section else isinstance(whole, dict) and whole.get("enabled") in (False, "auto")
 
 
 def _is_batch(key: str, value: Any, spec: RunSpec) -> bool:
-    """Whether it is the batch without the padding of the last share, which DeepSpeed's own count includes."""
+    """Whether it is the batch size without the padding of the last share, which DeepSpeed counts."""
     return key == "train_batch_size" and value == spec.optimizer.batch_size
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _set(config: dict[str, Any], key: str, value: Any) -> None:

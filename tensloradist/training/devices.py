@@ -19,7 +19,7 @@ def uses_cpu(compute: ComputeSpec) -> bool:
     """Whether the run computes on the CPU.
 
     Raises:
-        UserError: it would do so although the spec, the environment or nvidia-smi names a GPU.
+        UserError: it would, although the spec, the environment or nvidia-smi names a GPU.
     """
     if compute.device == "cpu":
         return True
@@ -47,13 +47,13 @@ def uses_cpu(compute: ComputeSpec) -> bool:
 
 
 def choose_gpu(compute: ComputeSpec) -> None:
-    """Let this process and its libraries use the GPU that is its own.
+    """Let this process and its libraries use its own GPU.
 
-    Libraries take the GPU with the number of the process on its machine. Where a process sees one GPU alone (Slurm's
-    --gpus-per-task and --gpu-bind do that), that one has the number 0 in every process.
+    Libraries choose the GPU by the process's number on its machine. If each process sees only one GPU, as with Slurm's
+    --gpus-per-task and --gpu-bind, that GPU has the number 0 in every process.
 
     Raises:
-        UserError: the machine's processes are more than the GPUs that they see.
+        UserError: the machine has more processes than GPUs that they see.
     """
     here, visible = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if here > 1 and visible == 1:
@@ -61,6 +61,6 @@ def choose_gpu(compute: ComputeSpec) -> None:
     elif here > visible:
         raise UserError(
             f"compute.processes: {compute.processes}, {here} of them on this machine, but they see "
-            f"{counted(visible, 'GPU')}; ask for one GPU a process, or for "
-            f"{counted(visible, 'process', 'processes')} a machine"
+            f"{counted(visible, 'GPU')}; ask for one GPU per process, or for "
+            f"{counted(visible, 'process', 'processes')} per machine"
         )

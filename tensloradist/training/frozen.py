@@ -1,7 +1,7 @@
-"""The proof that training leaves a backbone alone: the hash of its weights, and checksums of all their bits.
+"""The proof that training does not change a backbone: the hash of its weights, and checksums of all their bits.
 
-SHA-256 of a large backbone takes minutes, a checksum no more than reading its memory. The hash of the same bits is
-computed once a process; at a run's end, equal checksums say that the weights still are what was hashed.
+SHA-256 of a large backbone takes minutes, a checksum no longer than reading its memory. The hash of the same bits is
+computed once per process; equal checksums at a run's end show that the weights are still those that were hashed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tensloradist.adapter import Adapter
-from tensloradist.adapter.checkpoint import backbone_hash, backbone_parameters
 from tensloradist.fingerprint import checksum, hash_bytes
 
 _known: dict[str, str] = {}  # all checksums of the process's backbone, hashed -> the hash of its weights
@@ -25,22 +24,23 @@ class HashedWeights:
 
 
 def hashed(adapter: Adapter) -> HashedWeights:
-    """The backbone under an attached adapter as it is now: its `backbone_hash`, computed where its bits are new."""
-    checksums = {name: checksum(parameter) for name, parameter in backbone_parameters(adapter).items()}
+    """The backbone under an attached adapter as it is now; its hash is computed only if its bits are new."""
+    attachment = adapter.require_attachment()
+    checksums = {name: checksum(parameter) for name, parameter in attachment.backbone_parameters().items()}
     key = hash_bytes(*(text for pair in sorted(checksums.items()) for text in pair))
     if key not in _known:
-        _known[key] = backbone_hash(adapter)
+        _known[key] = attachment.backbone_hash()
     return HashedWeights(_known[key], checksums)
 
 
 def refuse_changed(before: HashedWeights, now: Mapping[str, str]) -> None:
-    """Raise RuntimeError, naming the weights, where one is not what it was or no longer frozen.
+    """Raise RuntimeError, naming the weights, if one has changed or is no longer frozen.
 
-    Not by torch's version counters: a fused optimiser, `.data`, numpy, and the kernels of DeepSpeed and bitsandbytes
-    write past them. What changes and changes back in between is not seen, nor does it count.
+    torch's version counters would not do: a fused optimiser, `.data`, numpy, and the kernels of DeepSpeed and
+    bitsandbytes bypass them. A weight that changes and changes back in between is not detected, and does no harm.
 
     Args:
-        now: the checksums of the frozen weights, as training has left them.
+        now: the checksums of the frozen weights after training.
     """
     changed = [name for name, value in before.checksums.items() if now.get(name) != value]
     if changed:
@@ -49,5 +49,5 @@ def refuse_changed(before: HashedWeights, now: Mapping[str, str]) -> None:
 
 
 def forget() -> None:
-    """Let go of the hashes: another backbone is loaded."""
+    """Discard the hashes, since another backbone is loaded."""
     _known.clear()

@@ -1,7 +1,7 @@
-"""torch's settings of a whole process that change numbers: float32 computes in full, and other switches are recorded.
+"""Settings of torch, for a whole process, that change numbers: float32 computes in full, other switches are recorded.
 
-TF32 has ten bits of mantissa of float32's 23. By torch's defaults convolutions use it on a GPU and matrix products do
-not; a run in fp32 uses it nowhere, so that it means the same on a GPU as on the CPU. A run in bf16 is the fast one.
+TF32 keeps ten bits of float32's 23-bit mantissa. By default torch uses it on a GPU in convolutions, but not in matrix
+products. A run in fp32 never uses it, so that fp32 means the same on a GPU as on the CPU; use bf16 for speed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _SWITCHES = {
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Compute float32 in full within it: no TF32, no bfloat16 in its place. Afterwards the earlier settings hold again.
+    """Compute float32 in full within this context, without TF32 or bfloat16; restore the earlier settings afterwards.
 
-    Set in both of torch's ways, the older flags and the newer precisions: each raises an error when it is read where
-    the other was set alone, and torch.compile reads both.
+    Both of torch's interfaces are set, the older flags and the newer precisions: reading one after only the other was
+    set raises an error, and torch.compile reads both.
     """
     convolutions = float32_precisions()["convolution"] == "tf32"
     places = _places()
@@ -50,7 +50,7 @@ def full_float32() -> Iterator[None]:
 
 
 def float32_precisions() -> dict[str, str]:
-    """What float32 computes in now: 'ieee' (in full) or 'tf32', for matrix products and convolutions on a GPU."""
+    """How float32 is computed on a GPU now, 'ieee' (in full) or 'tf32': for matrix products and for convolutions."""
     if places := _places():
         _, matmul, convolution, *_ = places
         found = [matmul.fp32_precision, convolution.fp32_precision]
@@ -61,14 +61,14 @@ def float32_precisions() -> dict[str, str]:
 
 
 def changed_switches() -> dict[str, str]:
-    """torch's other switches that change numbers and are not at torch's defaults, with their values by name."""
+    """torch's other switches that change numbers and are not at their defaults: name -> value."""
     values = {name: attrgetter(name)(torch) for name in _SWITCHES}
     now = {name: value() if callable(value) else value for name, value in values.items()}
     return {f"torch.{name}": str(value) for name, value in now.items() if value != _SWITCHES[name]}
 
 
 def _places() -> tuple[Any, ...]:
-    """What has an `fp32_precision` (nothing before torch 2.9). Of cuDNN itself, it is its operations' default."""
+    """The objects with an `fp32_precision` (none before torch 2.9); cuDNN's own is the default of its operations."""
     if not hasattr(torch.backends, "fp32_precision"):
         return ()
     backends: Any = torch.backends

@@ -18,8 +18,8 @@ _NO_FACTORS = ("core", "weights", "biases", "backbone", "head")
 def parameter_groups(adapter: Adapter, head: list[nn.Parameter], spec: OptimizerSpec) -> list[dict]:
     """One group for each set of parameters with a rate of its own.
 
-    `lr_multipliers` may name a mode, 'core', 'factors' (all modes that are not named themselves), 'head', 'backbone'
-    under method `full`, and CaRA's 'weights' and 'biases'.
+    `lr_multipliers` may name a mode, 'core', 'factors' (all modes that are not named), 'head', 'backbone' under
+    method `full`, and CaRA's 'weights' and 'biases'.
 
     Raises:
         UserError: a multiplier for a group that this adapter does not have.

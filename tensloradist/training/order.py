@@ -1,6 +1,6 @@
-"""The order of training examples: a function of the seed and the epoch alone, so that every method meets the same one.
+"""The order of training examples: a function of the seed and the epoch alone, so that it is the same for every method.
 
-Also how one batch is shared between processes and micro-batches. No torch here, and no global random state.
+Also how one batch is divided among processes and micro-batches. No torch and no global random state.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _cut(order: Indices, size: int) -> list[Indices]:
 
 
 def order_fingerprint(ids: Sequence[str], batches: Sequence[Indices]) -> str:
-    """A hash of the identities of the examples in the order in which the first epoch meets them."""
+    """A hash of the examples' ids in the order of the first epoch."""
     digest = hashlib.sha256()
     for batch in batches:
         for index in batch:
@@ -57,14 +57,14 @@ class MicroBatch:
 
 
 def unweighted(indices: Indices) -> MicroBatch:
-    """One in which each example counts once."""
+    """A micro-batch in which each example counts once."""
     return MicroBatch(indices, np.ones(len(indices), dtype=np.float32))
 
 
-def share(batch: Indices, rank: int, processes: int, micro_batch: int | None) -> list[MicroBatch]:
-    """This process's part of a batch, in micro-batches; every process gets equally many of equal sizes."""
+def share(batch: Indices, process_index: int, processes: int, micro_batch: int | None) -> list[MicroBatch]:
+    """This process's part of a batch, in micro-batches; all processes get the same number, of the same sizes."""
     per_process = math.ceil(len(batch) / processes)
-    mine = batch[rank * per_process : (rank + 1) * per_process]
+    mine = batch[process_index * per_process : (process_index + 1) * per_process]
     padding = per_process - len(mine)
     indices = np.concatenate([mine, np.full(padding, batch[0])]) if padding else mine
     weights = np.ones(per_process, dtype=np.float32)

@@ -30,9 +30,9 @@ EVALUATION_BATCH = 64
 
 
 def evaluation_batch(compute: ComputeSpec) -> int:
-    """Examples that an evaluation looks at together, if memory allows it.
+    """Examples in one pass of an evaluation, if memory allows it.
 
-    Where training's number is said for memory's sake, four times that: without gradients no layer's inputs are kept.
+    At most four times `compute.micro_batch`: without gradients no layer's inputs are kept.
     """
     if compute.evaluation_batch is not None:
         return compute.evaluation_batch
@@ -40,12 +40,12 @@ def evaluation_batch(compute: ComputeSpec) -> int:
 
 
 class EvaluationPasses:
-    """Evaluation's passes through the model, of `size` examples: halved, for good, where device memory runs out.
+    """Evaluation's passes through the model, of `size` examples; halved for good if device memory runs out.
 
     Args:
-        alone: whether this process may halve by itself. Where passes meet others' in collectives, the run fails with
-            the number that was too much, and is tried again with half of it.
-        threads: that may read its examples; None: this process's share of the machine.
+        alone: whether this process may halve by itself. If passes take part in collectives, the run fails with the
+            number that was too large, and is tried again with half of it.
+        threads: how many may read examples; None: this process's share of the machine.
     """
 
     def __init__(self, size: int, alone: bool = True, threads: int | None = None) -> None:
@@ -53,14 +53,14 @@ class EvaluationPasses:
 
     @classmethod
     def of(cls, compute: ComputeSpec) -> EvaluationPasses:
-        """As a run's `compute` says. ZeRO-3 gathers weights within a pass, and does not start one again."""
+        """The passes that a run's `compute` asks for. ZeRO-3 gathers weights within a pass and cannot repeat one."""
         return cls(evaluation_batch(compute), compute.processes == 1 and compute.zero_stage < 3, compute.threads)
 
     def logits(self, forward: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor]) -> Iterator[Tensor]:
-        """`forward` of these examples, in order, part by part. A part has fewer than `size` examples at the end alone.
+        """`forward` of these examples, in order, part by part; only the last part has fewer than `size` examples.
 
         Raises:
-            EvaluationOutOfMemory: one example is too much, or this process may not halve by itself.
+            EvaluationOutOfMemory: memory does not suffice for one example, or this process may not halve by itself.
         """
         examples, done = len(next(iter(inputs.values()))), 0
         while done < examples:
@@ -73,7 +73,7 @@ class EvaluationPasses:
             yield made
 
     def _tried(self, forward: Callable[[dict[str, Tensor]], Tensor], part: dict[str, Tensor]) -> Tensor | None:
-        """The part's logits; None where memory ran out and the next part shall be smaller."""
+        """The part's logits; None if memory ran out, after which the next part is smaller."""
         try:
             return forward(part)
         except Exception as error:
@@ -98,18 +98,18 @@ def predict(
 ) -> np.ndarray:
     """Logits of every example, in the split's order: (n, classes) float32, the same on all processes.
 
-    Text is taken in order of length, so that little is padded; the result does not depend on the number of processes,
-    or on how many examples a pass has, but for rounding. `between` is called after each batch that was read, equally
-    often on all processes.
+    Text is taken in order of length, so that little is padded. Apart from rounding, the result depends neither on the
+    number of processes nor on the examples in a pass. `between` is called after each batch, equally often on all
+    processes.
 
     Raises:
-        EvaluationOutOfMemory: as `EvaluationPasses.logits`.
+        EvaluationOutOfMemory: see `EvaluationPasses.logits`.
     """
     model.eval()
     order = np.arange(len(split)) if split.lengths is None else np.argsort(-split.lengths, kind="stable")
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    share = math.ceil(len(order) / processes)
-    mine = order[rank * share : (rank + 1) * share]
+    index = accelerator.process_index
+    share = math.ceil(len(order) / accelerator.num_processes)
+    mine = order[index * share : (index + 1) * share]
     padded = np.concatenate([mine, np.full(share - len(mine), order[0])])
     parts = [padded[i : i + passes.size] for i in range(0, share, passes.size)]
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, hardware, commit, host; and the peaks of memory. Recorded, never identity."""
+"""Where a result comes from: versions, hardware, commit, host, peaks of memory. Recorded, not part of its identity."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ PACKAGES = (
     "safetensors",
     "numpy",
 )
-_SOURCES, _LAUNCH = sources_hash(), module_hash("launch")  # as they are imported, and not as they may be edited later
+_SOURCES, _LAUNCH = sources_hash(), module_hash("launch")  # as imported, not as edited later
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that a result depends on. No GPU is touched for it."""
+    """The versions of Python and of the packages that a result depends on, found without touching a GPU."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -74,8 +74,9 @@ def _of_this_process() -> dict[str, Any]:
 def provenance(**more: Any) -> dict[str, Any]:
     """Versions, hardware, settings and code of this process, with what the caller adds (precision, device, …).
 
-    `workers_per_gpu` above 1 says that other runs shared its GPU, so its times are not comparable. `environment` has
-    the variables that can change a number, and torch's switches that somebody has turned; `float32` how it computes.
+    With `workers_per_gpu` above 1 other runs shared the GPU, so the times are not comparable. `environment` has the
+    variables that can change a number and torch's switches that are not at their defaults; `float32` says how float32
+    is computed.
     """
     sharing = int(os.environ.get("TENSLORADIST_WORKERS_PER_GPU", "1"))
     settings = {"environment": {**numeric_settings(), **changed_switches()}, "float32": float32_precisions()}
@@ -97,14 +98,14 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
-        pass  # not Linux: the platform's own word below
+        pass  # not Linux: the platform's answer below
     return platform.processor() or platform.machine()
 
 
 def available_memory() -> int | None:
-    """Bytes that this node's processes can still take: the least of what the kernel and the control groups leave.
+    """Bytes that this node's processes can still allocate: the least that the kernel and the control groups leave.
 
-    A limit may be set on a group (a Slurm job's, say) that is above the process's own. None if unknown.
+    A limit may be set on a group above the process's own, such as a Slurm job's. None if unknown.
     """
     found = []
     try:
@@ -119,12 +120,12 @@ def available_memory() -> int | None:
                 names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
                 found += _left_by(Path("/sys/fs/cgroup/memory"), place, *names)
     except OSError:
-        pass  # not Linux: what was found stands
+        pass  # not Linux: no limits to read
     return min(found, default=None)
 
 
 def _left_by(root: Path, place: str, limit: str, used: str) -> list[int]:
-    """What each control group from the process's own up to the root leaves, where it has a limit."""
+    """What each control group with a limit leaves, from the process's own up to the root."""
     left = []
     group = root / place.lstrip("/")
     for folder in (group, *group.parents):
@@ -138,7 +139,7 @@ def _left_by(root: Path, place: str, limit: str, used: str) -> list[int]:
 
 
 def reset_peak_memory() -> None:
-    """Start counting peaks anew: CUDA's statistics, and the process's high-water mark (Linux)."""
+    """Reset the peaks: CUDA's statistics, and the process's high-water mark (Linux)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     clear = Path("/proc/self/clear_refs")
@@ -158,7 +159,7 @@ def peak_memory() -> tuple[int | None, int | None]:
 
 
 def peak_memory_of_all(accelerator: Accelerator) -> PeakMemory:
-    """Bytes of the first process, and of every process where there are several."""
+    """Bytes of the first process, and of every process if there are several."""
     host, device = peak_memory()
     if accelerator.num_processes == 1:
         return PeakMemory(host_bytes=host, device_bytes=device)

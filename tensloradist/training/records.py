@@ -31,9 +31,10 @@ class AttemptWriter:
     """metrics.jsonl and predictions.safetensors of one attempt, and the progress shown meanwhile."""
 
     def __init__(self, folder: Path, is_main: bool, progress: Callable[[dict[str, Any]], None] | None) -> None:
-        self.folder, self.is_main, self.show = folder, is_main, progress
-        self._filed = self._shown = -math.inf
-        self.history: list[dict[str, Any]] = []  # the epochs' records
+        self.folder = folder
+        self.is_main = is_main
+        self.show = progress
+        self._filed = self._shown = -math.inf  # when a step was last written, and when last shown
 
     def event(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""
@@ -41,7 +42,13 @@ class AttemptWriter:
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
+    def announce(self, record: dict[str, Any]) -> None:
+        """Show a record that is not written."""
+        if self.show and self.is_main:
+            self.show(record)
+
     def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Record an update, at most every two seconds; show it at most twice a second."""
         now = time.monotonic()
         record = {"epoch": epoch, "step": step, "steps": steps, "loss": loss}
         if now - self._filed >= _FILE_SECONDS:
@@ -51,26 +58,23 @@ class AttemptWriter:
             self._shown = now
             self.show(record)
 
-    def epoch(self, epoch: int, step: int, record: dict[str, Any]) -> None:
-        record = {"epoch": epoch, "step": step, **record}
-        self.history.append(record)
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Record an epoch that is done, and show it."""
         self.event(record)
-        if self.show and self.is_main:
-            self.show(record)
+        self.announce(record)
 
-    def resume(self, history: list[dict[str, Any]], event: dict[str, Any]) -> None:
-        """Begin with the epochs that earlier attempts have done, so that this attempt's file is the whole story."""
-        self.history = list(history)
-        for record in (*history, event):
+    def resume(self, history: Sequence[dict[str, Any]], step: int, checkpoint: Path) -> None:
+        """Begin with the epochs that earlier attempts have done, so that this attempt's file is complete."""
+        for record in (*history, {"resumed_from": {"step": step, "checkpoint": str(checkpoint)}}):
             self.event(record)
 
     def classes(self, names: Sequence[str]) -> None:
-        """classes.json: what the labels 0, 1, … stand for, for whoever uses the adapter without the data."""
+        """Write classes.json: what the labels 0, 1, … stand for, so that the adapter can be used without the data."""
         if self.is_main and names:
             write_replacing(self.folder / CLASSES, json.dumps(list(names), indent=1) + "\n")
 
     def predictions(self, logits: Mapping[str, np.ndarray], task: LoadedTask) -> None:
-        """Logits, labels (safetensors) and ids (JSON in its metadata) of the scored state, split by split."""
+        """Write logits, labels (safetensors) and ids (JSON in its metadata) of the scored state, split by split."""
         if not self.is_main or not logits:
             return
         tensors: dict[str, np.ndarray] = {}
@@ -80,7 +84,7 @@ class AttemptWriter:
             tensors[f"{split}.logits"] = np.ascontiguousarray(values, dtype=np.float32)
             tensors[f"{split}.labels"] = np.ascontiguousarray(data.labels)
             ids[split] = list(data.ids)
-        # One entry: safetensors writes several in a random order, and equal runs shall have equal files.
+        # One entry: safetensors writes several in a random order, and equal runs are to have equal files.
         content = save(tensors, metadata={"ids": json.dumps(ids)})
         write_replacing(self.folder / "predictions.safetensors", content)
 
@@ -89,7 +93,7 @@ class Scores:
     """Validation scores by epoch, and the test scores that the protocol asks for.
 
     sound: test at the last epoch, and at the epoch that was best on validation. official: validation *is* the test
-    part, and each metric's best value over the epochs is reported: the highest, but for those of `lower_is_better`.
+    part, and each metric's best value over the epochs is reported: the highest, or the lowest for `lower_is_better`.
     """
 
     def __init__(self, official: bool, primary: str, lower_is_better: Collection[str] = ()) -> None:

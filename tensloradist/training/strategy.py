@@ -1,8 +1,8 @@
-"""How a run's model, gradients and optimiser are spread over its processes: what the training loop asks of a strategy.
+"""How a run's model, gradients and optimiser are distributed over its processes.
 
 `Strategy` is one process or DDP, where every process holds everything; `zero.Zero` is DeepSpeed's ZeRO-1, 2 and 3.
-Whatever is sharded comes out of here, and goes into it, whole and under the names of the unwrapped model, so that a
-checkpoint fits every strategy and number of processes.
+Sharded tensors enter and leave a strategy whole and under the names of the unwrapped model, so that a checkpoint fits
+every strategy and number of processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tensloradist.adapter import Adapter
-from tensloradist.adapter.checkpoint import frozen_parameters
 from tensloradist.backbones.quantization import check_kernels
 from tensloradist.fingerprint import checksum
 
@@ -28,22 +27,13 @@ if TYPE_CHECKING:
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def strategy_for(spec: RunSpec, accelerator: Accelerator) -> Strategy:
-    """The strategy that the spec names."""
-    if spec.compute.zero_stage:
-        from tensloradist.training.zero import Zero
-
-        return Zero(spec, accelerator)
-    return Strategy(spec, accelerator)
-
-
 class Strategy:
     """One process, or DDP: every process holds all weights and all of the optimiser's state.
 
     Attributes:
         loss_factor: what a process's loss, a sum over all processes' examples, is multiplied by before its backward
-            pass: gradients are averaged over processes.
-        holds_weights: whether this process loads the backbone's weights; the others are sent theirs by `shard`.
+            pass, since gradients are averaged over processes.
+        holds_weights: whether this process loads the backbone's weights; otherwise `shard` sends them.
     """
 
     holds_weights = True
@@ -53,17 +43,17 @@ class Strategy:
         self.loss_factor = accelerator.num_processes
 
     def shard(self, model: nn.Module) -> None:
-        """Put the model where it computes, its weights sharded where the strategy does so."""
+        """Move the model to its device, and shard its weights if the strategy does so."""
         model.to(self.accelerator.device)
 
     def check_coverage(self, total: int, micros: Sequence[MicroBatch], examples: int) -> None:
-        """Assert that all processes together have seen this many of `total` examples, no two of them the same.
+        """Assert that all processes together have seen `examples` of `total` examples, each once.
 
         Args:
             micros: what this process has computed.
 
         Raises:
-            RuntimeError: they have not: the data was not shared out as it should be.
+            RuntimeError: the data was not divided correctly.
         """
         if self.accelerator.num_processes == 1:
             return
@@ -77,19 +67,19 @@ class Strategy:
             )
 
     def agreed(self, value: Any) -> Any:
-        """A value of the first process, where processes without weights cannot have it themselves."""
+        """The first process's value, if other processes have no weights to compute it from."""
         return value
 
     def prepare(
         self, model: nn.Module, adapter: Adapter, optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]
     ) -> nn.Module:
-        """The model as it is called from now on.
+        """The wrapped model, to be called from now on.
 
         Args:
             named: the trainable parameters by their names in the model.
 
         Raises:
-            UserError: a quantised layer that the kernels of the device do not take.
+            UserError: the device's kernels do not support a quantised layer.
         """
         self.parameters = dict(named)
         self._raw_optimizer = optimizer
@@ -100,11 +90,11 @@ class Strategy:
         return prepared
 
     def pass_(self, is_last: bool) -> AbstractContextManager[Any]:
-        """Around the forward and backward pass of one micro-batch; `is_last`: the update follows."""
+        """A context for the forward and backward pass of one micro-batch; `is_last`: the update follows."""
         return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self._model)
 
     def update(self) -> None:
-        """The optimiser's step, gradients clipped as the spec says, and zeroed afterwards."""
+        """Clip the gradients as the spec says, take the optimiser's step, and zero the gradients."""
         if self.spec.optimizer.gradient_clipping:
             self.accelerator.clip_grad_norm_(list(self.parameters.values()), self.spec.optimizer.gradient_clipping)
         self._optimizer.step()
@@ -117,7 +107,7 @@ class Strategy:
 
     @torch.no_grad()
     def set_weights(self, values: Sequence[Tensor]) -> None:
-        """Replace the trainable parameters, for an evaluation; training goes on from what was there before."""
+        """Replace the trainable parameters, for an evaluation."""
         for parameter, value in zip(self.parameters.values(), values, strict=True):
             parameter.copy_(value)
 
@@ -132,20 +122,20 @@ class Strategy:
         }
 
     def set_moments(self, values: Mapping[str, Tensor]) -> None:
-        """Restore what `moments` gave."""
+        """Restore the state that `moments` returned."""
         for name, parameter in self.parameters.items():
             if f"{name}.step" in values:
                 device = parameter.device
                 self._raw_optimizer.state[parameter] = {m: values[f"{name}.{m}"].to(device) for m in MOMENTS}
 
     def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-        """Within it these parameters have their whole values on every process; all processes enter it together."""
+        """A context in which these parameters are whole on every process; all processes enter it together."""
         return contextlib.nullcontext()
 
     def frozen_checksums(self, adapter: Adapter) -> dict[str, str]:
         """The first process's checksums of the frozen weights as they are now, whole and in the run's precision."""
         found = {}
-        for name, parameter in frozen_parameters(adapter).items():
+        for name, parameter in adapter.require_attachment().frozen_parameters().items():
             with self.whole([parameter]):
                 if self.accelerator.is_main_process:
                     found[name] = checksum(parameter)

@@ -1,9 +1,9 @@
 """What a warm process keeps between runs: the last backbone and the last task's data, which cost more than many runs.
 
-The backbone is kept as it was loaded, on the CPU: a run trains a copy of its modules, which holds the same frozen
-weights where the run computes on the CPU in their precision, and copies in bf16 or on a GPU. That takes a worker its
-backbone's four bytes a weight of the host's memory for as long as it lives, and makes a run in bf16 or on a GPU start
-as fast as one in fp32 on the CPU. One of each is kept, so that memory does not grow over a queue of runs.
+The backbone is kept as it was loaded, on the CPU. A run trains a copy of its modules, which shares the frozen weights
+if the run computes on the CPU in their precision, and has copies of them in bf16 or on a GPU. This costs a worker four
+bytes of host memory a weight for as long as it lives, and lets a run in bf16 or on a GPU start as fast as one in fp32
+on the CPU. Only one of each is kept, so that memory does not grow over a queue of runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def backbone_for(spec: RunSpec, num_labels: int) -> nn.Module:
     """The pretrained backbone with a head for `num_labels`, on the CPU, in float32 or quantised, in eval mode."""
     key = (spec.backbone, num_labels)
     if "backbone" in _kept and _kept["backbone"][0] == key:
-        model = _kept.pop("backbone")[1]  # put back by `keep_backbone` after an orderly run only
+        model = _kept.pop("backbone")[1]  # only an orderly run puts it back, by `keep_backbone`
         log.info("backbone kept from the run before")
         return model
     _kept.pop("backbone", None)
@@ -50,14 +50,14 @@ def backbone_for(spec: RunSpec, num_labels: int) -> nn.Module:
 
 
 def working_copy(model: nn.Module) -> nn.Module | None:
-    """A model for one run to train: the modules and the head are its own, the frozen weights are the same memory.
+    """A model for one run to train, with modules and a head of its own and the same memory for the frozen weights.
 
-    The run may do anything to it but write a frozen weight in place, which its end would find (`frozen`), unless the
-    backbone is quantised. Weights that are quantised are copied, since their layers convert them as they compute.
+    The run may change anything but a frozen weight in place, which `frozen` would detect at its end. Quantised weights
+    are copied, since their layers convert them as they compute.
 
     Returns:
-        None for a model that has no faithful copy: a plugin's, with functions that refer to its own modules, or with
-        something that Python does not copy.
+        None for a model that cannot be copied faithfully, such as a plugin's with functions that refer to its own
+        modules, or with something that Python does not copy.
     """
     if _refers_to_itself(model):
         log.info("the backbone has functions that refer to its own modules: the next run loads it anew")
@@ -84,15 +84,15 @@ def _refers_to_itself(model: nn.Module) -> bool:
 
 
 def keep_backbone(spec: RunSpec, num_labels: int, model: nn.Module) -> None:
-    """Keep for the next run what `backbone_for` gave and a run was trained on a working copy of."""
+    """Keep a backbone from `backbone_for`, of which a run trained a working copy, for the next run."""
     _kept["backbone"] = (spec.backbone, num_labels), model
 
 
 def settle() -> None:
-    """Spare the garbage collector what outlives runs: imported modules, and what was just loaded.
+    """Exempt from garbage collection what outlives runs: imported modules, and what was just loaded.
 
-    Accelerate collects at the end of every run, and walking over all of it took a third of a very short run. What is
-    loaded next makes all of it collectable again, so that nothing of an earlier backbone stays.
+    Accelerate collects at the end of every run, and traversing all of it took a third of a very short run. The next
+    load makes all of it collectable again, so that nothing of an earlier backbone remains.
     """
     if _loaded:
         gc.unfreeze()
@@ -102,7 +102,7 @@ def settle() -> None:
 
 
 def forget() -> None:
-    """Let go of everything."""
+    """Release everything."""
     _kept.clear()
     frozen.forget()
     gc.unfreeze()

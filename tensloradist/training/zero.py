@@ -1,7 +1,7 @@
 """ZeRO-1, 2 and 3 through Accelerate and DeepSpeed: sharded optimiser state, gradients and weights.
 
-The model is called through a root module of ours, so that DeepSpeed's hooks surround the adapter's. What DeepSpeed
-does silently otherwise is set here: it clips where no clipping is said, and its bf16 would cast trainable weights.
+The model is called through a root module of ours, so that DeepSpeed's hooks surround the adapter's. Two silent
+defaults of DeepSpeed are avoided: it clips gradients by default, and its bf16 would cast trainable weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Zero(Strategy):
         super().__init__(spec, accelerator)
         self.stage = spec.compute.zero_stage
         self.config: dict[str, Any] = accelerator.deepspeed_plugin.deepspeed_config
-        # DeepSpeed divides by the passes of a full update, be there fewer in an epoch's last.
+        # DeepSpeed divides by the passes of a full update, even if an epoch's last update has fewer.
         self.loss_factor *= self.config["gradient_accumulation_steps"]
         self.holds_weights = self.stage < 3 or accelerator.is_main_process
         if self.stage == 3:
@@ -46,15 +46,15 @@ class Zero(Strategy):
     def agreed(self, value: Any) -> Any:
         if self.stage < 3:
             return value
-        said = [value]
-        dist.broadcast_object_list(said, src=0, device=self.accelerator.device)
-        return said[0]
+        shared = [value]
+        dist.broadcast_object_list(shared, src=0, device=self.accelerator.device)
+        return shared[0]
 
     def shard(self, model: nn.Module) -> None:
         """Stage 3: each parameter is sent to all processes and cut into its shards, one after another.
 
-        A process but the first comes with a model on the meta device, and never holds more than its shards and one
-        tensor.
+        All processes but the first start with a model on the meta device, and never hold more than their shards and
+        one tensor.
         """
         self._check_room(model)
         if self.stage < 3:
@@ -74,10 +74,10 @@ class Zero(Strategy):
                     module._buffers[name] = self._sent(buffer)
 
     def _check_room(self, model: nn.Module) -> None:
-        """Whether this node's shards of the weights and of the optimiser's state fit, where they lie on the CPU.
+        """Check that this node's shards of the weights and of the optimiser's state fit, if they are on the CPU.
 
         Raises:
-            UserError: they do not.
+            UserError: they do not fit.
         """
         on_cpu, offload = self.accelerator.device.type == "cpu", self.spec.compute.offload
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -89,11 +89,11 @@ class Zero(Strategy):
                 _STATE_BYTES * parameter.numel() for parameter in model.parameters() if parameter.requires_grad
             )
         needed, free = total * local // self.accelerator.num_processes, available_memory()
-        # The first process of a node speaks for all of them; the very first holds its copy of the weights already.
+        # The first process of a node checks for all of them; the very first has its copy of the weights already.
         if int(os.environ.get("LOCAL_RANK", "0")) == 0 and free is not None and needed > free:
             raise UserError(
                 f"compute.offload: {offload}: what {local} of the {self.accelerator.num_processes} processes shard "
-                f"takes {needed / 2**30:.1f} GiB of memory here, where {free / 2**30:.1f} GiB are free; use more "
+                f"takes {needed / 2**30:.1f} GiB of memory here, and {free / 2**30:.1f} GiB are free; use more "
                 "nodes, precision bf16, or offload: none on GPUs"
             )
 
@@ -125,7 +125,7 @@ class Zero(Strategy):
         if self.stage == 3:
             import deepspeed
 
-            # They are read in one go at the begin of the root's forward pass, and not by the modules that own them.
+            # They are read together at the start of the root's forward pass, not by the modules that own them.
             for parameter in adapter.parameters():
                 deepspeed.zero.register_external_parameter(root, parameter)
         return engine
@@ -137,7 +137,7 @@ class Zero(Strategy):
         yield
 
     def update(self) -> None:
-        """Done: DeepSpeed clips, steps and zeroes with the last backward pass of an update."""
+        """Do nothing: DeepSpeed clips, steps and zeroes in the last backward pass of an update."""
 
     @torch.no_grad()
     def weights(self) -> list[Tensor]:
@@ -157,8 +157,8 @@ class Zero(Strategy):
         from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
         sharded: list[Any] = list(parameters)
-        # After a forward pass without a backward one, the weights that the latter would need first are still on their
-        # way here; those can be neither gathered nor given back.
+        # After a forward pass without a backward pass, the weights that the latter would need first are still being
+        # fetched; those can be neither gathered nor released.
         if self.stage == 3 and any(parameter.ds_status is ZeroParamStatus.INFLIGHT for parameter in sharded):
             self._zero.empty_partition_cache()
         return deepspeed.zero.GatheredParameters(sharded, modifier_rank=modifier_rank, enabled=self.stage == 3)
@@ -213,7 +213,7 @@ class Zero(Strategy):
                     safe_set_full_optimizer_state(parameter, value, moment)
 
     def _link(self) -> None:
-        """Stages 1 and 2 find a parameter's moments through links made after the first group's first step alone."""
+        """Make the links by which stages 1 and 2 find a parameter's moments; DeepSpeed makes them at the first step."""
         if self.stage < 3:
             self._zero._hp_optimizer_states_linked = False
             self._zero._lazy_init_hp_params_optimizer_state()
@@ -224,7 +224,7 @@ class Zero(Strategy):
 
 
 class _Root(nn.Module):
-    """What DeepSpeed's engine calls: the model, under autocast in bf16, which an engine switches off around itself."""
+    """The model as DeepSpeed's engine calls it: in bf16 under autocast, which the engine itself would switch off."""
 
     def __init__(self, model: nn.Module, autocast_on: str | None) -> None:
         super().__init__()
@@ -238,9 +238,10 @@ class _Root(nn.Module):
 
 
 def _return_freed_memory() -> None:
-    """glibc raises the size from which it returns memory at once as blocks of it are freed; gathered weights are such.
+    """Let glibc return large freed blocks to the system at once.
 
-    The process would keep what ZeRO-3 gives back. Elsewhere than with glibc there is no such call.
+    glibc raises its threshold for this whenever a large block, such as gathered weights, is freed, and the process
+    would keep what ZeRO-3 releases. Other C libraries have no such call.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD

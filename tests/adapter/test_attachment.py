@@ -8,7 +8,7 @@ import torch
 
 import tensloradist._torchvision  # noqa: F401 (before timm and transformers' image classes)
 from tensloradist.adapter import attach, attached_adapter, detach, load
-from tensloradist.adapter.attachment import RankWarning
+from tensloradist.adapter.attaching import RankWarning
 from tensloradist.backbones import FAMILIES, family_of
 from tensloradist.errors import UserError
 from tensloradist.modes import GROUPINGS

@@ -107,7 +107,7 @@ def test_dropout_between_a_and_b_acts_in_training_only():
 @pytest.mark.parametrize(
     ("family", "spec", "says"),
     [
-        ("vit", AdapterSpec(method="fact_tt", targets="original"), "fc1 can be adapted where it maps 24 to 96"),
+        ("vit", AdapterSpec(method="fact_tt", targets="original"), "fc1 can only be adapted if it maps 24 to 96"),
         ("timm_vit", AdapterSpec(grouping="qkv", projections=("query", "fc1")), "cannot stack fc1"),
         ("timm_vit", AdapterSpec(grouping="att", projections=("fc1", "fc2")), "cannot stack fc1 and fc2"),
     ],

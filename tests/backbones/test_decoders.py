@@ -173,5 +173,5 @@ def test_an_encoder_is_no_language_model(tmp_path):
 
 
 def test_random_weights_take_no_weights_file():
-    with pytest.raises(ValueError, match="with random_init: true, which takes none"):
+    with pytest.raises(ValueError, match="with random_init: true, which needs none"):
         BackboneSpec(source="timm", name="vit_tiny_patch16_224", weights="w.safetensors", random_init=True)

@@ -339,5 +339,5 @@ def test_what_a_users_own_module_adds_to_a_pretrained_model_is_its_head():
 
 def test_a_model_whose_backbone_cannot_be_told_from_its_head_is_refused_and_head_offered():
     two = Around(model_and_inputs("BertModel")[0], model_and_inputs("RobertaModel")[0])
-    with pytest.raises(UserError, match=r"cannot be told from its head; name the modules .*tagger.*head=\(\)"):
+    with pytest.raises(UserError, match=r"cannot be told apart; name the modules .*tagger.*head=\(\)"):
         FAMILIES["bert"].head(two)

@@ -139,7 +139,8 @@ def test_an_interrupted_import_leaves_the_model_without_an_adapter(reads, tmp_pa
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tensloradist.adapter.checkpoint.copy_into", interrupt)
+    module = "tensloradist.export.import_peft" if reads == "from_peft" else "tensloradist.adapter.loading"
+    monkeypatch.setattr(f"{module}.copy_into", interrupt)
     with pytest.raises(KeyboardInterrupt):
         (from_peft if reads == "from_peft" else load)(plain, tmp_path)
     assert {name: parameter.requires_grad for name, parameter in plain.named_parameters()} == before

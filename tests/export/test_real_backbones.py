@@ -5,8 +5,7 @@ import torch
 from helpers_export import logits_of, through_merged, through_peft, trained
 
 from tensloradist import backbones
-from tensloradist.export import export_merged, export_peft
-from tensloradist.export.run import _preprocessing
+from tensloradist.export.run import preprocessing_files
 from tensloradist.spec import AdapterSpec, BackboneSpec
 
 
@@ -35,8 +34,8 @@ def test_logits_are_equal_to_float_rounding(data_root, tmp_path, name):
         inputs = {"pixel_values": torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))}
     model, adapter = trained(plain, AdapterSpec(grouping="att_qkv_depth", ranks=4), update=0.02)
     expected = logits_of(model, inputs)
-    export_peft(adapter, tmp_path / "peft")
-    export_merged(adapter, tmp_path / "merged", beside=_preprocessing(source))
+    adapter.export_peft(tmp_path / "peft")
+    adapter.export_merged(tmp_path / "merged", beside=preprocessing_files(source))
     size = expected.abs().max()
     peft = float((through_peft(plain, tmp_path / "peft", inputs) - expected).abs().max() / size)
     merged = float((through_merged(plain, tmp_path / "merged", inputs) - expected).abs().max() / size)

@@ -164,7 +164,7 @@ def test_a_write_that_fails_leaves_an_empty_folder_empty(run, tmp_path, monkeypa
         raise OSError(28, "No space left on device", str(path))
 
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr("tensloradist.export.peft.write_replacing", full)
+    monkeypatch.setattr("tensloradist.adapter.peft_files.write_replacing", full)
     with pytest.raises(UserError, match="No space left"):
         export_run(run, "peft", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
@@ -252,7 +252,7 @@ def test_a_write_that_fails_leaves_nothing(run, tmp_path, monkeypatch, form):
         (Path(folder) / "config.json").write_text("{")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("tensloradist.export.peft.write_replacing", full)
+    monkeypatch.setattr("tensloradist.adapter.peft_files.write_replacing", full)
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full_too)
     with pytest.raises(UserError, match="out: cannot be written .*No space left.*nothing of it is left"):
         export_run(run, form, tmp_path / "out")

@@ -24,7 +24,7 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["images", "text", "language"])
 def test_the_host_waits_in_no_update_but_for_the_loss_of_every_twentieth(found, kind):
     """There of every third one, since all updates are alike."""
-    assert loop._LOSS_CHECK == 20
+    assert loop.LOSS_CHECK == 20
     assert found[kind]["waits"] == [[], [], ["_local_scalar_dense"], []]
 
 

@@ -24,10 +24,11 @@ from tensloradist.dataless import fill
 from tensloradist.results.control import RunControl
 from tensloradist.spec import RunSpec
 from tensloradist.tasks import examples
-from tensloradist.tasks.text import GLUE_TASKS
+from tensloradist.tasks.glue import GLUE_TASKS
 from tensloradist.training import loop
 from tensloradist.training.accelerator import make_accelerator, only_the_spec, release
-from tensloradist.training.checkpoint import Boundary
+from tensloradist.training.boundary import Boundary
+from tensloradist.training.build import build
 from tensloradist.training.records import AttemptWriter
 from tensloradist.training.strategy import Strategy
 
@@ -76,7 +77,7 @@ def updates(kind: str, folder: Path) -> dict[str, Any]:
         PartialState().device = accelerator.state.device = torch.device("cuda", 0)
         accelerator.device_placement = False  # the model is there already, and such tensors cannot be put elsewhere
         strategy = WithoutData(spec, accelerator, counter, stack)
-        run = loop.Run(spec, task, model, strategy, AttemptWriter(folder, True, None))
+        state = build(spec, task, model, strategy)
 
         class Counting(Boundary):
             def reached(self, within_evaluation: bool = False) -> None:
@@ -86,7 +87,8 @@ def updates(kind: str, folder: Path) -> dict[str, Any]:
 
         counter.waits.clear()
         history.clear()
-        run._train_epoch(Counting(run, folder, RunControl()))
+        boundary = Counting(state, folder, RunControl())
+        loop.Loop(state, boundary, AttemptWriter(folder, True, None)).train_epoch()
         stack.close()
         release(accelerator)
     return {"waits": waits, "streams": history[:]}
@@ -95,7 +97,7 @@ def updates(kind: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     from transformers import masking_utils
 
-    loop._LOSS_CHECK = 3
+    loop.LOSS_CHECK = 3
 
     # It asks tensors without data nothing, but those of a device.
     masking_utils.is_tracing = lambda tensor=None: False

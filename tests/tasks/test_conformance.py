@@ -1,5 +1,7 @@
 """What every registered task keeps, on tiny data that it describes itself: split, batches, metrics, reproducibility."""
 
+from dataclasses import replace
+
 import numpy as np
 import plugin_task  # noqa: F401 (registers itself)
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from tensloradist import backbones
 from tensloradist.backbones import LANGUAGE_MODEL, family_of
+from tensloradist.errors import UserError
 from tensloradist.metrics import METRICS
 from tensloradist.tasks import TASKS, load
 
@@ -25,7 +28,7 @@ def test_a_task_keeps_its_promises(case, protocol):
     if protocol == "official" and entry.name == "dtd":
         task = task.model_copy(update={"train_examples": 12})
     loaded, again = load(task, backbone, protocol), load(task, backbone, protocol)
-    assert loaded.kind == entry.kind
+    assert loaded.kind == entry.kind and entry.has_head == (loaded.num_labels != LANGUAGE_MODEL)
     assert entry.num_labels(task) == loaded.num_labels == (1 if loaded.regression else loaded.num_labels)
     assert loaded.data_fingerprint == task.fingerprint
     named = not loaded.regression and loaded.num_labels != LANGUAGE_MODEL
@@ -64,6 +67,13 @@ def test_a_task_keeps_its_promises(case, protocol):
     assert tuple(scores) == loaded.metric_names and loaded.primary_metric == loaded.metric_names[0]
     for name, score in scores.items():
         assert score == pytest.approx(METRICS[name].range[METRICS[name].higher_is_better]), "the best of its range"
+
+
+def test_a_score_must_be_better_when_it_is_higher(tmp_path):
+    entry = TASKS["digits"]
+    loaded = load(*entry.example(tmp_path))
+    with pytest.raises(UserError, match="its score is perplexity, which is better when it is lower"):
+        replace(loaded, primary_metric="perplexity", metric_names=("perplexity", "accuracy"))
 
 
 def test_the_fingerprint_is_of_content_not_of_place(case, tmp_path):

@@ -20,14 +20,14 @@ from tensloradist.tasks import load, task_named
 
 task, backbone = TaskSpec(**json.loads(sys.argv[1])), BackboneSpec(name=sys.argv[2])
 entry = task_named(task.name)
-said = {"missing": entry.missing(task)}
+found = {"missing": entry.missing(task)}
 try:
-    said["fingerprint"] = entry.fingerprint(task)
-    loaded = load(task.model_copy(update={"fingerprint": said["fingerprint"]}), backbone)
-    said["sizes"] = [len(part) for part in (loaded.train, loaded.validation, loaded.test)]
+    found["fingerprint"] = entry.fingerprint(task)
+    loaded = load(task.model_copy(update={"fingerprint": found["fingerprint"]}), backbone)
+    found["sizes"] = [len(part) for part in (loaded.train, loaded.validation, loaded.test)]
 except UserError as error:
-    said["error"] = str(error)
-print(json.dumps(said))
+    found["error"] = str(error)
+print(json.dumps(found))
 """
 
 
@@ -65,8 +65,8 @@ def test_a_fetched_image_set_is_loaded_from_its_commit(tmp_path, offline):
     entry, backbone = HUB_IMAGES["cifar10"], image_backbone(tmp_path)
     image_hub_folder(tmp_path, entry)
     (tmp_path / "hub" / "data").rename(cached(tmp_path, entry.name, branch="main") / "plain_text")
-    said = offline(backbone, name="cifar10")
-    assert said == {"missing": [], "fingerprint": f"{entry.name}@{COMMIT}", "sizes": [24, 6, 30]}
+    found = offline(backbone, name="cifar10")
+    assert found == {"missing": [], "fingerprint": f"{entry.name}@{COMMIT}", "sizes": [24, 6, 30]}
 
 
 def test_a_fetched_text_is_loaded_from_its_commit(tmp_path, offline):
@@ -79,10 +79,10 @@ def test_a_fetched_text_is_loaded_from_its_commit(tmp_path, offline):
             rows = [{"sentence1": "a", "sentence2": "b", "label": label * (i % 2), "idx": i} for i in range(number)]
             Dataset.from_list(rows).to_parquet(str(snapshot / folder / f"{split}-00000-of-00001.parquet"))
     backbone = text_backbone(tmp_path)
-    said = offline(backbone, name="rte", revision=COMMIT)
-    assert said == {"missing": [], "fingerprint": f"nyu-mll/glue@{COMMIT}#rte", "sizes": [28, 2, 9]}
+    found = offline(backbone, name="rte", revision=COMMIT)
+    assert found == {"missing": [], "fingerprint": f"nyu-mll/glue@{COMMIT}#rte", "sizes": [28, 2, 9]}
     pinned = offline(backbone, name="rte", fingerprint=f"nyu-mll/glue@{COMMIT}#rte")
-    assert pinned == said, "a run's fingerprint pins the commit, whatever the branch has become"
+    assert pinned == found, "a run's fingerprint pins the commit, whatever the branch has become"
 
 
 def test_half_a_download_is_missing_and_never_read(tmp_path, offline):
@@ -91,18 +91,23 @@ def test_half_a_download_is_missing_and_never_read(tmp_path, offline):
     snapshot = cached(tmp_path, entry.name, branch="main") / "plain_text"
     (tmp_path / "hub" / "data").rename(snapshot)
     (snapshot / "train-00000-of-00001.parquet").rename(snapshot / "train-00000-of-00002.parquet")
-    said = offline(backbone, name="cifar10")
-    assert said["missing"] == [f"data set {entry.name}@{COMMIT} (run `tensloradist fetch`)"]
-    assert "cannot be had" in said["error"] and "tensloradist fetch" in said["error"] and "sizes" not in said
+    found = offline(backbone, name="cifar10")
+    assert found["missing"] == [f"data set {entry.name}@{COMMIT} (run `tensloradist fetch`)"]
+    assert (
+        "has a complete set of" in found["error"] and "tensloradist fetch" in found["error"] and "sizes" not in found
+    )
 
 
 def test_an_unknown_data_set_without_a_network_says_what_to_do(tmp_path, offline):
-    said = offline(image_backbone(tmp_path), name="dtd")
-    assert said["missing"] == ["data set tanganke/dtd (run `tensloradist fetch`)"]
-    assert "'tanganke/dtd' is not in the local cache and the Hub is out of reach" in said["error"]
-    assert "tensloradist fetch" in said["error"] and "task.revision" in said["error"]
+    found = offline(image_backbone(tmp_path), name="dtd")
+    assert found["missing"] == ["data set tanganke/dtd (run `tensloradist fetch`)"]
+    assert (
+        "'tanganke/dtd' is neither an existing path nor in the local Hub cache, and the Hub is out of reach"
+        in found["error"]
+    )
+    assert "tensloradist fetch" in found["error"] and "task.revision" in found["error"]
 
 
 def test_aircraft_is_pinned_to_the_commit_with_parquet_files(tmp_path, offline):
-    said = offline(image_backbone(tmp_path), name="fgvc_aircraft")
-    assert said["fingerprint"] == "HuggingFaceM4/FGVC-Aircraft@e18a7c97147c90dc7f4a60d74a7f4258e9264e97"
+    found = offline(image_backbone(tmp_path), name="fgvc_aircraft")
+    assert found["fingerprint"] == "HuggingFaceM4/FGVC-Aircraft@e18a7c97147c90dc7f4a60d74a7f4258e9264e97"

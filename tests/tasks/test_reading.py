@@ -11,8 +11,8 @@ from tensloradist.errors import UserError
 from tensloradist.spec import TaskSpec
 from tensloradist.tasks import load, task_named, text_rows
 from tensloradist.tasks.examples import language_backbone, text_backbone
+from tensloradist.tasks.glue import GLUE_TASKS
 from tensloradist.tasks.preprocessing import tokenizer_of
-from tensloradist.tasks.text import GLUE_TASKS
 
 
 @pytest.fixture(autouse=True)

@@ -6,27 +6,27 @@ from types import SimpleNamespace
 import pytest
 
 from tensloradist.results.control import RunControl
-from tensloradist.training.checkpoint import Boundary
+from tensloradist.training.boundary import Boundary
 
 
 class Process:
-    """One process of several on a GPU, whose exchanges are answered with what the first process said."""
+    """One process of several on a GPU, whose exchanges are answered with the first process's values."""
 
-    def __init__(self, seconds, first=True, said=None, checkpoint_steps=None):
+    def __init__(self, seconds, first=True, waits=None, checkpoint_steps=None):
         compute = SimpleNamespace(checkpoint_steps=checkpoint_steps, checkpoint_seconds=None)
         accelerator = SimpleNamespace(
             num_processes=4, is_main_process=first, device=SimpleNamespace(type="cuda"), process_index=0 if first else 1
         )
-        self.run = SimpleNamespace(
+        self.state = SimpleNamespace(
             step=0, step_seconds=[], accelerator=accelerator, spec=SimpleNamespace(compute=compute)
         )
-        self.seconds, self.agreed_at, self.waits = seconds, [], said if said is not None else []
+        self.seconds, self.agreed_at, self.waits = seconds, [], waits if waits is not None else []
         self.first = first
-        self.boundary = Boundary(self.run, None, RunControl())
+        self.boundary = Boundary(self.state, None, RunControl())
         self.boundary._exchanged = self._exchanged
 
     def _exchanged(self, values):
-        self.agreed_at.append(self.run.step)
+        self.agreed_at.append(self.state.step)
         if self.first:
             self.waits.append(values[-1])
             return values
@@ -34,8 +34,8 @@ class Process:
 
     def updates(self, number):
         for _ in range(number):
-            self.run.step += 1
-            self.run.step_seconds.append(self.seconds)
+            self.state.step += 1
+            self.state.step_seconds.append(self.seconds)
             self.boundary.reached()
         return self.agreed_at
 
@@ -49,12 +49,12 @@ def test_processes_agree_every_few_seconds_however_long_an_update_takes(seconds,
 
 def test_all_processes_agree_after_the_same_updates_whatever_their_own_times():
     first = Process(0.1)
-    slow = Process(3.0, first=False, said=first.waits)
+    slow = Process(3.0, first=False, waits=first.waits)
     assert first.updates(200) == slow.updates(200)
 
 
 def test_an_agreement_falls_on_every_checkpoint(monkeypatch):
     saved = []
-    monkeypatch.setattr("tensloradist.training.checkpoint.save", lambda run, folder: saved.append(run.step))
+    monkeypatch.setattr("tensloradist.training.boundary.save", lambda state, folder: saved.append(state.step))
     Process(0.001, checkpoint_steps=7).updates(30)
     assert saved == [7, 14, 21, 28]

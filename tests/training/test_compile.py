@@ -77,7 +77,7 @@ def test_without_a_compiler_it_says_so(tmp_path):
 
 
 def test_zero3_cannot_be_compiled():
-    with pytest.raises(ValueError, match="compile: true cannot be had under zero3.*use zero2"):
+    with pytest.raises(ValueError, match="compile: true is not supported with zero3.*use zero2"):
         spec(compile=True, strategy="zero3", processes=2)
 
 

@@ -90,7 +90,7 @@ def test_a_file_adds_and_repeats(tmp_path):
         ),
         ({"zero_optimisation": {"stage": 3}}, "Unknown key 'zero_optimisation'. Did you mean 'zero_optimization'?"),
         ({"zero_optimization": {"stage3_max_live_parametres": 1}}, "Did you mean 'stage3_max_live_parameters'?"),
-        ("{not json", "is no JSON"),
+        ("{not json", "is not JSON"),
         ("[]", "holds a list"),
     ],
 )

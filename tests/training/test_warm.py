@@ -10,7 +10,7 @@ import torch
 
 from tensloradist import backbones
 from tensloradist.adapter import attach
-from tensloradist.adapter.checkpoint import frozen_parameters
+from tensloradist.adapter.attachment import Attachment
 from tensloradist.backbones import family_of
 from tensloradist.backbones.base import FAMILIES
 from tensloradist.backbones.task_head import head_parameters
@@ -18,7 +18,8 @@ from tensloradist.fingerprint import checksum
 from tensloradist.identity import resolve
 from tensloradist.results.control import RunControl, Stopped
 from tensloradist.spec import AdapterSpec, RunSpec
-from tensloradist.training import frozen, loop, train, warm
+from tensloradist.training import build, frozen, loop, train, warm
+from tensloradist.training import run as training_run
 
 BF16 = {"precision": "bf16"}
 INT8 = {"backbone": {"source": "digits_vit", "name": "digits_vit", "quantization": "int8"}}
@@ -68,7 +69,7 @@ def counted(monkeypatch):
         return called
 
     monkeypatch.setattr(backbones, "load", counting("loaded", backbones.load))
-    monkeypatch.setattr(frozen, "backbone_hash", counting("hashed", frozen.backbone_hash))
+    monkeypatch.setattr(Attachment, "backbone_hash", counting("hashed", Attachment.backbone_hash))
     warm.forget()
     return counts
 
@@ -145,7 +146,7 @@ def test_after_a_run_that_was_stopped_or_failed_the_next_one_is_as_a_cold_one(tm
         raise ValueError("midway")
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop.Run, "_final_scores", fails)
+        patched.setattr(loop.Loop, "_final_scores", fails)
         with pytest.raises(ValueError, match="midway"):
             trained(spec())
     assert trained(run) == cold
@@ -159,7 +160,7 @@ def test_a_run_leaves_nothing_of_its_model_in_memory(trained, counted, monkeypat
         return copied
 
     real = warm.working_copy
-    monkeypatch.setattr(loop, "working_copy", seen)
+    monkeypatch.setattr(training_run, "working_copy", seen)
     trained(spec(**BF16))
     trained(spec(compute={"device": "cpu", "threads": 1, "activation_checkpointing": True}))
     gc.collect()
@@ -216,7 +217,7 @@ def adapter():
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_the_proof_finds_a_frozen_weight_that_changed_by_whatever_means(adapter, way):
     def checksums():
-        return {name: checksum(parameter) for name, parameter in frozen_parameters(adapter).items()}
+        return {name: checksum(parameter) for name, parameter in adapter.attachment.frozen_parameters().items()}
 
     before = frozen.hashed(adapter)
     frozen.refuse_changed(before, checksums())
@@ -232,8 +233,8 @@ def test_a_run_whose_optimiser_was_handed_a_frozen_weight_fails(trained, counted
         weight.grad = torch.ones_like(weight)
         return real(adapter, [*head, weight], settings)
 
-    real = loop.make_optimizer
-    monkeypatch.setattr(loop, "make_optimizer", make_optimizer)
+    real = build.make_optimizer
+    monkeypatch.setattr(build, "make_optimizer", make_optimizer)
     with pytest.raises(RuntimeError, match=r"the frozen backbone has changed in training: [\w.]+\.weight$"):
         trained(spec())
     assert "backbone" not in warm._kept
@@ -249,7 +250,7 @@ def test_version_counters_would_miss_what_the_runs_own_optimiser_writes():
 
 def test_a_changed_backbone_is_hashed_anew(adapter):
     first = frozen.hashed(adapter)
-    weight = next(iter(frozen_parameters(adapter).values()))
+    weight = next(iter(adapter.attachment.frozen_parameters().values()))
     before = weight.detach().clone()
     weight.data.add_(1)
     assert frozen.hashed(adapter).digest != first.digest
@@ -277,12 +278,12 @@ def test_a_warm_bf16_run_starts_within_a_second_besides_data_and_training(data_r
     cold = trained(run)
     began = {}
 
-    def fit(self, boundary):
+    def fit(self):
         began["fit"] = time.process_time()
-        return real(self, boundary)
+        return real(self)
 
-    real = loop.Run.fit
-    monkeypatch.setattr(loop.Run, "fit", fit)
+    real = loop.Loop.fit
+    monkeypatch.setattr(loop.Loop, "fit", fit)
     started = time.process_time()  # of this process alone: others may keep the machine busy
     assert trained(run) == cold
     assert began["fit"] - started < 1.0

@@ -9,28 +9,23 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
+from tensloradist.adapter.attachment import Attachment
+from tensloradist.adapter.projection import AdaptedLinear
 from tensloradist.errors import UserError
-from tensloradist.export.folder import new_folder
 from tensloradist.files import write_replacing
-
-if TYPE_CHECKING:
-    from tensloradist.adapter.attachment import Attachment
-    from tensloradist.adapter.core import Adapter
-    from tensloradist.adapter.projection import AdaptedLinear
+from tensloradist.new_folder import new_folder
 
 PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def export_peft(
-    adapter: Adapter, folder: str | Path, base_model: str | None = None, revision: str | None = None
-) -> None:
+def write(attachment: Attachment, folder: Path, base_model: str | None = None, revision: str | None = None) -> None:
     """Write the attached adapter, with the task head, as a LoRA that PEFT loads.
 
     `peft.PeftModel.from_pretrained(model, folder)` on the plain backbone then computes the same logits.
@@ -44,8 +39,8 @@ def export_peft(
         UserError: the folder is not empty, PEFT is not installed, the adapter is no LoRA (no adapted layer), or the
             head has parameters outside modules, which PEFT's format has no place for.
     """
-    model = adapter._attached().model
-    matrices = lora_matrices(adapter)
+    adapter, model = attachment.adapter, attachment.model
+    matrices = lora_matrices(attachment)
     if not matrices:
         raise UserError("This adapter updates no linear layer, so it is no LoRA; export it merged")
     if adapter.biases:
@@ -53,9 +48,9 @@ def export_peft(
             f"{adapter.spec.method} trains biases for {', '.join(adapter.biases)}, which a plain LoRA does not have; "
             "export it merged, or adapt query, key and value alone"
         )
-    head = _saved_with(model, adapter._attached())
-    with new_folder(Path(folder)) as temporary:
-        _config(adapter, matrices, base_model or _name_of(model), revision).save_pretrained(str(temporary))
+    head = _saved_with(model, attachment)
+    with new_folder(folder) as temporary:
+        _config(attachment, matrices, base_model or _name_of(model), revision).save_pretrained(str(temporary))
         state = {}
         for path, (left, right) in matrices.items():
             state[f"{PREFIX}{path}.lora_A.weight"], state[f"{PREFIX}{path}.lora_B.weight"] = left, right
@@ -67,10 +62,10 @@ def export_peft(
 
 
 @torch.no_grad()
-def lora_matrices(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+def lora_matrices(attachment: Attachment) -> dict[str, tuple[Tensor, Tensor]]:
     """Path of each adapted linear layer -> (A' of r × d_in, B' of d_out × r), scale included: its update is B' A'."""
-    pairs = adapter()
-    return {path: _matrices_of(wrapped, pairs) for path, wrapped in adapter._attached().wrapped.items()}
+    pairs = attachment.adapter()
+    return {path: _matrices_of(wrapped, pairs) for path, wrapped in attachment.wrapped.items()}
 
 
 def _matrices_of(wrapped: AdaptedLinear, pairs: dict[tuple[str, int], Any]) -> tuple[Tensor, Tensor]:
@@ -93,13 +88,12 @@ def _matrices_of(wrapped: AdaptedLinear, pairs: dict[tuple[str, int], Any]) -> t
 
 
 def _config(
-    adapter: Adapter, matrices: dict[str, tuple[Tensor, Tensor]], base_model: str | None, revision: str | None
+    attachment: Attachment, matrices: dict[str, tuple[Tensor, Tensor]], base_model: str | None, revision: str | None
 ) -> Any:
     try:
         from peft import LoraConfig
     except ModuleNotFoundError as error:
         raise UserError(f"This needs the package {error.name!r}: pip install 'tensloradist[export]'") from error
-    attachment = adapter._attached()
     ranks = {path: left.shape[0] for path, (left, _) in matrices.items()}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {path: rank for path, rank in ranks.items() if rank != usual}

@@ -10,25 +10,21 @@ import copy
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
+from tensloradist.adapter.attachment import Attachment
 from tensloradist.adapter.rounding import with_update
 from tensloradist.backbones.quiet import quiet
 from tensloradist.errors import UserError
-from tensloradist.export.folder import new_folder
 from tensloradist.files import write_replacing
-
-if TYPE_CHECKING:
-    from tensloradist.adapter.core import Adapter
+from tensloradist.new_folder import new_folder
 
 
-def export_merged(
-    adapter: Adapter, folder: str | Path, beside: Iterable[Path] = (), classes: Sequence[str] = ()
-) -> None:
+def write(attachment: Attachment, folder: Path, classes: Sequence[str] = (), beside: Iterable[Path] = ()) -> None:
     """Write the model that the adapter is attached to as a plain checkpoint, update and classification head included.
 
     `from_pretrained(folder)` of transformers' auto classes, or `timm.create_model("local-dir:" + folder,
@@ -36,22 +32,22 @@ def export_merged(
 
     Args:
         folder: is made; an empty one may be there.
-        beside: files to copy into it, such as a tokenizer's.
         classes: names of the labels 0, 1, …, for the configuration: `id2label` and `label2id` of transformers,
             `label_names` of timm [those that the model has].
+        beside: files to copy into it, such as a tokenizer's.
 
     Raises:
         UserError: the folder is not empty, the model is of neither library, the backbone is quantised, its
             precision cannot hold the update, or there are more or fewer names than labels.
     """
-    adapter._attached().refuse_quantized()
-    model: Any = adapter._attached().model
+    attachment.refuse_quantized()
+    model: Any = attachment.model
     write = _writer_for(model)
     _check_classes(model, classes)
-    with new_folder(Path(folder)) as temporary:
+    with new_folder(folder) as temporary:
         for path in beside:
             shutil.copyfile(path, temporary / path.name)
-        write(model, merged_state(adapter), temporary, tuple(classes))
+        write(model, merged_state(attachment), temporary, tuple(classes))
 
 
 def _check_classes(model: Any, classes: Sequence[str]) -> None:
@@ -72,9 +68,9 @@ def _writer_for(model: nn.Module) -> Callable[[Any, dict[str, Tensor], Path, tup
 
 
 @torch.no_grad()
-def merged_state(adapter: Adapter) -> dict[str, Tensor]:
+def merged_state(attachment: Attachment) -> dict[str, Tensor]:
     """The state dict of the plain model, with the update in its weights. Raises UserError as `merge` does."""
-    attachment = adapter._attached()
+    adapter = attachment.adapter
     prefix = f"{_name_in(attachment.model, adapter)}."
     plain = {}
     for name, value in attachment.model.state_dict().items():
@@ -87,7 +83,7 @@ def merged_state(adapter: Adapter) -> dict[str, Tensor]:
     return plain
 
 
-def _name_in(model: nn.Module, adapter: Adapter) -> str:
+def _name_in(model: nn.Module, adapter: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is adapter)
 
 

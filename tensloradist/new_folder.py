@@ -20,7 +20,7 @@ from tensloradist.files import sync_folder
 
 
 def refuse_existing(target: Path) -> None:
-    """Raise UserError unless nothing or an empty folder is there: an export never replaces anything."""
+    """Raise UserError unless the target is absent or an empty folder: an export never replaces anything."""
     if not os.path.lexists(target) or is_empty_folder(target):
         return
     what = "is not empty" if target.is_dir() else "exists already"
@@ -28,7 +28,7 @@ def refuse_existing(target: Path) -> None:
 
 
 def is_empty_folder(path: Path) -> bool:
-    """Raises UserError where it may not be read."""
+    """Whether the path is an empty folder. Raises UserError if it may not be read."""
     try:
         return path.is_dir() and not any(path.iterdir())
     except OSError as error:
@@ -40,10 +40,10 @@ def new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder whose content becomes that of `target` when the block ends, and vanishes when it raises.
 
     Raises:
-        UserError: the target is no empty folder, it or the folder above cannot be written, or the disk is full.
+        UserError: the target exists and is not an empty folder, it cannot be written, or the disk is full.
     """
     refuse_existing(target)
-    inside = os.path.isdir(target)  # one that cannot even be asked for is told where it is made
+    inside = os.path.isdir(target)
     name = f".{target.name}.{uuid.uuid4().hex}"
     temporary = target / name if inside else target.with_name(name)
     try:
@@ -68,10 +68,10 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def _move_up(temporary: Path, target: Path) -> None:
-    """Move the content of a folder into the one above, which must have nothing else; take it back if that fails."""
+    """Move the content of a folder into the one above, which must have nothing else; undo it if that fails."""
     names = [path.name for path in temporary.iterdir()]
     if any(path != temporary for path in target.iterdir()):
-        raise UserError(f"{target}: somebody else has written into it meanwhile; choose another folder")
+        raise UserError(f"{target}: another process has written into it meanwhile; choose another folder")
     moved: list[str] = []
     try:
         for name in names:
