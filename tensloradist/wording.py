@@ -1,4 +1,4 @@
-"""Numbers in sentences: of things, of settings, and of seconds."""
+"""Numbers in sentences: counts, settings, scores and seconds."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def exactly(value: int | float) -> str:
     if float(short) == value:
         return short
     return str(value) if isinstance(value, int) else repr(float(value))
+
+
+def scored(name: str, value: float | None) -> str:
+    """'accuracy 0.9312'; 'f1 undefined' for None."""
+    return f"{name} {value:.4f}" if value is not None else f"{name} undefined"
 
 
 def duration(seconds: float | None) -> str:
