@@ -1,4 +1,4 @@
-"""Progress of a run in the foreground, and Ctrl-C as a request to stop with a checkpoint. No torch here."""
+"""A run in the foreground: its steps as they pass, and Ctrl-C as a request to stop with a checkpoint. No torch here."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from tensloradist.results.control import RunControl
-from tensloradist.terminal import description, say, terminal
+from tensloradist.terminal import description, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-FIRST_SECONDS, EACH_SECONDS = 2.0, 15.0  # until the first line, and between lines, without a terminal
-_ONE_REQUEST_SECONDS = 1.0  # a terminal and torchrun both pass on a Ctrl-C: signals this close together are one request
+FIRST_SECONDS, EACH_SECONDS = 2.0, 15.0  # of the lines where there is no terminal
+_ONE_REQUEST_SECONDS = 1.0  # a terminal and torchrun pass on the same Ctrl-C: what comes within is one request
 _STOPPING = "\nstopping after this step, with a checkpoint; Ctrl-C again stops at once, without one\n"
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line now and then, and one for each epoch. On standard error.
-
-    The line about the data's parts is printed on standard output, with what the command says of the run.
-    """
+    """A bar on a terminal; elsewhere a line now and then, and one an epoch. On standard error, but for the parts."""
 
     def __init__(
         self, console: Console | None = None, first: float = FIRST_SECONDS, each: float = EACH_SECONDS
@@ -44,7 +41,7 @@ class Progress:
     def show(self, record: dict[str, Any]) -> None:
         """A record of the training loop: of the data's parts, of a step, or of an epoch."""
         if "parts" in record:
-            say(record["parts"])
+            print(record["parts"], flush=True)  # on standard output, with what the command says of the run
         elif "loss" in record:
             self._step(record["epoch"], record["step"], record["steps"], record["loss"])
         else:
@@ -69,12 +66,12 @@ class Progress:
 
 
 class Interruption:
-    """A context in which Ctrl-C and SIGTERM stop a training run at its next step boundary, with a checkpoint.
+    """While it is entered, Ctrl-C and SIGTERM stop a training run at its next step boundary, with a checkpoint.
 
-    A run that is still loading has nothing to keep, so it is interrupted at once, as by a second Ctrl-C.
+    A run that still loads has nothing to keep and is interrupted at once, as by a second Ctrl-C.
 
     Args:
-        speaks: whether to tell the user; only the first of several processes does.
+        speaks: whether to tell the user: of several processes the first does.
     """
 
     def __init__(self, control: RunControl, speaks: bool = True) -> None:
@@ -85,7 +82,7 @@ class Interruption:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) != signal.SIG_IGN:  # a shell ignores it for background jobs
+                if signal.getsignal(number) != signal.SIG_IGN:  # as a shell gives it to what runs in the background
                     self._before[number] = signal.signal(number, self._signalled)
         return self
 

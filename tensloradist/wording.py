@@ -1,4 +1,4 @@
-"""Numbers in sentences: counts, settings, scores and seconds."""
+"""Numbers in sentences: of things, of settings, and of seconds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ def exactly(value: int | float) -> str:
     return str(value) if isinstance(value, int) else repr(float(value))
 
 
-def scored(name: str, value: float | None) -> str:
-    """'accuracy 0.9312'; 'f1 undefined' for None."""
-    return f"{name} {value:.4f}" if value is not None else f"{name} undefined"
-
-
 def duration(seconds: float | None) -> str:
     """'2 h 05 min', '3 min 20 s' or '7 s'; '?' for None."""
     if seconds is None:
@@ -29,3 +24,8 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def scored(name: str, value: float | None) -> str:
+    """'accuracy 0.9312'; 'f1 undefined' for None."""
+    return f"{name} {value:.4f}" if value is not None else f"{name} undefined"
