@@ -90,6 +90,18 @@ ROOMS = {
         "tensloradist", "tensloradist.backbones", "tensloradist.tasks", "tensloradist.results", "tensloradist.adapter",
         "tensloradist.recheck", "tensloradist.training",
     },
+    "tensloradist.fetching": {
+        "tensloradist", "tensloradist.config", "tensloradist.identity", "tensloradist.spec", "tensloradist.backbones",
+        "tensloradist.tasks",
+    },
+    "tensloradist.parameter_table": {
+        "tensloradist", "tensloradist.presets", "tensloradist.factorizations", "tensloradist.spec",
+        "tensloradist.modes", "tensloradist.budget",
+    },
+    "tensloradist.one_run": {
+        "tensloradist", "tensloradist.spec", "tensloradist.config", "tensloradist.identity", "tensloradist.budget",
+        "tensloradist.backbones", "tensloradist.results", "tensloradist.training", "tensloradist.foreground",
+    },
     "tensloradist.gpu_check": {"tensloradist", "tensloradist.training"},
     "tensloradist.doctor": {"tensloradist", "tensloradist.training", "tensloradist.gpu_check"},
     "tensloradist.foreground": {"tensloradist", "tensloradist.results"},
@@ -109,8 +121,13 @@ ROOMS = {
     "launch.slurm_task": {"launch.slurm"},
     "launch.local_workers": {"launch.local"},
     "launch.child": {"launch.worker"},
-    "launch.cli": {
+    # What the commands call, from a notebook as well.
+    "launch.launching": {
         "launch.records", "launch.planning", "launch.monitor", "launch.slurm", "launch.site", "launch.local",
+        "tensloradist",
+    },
+    "launch.cli": {
+        "launch.records", "launch.planning", "launch.monitor", "launch.slurm", "launch.site", "launch.launching",
         "tensloradist",
     },
     "analysis": set(),  # nothing but a docstring
@@ -149,7 +166,8 @@ ROOMS = {
         "analysis.progress", "tensloradist",
     },
 }  # fmt: skip
-ROOMS["analysis.cli"] = {"tensloradist", *(room for room in ROOMS if room.startswith("analysis."))}  # the roof
+# The roof: `explain` shows what launching has on record of a run.
+ROOMS["analysis.cli"] = {"tensloradist", "launch.monitor", *(r for r in ROOMS if r.startswith("analysis."))}
 # The roof of tensloradist: its commands, and the package itself, which names what a notebook needs.
 ROOMS["tensloradist.__init__"] = {room for room in ROOMS if room.startswith("tensloradist")}
 ROOMS["tensloradist.commands"] = ROOMS["tensloradist.__init__"]
@@ -166,7 +184,7 @@ TYPING_ONLY: dict[tuple[str, str], str] = {}
 # Only `launch.slurm` knows Slurm. Modules elsewhere whose text for people names a command or an option of it:
 SLURM = re.compile(r"\b(squeue|sbatch|scancel|sacct|sacctmgr|scontrol|sinfo|srun)\b|\bS(LURM|BATCH)_")
 TEXT_ON_SLURM = {
-    "launch.cli.sweep": "what to type where jobs of another cluster, or unknown ones, are left",
+    "launch.cli.actions": "what to type where jobs of another cluster, or unknown ones, are left",
     "launch.records.policy": "an option of a profile that excludes a node",
     "tensloradist.gpu_check": "an option of a profile that excludes a node",
 }
