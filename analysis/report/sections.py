@@ -43,14 +43,7 @@ def cell_sections(analysis: Analysis) -> Cells:
     sections = [
         _section(anchors[address], each, common)
         if isinstance(each, Explanation)
-        else CellSection(
-            anchor=anchors[address],
-            title=str(address),
-            score="damaged records",
-            facts=[each],
-            spec=[],
-            explanation=None,
-        )
+        else CellSection(anchor=anchors[address], title=str(address), score="damaged records", facts=[each])
         for address, each in explained.items()
     ]
     return Cells(sections, sorted(common.items()), anchors)
