@@ -63,7 +63,7 @@ class Loaded:
         return [f"Left out: {line}" for line in self.broken]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """One optimiser setting that was tried in a cell, with its mean validation score over the cell's common seeds.
 
@@ -87,7 +87,7 @@ class Setting:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """The setting chosen for one cell, the settings tried, and whether the choice is at the edge of the grid."""
 

@@ -62,7 +62,9 @@ def select(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Choice]]:
         best = max(range(len(keys)), key=lambda i: (*_merit(tried[i]), -i)) if common else 0
         kept += by_setting[keys[best]]
         at_edge = tried[best].validation is not None and _at_edge(best, tried)
-        choices.append(Choice(cell, tried[best].values, tried, len(common), at_edge))
+        choices.append(
+            Choice(cell=cell, chosen=tried[best].values, tried=tried, common_seeds=len(common), at_edge=at_edge)
+        )
     return frame.iloc[sorted(kept)], choices
 
 
@@ -81,7 +83,8 @@ def _refuse_repeated(cell: tuple[str, ...], runs: Sequence[tuple[int, str]]) -> 
 
 def _setting(values: dict[str, Any], scores: list[float], ended: int) -> Setting:
     known = [score for score in scores if not np.isnan(score)]
-    return Setting(values, float(np.mean(known)) if known else None, ended, len(scores) - len(known))
+    mean = float(np.mean(known)) if known else None
+    return Setting(values=values, validation=mean, ended=ended, without_score=len(scores) - len(known))
 
 
 def _merit(setting: Setting) -> tuple[int, float]:

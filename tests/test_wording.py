@@ -42,7 +42,7 @@ def test_settings_that_differ_are_shown_differently(values):
     ]
     labels = RunLabels(runs)
     assert len({labels.label(run.run_id) for run in runs}) == 2
-    assert len({Setting({"learning_rate": value}, None, 0).label for value in values}) == 2
+    assert len({Setting(values={"learning_rate": value}, validation=None, ended=0).label for value in values}) == 2
 
 
 def test_a_plain_setting_stays_short():

@@ -12,7 +12,7 @@ from analysis.curves import Curve
 from analysis.model import Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A method's score at its number of parameters, in one condition."""
 
@@ -76,7 +76,7 @@ class Costs:
 Data = Parameters | Pairs | Curves | Forest | Lines | CriticalDifference | Costs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drawing:
     """One figure to draw."""
 

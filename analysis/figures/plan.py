@@ -78,7 +78,7 @@ def _of_task(backbone: str, task: str, blocks: list[Block]) -> Iterator[Drawing]
 def _parameters(backbone: str, task: str, blocks: list[Block], name: str) -> Iterator[Drawing]:
     cells = [(block.condition, row, cell) for block in blocks for row, _, cell in block.cells(task)]
     points = tuple(
-        Point(row.name, condition.name, condition.kind, row.parameters, estimate)
+        Point(method=row.name, condition=condition.name, kind=condition.kind, parameters=row.parameters, score=estimate)
         for condition, row, cell in cells
         if (estimate := _score(cell)) is not None and not row.is_reference
     )
@@ -188,7 +188,10 @@ def _score(cell: Cell) -> Estimate | None:
 def _drawing(kind: str, title: str, caption: str, data: Data, backbone: str, task: str, condition: str = "") -> Drawing:
     where = [part for part in (task, backbone, condition) if part]
     name = file_name([kind, *where], lambda name: _parts(kind, name, bool(task)))
-    return Drawing(kind, name, title, ", ".join(where), caption, backbone, task, data)
+    return Drawing(
+        kind=kind, name=name, title=title, subtitle=", ".join(where), caption=caption, backbone=backbone, task=task,
+        data=data,
+    )  # fmt: skip
 
 
 def _parts(kind: str, name: str, has_task: bool) -> list[str] | None:

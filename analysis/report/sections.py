@@ -13,7 +13,7 @@ from tensloradist.errors import UserError
 from tensloradist.names import dotted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CellSection:
     """One cell, ready for the page."""
 
@@ -21,8 +21,8 @@ class CellSection:
     title: str
     score: str
     facts: list[str]  # sentences
-    spec: list[tuple[str, str]]  # the fields that other cells do not share
-    explanation: Explanation | None  # None: its records are damaged
+    spec: tuple[tuple[str, str], ...] = ()  # the fields that other cells do not share
+    explanation: Explanation | None = None  # None: its records are damaged
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def cell_sections(analysis: Analysis) -> Cells:
     sections = [
         _section(anchors[address], each, common)
         if isinstance(each, Explanation)
-        else CellSection(anchors[address], str(address), "damaged records", [each], [], None)
+        else CellSection(anchor=anchors[address], title=str(address), score="damaged records", facts=[each])
         for address, each in explained.items()
     ]
     return Cells(sections, sorted(common.items()), anchors)
@@ -63,6 +63,11 @@ def _flat(spec: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _section(anchor: str, explanation: Explanation, common: dict[str, str]) -> CellSection:
-    own = [(key, value) for key, value in _flat(explanation.spec) if common.get(key) != value]
-    score = text.score(explanation.cell)
-    return CellSection(anchor, str(explanation.address), score, facts(explanation), own, explanation)
+    return CellSection(
+        anchor=anchor,
+        title=str(explanation.address),
+        score=text.score(explanation.cell),
+        facts=facts(explanation),
+        spec=tuple(item for item in _flat(explanation.spec) if common.get(item[0]) != item[1]),
+        explanation=explanation,
+    )

@@ -32,7 +32,7 @@ class Equivalence:
     undefined: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Paired:
     """The difference of two methods over the seeds that both have.
 
@@ -77,7 +77,9 @@ def paired_many(differences: Sequence[Values], margin: float = MARGIN) -> list[P
         equivalences = _equivalences(means, spreads, n, margin)
         for place, mean, spread, p, same in zip(places, means, spreads, ps, equivalences, strict=True):
             known = float(spread) if n > 1 else None
-            results[place] = Paired(n, float(mean), known, intervals[place], float(p), same)
+            results[place] = Paired(
+                n=n, effect=float(mean), spread=known, interval=intervals[place], p=float(p), equivalence=same
+            )
     return [results[place] for place in range(len(differences))]
 
 

@@ -18,7 +18,7 @@ RESAMPLES = 2_000
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class McNemar:
     """Counts of the examples that each of two models gets right, and the exact two-sided p of McNemar's test."""
 
@@ -37,7 +37,8 @@ def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> McNe
         [[(first & second).sum(), (first & ~second).sum()], [(~first & second).sum(), (~first & ~second).sum()]]
     )
     p = float(test(table, exact=True).pvalue)
-    return McNemar(int(table[0, 0]), int(table[0, 1]), int(table[1, 0]), int(table[1, 1]), min(1.0, p))
+    (both, only_first), (only_second, neither) = table.tolist()
+    return McNemar(both=both, only_first=only_first, only_second=only_second, neither=neither, p=min(1.0, p))
 
 
 def bootstrap_difference(

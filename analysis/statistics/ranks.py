@@ -16,7 +16,7 @@ from analysis.statistics.power import LEVEL
 LEAST_BLOCKS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ranks:
     """Mean ranks of k methods over n data sets (1 is best).
 
@@ -57,7 +57,14 @@ def rank(names: list[str], scores: Values, data_sets: list[str]) -> Ranks | None
     difference = float(q * np.sqrt(k * (k + 1) / (6 * n)))
     means: Mapping[str, float] = dict(zip(names, map(float, by_set.mean(axis=0)), strict=True))
     order = sorted(names, key=lambda name: (means[name], names.index(name)))
-    return Ranks(tuple(order), tuple(means[name] for name in order), n, p, difference, difference / (k - 1))
+    return Ranks(
+        names=tuple(order),
+        mean_ranks=tuple(means[name] for name in order),
+        blocks=n,
+        friedman_p=p,
+        critical_difference=difference,
+        share=difference / (k - 1),
+    )
 
 
 def groups_within(ranks: Sequence[float], difference: float) -> tuple[tuple[float, float], ...]:

@@ -35,7 +35,7 @@ GPUS = {
 _BROADCAST = 2 * 250 * 2**20  # bytes: DDP's two buckets in flight when it broadcasts the initial weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Need:
     """What one process needs under a strategy, in bytes.
 
@@ -111,8 +111,17 @@ def _need(step: StepBytes, strategy: str, world: int) -> Need:
         parameters = math.ceil(parameters / world)
         buffers += _gathered(step)
     starting = parameters + (min(parameters, _BROADCAST) if strategy == "ddp" else 0)
-    optimizer = moments + masters + best
-    return Need(strategy, world, parameters, gradients, optimizer, step.activations, buffers, starting, step.loaded)
+    return Need(
+        strategy=strategy,
+        processes=world,
+        parameters=parameters,
+        gradients=gradients,
+        optimizer=moments + masters + best,
+        activations=step.activations,
+        buffers=buffers,
+        starting=starting,
+        loaded=step.loaded,
+    )
 
 
 def _gathered(step: StepBytes) -> int:

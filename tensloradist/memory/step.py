@@ -34,7 +34,7 @@ FULL = 4  # bytes of a float32
 BATCHES_ON_GPU = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepBytes:
     """What one process holds in a training step without sharding.
 

@@ -59,20 +59,7 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
         if name not in ("rank", "scale_argument"):
             raise unknown("setting", name, ("rank", "scale_argument"))
     given, reader = _Given(method, tensors), _READERS[method]
-    available = reader.adapted(given) if reader.adapted else PRESETS[method].targets
-    projections = tuple(p for p in shape.projections if p in available)
-    if not projections:
-        raise UserError(f"projections: {method} adapts none of {list(shape.projections)}")
-    if set(available) - set(projections):
-        log.warning(
-            "%s also has values for %s, which are ignored because the shape's projections do not include them",
-            method,
-            ", ".join(p for p in available if p not in projections),
-        )
-    if unreadable := [p for p in shape.projections if p in reader.unreadable]:
-        raise UserError(
-            f"projections: {' and '.join(unreadable)} of {method} are not slices of its tensor, so they cannot be read"
-        )
+    projections = _projections(reader, given, shape)
     shape = dataclasses.replace(shape, projections=projections)
     alpha = PRESETS[method].fields.get("alpha")
     scale = _number(settings.get("scale_argument", 1.0 if alpha is None else alpha))
@@ -95,6 +82,24 @@ def from_original(method: str, tensors: Mapping[str, Tensor], shape: AttentionSh
     for projection, bias in adapter.biases.items():
         _copy(bias, biases[projection])
     return adapter
+
+
+def _projections(reader: _Reader, given: _Given, shape: AttentionShape) -> tuple[str, ...]:
+    """The shape's projections that the tensors adapt; warns of others that the tensors adapt, too."""
+    available = reader.adapted(given) if reader.adapted else PRESETS[given.method].targets
+    projections = tuple(p for p in shape.projections if p in available)
+    if not projections:
+        raise UserError(f"projections: {given.method} adapts none of {list(shape.projections)}")
+    if set(available) - set(projections):
+        log.warning(
+            "%s also has values for %s, which are ignored because the shape's projections do not include them",
+            given.method,
+            ", ".join(p for p in available if p not in projections),
+        )
+    if unreadable := [p for p in shape.projections if p in reader.unreadable]:
+        names = " and ".join(unreadable)
+        raise UserError(f"projections: {names} of {given.method} are not slices of its tensor, so they cannot be read")
+    return projections
 
 
 def _number(scale: Any) -> float:

@@ -51,7 +51,8 @@ def data_of(kind, methods, seed=0):
         for method in methods:
             for rank, condition in itertools.product((2, 8), ("isorank", "isoparameter")):
                 count = int(random.integers(300, 3000)) * rank if condition == "isorank" else 9000 * rank
-                points.append(Point(method, f"{condition} r={rank}", condition, count, estimate()))
+                name = f"{condition} r={rank}"
+                points.append(Point(method=method, condition=name, kind=condition, parameters=count, score=estimate()))
         front = pareto_front((point.parameters, point.score.value) for point in points)
         return Parameters("accuracy", tuple(points), front)
     if kind == "pairs":
@@ -78,14 +79,14 @@ def data_of(kind, methods, seed=0):
 
 def drawing_of(kind, methods, seed=0):
     return Drawing(
-        kind,
-        kind,
-        "What the figure shows, in some words",
-        "my_long_task, my_backbone, isoparameter r=16",
-        "A caption.",
-        "deit",
-        "dtd",
-        data_of(kind, methods, seed),
+        kind=kind,
+        name=kind,
+        title="What the figure shows, in some words",
+        subtitle="my_long_task, my_backbone, isoparameter r=16",
+        caption="A caption.",
+        backbone="deit",
+        task="dtd",
+        data=data_of(kind, methods, seed),
     )
 
 
