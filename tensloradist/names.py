@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 MOST = 120  # characters; file systems take 255 bytes, and a suffix and a temporary file's marks come behind
 _HASH = 10
@@ -57,16 +56,3 @@ def printable(text: str) -> str:
 def encodable(text: str) -> str:
     """A text that can be written as UTF-8: escapes for the bytes of file names that are not."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def dotted(fields: Mapping[str, Any], keep_empty: bool = False) -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings by their dotted names: ('optimizer.learning_rate', 0.001).
-
-    Args:
-        keep_empty: whether an empty mapping is a value; otherwise nothing stands for it.
-    """
-    for name, value in fields.items():
-        if isinstance(value, Mapping) and (value or not keep_empty):
-            yield from ((f"{name}.{inner}", leaf) for inner, leaf in dotted(value, keep_empty))
-        else:
-            yield name, value

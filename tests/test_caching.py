@@ -115,7 +115,7 @@ def test_other_libraries_caches_move_only_where_the_home_cannot_be_written(no_ho
 
 def test_a_plan_that_was_made_before_imports_no_torch(tmp_path):
     """What models say is remembered, so that planning again takes a second and not ten."""
-    script = "import sys; from launch.plan import check; from launch.sweep import load_sweep\n"
+    script = "import sys; from launch.planning.plan import check; from launch.planning.sweep_file import load_sweep\n"
     script += "from pathlib import Path; check(load_sweep('demo'), Path('none')); print('torch' in sys.modules)"
     for imported in ("True", "False"):
         assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == imported

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tensloradist.errors import SpecError, UserError
-from tensloradist.names import dotted
+from tensloradist.errors import UserError
+from tensloradist.nested import dotted
 from tensloradist.records import UnreadableRecord
-from tensloradist.results.layout import RunFolder
+from tensloradist.results.layout import RunFolder, run_id_of
 from tensloradist.results.manifests import read_manifest
 from tensloradist.results.publish import read_spec
 from tensloradist.results.standing import standing
@@ -40,17 +40,11 @@ def explain(wanted: str, root: Path) -> Why:
         wanted: the run's id, or the beginning of it.
 
     Raises:
-        UserError: no manifest or run folder knows the run, or several begin so.
+        UserError: no manifest or run folder has the run, or the beginning is ambiguous.
     """
     specs, left_out = known_specs(root)
-    found = [run_id for run_id in specs if run_id.startswith(wanted)] if wanted else []
-    if len(found) != 1 and wanted not in found:
-        what = f"{len(found)} ids begin so ({', '.join(sorted(found)[:4])}, …)" if found else "not known here"
-        unread = "".join(f"; not read: {line}" for line in left_out)
-        raise UserError(
-            f"run {wanted!r}: {what}; `tensloradist plan SWEEP --json` lists ids, and a launch records them{unread}"
-        )
-    run_id = wanted if wanted in specs else found[0]
+    unread = "".join(f"; not read: {line}" for line in left_out)
+    run_id = run_id_of(wanted, specs, f"{root} (a launch records ids; `plan SWEEP --json` lists them{unread})")
     found_there = standing(RunFolder(root, run_id))
     why = Why(run_id, found_there.is_over, left_out=[*found_there.problems, *left_out])
     if found_there.result is not None:
@@ -64,11 +58,7 @@ def explain(wanted: str, root: Path) -> Why:
     for other, spec in specs.items():
         if other == run_id or not os.path.exists(RunFolder(root, other).result):
             continue
-        try:
-            theirs = flat(spec)
-        except UserError as error:
-            why.left_out.append(f"run {other}: {error}")
-            continue
+        theirs = flat(spec)
         distance = len(_differences(theirs, own))
         if nearest is None or (distance, other) < nearest[:2]:
             nearest = (distance, other, theirs)
@@ -77,9 +67,9 @@ def explain(wanted: str, root: Path) -> Why:
     return why
 
 
-def known_specs(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def known_specs(root: Path) -> tuple[dict[str, RunSpec], list[str]]:
     """run_id -> spec, of all manifests of a results folder and of runs outside of sweeps; and what cannot be read."""
-    specs: dict[str, dict[str, Any]] = {}
+    specs: dict[str, RunSpec] = {}
     left_out: list[str] = []
     for path in sorted((root / "sweeps").glob("*/*.json")):
         try:
@@ -91,19 +81,15 @@ def known_specs(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
             continue
         try:
             if (spec := read_spec(path)) is not None:
-                specs[path.parent.name] = spec.model_dump(mode="json")
+                specs[path.parent.name] = spec
         except UnreadableRecord as error:
             left_out.append(str(error))
     return specs, left_out
 
 
-def flat(spec: dict[str, Any]) -> Flat:
+def flat(spec: RunSpec) -> Flat:
     """The fields that make a run's identity, by dotted name: content, never a path."""
-    try:
-        content = json.loads(RunSpec.model_validate(spec).canonical_json())
-    except SpecError as error:
-        raise UserError(f"a specification of another version ({error})") from error
-    return dict(dotted(content))
+    return dict(dotted(json.loads(spec.canonical_json())))
 
 
 def _differences(old: Flat, new: Flat) -> list[tuple[str, Any, Any]]:

@@ -83,7 +83,7 @@ def launch_on_cluster(
     interrupt_on_termination()
     plugins = plan.sweep.runs[0].spec.plugins  # a sweep's: all runs have the same
     done, folder = submit(plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot, origin, plugins)
-    jobs = ", ".join(entry["job_id"] for entry in done.arrays)
+    jobs = ", ".join(done.job_ids)
     console.print(f"Submitted: jobs {jobs}; their files are in {folder}", highlight=False, soft_wrap=True)
     console.print(f"Follow with: {hints.status()}", markup=False, highlight=False, soft_wrap=True)
 

@@ -26,17 +26,17 @@ def prune(name: str, root: Path) -> int:
     A launch that may still submit, or of whose jobs not all are on record, or not their cluster, is left as it is.
     """
     adopt(name, root)
-    own = ((folder, said) for folder, said in launches(name, root) if said["user"] == username())
+    own = ((folder, said) for folder, said in launches(name, root) if said.user == username())
     left = [(folder, said) for folder, said in own if not (folder / MARK).exists() and _is_over(folder)]
     cluster = client.cluster() if left else None
-    ended = [(folder, said) for folder, said in left if cluster is not None and said["cluster"] == cluster]
-    living = client.living([array["job_id"] for _, said in ended for array in said["arrays"]]) if ended else {}
+    ended = [(folder, said) for folder, said in left if cluster is not None and said.cluster == cluster]
+    living = client.living([job for _, said in ended for job in said.job_ids]) if ended else {}
     if living is None:
         return 0
     alive = {client.base_id(key) for key in living}
     removed = 0
     for folder, said in ended:
-        if any(array["job_id"] in alive for array in said["arrays"]):
+        if any(job in alive for job in said.job_ids):
             continue
         files = [path for pattern in OF_JOBS for path in folder.glob(pattern)]
         files += [path for pattern in IF_EMPTY for path in folder.glob(pattern) if _is_empty(path)]

@@ -59,4 +59,4 @@ def _submit(path: Path, known: Submission, growth: Growth, run_ids: list[str]) -
         origin=Origin.read(path.parent),
         plugins=manifest.plugins,
     )
-    print(f"larger jobs were submitted: {[array['job_id'] for array in done.arrays]}, {folder}", flush=True)
+    print(f"larger jobs were submitted: {done.job_ids}, {folder}", flush=True)

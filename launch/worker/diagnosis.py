@@ -56,7 +56,7 @@ def blamed(run: ManifestRun, folder: RunFolder, number: int, crash: Crash, for_m
     Args:
         for_memory: whether the kernel has killed for memory since the attempt began.
     """
-    processes, code = int(run.spec["compute"]["processes"]), crash.code
+    processes, code = run.spec.compute.processes, crash.code
     other = culprit(folder.attempt(number)) if crash.rank else None
     if other is not None:
         said = f"process {other.rank} of {processes} ({other.host}): {other.message}; see {crash.log}"

@@ -20,6 +20,7 @@ from torch import nn
 from tensloradist import environment
 from tensloradist.backbones.quantization import compute_in
 from tensloradist.errors import UserError
+from tensloradist.nested import dotted
 from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
 from tensloradist.trackers import require_trackers
@@ -87,7 +88,7 @@ def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
     if accelerator.num_processes != compute.processes:
         raise RuntimeError(f"Accelerate runs {accelerator.num_processes} processes instead of {compute.processes}")
     if compute.log_with:
-        accelerator.init_trackers("tensloradist", config=_flat(spec.model_dump(mode="json")))
+        accelerator.init_trackers("tensloradist", config=_settings(spec))
     return accelerator
 
 
@@ -161,13 +162,7 @@ def release(accelerator: Accelerator) -> None:
     PartialState._reset_state()
 
 
-def _flat(data: dict, prefix: str = "") -> dict[str, str | int | float | bool]:
-    flat: dict[str, str | int | float | bool] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str | int | float | bool):
-            flat[prefix + key] = value
-        else:
-            flat[prefix + key] = str(value)
-    return flat
+def _settings(spec: RunSpec) -> dict[str, str | int | float | bool]:
+    """The specification as a tracker takes it: plain values by dotted names."""
+    fields = dotted(spec.model_dump(mode="json"))
+    return {name: value if isinstance(value, str | int | float | bool) else str(value) for name, value in fields}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tensloradist.errors import UserError, unknown
+from tensloradist.nested import dotted
 from tensloradist.spec import RunSpec
 
 # An adapter has few gradients, and DeepSpeed's own bucket sizes take more memory than ZeRO-3 saves on a small model.
@@ -130,9 +131,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _laid_over(config: dict[str, Any], given: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
-    path, own = spec.compute.deepspeed_config, dict(_flat(config))
+    path, own = spec.compute.deepspeed_config, dict(dotted(config))
     problems = []
-    for key, value in _flat(given):
+    for key, value in dotted(given):
         section = key.partition(".")[0]
         refused = section if section in REFUSED else ".".join(key.split(".")[:2])
         _refuse_unknown(key, Path(path or ""))
@@ -171,14 +172,6 @@ def _is_off(key: str, section: str, given: Mapping[str, Any], value: Any) -> boo
 def _is_batch(key: str, value: Any, spec: RunSpec) -> bool:
     """Whether it is the batch without the padding of the last share, which DeepSpeed's own count includes."""
     return key == "train_batch_size" and value == spec.optimizer.batch_size
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _set(config: dict[str, Any], key: str, value: Any) -> None:

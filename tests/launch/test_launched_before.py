@@ -13,6 +13,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,13 @@ from fake_slurm import FakeSlurm
 from safetensors.numpy import load_file
 from written_before import call, unpacked
 
+from launch.planning.plan import write_manifest
+from launch.planning.sweep_file import load_sweep
+from launch.records.job_arrays import accepted_array, launches
+from launch.records.origin import Origin
+from launch.records.submission import Submission
+from launch.records.worker_status import read_word
+from tensloradist.results.attempts import read_decision
 from tensloradist.results.layout import RunFolder
 
 HERE = Path(__file__).parent
@@ -58,6 +66,27 @@ def assert_reached(before, run_id, attempt):
     assert now["metrics"]["test"] == pytest.approx(kept["metrics"]["test"], abs=0.02)
     assert now["fingerprints"].keys() == kept["fingerprints"].keys()
     assert all(now["fingerprints"][name] == kept["fingerprints"][name] for name in ("data", "split", "data_order"))
+
+
+def test_records_are_written_byte_for_byte_as_before(before, tmp_path):
+    for sweep in ("launched", "queued"):
+        (manifest,) = (before / "results" / "sweeps" / sweep).glob("*.json")
+        written = write_manifest(load_sweep(str(before / f"{sweep}.yaml")), tmp_path)
+        assert (written.name, written.read_bytes()) == (manifest.name, manifest.read_bytes())
+    for path in before.glob("results/sweeps/*/launches/*/submission*.json"):
+        assert Submission.read(path).to_json() == path.read_text()
+        Origin.read(path.parent).write(tmp_path / path.parent.name)
+        assert (tmp_path / path.parent.name / "launch.json").read_bytes() == (path.parent / "launch.json").read_bytes()
+    for path in before.glob("results/sweeps/*/launches/*/worker-*.json"):
+        read_word(path).write(tmp_path / path.name)
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+    for path in before.glob("results/runs/*/attempts/*/decision.json"):
+        assert json.dumps(read_decision(path.parent).model_dump(), indent=2) + "\n" == path.read_text()
+    ((folder, jobs),) = launches("queued", before / "results")
+    array = accepted_array("101", 2, Submission.read(folder / "submission-0.json"))
+    replace(jobs, arrays=[]).with_array(tmp_path, array).write(tmp_path)
+    for name in ("accepted-0.json", "slurm.json"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
 @pytest.mark.parametrize("sweep", ["launched", "queued"])
