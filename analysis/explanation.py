@@ -72,7 +72,7 @@ def explain(analysis: Analysis, address: Address) -> Explanation:
         row=row,
         cell=cell,
         runs=tuple(_run(analysis, run_id) for run_id in cell.run_ids.values()),
-        spec={} if first is None else {name: v for name, v in analysis.specs[first].items() if name != "seed"},
+        spec={} if first is None else analysis.specs[first].model_dump(mode="json", exclude={"seed"}),
         reproduce="" if first is None else again,
     )
 

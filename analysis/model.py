@@ -18,7 +18,7 @@ from analysis.statistics.intervals import Estimate, Interval, Method
 from analysis.statistics.paired import MARGIN, Paired
 from analysis.statistics.ranks import Ranks
 from tensloradist.results.schema import Condition, Manifest
-from tensloradist.spec import REFERENCES
+from tensloradist.spec import REFERENCES, RunSpec
 from tensloradist.wording import exactly
 
 __all__ = ["Estimate", "Interval", "Method", "Paired", "Ranks"]
@@ -296,7 +296,7 @@ class Analysis:
         return self.loaded.name
 
     @cached_property
-    def specs(self) -> dict[str, dict[str, Any]]:
+    def specs(self) -> dict[str, RunSpec]:
         """run_id -> its resolved specification."""
         return {run.run_id: run.spec for manifest in self.loaded.manifests for run in manifest.runs}
 

@@ -78,7 +78,7 @@ def reproduce(
     folder = _new_folder((out or Path(str(analysis.loaded.root)) / "reproductions") / run_id)
     spec = analysis.specs[run_id]
     overrides = []
-    if spec["compute"]["processes"] > 1:
+    if spec.compute.processes > 1:
         overrides = [
             "compute.strategy=single",
             "compute.processes=1",
@@ -87,7 +87,7 @@ def reproduce(
         ]
         say("trained by several processes originally and by one now, so sums are rounded in another order")
     given = folder / "run.yaml"
-    write_once(given, json.dumps(spec, indent=1) + "\n")  # JSON is YAML
+    write_once(given, json.dumps(spec.model_dump(mode="json"), indent=1) + "\n")  # JSON is YAML
     say(f"training run {run_id} (seed {seed}) again in {folder}")
     _train(given, folder, overrides, say)
     again = RunFolder(folder, run_id).result

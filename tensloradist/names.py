@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 MOST = 120  # characters; file systems allow 255 bytes, which must also hold a suffix and a temporary file's marks
 _HASH = 10
@@ -56,16 +55,3 @@ def printable(text: str) -> str:
 def encodable(text: str) -> str:
     """A text that can be encoded as UTF-8; bytes of file names that are not UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def dotted(fields: Mapping[str, Any], keep_empty: bool = False) -> Iterator[tuple[str, Any]]:
-    """Flatten nested mappings into (dotted name, value): ('optimizer.learning_rate', 0.001).
-
-    Args:
-        keep_empty: treat an empty mapping as a value instead of omitting it.
-    """
-    for name, value in fields.items():
-        if isinstance(value, Mapping) and (value or not keep_empty):
-            yield from ((f"{name}.{inner}", leaf) for inner, leaf in dotted(value, keep_empty))
-        else:
-            yield name, value

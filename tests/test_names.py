@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tensloradist.config import expand_path
 from tensloradist.errors import UserError
 from tensloradist.files import write_replacing
-from tensloradist.names import MOST, dotted, file_name, printable
+from tensloradist.names import MOST, file_name, printable
+from tensloradist.nested import dotted
 from tensloradist.results.schema import Failure
 
 ALIKE = [

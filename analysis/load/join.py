@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.load.columns import COLUMNS
 from analysis.model import CELL, ENDED, Loaded
 from tensloradist.errors import UserError
-from tensloradist.names import dotted
+from tensloradist.nested import dotted
 from tensloradist.results.schema import Condition, Manifest
 from tensloradist.spec import identifying
 
@@ -75,7 +75,7 @@ def _contents(manifest: Manifest) -> tuple[Contents, Contents]:
     columns: Contents = defaultdict(lambda: defaultdict(set))
     methods: Contents = defaultdict(lambda: defaultdict(set))
     for run in manifest.runs:
-        for field, value in _identity(run.spec).items():
+        for field, value in _identity(run.spec.model_dump(mode="json")).items():
             where = methods[run.row] if field.startswith("adapter.") else columns[f"{run.backbone}, {run.task}"]
             where[field].add(json.dumps(value, sort_keys=True))
     return columns, methods

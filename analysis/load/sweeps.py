@@ -20,7 +20,7 @@ from tensloradist.names import printable
 from tensloradist.results.bundle import is_bundle, opened
 from tensloradist.results.schema import Condition, ManifestRun, Membership
 from tensloradist.results.sweeps import find_sweep
-from tensloradist.spec import ADDED_LATER, OptimizerSpec
+from tensloradist.spec import OptimizerSpec
 
 
 def load_from(sources: Sequence[str], root: Path) -> Loaded:
@@ -77,22 +77,22 @@ def load(source: str, root: Path, use_cache: bool = True) -> Loaded:
 
 
 def _planned(run: ManifestRun, sweep: str) -> dict[str, Any]:
-    adapter, task = run.spec["adapter"], run.spec["task"]
+    adapter, task = run.spec.adapter, run.spec.task
     return {
         "sweep": sweep,
         "run_id": run.run_id,
         "row": printable(run.row),
-        "method": adapter["method"],
-        "grouping": adapter.get("grouping"),
-        "factorization": adapter.get("factorization"),
+        "method": adapter.method,
+        "grouping": adapter.grouping,
+        "factorization": adapter.factorization,
         "backbone": printable(run.backbone),
         "task": printable(run.task),
-        "data_set": task.get("fingerprint") or task["name"],
-        "protocol": run.spec["protocol"],
-        "seed": run.spec["seed"],
+        "data_set": task.fingerprint or task.name,
+        "protocol": run.spec.protocol,
+        "seed": run.spec.seed,
         "adapter_parameters": run.adapter_parameters,
         "ranks": ", ".join(f"{mode} {rank}" for mode, rank in run.ranks.items()),
-        **_axes(run.spec["optimizer"]),
+        **_axes(run.spec.optimizer),
     }
 
 
@@ -107,11 +107,10 @@ def _membership(run: ManifestRun, membership: Membership, condition: Condition) 
     }
 
 
-def _axes(optimizer: dict[str, Any]) -> dict[str, Any]:
+def _axes(optimizer: OptimizerSpec) -> dict[str, Any]:
     """The optimiser fields, among whose values a selection may choose."""
     fields = {}
-    for name in OptimizerSpec.model_fields:
-        value = optimizer.get(name, ADDED_LATER.get(f"optimizer.{name}"))
+    for name, value in optimizer:
         fields[name if name == "learning_rate" else f"optimizer.{name}"] = (
             str(value) if isinstance(value, dict) else value
         )

@@ -10,7 +10,7 @@ from analysis.model import Address, Analysis
 from analysis.render import text
 from analysis.render.facts import facts
 from tensloradist.errors import UserError
-from tensloradist.names import dotted
+from tensloradist.nested import dotted
 
 
 @dataclass(frozen=True, kw_only=True)

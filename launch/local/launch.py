@@ -1,4 +1,4 @@
-"""Launching on this machine, as the command `launch` does it: workers until nothing is left, watched, and summed up."""
+"""Launching on this machine: starts workers, shows their progress until no run is left, and prints a summary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tensloradist.wording import counted, duration
 
 
 def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: float) -> None:
-    """Train what a checked sweep has left to train, and return when all is done.
+    """Train the open runs of a checked sweep, and return when all have ended.
 
     Raises:
         UserError: the results folder cannot be used, or runs ask for several machines.
@@ -71,7 +71,7 @@ def launch_here(plan: Plan, root: Path, workers: int | None, takeover_after: flo
 
 
 def _summarise(watcher: Watcher, console: Console) -> None:
-    """What became of the launch's runs; failures grouped by cause and message."""
+    """Print how the launch's runs ended; failures are grouped by cause and message."""
     states = [ended.state for ended in watcher.ended.values()]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "diverged", "failed"))
     lines = [counts]

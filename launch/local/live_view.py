@@ -1,4 +1,4 @@
-"""Watching a local launch: a live table of cells × seeds on a terminal, a line for each finished run in a pipe."""
+"""The progress of a local launch: a live table of cells × seeds on a terminal, a line for each ended run in a pipe."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.local.workers import LocalLaunch
-from launch.monitor.display import SYMBOLS
+from launch.monitor.display import seed_marks
 from launch.planning.labels import RunLabels
 from launch.planning.plan import Plan
 from launch.planning.sweep_file import PlannedRun
-from launch.records.worker_status import read_words
+from launch.records.worker_status import WorkerStatus, read_words
 from launch.worker.failures import FailureBook
 from tensloradist.results.claims import is_alive
 from tensloradist.results.layout import RunFolder
@@ -54,7 +54,7 @@ class Watcher:
         self._open = {run.run_id: run for run in plan.to_run() + plan.to_watch()}
 
     def look(self) -> list[Ended]:
-        """What has ended since the last look."""
+        """The runs that have ended since the last look."""
         news = []
         for run_id, run in list(self._open.items()):
             folder = RunFolder(self.root, run_id)
@@ -84,23 +84,23 @@ class Watcher:
             self.ended[run_id] = news[-1]
         return news
 
-    def workers(self) -> list[dict[str, Any]]:
+    def workers(self) -> list[WorkerStatus]:
         return read_words(self.launch.folder)[0]
 
     def elapsed_seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def running(self) -> list[dict[str, Any]]:
-        """The workers' words on runs in progress that have not ended."""
-        return [worker for worker in self.workers() if worker.get("run_id") in self._open]
+    def running(self) -> list[WorkerStatus]:
+        """The statuses of workers whose runs have not ended."""
+        return [worker for worker in self.workers() if worker.run_id in self._open]
 
     def remaining_seconds(self) -> float | None:
-        """At the pace so far, a run in progress counting by its steps; None before there is a pace."""
-        done = len(self.ended) + sum(worker["step"] / worker["steps"] for worker in self.running() if "steps" in worker)
+        """At the pace so far, with runs in progress counted by their steps; None before there is a pace."""
+        done = len(self.ended) + sum(worker.step / worker.steps for worker in self.running() if worker.steps)
         return self.elapsed_seconds() / done * (len(self.launch.baseline) - done) if done else None
 
     def unfinished(self) -> tuple[int, int]:
-        """Of the runs that have not ended: how many somebody else is at work on, and how many nobody is."""
+        """Of the runs that have not ended: how many others are training, and how many nobody is."""
         busy = sum(is_alive(RunFolder(self.root, run_id)) for run_id in self._open)
         return busy, len(self._open) - busy
 
@@ -145,9 +145,10 @@ def _live(watcher: Watcher) -> Group:
     bar.add_row(ProgressBar(total=max(total, 1), completed=done, width=60))
     parts: list[Any] = [line, bar]
     for worker in watcher.running():
-        text = f"{watcher.labels.label(worker['run_id'])}: "
-        if "steps" in worker:
-            text += f"epoch {worker['epoch']}, step {worker['step']} of {worker['steps']}, loss {worker['loss']:.3f}"
+        text = f"{watcher.labels.label(str(worker.run_id))}: "
+        if worker.steps:
+            loss = "" if worker.loss is None else f", loss {worker.loss:.3f}"
+            text += f"epoch {worker.epoch}, step {worker.step} of {worker.steps}{loss}"
         else:
             text += "loading"
         parts.append(Text(text, style="dim"))
@@ -156,22 +157,18 @@ def _live(watcher: Watcher) -> Group:
 
 
 def cell_table(watcher: Watcher) -> Table | None:
-    """Cells × seeds, a symbol for each run; None where that would not fit."""
-    cells: dict[tuple[str, str, str, str], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    """Cells × seeds, a symbol for each run; None if that would not fit."""
+    running = {worker.run_id for worker in watcher.running()}
+    cells: dict[tuple[str, str, str, str], list[tuple[int, str]]] = defaultdict(list)
     for run in watcher.plan.sweep.runs:
         key = (run.backbone, run.task, run.row, run.conditions[0].condition)
-        cells[key][run.spec.seed].append(run.run_id)
+        state = "running" if run.run_id in running else watcher.states[run.run_id]
+        cells[key].append((run.spec.seed, state))
     if len(cells) > MOST_ROWS:
         return None
-    running = {worker["run_id"] for worker in watcher.running()}
     table = Table(box=None, pad_edge=False)
     for name in ("backbone", "task", "method", "condition", "seeds"):
         table.add_column(name)
-    for key, seeds in cells.items():
-        marks = Text()
-        for runs in seeds.values():
-            for run_id in runs:
-                marks.append(*SYMBOLS["running" if run_id in running else watcher.states[run_id]])
-            marks.append(" ")
-        table.add_row(*key, marks)
+    for key, runs in cells.items():
+        table.add_row(*key, seed_marks(runs))
     return table

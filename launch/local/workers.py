@@ -29,9 +29,9 @@ FOREVER_MINUTES = 60 * 24 * 365
 
 
 def default_workers(plan: Plan) -> int:
-    """A worker a GPU; on CPUs one for each `compute.threads` (1) cores, up to eight; never more than runs.
+    """One for each GPU; on CPUs, one for every `compute.threads` (1) cores, up to eight; never more than runs.
 
-    One where runs have several processes. Small runs gain little from a second thread, hence one core a worker.
+    One if runs have several processes. Small runs gain little from a second thread, hence one core for each worker.
     """
     compute = [run.spec.compute for run in plan.sweep.runs]
     if any(part.processes > 1 for part in compute):
@@ -80,7 +80,7 @@ class LocalLaunch:
         executor = submitit.LocalExecutor(folder=self.folder / "submitit")
         # Which GPU a worker's child sees is set by the worker, so submitit is asked for none.
         executor.update_parameters(timeout_min=FOREVER_MINUTES)
-        # Ctrl-C and a closed terminal reach all its processes: workers ignore both, and are told to stop by a file.
+        # Ctrl-C and a closed terminal signal all processes: workers ignore both, and stop when a file asks them to.
         with ignored(signal.SIGINT), ignored(signal.SIGHUP):
             self.jobs = [
                 executor.submit(run_worker, str(self.submission.absolute()), index) for index in range(self.workers)
@@ -90,7 +90,7 @@ class LocalLaunch:
         return any(not job.done() for job in self.jobs)
 
     def crashed_workers(self) -> list[str]:
-        """For each worker that ended by an error of its own: the last line of what it said."""
+        """For each worker that ended by an error of its own: the last line of the error."""
         lines = []
         for job in self.jobs:
             if job.done() and (error := job.exception()) is not None:
@@ -98,7 +98,7 @@ class LocalLaunch:
         return lines
 
     def stop(self) -> None:
-        """Tell the workers that still run to stop and wait until they have; end by force those that do not."""
+        """Ask the workers that still run to stop and wait for them; kill those that do not stop."""
         if not self.is_running():
             return
         write_once(self.folder / "stop", "")
@@ -109,4 +109,4 @@ class LocalLaunch:
             # submitit's own cancel() sends the signal that workers ignore. A killed worker's child ends by itself.
             with suppress(ProcessLookupError, UnreadableRecord):  # it has ended meanwhile
                 if not job.done() and (word := read_word(self.folder / f"worker-{index}.json")) is not None:
-                    os.kill(word["pid"], signal.SIGKILL)
+                    os.kill(word.pid, signal.SIGKILL)

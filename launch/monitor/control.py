@@ -13,7 +13,7 @@ from launch.scheduler import Scheduler, base_id, living
 from tensloradist.errors import UserError, unknown
 from tensloradist.files import write_once
 from tensloradist.results.holds import hold, release_hold
-from tensloradist.results.layout import RunFolder
+from tensloradist.results.layout import RunFolder, run_id_of
 from tensloradist.results.schema import Manifest, ManifestRun
 from tensloradist.results.standing import standing
 from tensloradist.results.sweeps import FoundSweep
@@ -23,22 +23,16 @@ def chosen(manifest: Manifest, run_ids: list[str] | None = None, methods: list[s
     """The runs of a sweep that have one of the ids (or beginnings of ids) and one of the methods; all without either.
 
     Raises:
-        UserError: an id or a method that the sweep does not have.
+        UserError: an id or a method that the sweep does not have, or an ambiguous beginning of an id.
     """
     runs = list(manifest.runs)
     rows = sorted({run.row for run in runs})
     for method in methods or ():
         if method not in rows:
             raise UserError(unknown("method", method, rows))
-    for wanted in run_ids or ():
-        if not any(run.run_id.startswith(wanted) for run in runs):
-            raise UserError(f"run {wanted!r}: the sweep {manifest.name} has none whose id begins so")
-    return [
-        run
-        for run in runs
-        if (not run_ids or any(run.run_id.startswith(wanted) for wanted in run_ids))
-        and (not methods or run.row in methods)
-    ]
+    known = [run.run_id for run in runs]
+    ids = {run_id_of(wanted, known, f"the sweep {manifest.name}") for wanted in run_ids or ()}
+    return [run for run in runs if (not ids or run.run_id in ids) and (not methods or run.row in methods)]
 
 
 def hold_runs(root: Path, runs: list[ManifestRun], reason: str) -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from launch.monitor.spending import spending
 from launch.planning.sharing import Sharing, sharing
-from launch.records.job_arrays import launches, of_cluster
+from launch.records.job_arrays import JobArray, launches
 from launch.scheduler import Scheduler, Usage, base_id
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
@@ -73,19 +72,19 @@ def account(name: str, root: Path, scheduler: Scheduler) -> tuple[list[Efficienc
     """
     submitted = [launch for _, launch in launches(name, root)]
     cluster = scheduler.cluster() if submitted else None
-    ours = [launch for launch in submitted if of_cluster(launch, cluster)]
-    arrays = [(launch["profile"], array) for launch in ours for array in launch["arrays"]]
+    ours = [launch for launch in submitted if launch.is_of(cluster)]
+    arrays = [(launch.profile, array) for launch in ours for array in launch.arrays]
     if submitted and not ours:
-        clusters = ", ".join(sorted({launch["cluster"] for launch in submitted}))
+        clusters = ", ".join(sorted({str(launch.cluster) for launch in submitted}))
         raise UserError(f"{name}: its jobs are of another cluster ({clusters}); ask for their efficiency there")
     if not arrays:
         raise UserError(f"{name}: never launched with --profile, so there are no jobs to account for")
-    used = scheduler.usage(array["job_id"] for _, array in arrays)
+    used = scheduler.usage(array.job_id for _, array in arrays)
     if used is None:
         raise UserError(f"{scheduler.name}'s accounting does not answer, so usage is not known; try again later")
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[JobArray]] = {}
     for profile, array in arrays:
-        groups.setdefault((profile, array["options"]), []).append(array)
+        groups.setdefault((profile, array.options), []).append(array)
     jobs = {key: [use for use in used for array in group if _is_of(use, array)] for key, group in groups.items()}
     folders = [
         RunFolder(root, run_id) for run_id in dict.fromkeys(run.run_id for run in latest_manifest(name, root).runs)
@@ -94,7 +93,7 @@ def account(name: str, root: Path, scheduler: Scheduler) -> tuple[list[Efficienc
     results = [each.result for _, each in found if each.result is not None]
     unfinished = [spending(folder) for folder, each in found if each.state == "open"]
     worker_seconds = sum(
-        use.elapsed_seconds * array["workers_per_task"] for _, array in arrays for use in used if _is_of(use, array)
+        use.elapsed_seconds * array.workers_per_task for _, array in arrays for use in used if _is_of(use, array)
     )
     spent = Spent(
         len(results),
@@ -110,13 +109,13 @@ def account(name: str, root: Path, scheduler: Scheduler) -> tuple[list[Efficienc
     return [_of_set(*key, group, jobs[key], spent) for key, group in groups.items()], spent
 
 
-def _is_of(use: Usage, array: dict[str, Any]) -> bool:
-    return base_id(use.key) == array["job_id"]
+def _is_of(use: Usage, array: JobArray) -> bool:
+    return base_id(use.key) == array.job_id
 
 
-def _of_set(profile: str, options: str, arrays: list[dict[str, Any]], jobs: list[Usage], spent: Spent) -> Efficiency:
-    asked = arrays[-1]["asked"]
-    limit = 60.0 * arrays[-1]["time_limit_minutes"]
+def _of_set(profile: str, options: str, arrays: list[JobArray], jobs: list[Usage], spent: Spent) -> Efficiency:
+    asked = arrays[-1].asked
+    limit = 60.0 * arrays[-1].time_limit_minutes
     elapsed = sum(job.elapsed_seconds for job in jobs)
     cpu = [job.cpu_seconds for job in jobs if job.cpu_seconds is not None]
     capacity = sum(job.elapsed_seconds * (job.allocated_cpus or 1) for job in jobs if job.cpu_seconds is not None)
@@ -124,18 +123,18 @@ def _of_set(profile: str, options: str, arrays: list[dict[str, Any]], jobs: list
     found = Efficiency(
         profile,
         options,
-        sum(int(array["tasks"]) for array in arrays),
+        sum(array.tasks for array in arrays),
         limit,
         max((job.elapsed_seconds for job in jobs), default=None),
         elapsed,
         sum(cpu) / capacity if capacity else None,
-        asked["memory_gb"] * 2**30 if asked["memory_gb"] else None,
+        asked.memory_gb * 2**30 if asked.memory_gb else None,
         max(peaks, default=None),
-        int(asked["gpus_per_node"]),
+        asked.gpus_per_node,
     )
     found.suggestions = _suggestions(found, jobs, spent)
-    single = all(int(array.get("processes", 1)) == 1 for array in arrays)
-    alone = single and int(arrays[-1]["workers_per_task"]) <= found.gpus
+    single = all(array.processes == 1 for array in arrays)
+    alone = single and arrays[-1].workers_per_task <= found.gpus
     if spent.sharing is not None and alone:
         found.suggestions.append(str(spent.sharing))
     return found

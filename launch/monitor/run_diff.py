@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tensloradist.errors import SpecError, UserError
-from tensloradist.names import dotted
+from tensloradist.errors import UserError
+from tensloradist.nested import dotted
 from tensloradist.records import UnreadableRecord
-from tensloradist.results.layout import RunFolder
+from tensloradist.results.layout import RunFolder, run_id_of
 from tensloradist.results.manifests import read_manifest
 from tensloradist.results.publish import read_spec
 from tensloradist.results.standing import standing
@@ -55,7 +55,7 @@ def explain(wanted: str, root: Path) -> Why:
         UserError: no manifest or run folder has the run, or the beginning is ambiguous.
     """
     specs, left_out = known_specs(root)
-    run_id = _id_of(wanted, specs, left_out)
+    run_id = _id_of(wanted, specs, left_out, root)
     found_there = standing(RunFolder(root, run_id))
     why = Why(run_id, found_there.is_over, left_out=[*found_there.problems, *left_out])
     if found_there.result is not None:
@@ -69,11 +69,7 @@ def explain(wanted: str, root: Path) -> Why:
     for other, spec in specs.items():
         if other == run_id or not os.path.exists(RunFolder(root, other).result):
             continue
-        try:
-            theirs = flat(spec)
-        except UserError as error:
-            why.left_out.append(f"run {other}: {error}")
-            continue
+        theirs = flat(spec)
         distance = len(_differences(theirs, own))
         if nearest is None or (distance, other) < nearest[:2]:
             nearest = (distance, other, theirs)
@@ -89,7 +85,7 @@ def between(first: str, second: str, root: Path) -> RunDifference:
         UserError: as `explain`; or a specification that another version wrote.
     """
     specs, left_out = known_specs(root)
-    ids = [_id_of(wanted, specs, left_out) for wanted in (first, second)]
+    ids = [_id_of(wanted, specs, left_out, root) for wanted in (first, second)]
     one, other = (flat(specs[run_id]) for run_id in ids)
     standings = [standing(RunFolder(root, run_id)) for run_id in ids]
     made = [_code(found.result.provenance) for found in standings if found.result is not None]
@@ -102,22 +98,14 @@ def between(first: str, second: str, root: Path) -> RunDifference:
     )
 
 
-def _id_of(wanted: str, specs: dict[str, dict[str, Any]], left_out: list[str]) -> str:
-    found = [run_id for run_id in specs if run_id.startswith(wanted)] if wanted else []
-    if wanted in specs or len(found) == 1:
-        return wanted if wanted in specs else found[0]
-    if found:
-        some = ", ".join(sorted(found)[:4])
-        raise UserError(f"run {wanted!r}: ambiguous, with {len(found)} matches ({some}, …); give more characters")
+def _id_of(wanted: str, specs: dict[str, RunSpec], left_out: list[str], root: Path) -> str:
     unread = "".join(f"; not read: {line}" for line in left_out)
-    raise UserError(
-        f"run {wanted!r}: not known here; `tensloradist plan SWEEP --json` lists ids, and a launch records them{unread}"
-    )
+    return run_id_of(wanted, specs, f"{root} (a launch records ids; `plan SWEEP --json` lists them{unread})")
 
 
-def known_specs(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def known_specs(root: Path) -> tuple[dict[str, RunSpec], list[str]]:
     """run_id -> spec, of all manifests of a results folder and of runs outside of sweeps; and what cannot be read."""
-    specs: dict[str, dict[str, Any]] = {}
+    specs: dict[str, RunSpec] = {}
     left_out: list[str] = []
     for path in sorted((root / "sweeps").glob("*/*.json")):
         try:
@@ -129,19 +117,15 @@ def known_specs(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
             continue
         try:
             if (spec := read_spec(path)) is not None:
-                specs[path.parent.name] = spec.model_dump(mode="json")
+                specs[path.parent.name] = spec
         except UnreadableRecord as error:
             left_out.append(str(error))
     return specs, left_out
 
 
-def flat(spec: dict[str, Any]) -> Flat:
+def flat(spec: RunSpec) -> Flat:
     """The fields that make a run's identity, by dotted name: content, never a path."""
-    try:
-        content = json.loads(RunSpec.model_validate(spec).canonical_json())
-    except SpecError as error:
-        raise UserError(f"a specification of another version ({error})") from error
-    return dict(dotted(content))
+    return dict(dotted(json.loads(spec.canonical_json())))
 
 
 def _differences(old: Flat, new: Flat) -> list[Change]:

@@ -12,13 +12,12 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from launch.monitor.jobs import Jobs, JobsStatus
 from launch.monitor.spending import spending
 from launch.planning.labels import RunLabels
 from launch.records.job_arrays import read_launches
-from launch.records.worker_status import has_ended, is_at_work, read_words
+from launch.records.worker_status import WorkerStatus, is_at_work, read_words
 from launch.scheduler import at_work
 from tensloradist.results.attempts import attempt_files
 from tensloradist.results.claims import JobAlive, highest_claim, owner_of, ownership
@@ -147,7 +146,7 @@ def collect(name: str, root: Path, jobs: Jobs | None = None, edited: FoundSweep 
     warnings += found.early_ends if found is not None else []
     problems, local_work = _worker_problems(name, root)
     warnings += [*problems, *map(str, unreadable)]
-    gpus = any(array["asked"]["gpus_per_node"] for _, launch in submitted for array in launch["arrays"])
+    gpus = any(array.asked.gpus_per_node for _, launch in submitted for array in launch.arrays)
     unknown_jobs = bool(elsewhere or unreadable or (found is not None and not found.answers))
     waiting = None if unknown_jobs else local_work or (found is not None and found.are_left)
     return SweepStatus(name, runs, found, gpus, warnings, waiting)
@@ -191,8 +190,8 @@ def _alive_by(jobs: Jobs | None) -> JobAlive:
 
 def _run_status(folder: RunFolder, run: ManifestRun, alive: JobAlive) -> RunStatus:
     conditions = ", ".join(member.condition for member in run.conditions)
-    status = RunStatus(run.run_id, run.row, run.backbone, run.task, conditions, int(run.spec["seed"]), "planned")
-    status.processes = int(run.spec["compute"]["processes"])
+    status = RunStatus(run.run_id, run.row, run.backbone, run.task, conditions, run.spec.seed, "planned")
+    status.processes = run.spec.compute.processes
     try:
         if folder.path.is_dir():
             _look(folder, status, alive)
@@ -247,20 +246,20 @@ def _job_runs(folder: RunFolder, number: int, alive: JobAlive) -> bool:
     return alive(owner_of(folder, number)) is True
 
 
-def _works_here(folder: Path, words: list[dict[str, Any]]) -> bool:
+def _works_here(folder: Path, words: list[WorkerStatus]) -> bool:
     """Whether a launch on this machine has a worker at work, or has only just begun."""
     try:
         begun = (folder / "submission.json").stat().st_mtime
     except OSError:  # none, or a folder that may not be entered, which reading the launches' records reports
         return False
     begins = not words and time.time() - begun < STARTING_SECONDS
-    return begins or any(not has_ended(word) for word in words)
+    return begins or any(not word.has_ended for word in words)
 
 
 def _worker_problems(name: str, root: Path) -> tuple[list[str], bool]:
     """What went wrong with workers of the newest launch and of those at work; whether one here is at work."""
     folders = sorted((sweep_folder(root, name) / "launches").glob("*"))
-    errors: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    errors: dict[str, list[WorkerStatus]] = defaultdict(list)
     lines: list[str] = []
     changed, working = 0, False
     for folder in folders:
@@ -270,13 +269,13 @@ def _worker_problems(name: str, root: Path) -> tuple[list[str], bool]:
         lines += map(str, unreadable)
         working = working or _works_here(folder, words)
         for word in words:
-            changed += bool(word.get("code_changed"))
-            if word["state"] == "crashed":
-                errors[str(word.get("error"))].append(word)
+            changed += word.code_changed
+            if word.state == "crashed":
+                errors[str(word.error)].append(word)
     for error, words in errors.items():
-        hosts = ", ".join(sorted({word["host"] for word in words})[:4])
+        hosts = ", ".join(sorted({word.host for word in words})[:4])
         who = counted(len(words), "worker ended by its own error", "workers ended by an error of their own")
-        log = next((f"; see {word['log']}" for word in words if word.get("log")), "")
+        log = next((f"; see {word.log}" for word in words if word.log), "")
         lines.append(f"{who} ({hosts}): {error}{log}")
     if changed:
         lines.append(

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launch.monitor.display import SYMBOLS
+from launch.monitor.display import SYMBOLS, seed_marks
 from launch.monitor.status import OVER, RunStatus, SweepStatus
 from launch.records.origin import Hints
 from launch.records.policy import RULES
@@ -58,24 +58,14 @@ def _cells(status: SweepStatus) -> Table:
     for key, runs in rows.items():
         if key in hidden:
             continue
-        table.add_row(*key, _marks(runs), f"{sum(run.state in OVER for run in runs)}/{len(runs)}")
+        table.add_row(
+            *key,
+            seed_marks((run.seed, run.state) for run in runs),
+            f"{sum(run.state in OVER for run in runs)}/{len(runs)}",
+        )
     if hidden:
         table.caption = f"{counted(len(hidden), 'cell is', 'cells are')} finished and not shown"
     return table
-
-
-def _marks(runs: list[RunStatus]) -> Text:
-    """A sign for each run; where a seed has several, such as learning rates, a blank between the seeds."""
-    seeds: dict[int, list[RunStatus]] = defaultdict(list)
-    for run in runs:
-        seeds[run.seed].append(run)
-    between = " " if any(len(own) > 1 for own in seeds.values()) else ""
-    marks = Text()
-    for place, (_, own) in enumerate(sorted(seeds.items())):
-        marks.append(between if place else "")
-        for run in own:
-            marks.append(*SYMBOLS[run.state])
-    return marks
 
 
 def _progress(status: SweepStatus) -> str:

@@ -1,4 +1,4 @@
-"""What a run is called where a command names it: by what sets it apart from the others of its sweep."""
+"""Labels of runs in the output of commands: the fields that distinguish a run from the others of its sweep."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensloradist.errors import UserError
-from tensloradist.names import dotted
+from tensloradist.nested import dotted
 from tensloradist.results.manifests import latest_manifest
 from tensloradist.results.schema import ManifestRun
 from tensloradist.wording import exactly
@@ -33,7 +33,7 @@ class RunLabels:
             self._settings |= _settings(own)
             for run in own:
                 setting = self._settings[run.run_id]
-                place = [task, row, condition, *([backbone] if several else []), f"seed {_seed(run)}"]
+                place = [task, row, condition, *([backbone] if several else []), f"seed {run.spec.seed}"]
                 self._labels[run.run_id] = ", ".join([*place, *([setting] if setting else [])])
 
     def label(self, run_id: str) -> str:
@@ -41,24 +41,16 @@ class RunLabels:
         return self._labels[run_id]
 
     def setting(self, run_id: str) -> str:
-        """'learning_rate 0.001': what the optimiser's axes are for this run; '' where there are none."""
+        """'learning_rate 0.001': the run's values of the optimiser's axes; '' if there are none."""
         return self._settings[run_id]
 
 
 def _settings(cell: Sequence[Run]) -> dict[str, str]:
-    """What of the optimiser's settings differs within a cell, in words for each of its runs."""
-    flat = {run.run_id: dict(dotted(_optimizer(run))) for run in cell}
+    """run_id -> the optimiser's settings that differ within the cell, as text."""
+    flat = {run.run_id: dict(dotted(run.spec.optimizer.model_dump())) for run in cell}
     names = list(dict.fromkeys(name for fields in flat.values() for name in fields))
     varied = [name for name in names if len({repr(fields.get(name)) for fields in flat.values()}) > 1]
     return {run_id: ", ".join(f"{n} {_shown(fields.get(n))}" for n in varied) for run_id, fields in flat.items()}
-
-
-def _seed(run: Run) -> int:
-    return int(run.spec["seed"] if isinstance(run.spec, dict) else run.spec.seed)
-
-
-def _optimizer(run: Run) -> dict[str, Any]:
-    return dict(run.spec["optimizer"]) if isinstance(run.spec, dict) else run.spec.optimizer.model_dump()
 
 
 def _shown(value: Any) -> str:
@@ -66,7 +58,7 @@ def _shown(value: Any) -> str:
 
 
 def label_in(root: Path, run_id: str) -> str | None:
-    """What a run is called in a sweep that was launched into this results folder; None where none has it."""
+    """A run's label in a sweep that was launched into this results folder; None if no sweep has the run."""
     for path in sorted((root / "sweeps").glob("*/latest")):
         try:
             runs = latest_manifest(path.parent.name, root).runs

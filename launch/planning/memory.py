@@ -1,4 +1,4 @@
-"""`plan --memory`: what a process needs under every strategy, for each distinct model and batch of a sweep."""
+"""`plan --memory`: the memory of a process under every strategy, for each distinct model and batch of a sweep."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class MemoryPlan:
 def memory_plans(sweep: Sweep, processes: list[int], gpu: int | None) -> list[MemoryPlan]:
     """One plan for each backbone, task, precision, batch and device of the sweep.
 
-    It is for a GPU where `gpu`, its memory in bytes, is given or the sweep asks for one, and for the CPU elsewhere.
-    Without `compute.micro_batch`, a process's share of the batch becomes smaller with their number, so a step is traced
-    for each.
+    It is for a GPU if `gpu`, its memory in bytes, is given or the sweep asks for one, and for the CPU otherwise.
+    Without `compute.micro_batch`, a process's share of the batch depends on the number of processes, so a step is
+    traced for each number.
     """
     groups: dict[tuple[Any, ...], PlannedRun] = {}
     for run in sweep.runs:
@@ -52,9 +52,7 @@ def memory_plans(sweep: Sweep, processes: list[int], gpu: int | None) -> list[Me
     for (*_, device, precision, size, divided), run in groups.items():
         found: list[Need] = []
         quantised = run.spec.backbone.quantization is not None
-        offered = [
-            name for name in STRATEGIES if not (quantised and name == "zero3")
-        ]  # which cannot shard such weights
+        offered = [name for name in STRATEGIES if not (quantised and name == "zero3")]  # it cannot shard such weights
         for world in processes:
             share = -(-size // world) if divided else size
             step = measure_step(run.spec, share, run.spec.compute.activation_checkpointing, device)
@@ -65,8 +63,7 @@ def memory_plans(sweep: Sweep, processes: list[int], gpu: int | None) -> list[Me
 
 
 def show(sweep: str, gpu: str | None, processes: str, json: bool) -> None:
-    """Print the plans as tables, or as JSON. Raises UserError for an unknown GPU or numbers that are none."""
-
+    """Print the plans as tables, or as JSON. Raises UserError for an unknown GPU or invalid numbers of processes."""
     size = gpu_bytes(gpu) if gpu is not None else None
     worlds = _numbers(processes)
     with terminal(stderr=True).status("tracing a step of each model (the data is loaded)"):

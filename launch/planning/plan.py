@@ -1,6 +1,6 @@
-"""The check before the queue: every cell's ranks and parameters, proved on torch's meta device, and what is done.
+"""The plan of a sweep, checked before anything runs: ranks and parameters of every cell, and the state of every run.
 
-Each distinct backbone × adapter is built without memory, so that shapes and counts are facts before anything runs.
+Each distinct adapter is built on torch's meta device, which takes no memory, to confirm its shapes and count.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from launch.planning.sweep_file import PlannedRun, Sweep, dumped, load_sweep
+from launch.planning.sweep_file import PlannedRun, Sweep, load_sweep
 from tensloradist import backbones
 from tensloradist.budget import surplus_ranks
 from tensloradist.caching import cached_json
@@ -33,14 +33,14 @@ from tensloradist.trackers import require_trackers
 CLAIMED_ELSEWHERE = "claimed on another machine"
 HELD = "held"
 NOT_ASKED_FOR = "not asked for"
-BROKEN = "broken"  # trained again: a launch sets a damaged result aside
+BROKEN = "broken"  # a launch sets the damaged result aside and trains the run again
 NEWER = "made by a newer version"
 UNREADABLE = "not readable"
 
 
 @dataclass
 class Plan:
-    """A checked sweep: the state of each run, what would have to be fetched first, and what is wrong with files."""
+    """A checked sweep: the state of each run, what has to be fetched first, and problems with files."""
 
     sweep: Sweep
     states: dict[str, str] = field(default_factory=dict)
@@ -60,12 +60,12 @@ class Plan:
                 self.states[run_id] = NOT_ASKED_FOR
 
     def to_watch(self) -> list[PlannedRun]:
-        """Runs claimed on other machines, whose owners may or may not live: only their heartbeats can tell."""
+        """Runs claimed on other machines: only heartbeats show whether their owners are alive."""
         return [run for run in self.sweep.runs if self.states[run.run_id] == CLAIMED_ELSEWHERE]
 
 
 def check(sweep: Sweep, root: Path) -> Plan:
-    """Build every distinct adapter on the meta device, compare its count, and look up what has a result.
+    """Build every distinct adapter on the meta device, compare its count, and look up the state of every run.
 
     Raises:
         UserError: an adapter that cannot be expressed on its backbone, or a tracker that is not installed.
@@ -95,9 +95,9 @@ def recover(sweep: Sweep, root: Path) -> None:
 
 
 def take_back_stale(sweep: Sweep, root: Path) -> list[str]:
-    """Retract finished runs that an earlier version trained on other labels than their data has; a line for each.
+    """Retract finished runs that an earlier version trained on wrong labels; returns a line for each.
 
-    Only data sets of texts are looked at, and only where such results are: `doctor --labels` compares all.
+    Only text data sets with such results are compared: `doctor --labels` compares all.
     """
     from tensloradist.recheck import recheck
     from tensloradist.results.retract import retract
@@ -143,7 +143,7 @@ def _check_adapters(sweep: Sweep) -> None:
 
 
 def _built(run: PlannedRun) -> int:
-    """The parameters of the run's adapter, built without memory. What costs here are torch's imports."""
+    """The parameters of the run's adapter, built without memory. Importing torch takes most of the time."""
     import torch
 
     from tensloradist.adapter import Adapter
@@ -153,7 +153,7 @@ def _built(run: PlannedRun) -> int:
 
 
 def _check_deepspeed(sweep: Sweep) -> None:
-    """A DeepSpeed file that contradicts a run is found here, and not by its job."""
+    """Check DeepSpeed files against their runs now, so that no job has to fail for a contradiction."""
     sharded = {
         (spec.compute.model_dump_json(), spec.optimizer.model_dump_json()): spec
         for spec in (run.spec for run in sweep.runs)
@@ -195,7 +195,7 @@ def as_json(plan: Plan) -> str:
 
 
 def parts(sweep: Sweep) -> list[str]:
-    """A line on the parts of each distinct task and protocol, where they are known without loading the data."""
+    """A line on the parts of each distinct task and protocol, if they are known without loading the data."""
     distinct = dict.fromkeys((run.spec.task, run.spec.protocol) for run in sweep.runs)
     lines = (task_named(task.name).parts(task, protocol) for task, protocol in distinct)
     return list(dict.fromkeys(line for line in lines if line is not None))
@@ -230,7 +230,7 @@ def cells(sweep: Sweep) -> list[Cell]:
 
 
 def rank_notes(sweep: Sweep) -> list[str]:
-    """Rows whose ranks exceed what their matrices or modes can have, those of one sentence together."""
+    """A sentence for ranks that exceed what the matrices or modes can have, with the rows that it is about."""
     rows: dict[str, list[str]] = {}
     for run in sweep.runs:
         surplus = surplus_ranks(run.spec.adapter, run.shape)
@@ -240,11 +240,11 @@ def rank_notes(sweep: Sweep) -> list[str]:
 
 
 def manifest_of(sweep: Sweep) -> Manifest:
-    """What is recorded of a sweep when it is launched."""
+    """The record of a sweep when it is launched."""
     runs = tuple(
         ManifestRun(
             run_id=run.run_id,
-            spec=dumped(run.spec),
+            spec=run.spec,
             row=run.row,
             backbone=run.backbone,
             task=run.task,
@@ -266,7 +266,7 @@ def write_manifest(sweep: Sweep, root: Path) -> Path:
     """The sweep's immutable manifest, `results/sweeps/<name>/<digest>.json`; `latest` then names it.
 
     Raises:
-        UserError: the name is another launched sweep's but for capital letters.
+        UserError: another launched sweep has the same name except for capital letters.
     """
     _refuse_twin(sweep.name, root)
     return put_manifest(sweep_folder(root, sweep.name), manifest_of(sweep).model_dump_json(indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Whether several runs would share a GPU to advantage, by what finished runs have measured: a proposal, no more."""
+"""Proposes how many workers should share a GPU, from the measurements of finished runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTEXT_BYTES = 2**30  # of each process's CUDA context and libraries
 
 @dataclass(frozen=True)
 class Sharing:
-    """How many workers could share a GPU, and the figures that say so."""
+    """How many workers could share a GPU, and the measurements behind that."""
 
     workers: int
     utilization: float
@@ -35,7 +35,7 @@ class Sharing:
 
 
 def sharing(results: Iterable[Result]) -> Sharing | None:
-    """What the runs that had a GPU for themselves propose; None where they use it well, fill it, or did not measure."""
+    """A proposal from runs that had a GPU for themselves; None if they use it well, fill it, or did not measure."""
     utilizations, run_bytes, gpu_bytes = [], [], []
     for result in results:
         where, throughput = result.provenance, result.times.throughput

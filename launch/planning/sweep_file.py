@@ -1,42 +1,37 @@
 """Sweep files: methods × conditions × axes × seeds, expanded into run specifications in seed-major order.
 
-A sweep speaks the field's language (`methods`, `conditions`, `seeds`); any scalar given as a list is an axis, inside
-mappings such as `lr_multipliers` too. Runs that serve two conditions are one run. Fields that are lists by nature
-(`projections`) are an axis only as a list of lists, and `compute`, which does not change a result, never is.
+Any scalar given as a list is an axis, also inside mappings such as `lr_multipliers`. Fields that are lists by nature
+(`projections`) are an axis only as a list of lists; `compute`, which does not change a result, never is. A run that
+belongs to two conditions is planned once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import BeforeValidator, Field
 
+from launch.planning.axes import Fields, axes, is_axis, sections
+from launch.planning.table_labels import part_labels, row_label
 from tensloradist import backbones, budget
 from tensloradist.allocation import by_spectrum
 from tensloradist.config import expand_paths, read_sweep
 from tensloradist.errors import UserError, unknown
-from tensloradist.factorizations import DEFAULT_FACTORIZATION
 from tensloradist.identity import resolve_all
 from tensloradist.modes import GROUPINGS, AttentionShape
-from tensloradist.names import MOST, printable
+from tensloradist.names import MOST
 from tensloradist.plugins import load_plugins
 from tensloradist.results.schema import Condition, Membership
 from tensloradist.shipped import find_shipped
-from tensloradist.spec import METHODS, REFERENCES, AdapterSpec, BackboneSpec, RunSpec, TaskSpec
+from tensloradist.spec import METHODS, REFERENCES, AdapterSpec, RunSpec, TaskSpec
 from tensloradist.spectra import spectra_of
 from tensloradist.tasks import task_named
 from tensloradist.validation import PositiveInt, SpecModel, validate
-
-Fields = dict[str, Any]
-Part = TypeVar("Part", BackboneSpec, TaskSpec)
-LIST_FIELDS = {"projections", "targets", "mode_order", "log_with", "plugins"}
-WHERE_FIELDS = ("name", "data", "weights")  # say where something lies; a label has of them what its short name lacks
 
 
 def _as_list(value: Any) -> Any:
@@ -63,7 +58,7 @@ class ConditionEntry(SpecModel):
 
 
 class SweepFile(SpecModel):
-    """A sweep file as it is written. What is inside the sections is checked as run specifications."""
+    """A sweep file as it is written. The contents of its sections are checked as run specifications."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=MOST)]
     description: str | None = None
@@ -96,7 +91,7 @@ class PlannedRun:
 
     @property
     def labels(self) -> tuple[str, str, str]:
-        """What the tables call it."""
+        """Its row, backbone and task in the tables."""
         return self.row, self.backbone, self.task
 
 
@@ -115,7 +110,7 @@ def load_sweep(source: str) -> Sweep:
     """The expanded sweep of a file, or of a shipped sweep by its name.
 
     Raises:
-        UserError: whatever is wrong with the file, by field, or with the data and backbones that it names.
+        UserError: a mistake in the file, by field, or in the data and backbones that it names.
     """
     path = find_shipped("sweeps", source)
     data = expand_paths(read_sweep(path), path.absolute().parent)
@@ -154,39 +149,6 @@ def _conditions(file: SweepFile, where: str) -> Iterator[Condition]:
                 )
 
 
-def axes(fields: Mapping[str, Any], prefix: str) -> Iterator[Fields]:
-    """Every combination of the values of a section: a list is an axis, unless the field is a list by nature.
-
-    Args:
-        prefix: what a message says before the name of a field: "sweep.yaml: optimizer.".
-
-    Raises:
-        UserError: an empty axis.
-    """
-    values: list[list[Any]] = []
-    for name, value in fields.items():
-        if not _is_axis(name, value):
-            values.append(list(axes(value, f"{prefix}{name}.")) if isinstance(value, Mapping) else [value])
-        elif value:
-            values.append(value)
-        else:
-            raise UserError(f"{prefix}{name}: an empty list; give at least one value")
-    for combination in itertools.product(*values):
-        yield dict(zip(fields, combination, strict=True))
-
-
-def _is_axis(name: str, value: Any) -> bool:
-    return isinstance(value, list) and (name not in LIST_FIELDS or any(isinstance(part, list) for part in value))
-
-
-def _sections(section: Fields | list[Fields], prefix: str) -> Iterator[tuple[Fields, tuple[str, ...]]]:
-    """Every backbone or task of a section, and which of its fields are axes."""
-    for part in section if isinstance(section, list) else [section]:
-        varied = tuple(name for name, value in part.items() if _is_axis(name, value))
-        for chosen in axes(part, prefix):
-            yield chosen, varied
-
-
 def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
     """(row label, adapter fields) of every method variant."""
     for entry in file.methods:
@@ -201,64 +163,9 @@ def _methods(file: SweepFile, where: str) -> Iterator[tuple[str, Fields]]:
             for name, reason in (("ranks", "come from the conditions"), ("method", "is the entry's own name")):
                 if name in fields:
                     raise UserError(f"{where}: methods.{method}.{name}: {name} {reason}; remove it")
-            varied = [*options, *(name for name in fields if name in file.adapter and _is_axis(name, fields[name]))]
+            varied = [*options, *(name for name in fields if name in file.adapter and is_axis(name, fields[name]))]
             for chosen in axes(fields, f"{where}: methods.{method}."):
-                yield _row(method, chosen, varied), {"method": method, **chosen}
-
-
-def _row(method: str, chosen: Fields, varied: Sequence[str]) -> str:
-    """'lora', 'fact_tt', or 'qkv_depth tucker'; then the options that set this variant apart from the method."""
-    factorization = chosen.get("factorization") or DEFAULT_FACTORIZATION
-    name = f"{chosen['grouping']} {factorization}" if method == "tenslora" else method
-    named = [key for key in dict.fromkeys(varied) if key not in ("grouping", "factorization")]
-    # A head layout's value says what it is: 'att tucker official'.
-    extra = [str(chosen[key]) if key == "head_layout" else f"{key}={_short(chosen[key])}" for key in named]
-    return printable(" ".join([name, *extra]))
-
-
-def _short(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _labels(parts: Mapping[Part, Sequence[str]], short: Callable[[Part], str]) -> dict[Part, str]:
-    """'digits [train_examples=200]': what the tables call each backbone, or each task, of a sweep.
-
-    After the short name come the values of its axes, and of the fields that set it apart from others of the same short
-    name: where those have another value than the default, so that a plain 'digits' stays one beside the 200 examples.
-
-    Args:
-        parts: the backbones or tasks, with the names of the fields that are axes.
-    """
-    alike: dict[str, list[Part]] = defaultdict(list)
-    for part in parts:
-        alike[short(part)].append(part)
-    labels = {}
-    for name, group in alike.items():
-        fields = type(group[0]).model_fields
-        differing = [field for field in fields if len({getattr(part, field) for part in group}) > 1]
-        for part in group:
-            shown = [field for field in parts[part] if field not in WHERE_FIELDS]
-            shown += [f for f in differing if f not in shown and getattr(part, f) != fields[f].default]
-            extra = ", ".join(f"{field}={_shown(field, part, group)}" for field in shown)
-            labels[part] = printable(f"{name} [{extra}]" if extra else name)
-    return labels
-
-
-def _shown(field: str, part: Part, group: Sequence[Part]) -> str:
-    """A field's value; of a place, the path parts that not all places have."""
-    if field not in WHERE_FIELDS:
-        return str(getattr(part, field))
-    own, *_ = places = [PurePath(getattr(p, field)).parts for p in (part, *group) if getattr(p, field) is not None]
-    if len(set(places)) == 1:
-        return own[-1]
-    before = _equal_at_first(places)
-    after = _equal_at_first([place[before:][::-1] for place in places])
-    return "/".join(own[before : len(own) - after]) or "."
-
-
-def _equal_at_first(places: Iterable[Sequence[str]]) -> int:
-    """How many parts all places begin with."""
-    return len(list(itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False))))
+                yield row_label(method, chosen, varied), {"method": method, **chosen}
 
 
 def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[PlannedRun]:
@@ -267,8 +174,8 @@ def _runs(file: SweepFile, conditions: Sequence[Condition], where: str) -> list[
         raise UserError(f"{where}: seeds: {seeds} names one twice")
     cells: dict[str, PlannedRun] = {}
     bases = list(_bases(file, where))
-    backbone_labels = _labels({base.spec.backbone: base.backbone_axes for base in bases}, backbones.label)
-    task_labels = _labels({base.spec.task: base.task_axes for base in bases}, _task_label)
+    backbone_labels = part_labels({base.spec.backbone: base.backbone_axes for base in bases}, backbones.label)
+    task_labels = part_labels({base.spec.task: base.task_axes for base in bases}, _task_label)
     labelled = [(base.row, backbone_labels[base.spec.backbone], task_labels[base.spec.task]) for base in bases]
     first: dict[tuple[tuple[str, str, str], str], RunSpec] = {}
     for (row, backbone, task), base in zip(labelled, resolve_all(base.spec for base in bases), strict=True):
@@ -302,7 +209,7 @@ def _task_label(task: TaskSpec) -> str:
 
 
 def _refuse_indistinct(first: RunSpec, run: PlannedRun, condition: Condition, where: str) -> None:
-    """Runs of one cell may differ in the optimiser's settings, which the analysis chooses between, and in no more.
+    """Runs of one cell may differ only in the optimiser's settings, which the analysis chooses between.
 
     Raises:
         UserError: names the field and both values.
@@ -341,8 +248,8 @@ class _Base:
 def _bases(file: SweepFile, where: str) -> Iterator[_Base]:
     base = {"compute": file.compute, "plugins": file.plugins}
     ways = {"precision": file.precision, "protocol": file.protocol}
-    for backbone, backbone_axes in _sections(file.backbone, f"{where}: backbone."):
-        for task, task_axes in _sections(file.task, f"{where}: task."):
+    for backbone, backbone_axes in sections(file.backbone, f"{where}: backbone."):
+        for task, task_axes in sections(file.task, f"{where}: task."):
             for row, adapter in _methods(file, where):
                 for optimizer in axes(file.optimizer, f"{where}: optimizer."):
                     for chosen in axes(ways, f"{where}: "):
@@ -361,14 +268,14 @@ def _bases(file: SweepFile, where: str) -> Iterator[_Base]:
 
 
 def _multipliers(section: Fields, spec: RunSpec) -> list[str]:
-    """'core×8' for an axis of `lr_multipliers`: a question of its own, so a row, where the learning rate is tuned."""
+    """'core×8' for an axis of `lr_multipliers`, which makes a row of its own, while the learning rate is tuned."""
     axis = section.get("lr_multipliers")
     names = [name for name, value in axis.items() if isinstance(value, list)] if isinstance(axis, dict) else []
     return [f"{name}×{spec.optimizer.lr_multipliers[name]:g}" for name in names]
 
 
 def adapter_for(base: RunSpec, condition: Condition, shape: AttentionShape) -> AdapterSpec:
-    """The run's adapter with the ranks that the condition asks for; `spectrum` looks at the data for them."""
+    """The run's adapter with the ranks of the condition; the strategy `spectrum` reads the data to find them."""
     adapter = base.adapter
     if condition.kind == "isorank":
         return budget.isorank(adapter, condition.rank, shape)
@@ -377,14 +284,5 @@ def adapter_for(base: RunSpec, condition: Condition, shape: AttentionShape) -> A
     strategy, pinned = condition.strategy or "balanced", {} if one_rank else condition.pinned
     if strategy == "spectrum" and not one_rank:
         return by_spectrum(adapter, lora, shape, spectra_of(base), tolerance, pinned)
-    # With one rank for all modes there is nothing to allot, and every strategy is the same.
+    # With one rank for all modes there is nothing to allocate, and all strategies are the same.
     return budget.isoparameter(adapter, lora, shape, "balanced" if one_rank else strategy, tolerance, pinned)
-
-
-_SPEC = TypeAdapter(RunSpec)
-
-
-def dumped(spec: RunSpec) -> Fields:
-    """The spec as plain JSON values, for a manifest."""
-    dump: Fields = _SPEC.dump_python(spec, mode="json")
-    return dump

@@ -1,1 +1,1 @@
-"""The files of a launch."""
+"""The files of a launch, each with one module that reads and writes it."""

@@ -1,6 +1,6 @@
-"""Where a launch came from, on record in its folder: the sweep's file, the results folder and the profile.
+"""`launch.json`: the sweep's file, the results folder and the profile of a launch.
 
-So a sweep that was launched here can be launched again by its name, and hints are commands that work as printed.
+So a launched sweep can be launched again by its name, and commands can be suggested exactly as they have to be typed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ SWEEPS = "sweeps"
 
 @dataclass(frozen=True)
 class Origin:
-    """`launch.json`: absolute paths of the sweep's file and the results folder, and the profile.
+    """Absolute paths of the sweep's file and the results folder, and the profile.
 
-    `shipped`: the sweep's name if it is a shipped one, which may lie elsewhere in another installation. `profile`: an
-    absolute path, or a shipped one's name; None: launched on this machine.
+    Attributes:
+        profile: an absolute path, or the name of a shipped one; None: launched on this machine.
+        shipped: the name of a shipped sweep, whose path differs between installations.
     """
 
     sweep: str
@@ -46,7 +47,7 @@ class Origin:
 
     @classmethod
     def read(cls, folder: Path) -> Origin | None:
-        """The origin of a launch; None for one from before it was recorded.
+        """The origin of a launch; None for a launch from before it was recorded.
 
         Raises:
             UnreadableRecord: damaged, made by a newer version, or not readable.
@@ -58,12 +59,12 @@ class Origin:
 
     @property
     def source(self) -> str:
-        """What commands take as the sweep."""
+        """The argument that commands take as the sweep."""
         return self.shipped or self.sweep
 
 
 def last_origin(name: str, root: Path) -> Origin | None:
-    """The origin of a sweep's newest launch that says it, and can be read."""
+    """The newest origin on record that can be read, of a sweep's launches."""
     for folder in sorted((sweep_folder(root, name) / "launches").glob("*"), reverse=True):
         with suppress(UnreadableRecord):
             if (origin := Origin.read(folder)) is not None:
@@ -72,13 +73,13 @@ def last_origin(name: str, root: Path) -> Origin | None:
 
 
 def sweep_to_launch(source: str, root: Path, again: bool = False) -> str:
-    """What is meant by a sweep's file or name: a file as given, else a shipped sweep, or one that was launched here.
+    """The sweep to launch by a file or a name: a given file, else a shipped sweep, or one that was launched here.
 
     Args:
-        again: a launched sweep is meant, so it comes before a shipped one of its name.
+        again: a launched sweep is meant, so it takes precedence over a shipped one of the same name.
 
     Raises:
-        UserError: a shipped and another launched sweep have the name, or the launched one's file is not known or gone.
+        UserError: a shipped and another launched sweep share the name, or the launched one's file is unknown or gone.
     """
     if Path(source).is_file():
         return source
@@ -98,10 +99,10 @@ def sweep_to_launch(source: str, root: Path, again: bool = False) -> str:
 
 
 def require_unedited(source: str, root: Path) -> None:
-    """Of a sweep that is given by its name, what was launched is meant, and its file is what a launch reads.
+    """Check that the file of a sweep that is given by its name still plans the launched runs.
 
     Raises:
-        UserError: the file was edited since; says how, and what to give in its place.
+        UserError: the file was edited since; the message says how, and what to type instead.
     """
     if Path(source).is_file():
         return
@@ -117,10 +118,10 @@ def require_unedited(source: str, root: Path) -> None:
 
 @dataclass(frozen=True)
 class Hints:
-    """Commands to go on with a launched sweep, as they are to be typed.
+    """Commands to continue with a launched sweep, as they have to be typed.
 
     Args:
-        results: the results folder where it was given to the command that prints them; None: found without.
+        results: the results folder if the command that prints them was given one; None: it is found without.
     """
 
     name: str
@@ -129,7 +130,7 @@ class Hints:
 
     @classmethod
     def of(cls, source: str, found: FoundSweep, root: Path, results: Path | None) -> Hints:
-        """The commands for a sweep as a command's argument gives it: an edited file stays that file."""
+        """The commands for the sweep of a command's argument; an edited file is named by its path."""
         name = found.manifest.name
         origin = last_origin(name, root)
         if found.edited:

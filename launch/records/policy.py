@@ -1,17 +1,17 @@
-"""What follows from a failure, by its cause; and the circuit breaker, which holds a cell whose first runs fail alike.
+"""Decisions on failed runs by cause, and the circuit breaker, which holds a cell whose first runs fail alike.
 
-Pure decisions: they depend on the failures alone, and on what the job was given, so that every worker of a launch
-comes to the same one.
+The decisions are pure functions of the failures and of the job's resources, so that all workers of a launch agree.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from tensloradist.results.schema import GOES_ON, Failure
+from tensloradist.spec import RunSpec
 
 Action = Literal["retry", "retry_smaller", "retry_larger", "stop"]
 MOST_GROWTH = 8  # times a profile's memory or time limit
@@ -20,18 +20,18 @@ BREAKER = 3  # runs of a cell that fail first, for one cause, before the rest is
 
 @dataclass(frozen=True)
 class Rule:
-    """How often a run is tried again after failures of one cause in one launch, and what a person can do."""
+    """How often a run is retried after failures of one cause in one launch, and what a person can do."""
 
     retries: int
     advice: str
 
     @property
     def goes_on(self) -> bool:
-        """Whether nothing is wrong with the run itself: it goes on by itself, or with the next launch."""
+        """Whether nothing is wrong with the run itself: it continues by itself, or with the next launch."""
         return any(self is RULES[cause] for cause in GOES_ON)
 
 
-FREE = 1000  # as often as the site makes it necessary: nothing is wrong with the run
+FREE = 1000  # as often as the site interrupts it: nothing is wrong with the run
 RULES: dict[str, Rule] = {
     "preempted": Rule(FREE, "nothing: it goes on from its checkpoint"),
     "time_limit": Rule(
@@ -61,7 +61,7 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class Growth:
-    """How many times a profile's memory and time limit: what a run needs, or what a job was given.
+    """Multiples of a profile's memory and time limit that a run needs, or that a job was given.
 
     `memory` None: the job has the site's default memory, which cannot be multiplied.
     """
@@ -70,17 +70,17 @@ class Growth:
     time: int = 1
 
     def of(self, memory_gb: float | None) -> Growth:
-        """The same for a job of a profile that gives so much memory, or says nothing of it."""
+        """The same for a job of a profile with this memory; None: the site's default."""
         return self if memory_gb is not None else replace(self, memory=None)
 
     def covers(self, needed: Growth) -> bool:
-        """Whether a job that was given this is large enough; more memory than the unknown default is not asked for."""
+        """Whether a job with these resources is large enough; an unknown default memory always counts as enough."""
         return self.time >= needed.time and (self.memory is None or self.memory >= (needed.memory or 1))
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows from a run's newest failure, and why."""
+    """The decision on a run's newest failure, and its reason."""
 
     action: Action
     reason: str
@@ -88,17 +88,14 @@ class Decision:
     evaluation_batch: int | None = None
     growth: Growth | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
-
-def decide(failures: Sequence[Failure], run_spec: Mapping[str, Any] | None, given: Growth | None = None) -> Decision:
-    """What follows from a run's failures in one launch, oldest first.
+def decide(failures: Sequence[Failure], spec: RunSpec | None, given: Growth | None = None) -> Decision:
+    """The decision on a run's failures in one launch, oldest first.
 
     Args:
-        run_spec: `compute` and `optimizer` of the run as it was tried last, to halve its micro-batch; None: not known
-            here (its worker has yet to record the decision), which counts as if it could be halved.
-        given: what the job was given; None outside of one, where nothing can be asked for.
+        spec: the run as it was last tried, to halve its micro-batch; None: not known here, since its worker has not
+            recorded a decision yet, which counts as if it could be halved.
+        given: the job's resources; None without a job, where no more can be requested.
     """
     cause = failures[-1].cause
     if given is not None and (larger := _larger(failures, given)):
@@ -112,9 +109,9 @@ def decide(failures: Sequence[Failure], run_spec: Mapping[str, Any] | None, give
     if cause == "out_of_device_memory" and (batch := failures[-1].evaluation_batch) is not None:
         return _smaller_evaluation(batch)
     if cause == "out_of_device_memory":
-        if run_spec is None:
+        if spec is None:
             return Decision("retry_smaller", f"{cause}: the worker is about to halve the micro-batch")
-        micro = _micro_batch(run_spec)
+        micro = _micro_batch(spec)
         if micro <= 1:
             return Decision("stop", f"{cause}: the micro-batch is 1 already; use a GPU with more memory, or ZeRO")
         return Decision(
@@ -126,7 +123,7 @@ def decide(failures: Sequence[Failure], run_spec: Mapping[str, Any] | None, give
 
 
 def _smaller_evaluation(batch: int) -> Decision:
-    """Training fits the device's memory and stays as it is."""
+    """Only the evaluation's batch is halved: training fits the device's memory."""
     if batch <= 1:
         reason = "out_of_device_memory: evaluation's batch is 1 already; use a GPU with more memory, or ZeRO"
         return Decision("stop", reason)
@@ -135,7 +132,7 @@ def _smaller_evaluation(batch: int) -> Decision:
 
 
 def _larger(failures: Sequence[Failure], given: Growth) -> Decision | None:
-    """A job with twice the memory, or twice the time for a run that came no further in two; None: not for these."""
+    """A job with twice the memory, or twice the time after two jobs without progress; None for other failures."""
     cause = failures[-1].cause
     if cause == "out_of_host_memory" and given.memory is not None:
         what, factor, grown = "memory", given.memory, replace(given, memory=2 * given.memory)
@@ -149,21 +146,20 @@ def _larger(failures: Sequence[Failure], given: Growth) -> Decision | None:
 
 
 def _came_no_further(before: Failure, now: Failure) -> bool:
-    """Whether a whole job's time added nothing that a checkpoint keeps."""
+    """Whether a job ran to its time limit without a newer checkpoint."""
     return before.cause == now.cause and now.kept_step is not None and now.kept_step == before.kept_step
 
 
-def _micro_batch(run_spec: Mapping[str, Any]) -> int:
-    """Examples a process and pass."""
-    compute, optimizer = run_spec.get("compute", {}), run_spec.get("optimizer", {})
-    each = -(-int(optimizer.get("batch_size", 1)) // int(compute.get("processes", 1)))
-    return min(each, int(compute.get("micro_batch") or each))
+def _micro_batch(spec: RunSpec) -> int:
+    """Examples in each pass of a process."""
+    each = -(-spec.optimizer.batch_size // spec.compute.processes)
+    return min(each, spec.compute.micro_batch or each)
 
 
 def to_hold(first_failures: Sequence[Failure]) -> str | None:
-    """Why the rest of a cell without any result should be held, given its runs' first failures; None if it should not.
+    """The reason to hold the rest of a cell without a result, given its runs' first failures; None for no reason.
 
-    A cause that says nothing of the cell (a preemption, a lost node, a broken GPU) never holds it.
+    A cause that is not the cell's fault (a preemption, a lost node, a broken GPU) never holds it.
     """
     causes = Counter(f.cause for f in first_failures if not RULES[f.cause].goes_on and f.cause != "device_failure")
     cause, times = next(iter(causes.most_common(1)), (None, 0))

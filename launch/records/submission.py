@@ -1,4 +1,4 @@
-"""What a worker needs to know, as immutable files: submitted functions get their path, never objects."""
+"""`submission.json`: what a worker needs to know. Submitted functions get its path, never objects."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from tensloradist.results.claims import STILL_SECONDS
 
 @dataclass(frozen=True)
 class Submission:
-    """One launch's runs, and how its workers go about them.
+    """The runs of a launch, and how its workers train them.
 
     Attributes:
         manifest, root: the manifest's file, and the results folder.
-        threads: CPU threads a worker.
-        devices: the machine's GPUs, dealt to workers in turn; empty under Slurm, where each job sees its own.
+        threads: CPU threads of each worker.
+        devices: the machine's GPUs, dealt to workers in turn; empty in jobs, each of which sees its own.
         baseline: run_id -> its highest claim when the launch began, for the runs to be trained.
-        still_seconds: how long the heartbeat of an owner elsewhere must stand still before its run is taken over.
-        processes, nodes: train runs of so many processes alone, that say so much of nodes; processes None: of any.
-        workers: a job's workers, for runs of one process.
-        launch_workers: workers of the whole launch that can be at work at the same time: the more, the less each asks.
-        runs_per_worker: after so many a worker ends; None: when nothing is left.
-        job_seconds: the time limit that is asked for; None: without a job. `job_end` tells what the job has.
-        lead_seconds: before that limit, workers stop.
+        still_seconds: take a run over after this long without a heartbeat of its owner on another machine.
+        processes, nodes: train only runs with this many processes and this `compute.nodes`; processes None: any.
+        workers: of each job, for runs of one process.
+        launch_workers: workers of the whole launch that can run at the same time: the more, the less often each asks.
+        runs_per_worker: a worker ends after this many; None: when no run is left.
+        job_seconds: the requested time limit; None: without a job. `job_end` gives the job's own.
+        lead_seconds: workers stop this long before that limit.
         requeue: whether a job that is stopped goes back to the queue.
-        workers_per_gpu: more than one: the runs' times do not compare with others'.
-        stage: the node-local folder for copies of data and backbone, as the profile writes it.
-        sources: the hash of the code that jobs run, plugins too, when the launch began; None: not compared.
+        workers_per_gpu: more than one: the runs' times are not comparable with others'.
+        stage: the node-local folder for copies of data and backbone, as the profile has it.
+        sources: the hash of the code of jobs, with plugins, when the launch began; None: not compared.
         snapshot: whether the jobs run a copy of that code.
-        profile, option_set, options: the profile's name, and what it asks for, to ask for more of it.
-        growth: how many times that memory and time the jobs of this submission have; None outside of jobs.
-        tasks: of the array that is submitted; None: not on record, or outside of jobs.
-        cluster, user: where it is submitted, and by whom: they alone can tell that no job has come of it.
+        profile, option_set, options: the profile's name and the requested resources, to request more of them.
+        growth: how many times those resources the jobs of this submission have; None without jobs.
+        tasks: of the submitted array; None: not recorded, or without jobs.
+        cluster, user: where and by whom it is submitted: only there and then is it certain that it has no job.
     """
 
     manifest: str

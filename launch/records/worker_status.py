@@ -1,60 +1,89 @@
-"""What the workers of a launch say of themselves, in `worker-NAME.json`, each in place of its last word."""
+"""The status of a launch's workers: each writes its own, `worker-NAME.json`, over the one before."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tensloradist.files import write_replacing
 from tensloradist.records import DamagedRecord, ProcessNumber, UnreadableRecord, read_object
 
 LAST = ("ended", "crashed")  # states after which nothing more comes
 
 
-class _Word(BaseModel):
-    """What every word says; the rest depends on its state."""
+class WorkerStatus(BaseModel):
+    """What a worker is doing. Which fields are given depends on its state; progress may have more of them.
+
+    Attributes:
+        time: unix seconds at which it was written.
+        code_changed: whether the worker runs other code than was submitted.
+        row, task, seed: of the run that it trains.
+        status: how that run ended.
+        error, log: of a worker that crashed.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
     state: str
+    time: float = 0.0
     host: str
     pid: ProcessNumber
     code_changed: bool = False
-    error: str | None = None
-    log: str | None = None
     run_id: str | None = None
     row: str | None = None
     task: str | None = None
     seed: int | None = None
-    step: int = 0
-    steps: int = 1
+    status: str | None = None
+    error: str | None = None
+    log: str | None = None
     epoch: int = 0
+    step: int = 0
+    steps: int | None = None
     loss: float | None = None
 
+    def write(self, path: Path) -> None:
+        """Raises OSError, for one on a full disk."""
+        write_replacing(path, json.dumps(self.model_dump(exclude_unset=True)))
 
-def read_word(path: Path) -> dict[str, Any] | None:
-    """A worker's last word; None where there is none.
+    @property
+    def has_ended(self) -> bool:
+        """Whether the worker has ended, as it says itself or, on this machine, because its process is gone."""
+        if self.state in LAST:
+            return True
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+
+def read_word(path: Path) -> WorkerStatus | None:
+    """A worker's status; None if there is none.
 
     Raises:
         UnreadableRecord: damaged, made by a newer version, or not readable.
     """
-    word = read_object(path, "a worker's word")
-    if word is None:
+    data = read_object(path, "a worker's status")
+    if data is None:
         return None
     try:
-        _Word.model_validate(word)
+        return WorkerStatus.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise DamagedRecord(path, "a worker's word", f"{first['loc'][0]}: {first['msg']}") from error
-    return word
+        raise DamagedRecord(path, "a worker's status", f"{first['loc'][0]}: {first['msg']}") from error
 
 
-def read_words(folder: Path) -> tuple[list[dict[str, Any]], list[UnreadableRecord]]:
-    """The last words of a launch's workers, and those that cannot be read."""
+def read_words(folder: Path) -> tuple[list[WorkerStatus], list[UnreadableRecord]]:
+    """The statuses of a launch's workers, and those that cannot be read."""
     words, unreadable = [], []
     for path in sorted(folder.glob("worker-*.json")):
         try:
@@ -65,31 +94,16 @@ def read_words(folder: Path) -> tuple[list[dict[str, Any]], list[UnreadableRecor
     return words, unreadable
 
 
-def is_at_work(words: Sequence[dict[str, Any]], unreadable: Sequence[UnreadableRecord] = ()) -> bool:
-    """Whether a worker has not said its last word; one whose word cannot be read may be at work."""
-    return bool(unreadable) or any(word["state"] not in LAST for word in words)
-
-
-def has_ended(word: dict[str, Any]) -> bool:
-    """Whether a worker has said its last word, or its process, if it was on this machine, is gone."""
-    if word["state"] in LAST:
-        return True
-    if word["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(word["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
+def is_at_work(words: Sequence[WorkerStatus], unreadable: Sequence[UnreadableRecord] = ()) -> bool:
+    """Whether a worker does not say that it has ended; one whose status cannot be read may be at work."""
+    return bool(unreadable) or any(word.state not in LAST for word in words)
 
 
 def last_line(path: Path, but: re.Pattern[str] | None = None) -> str | None:
-    """The last line of a log that says something; None where there is none, or no log.
+    """The last line of a log that is not blank; None if there is none, or no log.
 
     Args:
-        but: lines that begin so are passed over.
+        but: lines that begin like this are skipped.
     """
     try:
         with path.open("rb") as file:

@@ -77,7 +77,7 @@ def launch_on_cluster(
     done, folder = submit(
         plan.sweep.name, manifest, root, profile.name, sets, wanted, snapshot, origin, plugins, run_task=run_task
     )
-    jobs = ", ".join(entry["job_id"] for entry in done.arrays)
+    jobs = ", ".join(done.job_ids)
     console.print(f"Submitted: jobs {jobs}; their files are in {folder}", highlight=False, soft_wrap=True)
     console.print(f"Follow with: {hints.status()}", markup=False, highlight=False, soft_wrap=True)
 

@@ -27,17 +27,17 @@ def prune(name: str, root: Path) -> int:
     A launch is left alone if it may still submit, or if its jobs or their cluster are not on record.
     """
     adopt(name, root)
-    own = ((folder, record) for folder, record in launches(name, root) if record["user"] == username())
+    own = ((folder, record) for folder, record in launches(name, root) if record.user == username())
     left = [(folder, record) for folder, record in own if not (folder / MARK).exists() and _is_over(folder)]
     cluster = commands.cluster() if left else None
-    ended = [(folder, record) for folder, record in left if cluster is not None and record["cluster"] == cluster]
-    queued = living([array["job_id"] for _, record in ended for array in record["arrays"]], commands.queue)
+    ended = [(folder, record) for folder, record in left if cluster is not None and record.cluster == cluster]
+    queued = living([job for _, record in ended for job in record.job_ids], commands.queue)
     if queued is None:
         return 0
     alive = {base_id(key) for key in queued}
     removed = 0
     for folder, record in ended:
-        if any(array["job_id"] in alive for array in record["arrays"]):
+        if any(job in alive for job in record.job_ids):
             continue
         files = [path for pattern in OF_JOBS for path in folder.glob(pattern)]
         files += [path for pattern in IF_EMPTY for path in folder.glob(pattern) if _is_empty(path)]

@@ -63,4 +63,4 @@ def _submit(path: Path, known: Submission, growth: Growth, run_ids: list[str], r
         plugins=manifest.plugins,
         run_task=run_task,
     )
-    print(f"larger jobs were submitted: {[array['job_id'] for array in done.arrays]}, {folder}", flush=True)
+    print(f"larger jobs were submitted: {done.job_ids}, {folder}", flush=True)

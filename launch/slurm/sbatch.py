@@ -19,7 +19,7 @@ _TEST_SECONDS = 120.0  # for an answer to --test-only
 _ANSWER = re.compile(r"^Submitted batch job (\d+)(?: on cluster \S+)?\s*$", re.MULTILINE)
 
 
-class Sbatch(submitit.SlurmExecutor):  # type: ignore[misc]
+class Sbatch(submitit.SlurmExecutor):
     """Submits batch scripts in exactly this environment."""
 
     def __init__(self, folder: Path, python: str, environment: Mapping[str, str]) -> None:
@@ -29,7 +29,7 @@ class Sbatch(submitit.SlurmExecutor):  # type: ignore[misc]
     def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
         """Submit one job or one array; submitit itself would submit an array by an executor of its own class."""
         if len(delayed_submissions) == 1:
-            return super()._internal_process_submissions(delayed_submissions)  # type: ignore[no-any-return]
+            return super()._internal_process_submissions(delayed_submissions)
         folder = utils.JobPaths.get_first_id_independent_folder(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         pickles = []

@@ -54,7 +54,7 @@ def diagnose_crash(run: ManifestRun, folder: RunFolder, number: int, crash: Cras
     Args:
         for_memory: whether the kernel has killed a process for memory since the attempt began.
     """
-    processes, code = int(run.spec["compute"]["processes"]), crash.code
+    processes, code = run.spec.compute.processes, crash.code
     failed = culprit(folder.attempt(number)) if crash.rank else None
     if failed is not None:
         message = f"process {failed.rank} of {processes} ({failed.host}): {failed.message}; see {crash.log}"

@@ -1,6 +1,6 @@
-"""Evidence that the kernel has killed a process for memory, which the killed process cannot tell. Linux only.
+"""Evidence that the kernel has killed a process for memory, which that process cannot record itself. Linux only.
 
-Elsewhere, and where the kernel says nothing, there is no evidence, and a killed process counts as killed.
+Without such evidence, a killed process counts as killed for an unknown reason.
 """
 
 from __future__ import annotations

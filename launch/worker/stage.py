@@ -20,7 +20,7 @@ RESERVE = 2**28  # bytes that stay free on the node's disk
 
 
 def stage(paths: Mapping[str, Path], target: Path) -> dict[str, Path]:
-    """Copies of files or folders below `target`, by the names they are asked for.
+    """Copies of files or folders below `target`, by the names given for them.
 
     Of several workers on a node, one copies and the others wait for it.
 
@@ -65,7 +65,7 @@ def _copy_of(path: Path, target: Path) -> Path:
 
 
 def _copy_folder(source: Path, target: Path) -> None:
-    """Copy what links lead to, but a file with several names once: an image folder counts it once, too."""
+    """Copy the targets of links, but a file with several names once, as an image folder counts it."""
     copied: dict[tuple[int, int], str] = {}
 
     def copy(file: str, new: str) -> str:
@@ -80,7 +80,7 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 
 def _leading_nowhere(folder: str, names: list[str]) -> list[str]:
-    """Links to nothing, and to a folder that holds them."""
+    """Broken links, and links to a folder that contains them."""
     inside = os.path.realpath(folder) + os.sep
     paths = {name: os.path.join(folder, name) for name in names}
     return [
@@ -91,7 +91,7 @@ def _leading_nowhere(folder: str, names: list[str]) -> list[str]:
 
 
 def _bytes(path: Path) -> int:
-    """What a copy takes at most: files with several names are copied once."""
+    """The size of a copy at most: files with several names are copied once."""
     if path.is_file():
         return path.stat().st_size
     sizes = {}

@@ -6,7 +6,6 @@ share a queue through claims alone. What follows from a failure is `policy`'s wo
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -21,7 +20,7 @@ from typing import Any, Literal, Protocol
 
 from launch.records.policy import Growth
 from launch.records.submission import Submission
-from launch.records.worker_status import last_line
+from launch.records.worker_status import WorkerStatus, last_line
 from launch.scheduler import Scheduler
 from launch.worker.children import Child, ChildFactory, ChildGroup, Crash
 from launch.worker.diagnosis import Diagnosis, diagnose_crash, diagnose_lost_owner
@@ -30,7 +29,6 @@ from launch.worker.oom import memory_kills
 from launch.worker.signals import STOP_SECONDS
 from launch.worker.staging import staged_spec
 from tensloradist.errors import UserError
-from tensloradist.files import write_replacing
 from tensloradist.records import DamagedRecord, UnreadableRecord
 from tensloradist.results.checkpoints import kept_step
 from tensloradist.results.claims import (
@@ -124,8 +122,8 @@ class Worker:
 
     def _is_for_me(self, run: ManifestRun) -> bool:
         """Whether this launch wants the run trained by jobs of this submission."""
-        mine, compute = self.submission, run.spec["compute"]
-        fits = mine.processes is None or (mine.processes, mine.nodes) == (compute["processes"], compute.get("nodes"))
+        mine, compute = self.submission, run.spec.compute
+        fits = mine.processes is None or (mine.processes, mine.nodes) == (compute.processes, compute.nodes)
         return run.run_id in mine.baseline and fits
 
     @property
@@ -242,12 +240,11 @@ class Worker:
 
     def _train_free(self, run: ManifestRun, folder: RunFolder, known: int, stood_still: bool) -> Tried:
         """Train a run that was judged free, on as many processes as it asks for."""
-        compute = run.spec["compute"]
-        processes = int(compute["processes"])
-        if processes > 1 or compute["strategy"].startswith("zero"):  # DeepSpeed leaves nothing warm
+        compute = run.spec.compute
+        if compute.processes > 1 or compute.zero_stage:  # DeepSpeed leaves nothing warm
             self._replace_child()
             self._look_at_code()
-            group = self._make_group(self.children) if self._make_group else self.children.group(processes)
+            group = self._make_group(self.children) if self._make_group else self.children.group(compute.processes)
             try:
                 status = self._train(run, folder, group, known, stood_still)
             finally:
@@ -298,7 +295,8 @@ class Worker:
     def _train(self, run: ManifestRun, folder: RunFolder, group: Group, before: int, stood_still: bool) -> str:
         """Train on the group; returns the outcome's status, 'failed' for a crash, 'stopped' when told to."""
         lead, attempt, kills = group.lead, None, memory_kills()
-        spec = staged_spec(self._failures.adjusted(run, folder), self.submission.stage)
+        adjusted = self._failures.adjusted(run, folder)
+        spec = staged_spec(adjusted, self.submission.stage).model_dump(mode="json")
         shown: dict[str, Any] = {}
         deadline: float | None = None
         beat = heartbeat_for(self.submission.still_seconds)
@@ -371,13 +369,18 @@ class Worker:
         return "failed"
 
     def _say(self, state: str, run: ManifestRun | None = None, **more: Any) -> None:
-        about = (
-            {} if run is None else {"run_id": run.run_id, "row": run.row, "task": run.task, "seed": run.spec["seed"]}
+        if run is not None:
+            more |= {"run_id": run.run_id, "row": run.row, "task": run.task, "seed": run.spec.seed}
+        status = WorkerStatus(
+            state=state,
+            time=time.time(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            code_changed=self._code_changed,
+            **more,
         )
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "code_changed": self._code_changed}
-        status = {"state": state, "time": time.time(), **me, **about, **more}
         try:
-            write_replacing(self.folder / f"worker-{self.name}.json", json.dumps(status))
+            status.write(self.folder / f"worker-{self.name}.json")
         except OSError as error:  # a full disk: the runs decide what that means, not the word on them
             self._complain(f"its status could not be written: {error}")
 
@@ -392,7 +395,7 @@ def turned(runs: Sequence[ManifestRun], name: str) -> list[ManifestRun]:
     before any gets the next.
     """
     found: list[ManifestRun] = []
-    for _, group in groupby(runs, key=lambda run: run.spec["seed"]):
+    for _, group in groupby(runs, key=lambda run: run.spec.seed):
         same = list(group)
         place = zlib.crc32(name.encode()) % len(same)
         found += same[place:] + same[:place]

@@ -113,7 +113,7 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
-            return self.base(x)  # type: ignore[no-any-return]
+            return self.base(x)
         if x.dim() == 1:  # a single example, which nn.Linear takes too
             return self.forward(x[None])[0]
         pair = self._compiled_with if torch.compiler.is_dynamo_compiling() else self._of_this_pass()

@@ -89,7 +89,7 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
     scale = max(set(scales), key=scales.count)
     rank = max(left.shape[0] for left, _, _ in found.values())
     dropout = float(config.get("lora_dropout") or 0.0)
-    spec = AdapterSpec(method="lora", ranks=rank, scale=scale, projections=projections, dropout=dropout)  # type: ignore[arg-type]
+    spec = AdapterSpec(method="lora", ranks=rank, scale=scale, projections=projections, dropout=dropout)
     adapter = attach(model, spec, head=paths)
     try:
         _fill(adapter, found, folder)

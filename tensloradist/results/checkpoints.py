@@ -1,7 +1,7 @@
 """Checkpoint folders: written whole, verified by checksums, found again by any later attempt. No torch here.
 
-`attempts/NNNN/checkpoints/step-00000120/` holds files of tensors, `state.json`, and the marker `COMPLETE` with the
-SHA-256 of each; a folder without a marker, or with a file that does not match, is damaged and passed over with a word.
+`attempts/NNNN/checkpoints/step-00000120/` has files of tensors, `state.json`, and the marker `COMPLETE` with the
+SHA-256 of each; a folder without a marker, or with a file that does not match, is damaged and skipped with a warning.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Checkpoint:
 def write_checkpoint(
     attempt: Path, step: int, state: dict[str, Any], write_tensors: Callable[[Path], list[Path]]
 ) -> Path:
-    """Write one checkpoint of an attempt, whole or not at all, and remove those before the one before it.
+    """Write one checkpoint of an attempt, whole or not at all, and keep only the one before it besides.
 
     Args:
         write_tensors: writes the tensor files (synced) into the folder it is given, and returns them.
 
     Raises:
-        OSError: the disk is full, for one. Nothing is left of the new checkpoint then; earlier ones are intact.
+        OSError: for one, the disk is full. Nothing is left of the new checkpoint then; earlier ones are intact.
     """
     parent = attempt / "checkpoints"
     parent.mkdir(exist_ok=True)
@@ -83,10 +83,10 @@ def write_checkpoint(
 
 
 def _remove_superseded(attempt: Path) -> None:
-    """Remove what this attempt's two newest have made of no use: its own older ones, and those of earlier attempts.
+    """Remove the checkpoints that this attempt's two newest replace: its own older ones, and those of earlier attempts.
 
-    Files are a quota on clusters, and a run that is often preempted has many attempts. Its `checkpoints` folders stay:
-    the orphan of an earlier attempt may still write there, or be removing the same.
+    Clusters have quotas on files, and a run that is often preempted has many attempts. The `checkpoints` folders stay,
+    since the orphan of an earlier attempt may still write there, or remove the same files.
     """
     own = sorted(path for path in (attempt / "checkpoints").glob("step-*") if _step(path) is not None)
     if len(own) < KEPT:
@@ -114,13 +114,13 @@ def newest_valid(run: RunFolder) -> Checkpoint | None:
 
 
 def kept_step(run: RunFolder) -> int:
-    """Updates done that a checkpoint of any attempt keeps, by its marker; 0 without one."""
+    """The updates done by the newest complete checkpoint of any attempt, by its marker; 0 without one."""
     whole = (checkpoint.step for checkpoint in _candidates(run) if (checkpoint.folder / MARKER).exists())
     return next(whole, 0)
 
 
 def newer_checkpoint(run: RunFolder) -> NewerRecord | None:
-    """That the newest checkpoint was written by a newer version; None where it was not."""
+    """The error for a newest checkpoint that a newer version wrote; None if none did."""
     for checkpoint in _candidates(run):
         try:
             _digests(checkpoint.folder)
@@ -159,10 +159,10 @@ def _step(folder: Path) -> int | None:
 
 
 def verify(folder: Path) -> None:
-    """That the marker is there and every file is as it was written.
+    """Check that the marker exists and every file is as it was written.
 
     Raises:
-        DamagedCheckpoint: they are not.
+        DamagedCheckpoint: something is missing or changed.
         NewerRecord: a newer version has written it.
     """
     try:
@@ -180,7 +180,7 @@ def verify(folder: Path) -> None:
 
 
 def _digests(folder: Path) -> dict[str, Any]:
-    """File name -> SHA-256, by the marker; a later format of checkpoints says so there, in `format_version`."""
+    """File name -> SHA-256, by the marker; a later format of checkpoints has a higher `format_version` there."""
     path = folder / MARKER
     digests = read_object(path, "the checkpoint's marker", key="format_version")
     if digests is None:
@@ -189,6 +189,6 @@ def _digests(folder: Path) -> dict[str, Any]:
 
 
 def remove_checkpoints(run: RunFolder) -> None:
-    """Remove all checkpoints of a run that has its result: they are of no more use, and files are a quota."""
+    """Remove all checkpoints of a run that has its result: they are of no more use, and clusters limit files."""
     for number in run.attempt_numbers():
         shutil.rmtree(run.attempt(number) / "checkpoints", ignore_errors=True)

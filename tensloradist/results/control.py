@@ -1,4 +1,4 @@
-"""How a run in progress is told to stop, and learns that another has taken it over. No torch here."""
+"""How a run in progress is asked to stop, and learns that another worker has taken it over. No torch here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 class Stopped(Exception):
-    """A run that stopped at a step boundary because it was told to; its checkpoint is on disk.
+    """A run stopped at a step boundary on request; its checkpoint is on disk.
 
     Attributes:
         reason: the cause that is recorded: 'preempted', 'time_limit' or 'interrupted'.
@@ -24,16 +24,16 @@ class Outnumbered(Exception):
 
 
 class EvaluationOutOfMemory(RuntimeError):
-    """The device's memory does not hold an evaluation's batch, which this process cannot halve by itself.
+    """An evaluation's batch does not fit the device's memory, and this process cannot halve it alone.
 
     Attributes:
         evaluation_batch: the examples of that batch.
     """
 
-    def __init__(self, evaluation_batch: int, said: BaseException) -> None:
+    def __init__(self, evaluation_batch: int, error: BaseException) -> None:
         super().__init__(
             f"out of device memory with {evaluation_batch} examples a pass of evaluation (compute.evaluation_batch): "
-            f"{said}"
+            f"{error}"
         )
         self.evaluation_batch = evaluation_batch
 
@@ -48,9 +48,9 @@ class RunControl:
 
     Attributes:
         stop_reason: set by another thread or a signal handler; all processes of a run then stop at one step boundary.
-        at_boundary: True while the loop is sure to look soon; a run that is still loading may be interrupted instead.
-        stopping: True once the run is on its orderly way to an end, which another request must not cut short.
-        owned: whether the run is still this attempt's.
+        at_boundary: True while the loop will soon check; a run that is still loading may be interrupted instead.
+        stopping: True once the run has begun an orderly stop, which another request must not interrupt.
+        owned: whether the run still belongs to this attempt.
     """
 
     stop_reason: str | None = None

@@ -1,6 +1,6 @@
-"""One run from claim to published result: claim, go on from a checkpoint, train, publish, or record why not.
+"""One run from claim to published result: claim, resume from a checkpoint, train, and publish or record the failure.
 
-No torch here: the training function is given, so that workers, `tensloradist run` and tests share this one sequence.
+No torch here: the training function is an argument, so that workers, `tensloradist run` and tests share this sequence.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from tensloradist.spec import RunSpec
 Progress = Callable[[dict[str, Any]], None]
 Train = Callable[[RunSpec, Path, Progress | None, RunControl], Result]
 log = logging.getLogger("tensloradist")
-# Words of torch's back ends; a path in a message may have 'gloo' within a longer name.
+# Messages of torch's back ends; a path in a message may have 'gloo' within a longer name.
 _COMMUNICATION = re.compile(
     r"nccl|\bgloo\b|ProcessGroupGloo|c10d|connection reset|connection closed by peer", re.IGNORECASE
 )
-# What CUDA, HIP and their libraries say when the device has no memory left: OutOfMemoryError is not their only word.
+# Messages of CUDA, HIP and their libraries when the device has no memory left, besides OutOfMemoryError.
 _NO_DEVICE_MEMORY = re.compile(r"(CUDA|HIP) error: out of memory|_STATUS_ALLOC_FAILED|(CUDA|HIP) out of memory")
-# Errors of a program and of an installation, which another card would only repeat.
+# Errors of a program or an installation, which another GPU would only repeat.
 _NOT_THE_DEVICE = re.compile(
     r"device-side assert|illegal memory access|misaligned address|no kernel image|peer (access|mapping)|"
     r"invalid (device ordinal|configuration|argument|device function|resource handle|program counter)|"
@@ -58,14 +58,14 @@ _DEVICE = re.compile(
     r"Error 802|system not yet initialized|GPU is lost|fallen off the bus|device\(s\) is/are busy or unavailable|"
     r"No (CUDA|HIP) GPUs are available|(CUDA|HIP) unknown error|(CUDA|HIP) driver initialization failed"
 )
-# A file system or its disk does not work on this node: it is mounted read-only, gone, or gives read errors.
+# A file system or its disk does not work on this node: it is mounted read-only, gone, or fails to read.
 _BROKEN_DISK = (errno.EIO, errno.EROFS, errno.ESTALE, errno.EREMOTEIO, errno.ENODEV, errno.ENXIO)
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors says it, which is written in Rust
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # in messages of safetensors, which is written in Rust
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run. `busy`: another process owns it; `present`: it had a result already."""
+    """How one run ended. `busy`: another process owns it; `present`: it had a result already."""
 
     status: Literal["finished", "diverged", "present", "busy", "failed"]
     result: Result | None = None
@@ -85,17 +85,17 @@ def execute(
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
     job: JobRef | None = None,
 ) -> Outcome:
-    """Train a resolved run that has no result yet, in an attempt folder of its own.
+    """Train a resolved run that has no result yet, in a new attempt folder.
 
-    It goes on from the newest valid checkpoint of any earlier attempt.
+    It resumes from the newest valid checkpoint of any earlier attempt.
 
     Args:
         root: the results folder.
         started: called with the attempt's folder once the run is claimed.
         expected: the highest claim that the caller has judged; a newer one makes the run 'busy'.
-        stood_still: the caller has watched the owner of that claim stand still, and takes over.
-        control: through which the run is told to stop.
-        heartbeat_seconds: how often the claim shows that its owner lives.
+        stood_still: the caller has seen no heartbeat of that claim's owner for long enough, and takes over.
+        control: through which the run is asked to stop.
+        heartbeat_seconds: the interval between heartbeats of the claim's owner.
         job: the job that this process runs in.
 
     Raises:
@@ -115,7 +115,7 @@ def execute(
         handler = _log_to(attempt / "log.txt")
         try:
             reserve_failure(attempt)
-            _say_torn_metrics(run, claimed.number)
+            _warn_of_torn_metrics(run, claimed.number)
             begin_attempt(run, claimed.number, spec, newest_valid(run), job)
             if started is not None:
                 started(attempt)
@@ -123,7 +123,7 @@ def execute(
             result = train(spec, attempt, progress, control)
             first = publish(run, result)
         except BaseException as error:
-            cause, message, batch = _blame(error, attempt, spec, control)
+            cause, message, batch = _diagnosis(error, attempt, spec, control)
             failure = Failure(
                 run_id=run.run_id,
                 attempt=claimed.number,
@@ -164,8 +164,8 @@ def _tidy(run: RunFolder, result: Result, first: bool) -> None:
         log.error("the result is published, but the attempt's end could not be recorded: %s", error)
 
 
-def _say_torn_metrics(run: RunFolder, number: int) -> None:
-    """A crash can tear the last line of an earlier attempt's metrics; its checkpoints have what counts."""
+def _warn_of_torn_metrics(run: RunFolder, number: int) -> None:
+    """A crash can tear the last line of an earlier attempt's metrics; training resumes from its checkpoints alone."""
     path = run.attempt(number - 1) / "metrics.jsonl"
     try:
         torn = read_metrics(path)[1] if path.exists() else None
@@ -186,8 +186,10 @@ def _end(
     end_attempt(run.attempt(number), end)
 
 
-def _blame(error: BaseException, attempt: Path, spec: RunSpec, control: RunControl) -> tuple[Cause, str, int | None]:
-    """Cause, message and evaluation batch of a failure: another process's, where this one failed because of that."""
+def _diagnosis(
+    error: BaseException, attempt: Path, spec: RunSpec, control: RunControl
+) -> tuple[Cause, str, int | None]:
+    """Cause, message and evaluation batch of a failure; of another process's if it is the reason for this one."""
     cause, message = _cause_within(error, control), _one_line(error)
     processes = spec.compute.processes
     if cause != "communication" or processes == 1:
@@ -200,20 +202,20 @@ def _blame(error: BaseException, attempt: Path, spec: RunSpec, control: RunContr
             other.evaluation_batch,
         )
     quiet = ", ".join(map(str, silent(attempt, processes)))
-    who = f"no word came from process {quiet} of {processes}, which" if quiet else f"one of the {processes} processes"
-    late = f"let the others wait for more than compute.timeout_seconds: {spec.compute.timeout_seconds:g}"
+    who = f"process {quiet} of {processes}, without a record," if quiet else f"one of the {processes} processes"
+    late = f"made the others wait for more than compute.timeout_seconds: {spec.compute.timeout_seconds:g}"
     return cause, f"{message} ({who} is gone, or {late})", None
 
 
 def _cause_within(error: BaseException, control: RunControl) -> Cause:
-    """The cause of a failure, where an interruption may have been asked for with a reason."""
+    """The cause of a failure; of an interruption, the reason that was given for it, if any."""
     cause = cause_of(error)
     asked = control.stop_reason
     return asked if cause == "interrupted" and asked in get_args(Cause) else cause  # type: ignore[return-value]
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The class of a failure (schema.Failure.cause), from the exception and those that it was raised from alone."""
+    """The class of a failure (schema.Failure.cause) by its exception and the exceptions that caused it."""
     if isinstance(error, KeyboardInterrupt | SystemExit | Stopped | Outnumbered):
         return "interrupted"
     numbers = _error_numbers(error)
@@ -228,11 +230,11 @@ def cause_of(error: BaseException) -> Cause:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out_of_host_memory"
     of_device = _DEVICE.search(str(error)) and not _NOT_THE_DEVICE.search(str(error))
-    if isinstance(error, UserError) and not of_device:  # a check of the device tells what torch says of it
+    if isinstance(error, UserError) and not of_device:  # a check of the device repeats torch's message
         return "data_missing" if isinstance(error, DataMissing) else "configuration"
     if isinstance(error, FileNotFoundError) and os.sep in str(error.filename):  # a bare name is a program's, not data
         return "data_missing"
-    if any(kind.__name__ == "DistError" for kind in type(error).__mro__):  # torch's: they have not found each other
+    if any(kind.__name__ == "DistError" for kind in type(error).__mro__):  # torch's: the processes did not meet
         return "communication"
     if _COMMUNICATION.search(str(error)):
         return "communication"
@@ -240,7 +242,7 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def _error_numbers(error: BaseException) -> set[int]:
-    """What the operating system said (errno), by the exception or by those that it was raised from."""
+    """The operating system's error numbers of the exception and of those that caused it."""
     found: set[int] = set()
     cause: BaseException | None = error
     while cause is not None:

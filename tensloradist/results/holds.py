@@ -1,4 +1,4 @@
-"""Holds: runs that are left alone until a person releases them, because a person or the circuit breaker said so."""
+"""Held runs: workers leave them alone until a person releases them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def hold(run: RunFolder, reason: str) -> bool:
 
 
 def held(run: RunFolder) -> dict[str, Any] | None:
-    """Why, by whom and when (unix seconds) the run was held; None if it is not. A damaged record holds it, too."""
+    """The reason, user and time (unix seconds) of a hold; None if the run is not held. A damaged record is a hold."""
     path = run.path / "held.json"
     try:
         record = read_object(path, "the record of a hold")
@@ -31,10 +31,10 @@ def held(run: RunFolder) -> dict[str, Any] | None:
 
 
 def release_hold(run: RunFolder) -> bool:
-    """Let a held run go on; False if it was not held.
+    """Release a held run; False if it was not held.
 
     Raises:
-        UserError: something that is no file lies in the record's place.
+        UserError: there is a folder in place of the record.
     """
     path = run.path / "held.json"
     if not os.path.lexists(path):

@@ -1,9 +1,11 @@
-"""Where things lie in a results folder. No torch here."""
+"""The layout of a results folder. No torch here."""
 
 from __future__ import annotations
 
+import glob
 import os
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,12 +17,12 @@ CLASSES = "classes.json"  # of an attempt: the names of the labels 0, 1, …, wh
 
 
 def written_number(text: str) -> int | None:
-    """The number that a part of a file's name is, as this code writes numbers; None for what others have put there."""
+    """The number in a part of a file's name; None if this code did not write it."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def results_root(given: str | os.PathLike[str] | None = None) -> Path:
-    """The results folder: as given, else TENSLORADIST_RESULTS, else ./results."""
+    """The results folder: the given one, else TENSLORADIST_RESULTS, else ./results."""
     return Path(given or os.environ.get("TENSLORADIST_RESULTS") or "results")
 
 
@@ -36,7 +38,7 @@ class RunFolder:
 
     @property
     def can_be_worked_in(self) -> bool:
-        """Whether this user may read and write in it, or it is not there yet; not in one that another user closed."""
+        """Whether this user may read and write in it, or it does not exist yet."""
         try:
             self.path.lstat()
         except FileNotFoundError:
@@ -56,18 +58,32 @@ class RunFolder:
 
 
 def find_run(wanted: str, root: Path) -> RunFolder:
-    """The one run of a results folder whose id begins so.
+    """The run of a results folder with this id, or the only one whose id begins with it.
 
     Raises:
-        UserError: none, or several.
+        UserError: no such run, or an ambiguous beginning.
     """
     folder = root / "runs"
-    found = sorted(path.name for path in folder.glob(f"{wanted}*") if path.is_dir()) if wanted else []
+    known = (path.name for path in folder.glob(f"{glob.escape(wanted)}*") if path.is_dir())
+    return RunFolder(root, run_id_of(wanted, known, f"{folder} (`status SWEEP --json` lists the ids)"))
+
+
+def run_id_of(wanted: str, known: Iterable[str], where: str) -> str:
+    """The run id that is `wanted`, or the only one that begins with it.
+
+    Args:
+        where: what the ids are known from, for messages.
+
+    Raises:
+        UserError: no such run, or an ambiguous beginning.
+    """
+    found = sorted(run_id for run_id in known if wanted and run_id.startswith(wanted))
     if len(found) == 1 or wanted in found:
-        return RunFolder(root, wanted if wanted in found else found[0])
+        return wanted if wanted in found else found[0]
     if not found:
-        raise UserError(f"run {wanted!r}: none in {folder} has an id that begins so (`status SWEEP --json` lists them)")
-    raise UserError(f"run {wanted!r}: {len(found)} ids begin so ({', '.join(found[:4])}, …); give more of it")
+        raise UserError(f"run {wanted!r}: none in {where} has an id that begins with it")
+    shown = ", ".join(found[:4]) + ", …" * (len(found) > 4)
+    raise UserError(f"Ambiguous run id {wanted!r}: {len(found)} matches ({shown}); give more characters.")
 
 
 def sweep_folder(root: Path, name: str) -> Path:
@@ -76,6 +92,6 @@ def sweep_folder(root: Path, name: str) -> Path:
 
 
 def new_launch_folder(root: Path, name: str) -> Path:
-    """Where the files of a sweep's next launch go, as an absolute path: never one that was there before."""
+    """The folder for the files of a sweep's next launch: an absolute path that did not exist before."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     return (sweep_folder(root, name) / "launches" / f"{stamp}-{uuid.uuid4().hex[:6]}").absolute()

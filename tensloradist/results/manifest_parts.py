@@ -1,59 +1,42 @@
-"""The data and backbones of a manifest's runs, and what is said where they are not what they were. No torch here."""
+"""The data and backbones of a manifest's runs, and notes on those that have changed. No torch here."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import is_read_anew, why_changed
 from tensloradist.identity import fingerprint_now, local_paths
+from tensloradist.results.schema import Manifest
 from tensloradist.spec import BackboneSpec, TaskSpec
-from tensloradist.validation import validate
-
-if TYPE_CHECKING:
-    from tensloradist.results.schema import Manifest
 
 Part = BackboneSpec | TaskSpec
 _MOST = 3  # inputs that a note names
 
 
 def parts_of(manifest: Manifest) -> dict[Part, set[str]]:
-    """Every distinct backbone and data set -> the ids of its runs.
-
-    Raises:
-        UserError: a specification that this version cannot read.
-    """
-    found: dict[Part, set[str]] = {}
-    sections: tuple[tuple[str, type[Part]], ...] = (("backbone", BackboneSpec), ("task", TaskSpec))
-    for name, kind in sections:
-        runs: dict[str, set[str]] = defaultdict(set)
-        specs = {}
-        for run in manifest.runs:
-            spec = run.spec.get(name)
-            specs[repr(spec)] = spec
-            runs[repr(spec)].add(run.run_id)
-        for key, spec in specs.items():
-            found.setdefault(validate(kind, spec, f"{manifest.name}: {name}"), set()).update(runs[key])
-    return found
+    """Every distinct backbone and data set -> the ids of its runs."""
+    found: dict[Part, set[str]] = defaultdict(set)
+    for run in manifest.runs:
+        found[run.spec.backbone].add(run.run_id)
+    for run in manifest.runs:
+        found[run.spec.task].add(run.run_id)
+    return dict(found)
 
 
 def places_of(part: Part) -> set[str]:
-    """The paths and names that say where it lies."""
+    """The paths and names of its files."""
     places = (part.data,) if isinstance(part, TaskSpec) else (part.name, part.weights)
     return {place for place in places if place is not None}
 
 
 def note_of_new_readings(manifest: Manifest) -> str | None:
-    """What a reader has to know where this version reads data or a backbone differently; None where it does not.
+    """A note if this version reads data or a backbone differently than the version that launched; None if not.
 
-    What cannot be read here is passed over: a sweep that is given by its name is shown as it was launched.
+    Files that cannot be read here are skipped: a sweep that is given by its name is shown as it was launched.
     """
-    try:
-        parts = parts_of(manifest)
-    except UserError:
-        return None
+    parts = parts_of(manifest)
     changed: dict[Part, str] = {}
     for part in parts:
         try:
@@ -73,7 +56,7 @@ def note_of_new_readings(manifest: Manifest) -> str | None:
 
 
 def differences(launched: Manifest, now: Manifest) -> str:
-    """Why a sweep file means other runs than those launched: its text, its data, or how they are read."""
+    """Why a sweep file plans other runs than those launched: its text, its data, or how the data is read."""
     edited = launched.sweep_sha256 != now.sweep_sha256
     before = {_without_fingerprint(part): part.fingerprint for part in parts_of(launched)}
     said = ["the file was edited"] if edited else []

@@ -1,12 +1,15 @@
-"""Manifests of launched sweeps: named by the hash of their text, so that an edited one is known. No torch here."""
+"""Manifests of launched sweeps: named by the hash of their text, so that edits are detected. No torch here."""
 
 from __future__ import annotations
 
+import gc
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from tensloradist.errors import UserError
+from tensloradist.errors import UserError, unknown
 from tensloradist.files import write_replacing
 from tensloradist.records import DamagedRecord, NewerRecord, UnreadableRecord, read_object, read_record
 from tensloradist.results.layout import sweep_folder
@@ -16,18 +19,18 @@ _REMEDY = "launch the sweep's file again, which writes it anew"
 
 
 def manifest_digest(text: str) -> str:
-    """What a manifest's file is named by."""
+    """The name of a manifest's file: the beginning of its text's SHA-256."""
     return sha256(text.encode()).hexdigest()[:16]
 
 
 def put_manifest(folder: Path, text: str) -> Path:
-    """Write a manifest into its sweep's folder, and let `latest` name it.
+    """Write a manifest into its sweep's folder, and its name into `latest`.
 
-    Its name says what it contains, so one that is there already is compared, and replaced where it is damaged.
+    A file of this name is compared first, and replaced if it is damaged.
 
     Raises:
         NewerRecord: a newer version has launched the sweep.
-        UserError: a folder lies in the place of one of the two files.
+        UserError: there is a folder in place of one of the two files.
     """
     _refuse_newer(folder)
     digest = manifest_digest(text)
@@ -42,7 +45,7 @@ def put_manifest(folder: Path, text: str) -> Path:
 
 
 def _refuse_newer(folder: Path) -> None:
-    """Raises NewerRecord where the sweep's newest manifest is of a newer version; a damaged one may be replaced."""
+    """Raises NewerRecord if a newer version wrote the sweep's newest manifest; a damaged one may be replaced."""
     try:
         newest = (folder / "latest").read_bytes().decode("ascii").strip()
         read_object(folder / f"{newest}.json", "the manifest", MANIFEST_SCHEMA_VERSION)
@@ -59,7 +62,8 @@ def read_manifest(path: Path) -> Manifest:
         UserError: absent, damaged, of a newer version, or edited since (its name is the hash of its text).
     """
     try:
-        manifest = read_record(path, Manifest, "the manifest", MANIFEST_SCHEMA_VERSION)
+        with _without_garbage_collection():
+            manifest = read_record(path, Manifest, "the manifest", MANIFEST_SCHEMA_VERSION)
     except DamagedRecord as error:
         raise UserError(f"{error}; {_REMEDY}") from error
     if manifest is None:
@@ -69,6 +73,27 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}: the manifest was edited after it was written; change the sweep file and launch again instead"
         )
     return manifest
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """The objects of a large manifest are all kept: looking for garbage among them takes longer than to read it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def not_launched(name: str, root: Path) -> UserError:
+    """The error for a sweep that was never launched with this results folder; lists those that were."""
+    launched = sorted(path.parent.name for path in root.glob("sweeps/*/latest"))
+    return UserError(
+        f"{unknown('launched sweep', name, launched)} It has not been launched with the results folder {root}; use "
+        "--results, or `tensloradist launch`"
+    )
 
 
 def latest_digest(name: str, root: Path) -> str:
@@ -81,11 +106,7 @@ def latest_digest(name: str, root: Path) -> str:
     try:
         text = path.read_bytes().decode("ascii").strip()
     except FileNotFoundError as error:
-        known = sorted(path.parent.name for path in root.glob("sweeps/*/latest"))
-        raise UserError(
-            f"sweep {name!r} has not been launched with the results folder {root}; launched there: "
-            f"{', '.join(known) or 'none'}. Use --results, or `tensloradist launch`"
-        ) from error
+        raise not_launched(name, root) from error
     except (UnicodeDecodeError, IsADirectoryError):
         text = ""
     except OSError as error:

@@ -11,7 +11,7 @@ from tensloradist.results.layout import MOST_DIGITS
 
 
 def last_progress(attempt: Path) -> tuple[int | None, int | None]:
-    """(updates done, of how many) by the last whole line of an attempt's metrics.jsonl that says it."""
+    """(updates done, updates planned) by the last whole line of an attempt's metrics.jsonl that has both."""
     try:
         lines = (attempt / "metrics.jsonl").read_bytes().splitlines()[-50:]
     except OSError:
@@ -28,10 +28,10 @@ def last_progress(attempt: Path) -> tuple[int | None, int | None]:
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str | None]:
-    """The records of a metrics.jsonl, and what is wrong with its last line if a crash has torn it.
+    """The records of a metrics.jsonl, and a warning if a crash has torn its last line.
 
     Raises:
-        UnreadableRecord: another line is no record, or the file cannot be read.
+        UnreadableRecord: another line is not a record, or the file cannot be read.
     """
     try:
         lines = path.read_bytes().splitlines()

@@ -1,4 +1,4 @@
-"""Publishing and reading results: validated when written and when read, the first one for ever. No torch here."""
+"""Publishing and reading results: validated when written and when read; the first result stays. No torch here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_result(path: Path) -> Result:
     """The validated result in a file.
 
     Raises:
-        UnreadableRecord: absent or not readable; DamagedRecord and NewerRecord by what is wrong with it.
+        UnreadableRecord: absent or not readable; a DamagedRecord or NewerRecord where that is the reason.
     """
     result = read_record(path, Result, "the result", RESULT_SCHEMA_VERSION)
     if result is None:
@@ -32,10 +32,10 @@ def read_result(path: Path) -> Result:
 
 
 def read_published(run: RunFolder, path: Path | None = None) -> Result | None:
-    """A run's result; None where it has none.
+    """A run's result; None if it has none.
 
     Args:
-        path: where it lies, if it is set aside.
+        path: of a result that was set aside.
 
     Raises:
         UnreadableRecord: as `read_result`; a DamagedRecord, too, for a result of another run.
@@ -48,7 +48,7 @@ def read_published(run: RunFolder, path: Path | None = None) -> Result | None:
 
 
 def read_spec(path: Path) -> RunSpec | None:
-    """The stored specification of a run; None where there is none.
+    """The stored specification of a run; None if there is none.
 
     Raises:
         UnreadableRecord: damaged, made by a newer version, or not readable.
@@ -102,7 +102,7 @@ def write_spec(run: RunFolder, spec: RunSpec) -> None:
     """Store the full resolved specification once.
 
     Raises:
-        UserError: the folder holds another specification with the same id (a default has changed): shows the diff.
+        UserError: the folder has another specification with the same id, since a default has changed; shows the diff.
     """
     text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
     if write_once(run.spec, text):
@@ -120,18 +120,18 @@ def write_spec(run: RunFolder, spec: RunSpec) -> None:
 
 
 def reserve_failure(attempt: Path) -> None:
-    """Keep room for the record of a failure, so that it can be written when the disk is full."""
+    """Reserve room for the record of a failure, so that it can be written when the disk is full."""
     reserve(attempt / RESERVED, RESERVED_BYTES)
 
 
 def give_back_reserved(attempt: Path) -> None:
-    """Remove what `reserve_failure` has kept."""
+    """Free the room that `reserve_failure` has reserved."""
     with suppress(OSError):
         (attempt / RESERVED).unlink(missing_ok=True)
 
 
 def write_failure(attempt: Path, failure: Failure) -> None:
-    """Record why an attempt ended without a result; the first word stays. On a full disk, in the room kept for it."""
+    """Record why an attempt ended without a result; the first record stays. A full disk has room reserved for it."""
     path = attempt / "failure.json"
     try:
         write_once(path, failure.model_dump_json(indent=2) + "\n")
@@ -140,7 +140,7 @@ def write_failure(attempt: Path, failure: Failure) -> None:
             return
         if error.errno not in FULL or not (attempt / RESERVED).exists():
             raise
-        # The end of a traceback says what happened; the rest of the record is short.
+        # The end of a traceback has the error; the rest of the record is short.
         short = {"message": failure.message[:500], "traceback": failure.traceback and failure.traceback[-2000:]}
         write_reserved(path, failure.model_copy(update=short).model_dump_json() + "\n", attempt / RESERVED)
 
@@ -155,7 +155,7 @@ def read_failure_of(run: RunFolder, number: int) -> Failure | None:
 
 
 def sound_attempt(run: RunFolder) -> int | None:
-    """The first attempt that has a sound result of the run; None where none has."""
+    """The first attempt that has a valid result of the run; None if none has."""
     for attempt in run.attempt_numbers():
         try:
             if read_result(run.attempt(attempt) / "result.json").run_id == run.run_id:
@@ -166,11 +166,11 @@ def sound_attempt(run: RunFolder) -> int | None:
 
 
 def recover_broken(run: RunFolder) -> Path | None:
-    """Set a damaged result aside, so that the run is trained again; returns where it went, None where nothing is wrong.
+    """Set a damaged result aside, so that the run is trained again; returns its new path, None if nothing is wrong.
 
-    A power cut or a full disk can leave one. It is renamed, never deleted, and another attempt's sound result takes
-    its place if there is one. A result of a newer version, or one that cannot be read, is left as it is. Several
-    processes may do this at once.
+    A power cut or a full disk can damage one. It is renamed, never deleted, and replaced by another attempt's valid
+    result if there is one. A result of a newer version, or one that cannot be read, is left as it is. Several processes
+    may do this at once.
     """
     try:
         read_published(run)
@@ -182,7 +182,7 @@ def recover_broken(run: RunFolder) -> Path | None:
         return None
     try:
         return _set_aside(run, problem)
-    except FileNotFoundError:  # somebody else set it aside meanwhile
+    except FileNotFoundError:  # another process has set it aside meanwhile
         return None
     except OSError as error:  # another user's folder, for one
         log.warning("%s; it cannot be set aside (%s)", problem, error.strerror or error)
@@ -191,7 +191,7 @@ def recover_broken(run: RunFolder) -> Path | None:
 
 def _set_aside(run: RunFolder, problem: DamagedRecord) -> Path | None:
     aside = link_aside(run.result, "broken")
-    if not _is_damaged(run, aside):  # what was damaged has been replaced meanwhile: this is another file
+    if not _is_damaged(run, aside):  # the damaged file was replaced meanwhile: this is another one
         aside.unlink(missing_ok=True)
         return None
     attempt = sound_attempt(run)

@@ -1,7 +1,7 @@
-"""What the processes of a run say when they fail, so that the first, which records the failure, can name the culprit.
+"""Failures of single processes of a run, so that the first process, which records the failure, can name its origin.
 
-`attempts/NNNN/ranks/RANK.json`, written by a failing process before it ends and thus before the others, which wait for
-it, notice. No torch here.
+A failing process writes `attempts/NNNN/ranks/RANK.json` before it ends, and thus before the others, which wait for it,
+notice. No torch here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tensloradist.results.control import EvaluationOutOfMemory
 from tensloradist.results.schema import Cause, RankFailure
 
 log = logging.getLogger("tensloradist")
-WAIT_SECONDS = 5.0  # for another process's word to cross a network file system, or a supervisor to notice its end
+WAIT_SECONDS = 5.0  # for another process's record to cross a network file system, or a supervisor to notice its end
 
 
 def write_rank_failure(attempt: Path, rank: int, cause: Cause, error: BaseException) -> None:
-    """Record a process's error in the attempt; its first word stays."""
+    """Record a process's error in the attempt; its first record stays."""
     failure = RankFailure(
         rank=rank,
         host=socket.gethostname(),
@@ -37,22 +37,22 @@ def write_rank_failure(attempt: Path, rank: int, cause: Cause, error: BaseExcept
 
 
 def culprit(attempt: Path, wait: float = 0.0) -> RankFailure | None:
-    """The process whose error is not that another one was gone; None if no process says so.
+    """The process that failed by itself, not because a peer disappeared; None if there is no record of one.
 
     Args:
-        wait: seconds for it to appear.
+        wait: seconds to wait for the record.
     """
     deadline = time.monotonic() + wait
     while True:
-        said = [failure for path in sorted(attempt.glob("ranks/*.json")) if (failure := _read(path)) is not None]
-        own = [failure for failure in said if failure.cause not in ("communication", "interrupted")]
+        failures = [failure for path in sorted(attempt.glob("ranks/*.json")) if (failure := _read(path)) is not None]
+        own = [failure for failure in failures if failure.cause not in ("communication", "interrupted")]
         if own or time.monotonic() >= deadline:
             return min(own, key=lambda failure: failure.rank, default=None)
         time.sleep(0.1)
 
 
 def _read(path: Path) -> RankFailure | None:
-    """A process's word; None for one that cannot be read, which is as if it had left none."""
+    """A process's failure; None for a record that cannot be read, which counts as none."""
     try:
         return read_record(path, RankFailure, "the record of a process's failure", 1)
     except UnreadableRecord as error:
@@ -61,5 +61,5 @@ def _read(path: Path) -> RankFailure | None:
 
 
 def silent(attempt: Path, processes: int) -> list[int]:
-    """The processes but the first that left no word: those that hang, or are gone, when the first has failed."""
+    """The processes, except the first, without a record: they hang, or are gone, when the first has failed."""
     return [rank for rank in range(1, processes) if not (attempt / "ranks" / f"{rank}.json").exists()]

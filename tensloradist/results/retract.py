@@ -12,12 +12,10 @@ from tensloradist.results.publish import read_result
 
 
 def retract(run: RunFolder) -> Path:
-    """Rename the run's result and its attempt's, and remove checkpoints, which training would go on from.
-
-    They take no other file's place.
+    """Rename the result of the run and of its attempt, and remove the checkpoints, from which training would resume.
 
     Returns:
-        where the result is now, `result.json.retracted-N`.
+        the new path of the result, `result.json.retracted-N`, which no other file had.
 
     Raises:
         UserError: there is no readable result.

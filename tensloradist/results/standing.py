@@ -1,4 +1,4 @@
-"""What a run's files say that it is, in one place, so that every command gives the same answer. No torch here."""
+"""The state of a run by its files, determined in one place, so that all commands agree. No torch here."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from tensloradist.results.schema import Result
 
 @dataclass(frozen=True)
 class Standing:
-    """A run by its files.
-
-    `newer`: a newer version has made one of its records, so this one leaves the run alone. `unreadable`: the file
-    system does not let its result or claim be read. `broken`: its result or its claim is damaged. `open`: it has no
-    result; whether somebody is at work on it, its claim tells.
+    """The state of a run by its files.
 
     Attributes:
+        state: 'newer': a newer version wrote one of its records, so this version leaves the run alone. 'unreadable':
+            its result or claim cannot be read. 'broken': its result or claim is damaged. 'open': it has no result; its
+            claim shows whether a worker trains it.
         result: of a run that is finished or diverged.
-        problems: everything that is wrong with its files, each by its path, the most important first. An attempt's
-            damaged records do not keep a run from going on.
+        problems: everything that is wrong with its files, each with its path, the most important first. Damaged records
+            of an attempt do not stop a run from being trained.
     """
 
     state: Literal["finished", "diverged", "newer", "unreadable", "broken", "open"]
@@ -44,7 +43,7 @@ class Standing:
 
 
 def standing(run: RunFolder) -> Standing:
-    """A run's standing. Its attempts' records are looked at only while it has no result."""
+    """The state of a run by its files. The records of its attempts are read only while it has no result."""
     try:
         return _standing(run)
     except OSError as error:  # a folder that may not be entered, for one

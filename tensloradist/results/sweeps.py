@@ -1,7 +1,7 @@
-"""Which sweep is meant by a command's SWEEP: a file, the name of one that was launched, or of a shipped one.
+"""Finds the sweep of a command's argument: a file, or the name of a launched or a shipped sweep.
 
-Who gives a file means what it says now, with the data and backbones that lie there now. Where that is not what was
-launched, it is planned anew (`planner`). No torch here.
+A file means its present text, with the present data and backbones. If that is not what was launched, it is planned anew
+(`planner`). No torch here.
 """
 
 from __future__ import annotations
@@ -13,30 +13,28 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tensloradist.config import expand_paths, read_sweep
-from tensloradist.errors import UserError, unknown
+from tensloradist.errors import UserError
 from tensloradist.identity import fingerprint_now
 from tensloradist.plugins import load_plugins
 from tensloradist.results.layout import sweep_folder
 from tensloradist.results.manifest_parts import differences, note_of_new_readings, parts_of, places_of
+from tensloradist.results.manifests import latest_digest, latest_manifest, not_launched, read_manifest
 from tensloradist.results.planner import planned
+from tensloradist.results.schema import Manifest
 from tensloradist.shipped import find_shipped, shipped_names
 from tensloradist.wording import counted
-
-if TYPE_CHECKING:
-    from tensloradist.results.schema import Manifest
 
 
 @dataclass(frozen=True)
 class FoundSweep:
-    """A sweep with the runs that are meant.
+    """A sweep with its runs.
 
     Attributes:
         edited: how a file's runs differ from those that were launched last; None: they are the same.
-        remedy: the commands for the one and the other.
-        warning: what else a reader has to know, such as data that is read differently now.
+        remedy: the commands for the runs of the file, and for those that were launched.
+        warning: another note for the reader, such as on data that is read differently now.
     """
 
     manifest: Manifest
@@ -46,11 +44,11 @@ class FoundSweep:
 
     @property
     def note(self) -> str | None:
-        """What a reader has to know; None: all is as it was launched."""
+        """A note for the reader; None: all is as it was launched."""
         return f"{self.edited}. The file is used as it is now; {self.remedy}." if self.edited else self.warning
 
     def require_launched(self, what: str) -> None:
-        """Raises UserError for a file that was edited since; `what` says why it has to be as it was launched."""
+        """Raises UserError for a file that was edited since; `what` is the reason why it may not be edited."""
         if self.edited:
             raise UserError(f"{self.edited}. {what}; {self.remedy}")
 
@@ -59,7 +57,7 @@ def sweep_name(source: str, root: Path) -> str:
     """The name of a sweep that was launched into this results folder, given by its file or by its name.
 
     Raises:
-        UserError: it was never launched there; lists those that were.
+        UserError: it was never launched there; lists the sweeps that were.
     """
     name = source
     if (path := _file_of(source, root)) is not None:
@@ -68,26 +66,20 @@ def sweep_name(source: str, root: Path) -> str:
             raise UserError(f"{path}: no `name:`, so it is not a sweep file")
         name = named
     if not os.path.exists(sweep_folder(root, name) / "latest"):
-        launched = [path.parent.name for path in sorted((root / "sweeps").glob("*/latest"))]
-        raise UserError(
-            f"{unknown('launched sweep', name, launched)} It has not been launched with the results folder {root}; use "
-            "--results, or `tensloradist launch`"
-        )
+        raise not_launched(name, root)
     return name
 
 
 def find_sweep(source: str, root: Path) -> FoundSweep:
-    """The sweep that a file means now, with the data and backbones that lie there, or that was launched by a name.
+    """The sweep of a file, with the present data and backbones, or the one that was launched with a name.
 
-    A file is planned anew unless a launched manifest says the same. Where its data is not here, as on a laptop that has
-    the results alone, what was launched of the same text is meant, and the note says so.
+    A file is planned anew unless a launched manifest has the same runs. Without its data, as on a laptop that only has
+    the results, it is shown as the same text was launched, with a note.
 
     Raises:
         UserError: never launched into this results folder, a manifest that cannot be read, or an edited file that
             cannot be planned here.
     """
-    from tensloradist.results.manifests import latest_manifest
-
     name, path = sweep_name(source, root), _file_of(source, root)
     launched = latest_manifest(name, root)
     if path is None:
@@ -122,7 +114,7 @@ def _edited(source: str, launched: Manifest, manifest: Manifest) -> FoundSweep:
 
 
 def _file_of(source: str, root: Path) -> Path | None:
-    """The sweep's file; None where the name of a launched sweep is given."""
+    """The sweep's file; None if the name of a launched sweep is given."""
     path = Path(source)
     if os.path.isfile(path):  # Path's own raises for a name that is too long
         return path
@@ -134,7 +126,7 @@ def _file_of(source: str, root: Path) -> Path | None:
 
 
 def _launched_as(path: Path, launched: Manifest, root: Path) -> tuple[Manifest | None, Manifest | None]:
-    """(the newest manifest that says what the file means now, the newest of a file of just this text).
+    """(the newest manifest with the file's present runs, the newest manifest of the same text).
 
     Args:
         launched: the newest of all.
@@ -149,20 +141,18 @@ def _launched_as(path: Path, launched: Manifest, root: Path) -> tuple[Manifest |
 
 
 def _earlier(name: str, root: Path, text: str) -> Iterator[Manifest]:
-    """The manifests of earlier launches of a file of just this text, the newest first."""
-    from tensloradist.results.manifests import latest_digest, read_manifest
-
+    """The manifests of earlier launches of the same text, the newest first."""
     newest = latest_digest(name, root)
     for path in sorted(sweep_folder(root, name).glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             if path.stem != newest and text.encode() in path.read_bytes():
                 yield read_manifest(path)
         except (OSError, UserError):
-            continue  # a damaged one is no help; what counts is the newest, which has been read
+            continue  # a damaged one is of no use; the newest, which counts, has been read
 
 
 def _means_the_same(path: Path, manifest: Manifest) -> bool:
-    """Whether a file of the manifest's text names the same places, and what lies there has the same fingerprints."""
+    """Whether a file with the manifest's text names the same paths, and their contents have the same fingerprints."""
     try:
         load_plugins(manifest.plugins)
         parts = parts_of(manifest)
@@ -170,7 +160,7 @@ def _means_the_same(path: Path, manifest: Manifest) -> bool:
             return False
         return all(fingerprint_now(part) == part.fingerprint for part in parts)
     except UserError:
-        return False  # planning says what is wrong
+        return False  # planning it will raise the error
 
 
 def _places(path: Path) -> set[str]:
@@ -188,5 +178,5 @@ def _places(path: Path) -> set[str]:
 
 
 def _cells(manifest: Manifest) -> tuple[object, ...]:
-    """All that the tables show of a plan: a run's spec says where its files lie, too, which changes nothing."""
-    return manifest.conditions, [run.model_copy(update={"spec": {}}) for run in manifest.runs]
+    """All that the tables show of a plan; a run's spec also has paths, which do not matter."""
+    return manifest.conditions, [run.model_dump(exclude={"spec"}) for run in manifest.runs]

@@ -19,8 +19,8 @@ from torch import nn
 
 from tensloradist import environment
 from tensloradist.backbones.quantization import compute_in
-from tensloradist.dotted import flattened
 from tensloradist.errors import UserError
+from tensloradist.nested import dotted
 from tensloradist.ports import free_port
 from tensloradist.spec import RunSpec
 from tensloradist.trackers import require_trackers
@@ -88,9 +88,7 @@ def make_accelerator(spec: RunSpec, folder: Path | None) -> Accelerator:
     if accelerator.num_processes != compute.processes:
         raise RuntimeError(f"Accelerate runs {accelerator.num_processes} processes instead of {compute.processes}")
     if compute.log_with:
-        fields = flattened(spec.model_dump(mode="json")).items()
-        config = {name: value if isinstance(value, str | int | float | bool) else str(value) for name, value in fields}
-        accelerator.init_trackers("tensloradist", config=config)
+        accelerator.init_trackers("tensloradist", config=_settings(spec))
     return accelerator
 
 
@@ -162,3 +160,9 @@ def release(accelerator: Accelerator) -> None:
     accelerator.end_training()
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState._reset_state()
+
+
+def _settings(spec: RunSpec) -> dict[str, str | int | float | bool]:
+    """The specification as a tracker takes it: plain values by dotted names."""
+    fields = dotted(spec.model_dump(mode="json"))
+    return {name: value if isinstance(value, str | int | float | bool) else str(value) for name, value in fields}

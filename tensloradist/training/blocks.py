@@ -47,7 +47,7 @@ def recompute(modules: list[nn.Module], adapter: Adapter) -> None:
     """
     context = adapter.require_attachment().passes.recomputation
     for module in modules:
-        module.forward = functools.partial(_recomputed, module.forward, context)  # type: ignore[method-assign]
+        module.forward = functools.partial(_recomputed, module.forward, context)
 
 
 def _recomputed(forward: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
@@ -69,4 +69,4 @@ def compile_blocks(modules: list[nn.Module], device: torch.device) -> None:
     torch.compiler.reset()  # variants for earlier runs count against torch's limit
     for module in modules:
         compiled = torch.compile(module.forward, fullgraph=True, options={"fallback_random": True})
-        module.forward = compiled  # type: ignore[method-assign]
+        module.forward = compiled

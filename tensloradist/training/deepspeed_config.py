@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensloradist.dotted import flattened
 from tensloradist.errors import UserError, unknown
+from tensloradist.nested import dotted
 from tensloradist.spec import RunSpec
 
 # An adapter has few gradients, and DeepSpeed's own bucket sizes take more memory than ZeRO-3 saves on a small model.
@@ -131,9 +131,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _laid_over(config: dict[str, Any], given: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
-    path, own = spec.compute.deepspeed_config, flattened(config)
+    path, own = spec.compute.deepspeed_config, dict(dotted(config))
     problems = []
-    for key, value in flattened(given).items():
+    for key, value in dotted(given):
         section = key.partition(".")[0]
         refused = section if section in REFUSED else ".".join(key.split(".")[:2])
         _refuse_unknown(key, Path(path or ""))

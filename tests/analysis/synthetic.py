@@ -26,6 +26,7 @@ from tensloradist.results.schema import (
     Result,
     Times,
 )
+from tensloradist.spec import RunSpec
 
 GROUPINGS = ("att", "qkv", "depth", "att_qkv", "att_depth", "qkv_depth", "att_qkv_depth")
 FACTORIZATIONS = ("tucker", "cp", "tensor_train", "tensor_ring")
@@ -81,6 +82,24 @@ def result_of(
         "provenance": {},
     }
     return Result(run_id=run_id, state=state, attempt=attempt, **{**plain, **fields})
+
+
+def spec_of(seed=0, **sections):
+    """A resolved specification; `sections` are fields of a section, or values, in place of the plain ones here."""
+    plain = {
+        "backbone": {"name": "b", "fingerprint": "b"},
+        "task": {"name": "digits", "fingerprint": "t"},
+        "adapter": {"method": "lora"},
+    }
+    given = {k: plain.get(k, {}) | value if isinstance(value, dict) else value for k, value in sections.items()}
+    return RunSpec.model_validate({**plain, "seed": seed, **given})
+
+
+def planned_run(run_id="run", spec=None, **fields):
+    """A run of a manifest."""
+    member = Membership(condition="isorank r=2", budget=1, residual=0.0)
+    plain = {"row": "lora", "backbone": "b", "task": "t", "ranks": {}, "adapter_parameters": 1, "conditions": (member,)}
+    return ManifestRun(run_id=run_id, spec=spec or spec_of(), **{**plain, **fields})
 
 
 @dataclass
@@ -169,6 +188,10 @@ class Synthetic:
             old = runs[run_id]
             runs[run_id] = old.model_copy(update={"conditions": (*old.conditions, membership)})
             return
+        if kind in ("head", "full"):
+            spec["adapter"] = {"method": kind}
+        elif tensor:  # also of factorisations that are not registered
+            spec["adapter"]["initialization"] = "orthogonal"
         ranks = dict.fromkeys(MODES, rank) if tensor else {} if kind in ("head", "full") else {"rank": rank}
         runs[run_id] = ManifestRun(
             run_id=run_id, spec=spec, row=method, backbone=backbone, task=task, ranks=ranks,
@@ -179,7 +202,7 @@ class Synthetic:
         return np.random.default_rng(int(sha256(repr(key).encode()).hexdigest()[:8], 16))
 
     def _score(self, run: ManifestRun) -> float:
-        rank, rate, seed = run.conditions[0].condition, run.spec["optimizer"]["learning_rate"], run.spec["seed"]
+        rank, rate, seed = run.conditions[0].condition, run.spec.optimizer.learning_rate, run.spec.seed
         level = 0.6 + 0.25 * self._random("task", run.task, run.backbone).random()
         effect = 0.0 if run.row == "lora" else self._random("method", run.row, run.task, rank).normal(0, self.effect)
         effect += {"head": -0.15, "full": 0.06}.get(run.row, 0.0)
@@ -189,10 +212,10 @@ class Synthetic:
         return float(np.clip(level + effect + tuned + shared + own, 0.0, 1.0))
 
     def _write_run(self, root: Path, run: ManifestRun) -> None:
-        key = (run.row, run.spec["seed"])
+        key = (run.row, run.spec.seed)
         folder = RunFolder(root, run.run_id)
         folder.path.mkdir(parents=True)
-        folder.spec.write_text(json.dumps(run.spec))
+        folder.spec.write_text(run.spec.model_dump_json())
         if key in self.missing:
             return
         attempt = folder.attempt(1)
@@ -225,7 +248,7 @@ class Synthetic:
                 for i, v in enumerate([*curve, validation], 1)
             ]
             (folder.attempt(1) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-        seed = run.spec["seed"]
+        seed = run.spec.seed
         elsewhere = run.row in self.other_hardware
         steps = 0.02 * (1 + self._random("time", run.row).random())
         result = result_of(

@@ -100,7 +100,7 @@ def test_a_sweep_from_before_a_field_existed_is_joined(folder):
     renamed(folder, "t", today)
     assert len(load_from(["s", "t"], folder.root).frame) == 4
     renamed(folder, "u", lambda manifest: today(manifest, alpha=16))
-    with pytest.raises(UserError, match=r"adapter.alpha is not set and 16; report on them separately"):
+    with pytest.raises(UserError, match=r"adapter.alpha is not set and 16.0; report on them separately"):
         load_from(["s", "u"], folder.root)
 
 
@@ -206,7 +206,7 @@ def _change_adapter(manifest):
         (_change_epochs, "optimizer.epochs is 1 and 7"),
         (_change_data, "task.fingerprint is"),
         (_change_protocol, 'protocol is "sound" and "official"'),
-        (_change_adapter, "adapter.scale is not set and 2.0"),
+        (_change_adapter, "adapter.scale is 1.0 and 2.0"),
     ],
 )
 def test_sweeps_that_mean_different_things_by_one_name_are_refused(folder, change, says):

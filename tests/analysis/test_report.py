@@ -158,7 +158,7 @@ def test_broken_files_are_listed_and_their_curves_are_missed(tmp_path):
     synthetic = Synthetic(methods=FEW, rates=(1e-3,), kinds=("isorank",))
     synthetic.write(tmp_path)
     runs = load("synthetic", tmp_path).manifests[0].runs
-    folders = {(run.row, run.spec["seed"]): RunFolder(tmp_path, run.run_id) for run in runs}
+    folders = {(run.row, run.spec.seed): RunFolder(tmp_path, run.run_id) for run in runs}
     folders["att tucker", 0].result.write_text('{"schema_version": 99}')
     (folders["lora", 1].attempt(1) / "metrics.jsonl").write_text('{"validation": 3}\n{"epoch"')
     (folders["qkv_depth tucker", 2].attempt(1) / "attempt.json").write_text("{")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from fake_slurm import FakeSlurm
+from synthetic import planned_run, spec_of
 
 from launch.records.policy import Growth
 from launch.records.submission import Submission
@@ -22,7 +23,7 @@ from tensloradist.errors import UserError
 from tensloradist.files import write_once
 from tensloradist.plugins import load_plugins, loaded_code
 from tensloradist.results.manifests import manifest_digest
-from tensloradist.results.schema import Manifest, ManifestRun, Membership
+from tensloradist.results.schema import Manifest
 from tensloradist.sources import NOT_FOUND, copy_code, job_hash, module_code, module_hash
 
 
@@ -94,16 +95,7 @@ def test_what_is_recorded_is_the_code_that_was_imported(beside):
 
 
 def manifest_with_plugin(root):
-    run = ManifestRun(
-        run_id="0" * 16,
-        spec={"seed": 0, "plugins": ["own_plugin"], "compute": {"processes": 1}},
-        row="lora",
-        backbone="b",
-        task="t",
-        ranks={},
-        adapter_parameters=1,
-        conditions=(Membership(condition="isorank r=4", budget=1, residual=0.0),),
-    )
+    run = planned_run("0" * 16, spec_of(plugins=["own_plugin"]))
     text = Manifest(name="s", sweep_sha256="0", conditions=(), runs=(run,)).model_dump_json()
     path = root / "sweeps" / "s" / f"{manifest_digest(text)}.json"
     write_once(path, text)

@@ -155,7 +155,7 @@ def test_a_file_edited_back_to_an_earlier_launch_needs_no_planning(file, monkeyp
     file.write_text(SWEEP)
     monkeypatch.setattr(planner, "_planners", [])
     found = sweeps.find_sweep(str(file), root)
-    assert len(found.manifest.runs) == 4 and {run.spec["seed"] for run in found.manifest.runs} == {0, 1}
+    assert len(found.manifest.runs) == 4 and {run.spec.seed for run in found.manifest.runs} == {0, 1}
     assert "has 2 other runs" in found.note
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from fake_slurm import FakeSlurm
+from synthetic import planned_run, spec_of
 
 from launch.monitor.status import collect
 from launch.records.policy import Growth
@@ -20,7 +21,7 @@ from tensloradist.results.jobs import JobRef
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.manifests import manifest_digest
 from tensloradist.results.publish import write_failure
-from tensloradist.results.schema import Condition, Failure, Manifest, ManifestRun, Membership
+from tensloradist.results.schema import Condition, Failure, Manifest
 
 
 class SlurmOf(Slurm):
@@ -123,12 +124,7 @@ def test_a_whole_launch_asks_about_once_in_two_seconds(monkeypatch, clock):
 
 def manifest(root, cells=4, seeds=3):
     def run(cell, seed):
-        spec = {"seed": seed, "optimizer": {}, "compute": {"processes": 1, "strategy": "single"}}
-        member = (Membership(condition="isorank r=2", budget=1, residual=0.0),)
-        return ManifestRun(
-            run_id=f"{cell}-{seed}", spec=spec, row=f"row {cell}", backbone="b", task="t", ranks={},
-            adapter_parameters=1, conditions=member,
-        )  # fmt: skip
+        return planned_run(f"{cell}-{seed}", spec_of(seed), row=f"row {cell}")
 
     runs = tuple(run(cell, seed) for seed in range(seeds) for cell in range(cells))
     condition = Condition(name="isorank r=2", kind="isorank", rank=2)
@@ -143,7 +139,7 @@ def test_workers_begin_at_different_runs_and_no_seed_comes_before_an_earlier_one
     orders = [turned(runs, f"7_{task}.0.0") for task in range(20)]
     assert len({order[0].run_id for order in orders}) == 4
     for order in orders:
-        assert [run.spec["seed"] for run in order] == [0] * 4 + [1] * 4 + [2] * 4
+        assert [run.spec.seed for run in order] == [0] * 4 + [1] * 4 + [2] * 4
         assert {run.run_id for run in order} == {run.run_id for run in runs}
 
 

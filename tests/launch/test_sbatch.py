@@ -99,7 +99,7 @@ def test_jobs_with_options_that_are_refused_by_now_ask_for_larger_ones_or_say_wh
         script = next(root.rglob("submitit-0/*.sh")).read_text()
         assert "--nice=5" in script and "--partition=low" in script and "--time=120" in script
         assert script.count("#SBATCH --nodes=") == 1
-        assert accepted_array("7", 1, known)["asked"]["nodes"] == 1
+        assert accepted_array("7", 1, known).asked.nodes == 1
 
 
 # Of each of sbatch's variables: with which option set it is not used.

@@ -58,7 +58,7 @@ def test_ranks_are_settled_when_planned_and_part_of_the_identity(path, tmp_path)
         assert (spectrum[row] == balanced[row]) == one_rank, row
     manifest = Manifest.model_validate_json(write_manifest(sweep, tmp_path).read_text())
     for run in manifest.runs:
-        given = run.spec["adapter"]["ranks"]
+        given = run.spec.adapter.ranks
         assert run.ranks == (given if isinstance(given, dict) else dict.fromkeys(run.ranks, given))
         for membership in run.conditions:
             assert (

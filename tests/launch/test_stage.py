@@ -6,6 +6,7 @@ import sys
 from collections import namedtuple
 
 import pytest
+from synthetic import spec_of
 
 from launch.worker.stage import stage
 from launch.worker.staging import staged_spec
@@ -25,7 +26,7 @@ def data(tmp_path):
 
 def test_workers_that_stage_at_once_share_one_copy(tmp_path, data):
     code = (
-        "import sys; from pathlib import Path; from launch.stage import stage; "
+        "import sys; from pathlib import Path; from launch.worker.stage import stage; "
         "print(stage({'task.data': Path(sys.argv[1])}, Path(sys.argv[2]))['task.data'])"
     )
     command = [sys.executable, "-c", code, str(data), str(tmp_path / "node")]
@@ -69,9 +70,9 @@ def test_a_small_disk_is_said_before_anything_is_copied(tmp_path, data, monkeypa
 
 def test_a_run_reads_the_copies(tmp_path, data, monkeypatch):
     monkeypatch.setenv("NODE_DISK", str(tmp_path / "node"))
-    spec = {"backbone": {"name": "digits_vit", "weights": None}, "task": {"name": "images", "data": str(data)}}
+    spec = spec_of(backbone={"name": "digits_vit"}, task={"name": "images", "data": str(data)})
     staged = staged_spec(spec, "$NODE_DISK/x")
-    assert staged["task"]["data"].startswith(str(tmp_path / "node/x")) and staged["backbone"] == spec["backbone"]
-    assert spec["task"]["data"] == str(data) and staged_spec(spec, None) is spec
+    assert staged.task.data.startswith(str(tmp_path / "node/x")) and staged.backbone == spec.backbone
+    assert spec.task.data == str(data) and staged_spec(spec, None) is spec and staged.run_id == spec.run_id
     with pytest.raises(UserError, match=r"stage: '\$NO_SUCH/x'"):
         staged_spec(spec, "$NO_SUCH/x")

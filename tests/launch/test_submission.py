@@ -40,7 +40,7 @@ def submit_two(root):
 
 
 def known(root):
-    return [array["job_id"] for _, said in launches("s", root) for array in said["arrays"]]
+    return [job for _, said in launches("s", root) for job in said.job_ids]
 
 
 def test_every_array_is_on_record_as_soon_as_it_is_accepted(slurm, root):
@@ -216,7 +216,7 @@ def test_jobs_that_another_cluster_knows_by_their_logs_stay_their_own_clusters(s
     slurm.says("scontrol", "ClusterName = there\n")
     slurm.queue()
     Jobs("s", root, Slurm()).look()
-    assert [said["cluster"] for _, said in launches("s", root)] == ["here" if known else None]
+    assert [record.cluster for _, record in launches("s", root)] == ["here" if known else None]
     slurm.says("scontrol", "ClusterName = here\n")
     (slurm.folder / "accepted").write_text(jobs)
     slurm.queue(("101_0", "RUNNING", 0), ("102", "PENDING", 0))

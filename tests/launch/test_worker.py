@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from synthetic import spec_of
 
 from launch.planning.plan import check
 from launch.planning.sweep_file import load_sweep
@@ -150,7 +151,7 @@ def test_an_abort_by_nccls_watchdog_is_told_from_others_and_names_the_silent_pro
     log.write_text("x" * 100_000 + "\n" + says + "\n")
     folder = RunFolder(tmp_path, "r")
     (folder.attempt(1) / "ranks").mkdir(parents=True)
-    run = SimpleNamespace(spec={"compute": {"processes": 3}})
+    run = SimpleNamespace(spec=spec_of(compute={"strategy": "ddp", "processes": 3}))
     found, message, *_ = diagnose_crash(run, folder, 1, Crash(-signal.SIGABRT, str(log)), False)
     assert found == cause
     assert ("process 1, 2 left no record" in message) == (cause == "communication")

@@ -5,33 +5,21 @@ backbones and their results, as commit 4149c11 wrote them.
 """
 
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
+from written_before import call, unpacked
 
-from tensloradist.cli import _application
 from tensloradist.results.layout import RunFolder
 
 SWEEPS = ("images", "mrpc", "language")
 
 
-def call(*words):
-    done = CliRunner().invoke(_application(), [*map(str, words)])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
 @pytest.fixture(scope="module")
 def before(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("before")
-    with tarfile.open(Path(__file__).with_name("written_before.tar.xz")) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "written_before"
+    return unpacked(Path(__file__).with_name("written_before.tar.xz"), tmp_path_factory.mktemp("before"))
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from synthetic import planned_run
 
 from launch.records.policy import decide
 from launch.worker.children import Crash
@@ -18,7 +19,6 @@ from tensloradist.results.execute import execute
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_failure_of
 from tensloradist.results.ranks import write_rank_failure
-from tensloradist.results.schema import ManifestRun, Membership
 from tensloradist.spec import RunSpec
 from tensloradist.training import train
 from tensloradist.training.prediction import EvaluationPasses
@@ -118,26 +118,16 @@ def test_of_several_processes_the_run_is_tried_again_with_half_of_what_did_not_f
 
     failure = execute(run, tmp_path, fails).failure
     assert (failure.cause, failure.evaluation_batch) == ("out_of_device_memory", 64)
-    folder, data = RunFolder(tmp_path, run.run_id), run.model_dump(mode="json")
+    folder = RunFolder(tmp_path, run.run_id)
     assert read_failure_of(folder, 1) == failure
-    member = Membership(condition="isorank 2", budget=1, residual=0.0)
-    planned = ManifestRun(
-        run_id=run.run_id,
-        spec=data,
-        row="r",
-        backbone="b",
-        task="t",
-        ranks={},
-        adapter_parameters=1,
-        conditions=(member,),
-    )
+    planned = planned_run(run.run_id, run)
     assert diagnose_crash(planned, folder, 1, Crash(1, "log", rank=1), False).evaluation_batch == 64, (
         "where a worker sees its end"
     )
     book = FailureBook(tmp_path, [planned], {run.run_id: 0})
     assert book.decide(planned, folder).action == "retry_smaller"
-    compute = book.adjusted(planned, folder)["compute"]
-    assert (compute["evaluation_batch"], compute["micro_batch"]) == (32, 32), "training fits, and stays as it is"
-    assert EvaluationPasses.of(RunSpec.model_validate(book.adjusted(planned, folder)).compute).size == 32
+    compute = book.adjusted(planned, folder).compute
+    assert (compute.evaluation_batch, compute.micro_batch) == (32, 32), "training fits, and stays as it is"
+    assert EvaluationPasses.of(compute).size == 32
     last = failure.model_copy(update={"evaluation_batch": 1})
-    assert decide([last], data).action == "stop" and "evaluation's batch is 1 already" in decide([last], data).reason
+    assert decide([last], run).action == "stop" and "evaluation's batch is 1 already" in decide([last], run).reason
