@@ -27,7 +27,7 @@ from tensloradist.yaml_reader import read_yaml
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 PACKAGES = ("tensloradist", "launch", "analysis")
-SHELL = {"cat", "chmod", "cp", "git", "mkdir", "pip", "umask"}  # beside the commands that are looked at below
+SHELL = {"pip"}  # beside the commands that are looked at below
 DIGITS = {"backbone": {"source": "digits_vit", "name": "digits_vit"}, "task": {"name": "digits"}}
 RUN = {**DIGITS, "adapter": {"grouping": "qkv_depth"}}
 SWEEP = {**DIGITS, "name": "example", "methods": ["lora"], "conditions": [{"isorank": [2]}]}
