@@ -12,7 +12,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,25 +78,22 @@ def commands_of(block: Block) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def run_in_shell(block: Block, replacing: dict[str, str]) -> Iterator[str]:
-    """Run a shell block's commands in the current folder; yields what each printed.
+def run(words: list[str], where: str) -> str:
+    """Run one command in the current folder, as a shell would, with `> FILE`; returns what it printed.
 
     The project's own commands run in this process, since starting one costs more than most of them do.
 
     Args:
-        replacing: placeholder such as `<run_id>` -> what a reader would type in its place.
+        where: what a failure's message begins with.
     """
-    for words in commands_of(block):
-        for placeholder, value in replacing.items():
-            words = [word.replace(placeholder, value) for word in words]
-        words, target = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, None)
-        output = _tensloradist(words[1:], block) if words[0] == "tensloradist" else _other(words, block)
-        if target is not None:
-            Path(target).write_text(output, encoding="utf-8")
-        yield output
+    words, target = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, None)
+    output = _tensloradist(words[1:], where) if words[0] == "tensloradist" else _other(words, where)
+    if target is not None:
+        Path(target).write_text(output, encoding="utf-8")
+    return output
 
 
-def _tensloradist(arguments: list[str], block: Block) -> str:
+def _tensloradist(arguments: list[str], where: str) -> str:
     from tensloradist.cli import main
 
     before, sys.argv = sys.argv, ["tensloradist", *arguments]
@@ -109,15 +105,15 @@ def _tensloradist(arguments: list[str], block: Block) -> str:
         code = end.code or 0
     finally:
         sys.argv = before
-    assert code == 0, f"{block}: tensloradist {shlex.join(arguments)} ended with {code}\n{printed.getvalue()}"
+    assert code == 0, f"{where}: tensloradist {shlex.join(arguments)} ended with {code}\n{printed.getvalue()}"
     return printed.getvalue()
 
 
-def _other(words: list[str], block: Block) -> str:
+def _other(words: list[str], where: str) -> str:
     """Python on a file that a block is, here; what else a shell has, there."""
     if words[0] == "python" and len(words) == 2:
         exec(compile(Path(words[1]).read_text(encoding="utf-8"), words[1], "exec"), {"__name__": "__main__"})
         return ""
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, f"{block}: {shlex.join(words)}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{where}: {shlex.join(words)}\n{done.stdout}{done.stderr}"
     return done.stdout
