@@ -143,7 +143,8 @@ class Reader:
                     self.type([self.filled_in(word) for word in words], str(block))
 
     def type(self, words, where):
-        if tuple(words) not in self.output:
+        """Run a command, unless it has run here. `make demo` and `make test` would each take longer than all of this."""
+        if words[0] != "make" and tuple(words) not in self.output:
             self.output[tuple(words)] = run(words, where)
 
     def filled_in(self, word):
