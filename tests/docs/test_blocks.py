@@ -143,7 +143,7 @@ class Reader:
                     self.type([self.filled_in(word) for word in words], str(block))
 
     def type(self, words, where):
-        """Run a command, unless it has run here. `make demo` and `make test` would each take longer than all of this."""
+        """Run a command, unless it has run here. `make demo` and `make test` take longer than all of this."""
         if words[0] != "make" and tuple(words) not in self.output:
             self.output[tuple(words)] = run(words, where)
 
