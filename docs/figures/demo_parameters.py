@@ -14,10 +14,10 @@ from analysis.load import load
 from analysis.report.write import write_figures
 
 
-def draw(results: Path, path: Path) -> None:
-    """Draw the figure from a results folder in which the demo was launched."""
+def draw(results: Path, path: Path, sweep: str = "demo") -> None:
+    """Draw the figure from a results folder in which the sweep was launched."""
     with tempfile.TemporaryDirectory() as folder:
-        write_figures(analyse(load("demo", results)), Path(folder), kinds=["parameters"])
+        write_figures(analyse(load(sweep, results)), Path(folder), kinds=["parameters"])
         drawn = next(Path(folder).rglob("parameters*.svg")).read_text(encoding="utf-8")
     # White paper, where a page is shown dark.
     paper = '<rect width="100%" height="100%" fill="white"/>'

@@ -1,7 +1,6 @@
-"""docs/groupings.md: the formulas count what the project counts, and the picture is what its script draws."""
+"""docs/groupings.md: the formulas count what the project counts."""
 
 import re
-import runpy
 
 import pytest
 from documentation import ROOT
@@ -58,9 +57,3 @@ def test_the_numbers_for_vit_base(grouping):
 def test_every_method_is_named():
     assert set(PRESETS) < set(METHODS)
     assert all(re.search(rf"`{{?{name}\b", PAGE) for name in METHODS)
-
-
-def test_the_picture_is_what_its_script_draws():
-    script = ROOT / "docs" / "figures" / "groupings.py"
-    drawn = runpy.run_path(str(script))["drawing"]()
-    assert script.with_suffix(".svg").read_text() == drawn, "type python docs/figures/groupings.py"
