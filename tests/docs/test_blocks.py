@@ -3,7 +3,6 @@
 The tutorial runs first. The other pages' commands run in the folder that it leaves, in which a reader would type them.
 """
 
-import ast
 import re
 import shlex
 import sys
@@ -26,7 +25,6 @@ from tensloradist.tasks import TASKS
 from tensloradist.yaml_reader import read_yaml
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-PACKAGES = ("tensloradist", "launch", "analysis")
 SHELL = {"pip"}  # beside the commands that are looked at below
 DIGITS = {"backbone": {"source": "digits_vit", "name": "digits_vit"}, "task": {"name": "digits"}}
 RUN = {**DIGITS, "adapter": {"grouping": "qkv_depth"}}
@@ -51,7 +49,7 @@ def test_every_block_says_what_it_is(page):
     for block in blocks_of(page):
         assert block.language in LANGUAGES, f"{block}: {block.language!r}"
         assert block.needs is None or block.needs in NEEDS, f"{block}: {block.needs}"
-        assert not (block.needs and block.file), str(block)
+        assert not (block.needs and (block.file or block.language != "sh")), f"{block}: only commands may not run"
 
 
 @pytest.mark.parametrize("block", all_blocks("sh"), ids=str)
@@ -103,14 +101,6 @@ def test_every_yaml_block_is_a_run_a_sweep_a_profile_or_a_part_of_one(block, tmp
     else:
         assert data.keys() <= Options.model_fields.keys() | Profile.model_fields.keys(), f"{block}: {list(data)}"
         load_profile(str(file))
-
-
-@pytest.mark.parametrize("block", [b for b in all_blocks("python") if b.needs], ids=str)
-def test_python_that_does_not_run_here_is_python(block):
-    """Its syntax, and every name that it imports from this project."""
-    for node in ast.walk(ast.parse(block.text)):
-        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES:
-            exec(compile(ast.Module([node], []), str(block), "exec"), {})
 
 
 @pytest.fixture(autouse=True, scope="module")
