@@ -36,7 +36,9 @@ def parse(text: str, known: Sequence[Address]) -> Address:
     if len(nearest) == 1:
         return nearest[0]
     if not nearest:
-        raise UserError(f"{text!r}: no cell matches all of these; `tensloradist table` shows the cells there are")
+        raise UserError(
+            f"{text!r}: no cell matches all of these; `tensloradist report SWEEP --only tables` shows the cells"
+        )
     shown = "".join(f"\n  {address}" for address in nearest[:8]) + ("\n  …" if len(nearest) > 8 else "")
     raise UserError(f"{text!r} matches {len(nearest)} cells; add another name:{shown}")
 

@@ -1,6 +1,6 @@
-"""The command line `tensloradist`: the commands of one run here, those of sweeps and tables from entry points.
+"""The command line `tensloradist`: the commands of one run, and through entry points those of sweeps and the analysis.
 
-A mistake of the user is one message and exit code 2; a bug keeps its traceback. Heavy imports happen inside commands.
+A user's mistake is one message and exit code 2; a bug keeps its traceback. Heavy imports happen inside commands.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 
 
 def main() -> None:
-    """The console script. Ctrl-C ends it without a traceback, even while it still imports what it needs."""
+    """The console script. Ctrl-C ends it without a traceback, even during its imports."""
     try:
         code = _code_of_command()
     except KeyboardInterrupt:
@@ -35,7 +35,7 @@ def _code_of_command() -> int:
     from tensloradist.errors import UserError
 
     warnings.filterwarnings("ignore", r"ranks: .* exceeds ")  # the commands say it in a line of their own
-    _say_all_letters()
+    _escape_unknown_letters()
     try:
         redirect_libraries()
         return _application()(standalone_mode=False) or 0
@@ -44,7 +44,7 @@ def _code_of_command() -> int:
     except typer.Abort:
         return 130
     except BrokenPipeError:
-        # The reader has gone, as with `| head`: nothing is left to say, and the interpreter must not try to.
+        # The reader has gone, as with `| head`; the interpreter must not try to flush what is left.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except ModuleNotFoundError as error:
@@ -63,21 +63,22 @@ def _code_of_command() -> int:
         _fail(error.format_message())
 
 
-def _say_all_letters() -> None:
-    """A letter that the terminal's encoding lacks, or a file name that is not UTF-8, is an escape and no traceback."""
+def _escape_unknown_letters() -> None:
+    """Let a letter that the terminal's encoding lacks, or a file name that is not UTF-8, be printed as an escape."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str) -> NoReturn:
-    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
-    sys.stderr.write(f"{red}error:{plain} {message}\n")
+    from tensloradist.terminal import say_error
+
+    say_error(message)
     sys.exit(2)
 
 
 def _extra_with(module: str) -> str | None:
-    """The extra of this distribution that installs a module, or None where none does."""
+    """The extra of this distribution that installs a module; None if there is none."""
     from importlib.metadata import PackageNotFoundError, requires
 
     try:
@@ -92,24 +93,13 @@ def _extra_with(module: str) -> str | None:
 def _application():  # type: ignore[no-untyped-def]  # typer is optional, so its types are not named here
     from importlib.metadata import entry_points
 
-    import typer
+    from tensloradist import commands
+    from tensloradist.command_group import application
 
-    from tensloradist.commands import evaluate, export, fetch, params, run
-
-    app = typer.Typer(
-        name="tensloradist",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        help="Benchmark tensor low-rank adaptation of Transformers: sweeps over groupings, "
-        "ranks and seeds, and the isorank and isoparameter tables.",
-        epilog="Start with:  tensloradist launch demo && tensloradist report demo --out report",
-    )
-    for command in (run, evaluate, export, fetch, params):
-        app.command()(command)
-    for entry in sorted(entry_points(group="tensloradist.commands"), key=lambda entry: entry.name, reverse=True):
+    app = application()
+    for entry in sorted(entry_points(group="tensloradist.commands"), key=lambda entry: entry.name):
         entry.load()(app)
+    commands.register(app)
     return app
 
 

@@ -14,9 +14,11 @@ from tensloradist.errors import UserError
 from tensloradist.plugins import load_plugins
 from tensloradist.recheck import require_same_labels
 from tensloradist.results.publish import trained_attempt
+from tensloradist.terminal import say, say_json
 from tensloradist.training.accelerator import in_precision, make_accelerator, only_the_spec, release
 from tensloradist.training.prediction import EvaluationPasses, predict
 from tensloradist.training.records import defined
+from tensloradist.wording import scored
 
 _ALONE: dict[str, Any] = {
     "processes": 1,
@@ -97,3 +99,12 @@ def _refuse_other_classes(task: tasks.LoadedTask, trained: tasks.LoadedTask, dat
             f"data: {data}: class {number} is {ours!r}, but was {theirs!r} where the run was trained; folders of "
             "classes must have the same names"
         )
+
+
+def show(found: dict[str, Any], json: bool = False) -> None:
+    """Print what `evaluate_run` returned."""
+    if json:
+        say_json(found)
+        return
+    say(f"run {found['run_id']} on {found['data']}, {found['examples']} examples:")
+    say(*(f"  {scored(name, value)}" for name, value in found["metrics"].items()))

@@ -17,7 +17,9 @@ import numpy as np
 from tensloradist.errors import UserError
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import read_run
+from tensloradist.results.retract import retract
 from tensloradist.results.standing import standing
+from tensloradist.terminal import say
 
 if TYPE_CHECKING:
     from tensloradist.results.schema import Result
@@ -41,6 +43,36 @@ class Recheck:
     agreed: list[str] = field(default_factory=list)
     differing: dict[str, str] = field(default_factory=dict)
     unchecked: dict[str, str] = field(default_factory=dict)
+
+
+def check_labels(root: Path, take_back: bool = False) -> bool:
+    """Compare the labels of all finished runs with those of their data, and print what was found.
+
+    Args:
+        take_back: retract results that differ, so that their runs are trained again.
+
+    Returns:
+        Whether no run is left whose labels differ.
+
+    Raises:
+        UserError: no such results folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such results folder; use --results")
+    found = recheck(root)
+    agreed = len(found.agreed)
+    number = agreed + len(found.differing) + len(found.unchecked)
+    mark = "FAILED" if found.differing else "ok" if agreed and not found.unchecked else "?"
+    say(f"{mark:7} labels: {agreed} of {number} finished runs on local data were scored on the labels it has")
+    for run_id, reason in found.unchecked.items():
+        say(f"?       run {run_id} cannot be compared: {reason}")
+    for run_id, difference in found.differing.items():
+        say(f"FAILED  run {run_id}: {difference}; it was trained on data that was replaced")
+        if take_back:
+            say(f"        retracted: {retract(RunFolder(root, run_id))}; the next launch trains it again")
+    if found.differing and not take_back:
+        say("Add --retract to take these results back; the next launch then trains their runs again.")
+    return take_back or not found.differing
 
 
 def recheck(root: Path, texts: Mapping[str, RunSpec] | None = None) -> Recheck:

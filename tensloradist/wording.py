@@ -24,3 +24,8 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def scored(name: str, value: float | None) -> str:
+    """'accuracy 0.9312'; 'f1 undefined' for None."""
+    return f"{name} {value:.4f}" if value is not None else f"{name} undefined"

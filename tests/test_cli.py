@@ -12,9 +12,8 @@ import pytest
 
 from tensloradist.cli import main
 
-COMMANDS = ("run", "evaluate", "fetch", "plan", "launch", "report", "params", "doctor", "profiles", "status")
-COMMANDS += ("cancel", "retry", "hold", "release", "logs", "why", "bundle", "efficiency", "export", "spectra")
-COMMANDS += ("results", "table", "figures", "compare", "explain", "reproduce")
+COMMANDS = ("plan", "spectra", "params", "fetch", "launch", "status", "cancel", "hold", "report", "compare", "explain")
+COMMANDS += ("reproduce", "efficiency", "bundle", "run", "evaluate", "export", "profiles", "doctor")
 RUN = """
 backbone: {source: digits_vit, name: digits_vit}
 task: {name: digits}
@@ -210,9 +209,34 @@ def test_mistakes_are_one_message_and_leave_nothing(run_file, tmp_path, monkeypa
         (["plan", "no.yaml"], "no such file"),
         (["plan", "dmeo"], "Did you mean 'demo'"),
         (["report", "demo", "--out", "x", "--results", "empty"], "has not been launched"),
-        (["table", "demo", "--format", "markdwn"], "Did you mean 'markdown'"),
-        (["table", "demo", "--out", "x"], "--out needs a --format"),
-        (["figures", "demo", "--out", "x", "--kind", "curve"], "Did you mean 'curves'"),
+        (["report", "demo"], "--out is needed: a folder for the page"),
+        (["report", "demo", "--only", "table"], "Did you mean 'tables'"),
+        (["report", "demo", "--only", "tables", "--format", "markdwn"], "Did you mean 'markdown'"),
+        (["report", "demo", "--only", "tables", "--format", "parquet"], "Unknown format 'parquet'"),
+        (["report", "demo", "--only", "tables", "--out", "x"], "--out needs a --format"),
+        (["report", "demo", "--only", "figures", "--out", "x", "--kind", "curve"], "Did you mean 'curves'"),
+        (["report", "demo", "--only", "figures"], "--out is needed: a folder for the figures"),
+        (
+            ["report", "demo", "--only", "tables", "--kind", "curves"],
+            "--kind: not for --only tables; it is for",
+        ),
+        (
+            ["report", "demo", "--only", "results", "--margin", "0"],
+            "--margin: not for --only results",
+        ),
+        (
+            ["report", "demo", "--out", "x", "--format", "csv"],
+            "--format: not for the whole report",
+        ),
+        (["report", "demo", "--only", "figures", "--columns"], "--columns: not for --only figures"),
+        (["explain", "3fa1", "--attempt", "2"], "--attempt: only with --log"),
+        (["explain", "3fa1", "--log", "--sweep", "demo"], "--sweep: only for a cell"),
+        (["explain", "3fa1", "07bc", "--log"], "--log: of one run"),
+        (["explain", "3fa1"], "run '3fa1': not known here"),
+        (["explain", "lora"], "--sweep is needed"),
+        (["hold", "demo", "--release", "--reason", "x"], "--reason: not with --release"),
+        (["launch", "demo", "--failed", "--results", "empty"], "has not been launched"),
+        (["launch", "--failed", "demo"], "Missing argument 'SWEEP'"),
         (["evaluate", "nowhere"], "no spec.json"),
         (["export", "nowhere", "out"], "no spec.json"),
         (["export", "nowhere", "out", "--to", "pefd"], "Did you mean 'peft'"),

@@ -7,7 +7,7 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to the application."""
-    from analysis.cli import cell_commands, report_commands
+    from analysis.cli import cells, report
 
-    report_commands.register(app)
-    cell_commands.register(app)
+    for module in (report, cells):
+        module.register(app)

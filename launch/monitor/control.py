@@ -120,5 +120,7 @@ def failed_runs(sweep: FoundSweep, root: Path, cause: str | None) -> set[str]:
     failed = [run for run in collect(name, root, edited=sweep).runs if run.state == "failed"]
     causes = sorted({run.cause for run in failed if run.cause})
     if cause is not None and cause not in causes:
-        raise UserError(f"--cause {cause}: no run of {name} failed for it; causes there: {', '.join(causes) or 'none'}")
+        raise UserError(
+            f"--failed {cause}: no run of {name} failed for it; causes there: {', '.join(causes) or 'none'}"
+        )
     return {run.run_id for run in failed if cause is None or run.cause == cause}

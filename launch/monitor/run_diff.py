@@ -1,4 +1,4 @@
-"""Why a run is new or stale: the fields that differ from its nearest relative's, or the code and versions since."""
+"""How a run differs: from another run, from its nearest relative with a result, or from itself with today's code."""
 
 from __future__ import annotations
 
@@ -19,18 +19,30 @@ from tensloradist.sources import module_hash
 from tensloradist.spec import RunSpec
 
 Flat = dict[str, Any]
+Change = tuple[str, Any, Any]  # (name of a field, the one value, the other)
 
 
 @dataclass
 class Why:
-    """What `tensloradist why` says of a run."""
+    """Why a run is new, or whether its result is stale."""
 
     run_id: str
     trained: bool
     relative: str | None = None
-    fields: list[tuple[str, Any, Any]] = field(default_factory=list)  # (name, the relative's, this run's)
-    versions: list[tuple[str, Any, Any]] = field(default_factory=list)  # (name, at the result's time, now)
+    fields: list[Change] = field(default_factory=list)  # (name, the relative's, this run's)
+    versions: list[Change] = field(default_factory=list)  # (name, at the result's time, now)
     left_out: list[str] = field(default_factory=list)  # files that could not be read
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDifference:
+    """How two runs differ."""
+
+    first: str
+    second: str
+    fields: list[Change]  # of the specifications
+    versions: list[Change]  # of the code and libraries that their results were made with; none without both results
+    left_out: list[str]  # files that could not be read
 
 
 def explain(wanted: str, root: Path) -> Why:
@@ -40,17 +52,10 @@ def explain(wanted: str, root: Path) -> Why:
         wanted: the run's id, or the beginning of it.
 
     Raises:
-        UserError: no manifest or run folder knows the run, or several begin so.
+        UserError: no manifest or run folder has the run, or the beginning is ambiguous.
     """
     specs, left_out = known_specs(root)
-    found = [run_id for run_id in specs if run_id.startswith(wanted)] if wanted else []
-    if len(found) != 1 and wanted not in found:
-        what = f"{len(found)} ids begin so ({', '.join(sorted(found)[:4])}, …)" if found else "not known here"
-        unread = "".join(f"; not read: {line}" for line in left_out)
-        raise UserError(
-            f"run {wanted!r}: {what}; `tensloradist plan SWEEP --json` lists ids, and a launch records them{unread}"
-        )
-    run_id = wanted if wanted in specs else found[0]
+    run_id = _id_of(wanted, specs, left_out)
     found_there = standing(RunFolder(root, run_id))
     why = Why(run_id, found_there.is_over, left_out=[*found_there.problems, *left_out])
     if found_there.result is not None:
@@ -75,6 +80,39 @@ def explain(wanted: str, root: Path) -> Why:
     if nearest is not None:
         why.relative, why.fields = nearest[1], _differences(nearest[2], own)
     return why
+
+
+def between(first: str, second: str, root: Path) -> RunDifference:
+    """How two runs differ, each given by its id or the beginning of it.
+
+    Raises:
+        UserError: as `explain`; or a specification that another version wrote.
+    """
+    specs, left_out = known_specs(root)
+    ids = [_id_of(wanted, specs, left_out) for wanted in (first, second)]
+    one, other = (flat(specs[run_id]) for run_id in ids)
+    standings = [standing(RunFolder(root, run_id)) for run_id in ids]
+    made = [_code(found.result.provenance) for found in standings if found.result is not None]
+    return RunDifference(
+        first=ids[0],
+        second=ids[1],
+        fields=_differences(one, other),
+        versions=_differences(*made) if len(made) == 2 else [],
+        left_out=[*(problem for found in standings for problem in found.problems), *left_out],
+    )
+
+
+def _id_of(wanted: str, specs: dict[str, dict[str, Any]], left_out: list[str]) -> str:
+    found = [run_id for run_id in specs if run_id.startswith(wanted)] if wanted else []
+    if wanted in specs or len(found) == 1:
+        return wanted if wanted in specs else found[0]
+    if found:
+        some = ", ".join(sorted(found)[:4])
+        raise UserError(f"run {wanted!r}: ambiguous, with {len(found)} matches ({some}, …); give more characters")
+    unread = "".join(f"; not read: {line}" for line in left_out)
+    raise UserError(
+        f"run {wanted!r}: not known here; `tensloradist plan SWEEP --json` lists ids, and a launch records them{unread}"
+    )
 
 
 def known_specs(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -106,7 +144,7 @@ def flat(spec: dict[str, Any]) -> Flat:
     return dict(dotted(content))
 
 
-def _differences(old: Flat, new: Flat) -> list[tuple[str, Any, Any]]:
+def _differences(old: Flat, new: Flat) -> list[Change]:
     names = [*old, *(name for name in new if name not in old)]
     return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 

@@ -124,7 +124,7 @@ def _failures(status: SweepStatus, hints: Hints) -> list[str]:
         if first := next((line for run in runs if (line := first_log_line(run.log))), None):
             lines.append(f"    log: {first}")
         lines.append(f"    to do: {RULES[cause].advice}")
-        lines.append(f"    then: {hints.retry(cause)}")
+        lines.append(f"    then: {hints.launch_failed(cause)}")
     return lines
 
 

@@ -108,10 +108,10 @@ def require_unedited(source: str, root: Path) -> None:
     file = find_shipped(SWEEPS, sweep_to_launch(source, root, again=True))
     found = find_sweep(str(file), root)
     if found.edited:
-        retry = shlex.join(("tensloradist", "retry", str(file)))
+        launch = shlex.join(("tensloradist", "launch", str(file), "--failed"))
         raise UserError(
-            f"{found.edited}, so the runs that were launched cannot be planned from it. To retry those that failed of "
-            f"the runs in the file: {retry}; for the others, undo the change"
+            f"{found.edited}, so the runs that were launched cannot be planned from it. To train those that failed of "
+            f"the runs in the file: {launch}; for the others, undo the change"
         )
 
 
@@ -141,13 +141,13 @@ class Hints:
         return self._command("status", self.name, "--watch")
 
     def release(self) -> str:
-        return self._command("release", self.name)
+        return self._command("hold", self.name, "--release")
 
     def launch(self) -> str:
         return self._command("launch", self._source, *self._profile)
 
-    def retry(self, cause: str) -> str:
-        return self._command("retry", self._source, "--cause", cause, *self._profile)
+    def launch_failed(self, cause: str) -> str:
+        return self._command("launch", self._source, "--failed", cause, *self._profile)
 
     @property
     def _source(self) -> str:

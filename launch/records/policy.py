@@ -49,7 +49,10 @@ RULES: dict[str, Rule] = {
     ),
     "communication": Rule(3, "check the network interface (NCCL_SOCKET_IFNAME in the profile) and the nodes"),
     "disk_full": Rule(0, "free space or raise the quota, then launch again: it goes on from its checkpoint"),
-    "bug": Rule(1, "read the log (tensloradist logs RUN) and mend the code; an exception would only come again"),
+    "bug": Rule(
+        1,
+        "read the log (tensloradist explain RUN --log) and correct the code; the exception would only be raised again",
+    ),
     "configuration": Rule(0, "change the sweep file as the message says"),
     "data_missing": Rule(0, "run `tensloradist fetch`, or correct the path"),
     "cancelled": Rule(0, "launch again to go on"),

@@ -25,8 +25,10 @@ from pydantic import BaseModel, ConfigDict
 from tensloradist.errors import UserError
 from tensloradist.fingerprint import sha256_of
 from tensloradist.records import NewerRecord, read_record
-from tensloradist.results.layout import CLASSES, RunFolder, sweep_folder
+from tensloradist.results.layout import CLASSES, RunFolder, results_root, sweep_folder
+from tensloradist.results.manifests import latest_digest
 from tensloradist.results.schema import Manifest
+from tensloradist.results.sweeps import find_sweep
 
 SUFFIX = ".bundle.tar.gz"
 VERSION = 1
@@ -43,6 +45,28 @@ class _Head(BaseModel):
     version: int
     sweep: str
     files: dict[str, str]
+
+
+def bundle_sweep(
+    source: str, results: Path | None = None, out: Path | None = None, weights: bool = False
+) -> tuple[Path, int]:
+    """Write the bundle of a sweep as it was launched last; returns its path and the number of files in it.
+
+    Args:
+        source: a sweep file, or the name of a launched sweep.
+        results: the results folder; None for the default.
+        out: the archive, or a folder for it; None for NAME.bundle.tar.gz here.
+
+    Raises:
+        UserError: never launched here, a file that was edited since, or as `write_bundle`.
+    """
+    root = results_root(results)
+    found = find_sweep(source, root)
+    found.require_launched("A bundle holds a sweep as it was launched last")
+    archive = f"{found.manifest.name}{SUFFIX}"
+    target = out / archive if out is not None and out.is_dir() else out or Path(archive)
+    digest = latest_digest(found.manifest.name, root)
+    return target, write_bundle(root, found.manifest, digest, target, weights)
 
 
 def write_bundle(root: Path, manifest: Manifest, digest: str, target: Path, weights: bool = False) -> int:

@@ -226,7 +226,7 @@ def test_from_real_runs_to_the_numbers_behind_a_table(tmp_path):
     address = parse(cell, analysis.addresses())
     with pytest.raises(UserError, match="scores for the seeds 0"):
         reproduce(analysis, address, 5, None, print)
-    exported = cli("results", "tiny", "--results", root)
+    exported = cli("report", "tiny", "--only", "results", "--results", root)
     assert pd.read_csv(pd.io.common.StringIO(exported.stdout))["score"].notna().all()
 
 
@@ -236,8 +236,8 @@ def test_from_real_runs_to_the_numbers_behind_a_table(tmp_path):
         (["explain", "lora"], "--sweep is needed"),
         (["compare", "att", "lora"], "--sweep is needed"),
         (["reproduce", "lora", "--sweep", "nothing"], "Unknown launched sweep"),
-        (["results", "demo", "--format", "xlsx"], "Unknown format 'xlsx'"),
-        (["results", "demo", "--format", "parquet"], "give a file with --out"),
+        (["report", "demo", "--only", "results", "--format", "xlsx"], "Unknown format 'xlsx'"),
+        (["report", "demo", "--only", "results", "--format", "parquet"], "give a file with --out"),
     ],
 )
 def test_mistakes_are_one_message(tmp_path, arguments, says):

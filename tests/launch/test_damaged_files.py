@@ -44,9 +44,9 @@ class Commands:
         return [
             ("status", "dented", *at),
             ("status", "dented", "--json", *at),
-            ("logs", run, *at),
+            ("explain", run, "--log", *at),
             ("hold", "dented", "--run", run, *at),
-            ("release", "dented", "--run", run, *at),
+            ("hold", "dented", "--release", "--run", run, *at),
             ("cancel", "dented", *at),
             ("efficiency", "dented", *at),
         ]
@@ -54,12 +54,12 @@ class Commands:
     def heavy(self, run):
         at, cell = ("--results", self.root), "att tucker, digits, isorank r=2"
         return [
-            ("why", run, *at),
+            ("explain", run, *at),
             ("plan", self.file, *at),
             ("launch", self.file, "--dry-run", "--profile", self.profile, *at),
-            ("retry", self.file, "--cause", "preempted", *at),
-            ("table", "dented", *at),
-            ("results", "dented", *at),
+            ("launch", self.file, "--failed", "preempted", *at),
+            ("report", "dented", "--only", "tables", *at),
+            ("report", "dented", "--only", "results", *at),
             ("explain", cell, *at),
             ("compare", "lora", "att tucker", *at),
             ("compare", run, run, *at),
@@ -70,7 +70,7 @@ class Commands:
     def slow(self, run):
         at, out, folder = ("--results", self.root), self.scratch / "out", self.root / "runs" / run
         return [
-            ("figures", "dented", "--out", out, *at),
+            ("report", "dented", "--only", "figures", "--out", out, *at),
             ("report", "dented", "--out", out, *at),
             ("evaluate", folder),
             ("export", folder, self.scratch / "exported"),
@@ -136,7 +136,7 @@ def test_one_damaged_file_neither_stops_status_nor_hides_the_other_runs(original
             assert f"{path}: " in shown, (kind, shown)
             assert after[run] == "broken" or (after[run] == before[run] == "claimed"), kind
         if kind in NAMED:
-            commands("logs", run, "--results", dented.root)
+            commands("explain", run, "--log", "--results", dented.root)
         if "launches" in place.parts:
             commands("cancel", "dented", "--results", dented.root)
         dented.restore()
@@ -231,7 +231,7 @@ def test_a_bundle_that_is_newer_damaged_or_no_bundle_is_refused(original, comman
         return path
 
     def refused(path):
-        return commands("table", path, "--results", commands.root)
+        return commands("report", path, "--only", "tables", "--results", commands.root)
 
     head = {"version": 1, "sweep": "s", "files": {}}
     assert "made by a newer version of tensloradist (version 2" in refused(bundle({**head, "version": 2}))
@@ -298,7 +298,7 @@ def test_a_launch_or_log_that_may_not_be_read_is_named_and_hides_nothing(origina
     for log in sorted(dented.root.glob("runs/*/attempts/0001/log.txt")):
         with damage.forbidden(log):
             commands("status", "dented", *at)
-            assert "it cannot be read: Permission denied" in commands("logs", log.parents[2].name, *at)
+            assert "it cannot be read: Permission denied" in commands("explain", log.parents[2].name, "--log", *at)
     (launch := next(dented.root.glob("sweeps/dented/launches/*"))).with_name("20260102T000000-bbbbbb").mkdir()
     with damage.forbidden(launch.with_name("20260102T000000-bbbbbb")) as closed:
         shown = commands("status", "dented", *at)

@@ -64,15 +64,15 @@ def cli(file):
 def test_every_command_shows_the_files_sweep_and_says_so(cli, file, monkeypatch):
     monkeypatch.setattr("analysis.report.write.draw_all", lambda *given, **more: iter(()))  # figures cost seconds
     note = "is not the sweep 'edited' as it was launched last: it has 2 other runs and lacks 2"
-    shown = cli("results", file, "--format", "json")
+    shown = cli("report", file, "--only", "results", "--format", "json")
     rows = json.loads(shown[shown.index("{\n") :])["runs"]
     assert note in shown and sorted(row["state"] for row in rows) == ["finished", "finished", "missing", "missing"]
     assert {row["learning_rate"] for row in rows} == {0.01, 0.03} and {row["seed"] for row in rows} == {0}
     for words in (
-        ("table", file),
-        ("table", file, "--format", "csv"),
+        ("report", file, "--only", "tables"),
+        ("report", file, "--only", "tables", "--format", "csv"),
         ("report", file, "--out", file.parent / "report"),
-        ("figures", file, "--kind", "pairs", "--out", file.parent / "figures"),
+        ("report", file, "--only", "figures", "--kind", "pairs", "--out", file.parent / "figures"),
         ("status", file),
     ):
         assert note.replace(" ", "") in cli(*words).replace("\n", "").replace(" ", ""), words
@@ -86,7 +86,7 @@ def test_every_command_shows_the_files_sweep_and_says_so(cli, file, monkeypatch)
 
 def test_the_name_and_the_file_as_it_was_show_what_was_launched(cli, file):
     for source in ("edited", file):
-        shown = cli("results", source, "--format", "json")
+        shown = cli("report", source, "--only", "results", "--format", "json")
         assert "is not the sweep" not in shown and shown.count('"finished"') >= 4
         assert json.loads(cli("status", source, "--json"))["counts"] == {"finished": 4}
         file.write_text(SWEEP)
@@ -96,7 +96,7 @@ def test_the_name_and_the_file_as_it_was_show_what_was_launched(cli, file):
 
 def test_an_edited_file_that_cannot_be_planned_is_refused_with_the_way_to_what_was_launched(cli, file):
     file.write_text(EDITED.replace("name: digits}", "name: digts}"))
-    said = cli("table", file)
+    said = cli("report", file, "--only", "tables")
     assert "cannot be planned here (" in said and "Did you mean 'digits'" in said and "give its name: edited" in said
 
 
@@ -116,16 +116,18 @@ def failed(file):
     return found
 
 
-def test_retry_trains_the_failed_runs_of_what_is_given(cli, file, failed, monkeypatch):
+def test_a_launch_of_failed_runs_trains_those_of_what_is_given(cli, file, failed, monkeypatch):
     asked = []
     monkeypatch.setattr("launch.local.launch.launch_here", lambda plan, *rest: asked.append(plan.to_run()))
-    assert "is not the sweep 'edited' as it was launched last" in cli("retry", file)
+    assert "is not the sweep 'edited' as it was launched last" in cli("launch", file, "--failed")
     (runs,) = asked
     assert {run.run_id for run in runs} == failed[True]
-    refused = cli("retry", "edited")
-    assert "cannot be planned from it" in refused and f"tensloradist retry {file}" in refused and len(asked) == 1
+    refused = cli("launch", "edited", "--failed")
+    assert (
+        "cannot be planned from it" in refused and f"tensloradist launch {file} --failed" in refused and len(asked) == 1
+    )
     file.write_text(SWEEP)
-    cli("retry", "edited")
+    cli("launch", "edited", "--failed")
     assert {run.run_id for run in asked[1]} >= failed[False]
 
 
@@ -136,9 +138,9 @@ def test_holds_are_of_the_runs_that_the_file_has_now(cli, file):
     assert note in said and "2 runs are held now." in said
     held = {path.parent.name for path in root.glob("runs/*/held.json")}
     assert len(held) == 2 and held <= new and json.loads(cli("status", file, "--json"))["counts"]["held"] == 2
-    said = cli("release", file, "--run", min(held))
+    said = cli("hold", file, "--release", "--run", min(held))
     assert note in said and f"1 run is released; the next launch takes it: tensloradist launch {file}" in said
-    assert "0 runs are released" in cli("release", "edited")
+    assert "0 runs are released" in cli("hold", "edited", "--release")
 
 
 def test_a_bundle_of_an_edited_file_is_refused_and_of_the_name_it_is_what_was_launched(cli, file, tmp_path):
@@ -243,7 +245,7 @@ def test_runs_on_data_that_is_read_differently_now_do_not_pass_as_finished(file,
     assert f"data{file.parent}/dataisreaddifferentlythanbytheversionthatplannedtherun" in shown
     assert "totrainwhathasnoresult:tensloradistlaunch" in shown
     assert counts(cli, "images") == {"finished": 4}, "by its name it is shown as it was launched, with a warning"
-    for words in (("status", "images"), ("table", "images")):
+    for words in (("status", "images"), ("report", "images", "--only", "tables")):
         shown = cli(*words).replace("\n", "").replace(" ", "")
         assert "withtheearlierreadingin4of4runs.Totrainthemanew" in shown
 
@@ -252,7 +254,7 @@ def test_data_that_was_edited_in_place_makes_new_runs(images, cli):
     assert counts(cli, images) == {"finished": 4} and "is not the sweep" not in cli("status", images)
     pictures(images.parent / "data", 40)
     assert counts(cli, images) == {"planned": 4}
-    shown = cli("table", images, "--format", "csv")
+    shown = cli("report", images, "--only", "tables", "--format", "csv")
     assert f"data {images.parent}/data has changed since the run was planned" in shown
     assert counts(cli, "images") == {"finished": 4} and "earlier reading" not in cli("status", "images")
 
@@ -263,7 +265,7 @@ def test_the_same_text_in_another_folder_means_the_data_that_lies_there(images, 
         pictures(path.parent / "data", shade)
         path.write_text(IMAGES)
     assert counts(cli, other) == {"planned": 4}
-    assert "is not where the launched runs had their data" in cli("results", other)
+    assert "is not where the launched runs had their data" in cli("report", other, "--only", "results")
     assert counts(cli, copy) == {"finished": 4} and "is not the sweep" not in cli("status", copy)
 
 
@@ -286,7 +288,7 @@ def test_of_several_launches_of_one_text_the_one_with_the_present_data_is_meant(
 def test_without_the_data_a_file_is_shown_as_it_was_launched_and_the_note_says_so(images, cli):
     shutil.rmtree(images.parent / "data")
     assert counts(cli, images) == {"finished": 4}
-    shown = cli("results", images)
+    shown = cli("report", images, "--only", "results")
     assert "images.yaml cannot be planned here (task.data" in shown and "It is shown as it was launched" in shown
     assert counts(cli, "images") == {"finished": 4}
 

@@ -71,9 +71,9 @@ def test_a_launch_on_a_cluster_says_how_to_follow_it_and_what_it_was_is_on_recor
 def test_hints_say_the_file_the_results_folder_and_the_profile(here):
     launched(here / "results", a_sweep(here / "a b.yaml", "exp1"), "exp1", "site.yaml")
     hints = Hints("exp1", last_origin("exp1", here / "results"), Path("results"))
-    words = ["retry", str(here / "a b.yaml"), "--cause", "bug", "--profile", str(here / "site.yaml")]
-    assert shlex.split(hints.retry("bug")) == ["tensloradist", *words, "--results", "results"]
-    assert hints.release() == "tensloradist release exp1 --results results"
+    words = ["launch", str(here / "a b.yaml"), "--failed", "bug", "--profile", str(here / "site.yaml")]
+    assert shlex.split(hints.launch_failed("bug")) == ["tensloradist", *words, "--results", "results"]
+    assert hints.release() == "tensloradist hold exp1 --release --results results"
     shipped = Origin.of(shipped_folder("sweeps") / "paper" / "vision.yaml", here / "results", "gpu_node")
     hints = Hints("paper_vision", shipped)
     assert hints.launch() == "tensloradist launch paper/vision --profile gpu_node"

@@ -6,8 +6,8 @@ import xml.etree.ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from launch.cli.spectra import draw, reports
 from launch.planning.plan import check, write_manifest
+from launch.planning.spectra import draw, reports
 from launch.planning.sweep_file import load_sweep
 from tensloradist.cli import _application
 from tensloradist.errors import UserError

@@ -54,9 +54,9 @@ def cli(launched):
     return Cli(launched.results)
 
 
-def retry_hint(shown):
-    """The words of the command that status says a failure can be tried again with."""
-    (line,) = [line for line in shown.splitlines() if "then: tensloradist retry" in line]
+def launch_hint(shown):
+    """The words of the command that status suggests for a failure."""
+    (line,) = [line for line in shown.splitlines() if "then: tensloradist launch" in line]
     return shlex.split(line.partition("then: ")[2])
 
 
@@ -65,7 +65,7 @@ def test_status_counts_groups_failures_and_says_what_to_do(cli):
     assert "2 of 4 runs (2 failed, 2 finished)" in shown
     assert "✗ 2 × bug: RuntimeError: broken on request" in shown
     assert "nodes: " in shown and "ERROR" in shown
-    assert retry_hint(shown)[:2] == ["tensloradist", "retry"]
+    assert launch_hint(shown)[3:5] == ["--failed", "bug"]
     assert "process-hours: " in shown and "wasted (bug " in shown
     data = json.loads(cli("status", "fragile", "--json"))
     assert data["counts"] == {"finished": 2, "failed": 2} and len(data["runs"]) == 4
@@ -75,22 +75,22 @@ def test_a_sweep_that_was_never_launched_is_refused_by_name(cli):
     assert "Unknown launched sweep 'fragil'. Did you mean 'fragile'?" in cli("status", "fragil")
 
 
-def test_logs_show_attempts_decisions_and_the_log(cli, launched):
+def test_a_runs_log_is_shown_with_its_attempts_decisions_and_the_log(cli, launched):
     failed = next(run for run in collect("fragile", launched.results).runs if run.state == "failed")
-    shown = cli("logs", failed.run_id[:8])
+    shown = cli("explain", failed.run_id[:8], "--log")
     assert "attempt 1: " in shown and "bug: RuntimeError: broken on request" in shown and "→ bug: " in shown
     assert "Traceback" in shown
-    assert "has 1" in cli("logs", failed.run_id, "--attempt", "7")
-    assert "none in" in cli("logs", "zz")
+    assert "has 1" in cli("explain", failed.run_id, "--log", "--attempt", "7")
+    assert "none in" in cli("explain", "zz", "--log")
 
 
-def test_why_names_the_fields_of_a_new_run_and_the_versions_of_a_stale_one(cli, launched):
+def test_a_new_run_is_explained_by_its_fields_and_a_stale_one_by_its_versions(cli, launched):
     runs = collect("fragile", launched.results).runs
     new = next(run for run in runs if run.state == "failed")
-    shown = cli("why", new.run_id)
+    shown = cli("explain", new.run_id)
     assert "is new" in shown and "task.split_seed" in shown and "- 0" in shown and "+ 1" in shown
     done = RunFolder(launched.results, next(run.run_id for run in runs if run.state == "finished"))
-    assert "with this code and these versions" in cli("why", done.run_id)
+    assert "with this code and these versions" in cli("explain", done.run_id)
     text = done.result.read_text()
     data = json.loads(text)
     data["provenance"]["versions"]["torch"] = "1.0"
@@ -98,11 +98,22 @@ def test_why_names_the_fields_of_a_new_run_and_the_versions_of_a_stale_one(cli, 
     data["provenance"]["code"] |= {"plugins": {plugin: "edited since"}, "launch": "edited, too"}
     done.result.write_text(json.dumps(data))
     try:
-        shown = cli("why", done.run_id)
+        shown = cli("explain", done.run_id)
     finally:
         done.result.write_text(text)
     assert "stale" in shown and "torch" in shown and "- 1.0" in shown
     assert f"code.plugins.{plugin}" in shown and "- edited since" in shown and "- edited, too" in shown
+
+
+def test_two_runs_are_explained_by_what_differs(cli, launched):
+    runs = collect("fragile", launched.results).runs
+    failed, finished = (next(run.run_id for run in runs if run.state == state) for state in ("failed", "finished"))
+    shown = cli("explain", finished[:8], failed)
+    assert f"{failed} differs from {finished} in:" in shown and "- 0" in shown and "+ 1" in shown
+    found = json.loads(cli("explain", finished, failed, "--json"))
+    assert ["task.split_seed", 0, 1] in found["fields"] and found["versions"] == []
+    assert "do not differ" in cli("explain", finished, finished)
+    assert json.loads(cli("explain", failed, "--json"))["relative"] is not None
 
 
 def test_held_runs_are_left_out_until_they_are_released(cli, launched):
@@ -110,8 +121,8 @@ def test_held_runs_are_left_out_until_they_are_released(cli, launched):
     assert "‖ 2 held: to look at the rank" in cli("status", "fragile")
     code, out = launched.run()
     assert code == 0 and "2 held" in out and "Nothing to train" in out
-    assert "Unknown method" in cli("release", "fragile", "--method", "att")
-    assert "2 runs are released" in cli("release", "fragile")
+    assert "Unknown method" in cli("hold", "fragile", "--release", "--method", "att")
+    assert "2 runs are released" in cli("hold", "fragile", "--release")
     assert "2 failed" in cli("status", "fragile")
 
 
@@ -161,12 +172,12 @@ def test_without_a_cluster_efficiency_says_so(cli):
     assert "never launched with --profile" in cli("efficiency", "fragile")
 
 
-def test_retry_launches_the_failed_runs_alone(launched_anew, tmp_path, monkeypatch):
+def test_a_launch_of_failed_runs_leaves_out_all_others(launched_anew, tmp_path, monkeypatch):
     launched, cli = launched_anew, Cli(launched_anew.results)
-    assert "no run of fragile failed for it; causes there: bug" in cli("retry", launched.file, "--cause", "preempted")
-    words = retry_hint(cli("status", "fragile"))
+    assert "no run of fragile failed for it; causes there: bug" in cli("launch", launched.file, "--failed", "preempted")
+    words = launch_hint(cli("status", "fragile"))
     assert words[-2:] == ["--results", str(launched.results)]
     monkeypatch.chdir(tmp_path)  # it works as printed, from anywhere
     code, out = launched.run(command=words[1:-2])
     assert (code, launched.finished()) == (0, 4) and "2 finished, 0 diverged, 0 failed" in out
-    assert "No run has failed" in cli("retry", launched.file)
+    assert "No run has failed" in cli("launch", launched.file, "--failed")

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from tensloradist import commands
-from tensloradist.commands import _foreseen
 from tensloradist.config import load_run_spec
 from tensloradist.identity import resolve
+from tensloradist.one_run import _foreseen
 from tensloradist.results import publish as publishing
 from tensloradist.results.layout import RunFolder
 from tensloradist.results.publish import publish, read_failure_of, read_result, recover_broken, write_failure
@@ -120,8 +120,8 @@ def test_of_several_processes_the_first_alone_sets_a_damaged_result_aside(tmp_pa
     damage(run, '{"cut')
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("tensloradist.commands._follow", lambda spec: done.append("follows"))
-    monkeypatch.setattr("tensloradist.commands._train_here", lambda *of: done.append("leads"))
-    monkeypatch.setattr("tensloradist.commands._say_outcome", lambda *of: None)
+    monkeypatch.setattr("tensloradist.one_run._follow", lambda spec: done.append("follows"))
+    monkeypatch.setattr("tensloradist.one_run._train_here", lambda *of: done.append("leads"))
+    monkeypatch.setattr("tensloradist.one_run._say_outcome", lambda *of: 0)
     commands.run(file, [], tmp_path)
     assert done == [("leads", "follows")[rank]] and run.result.exists() == (rank == 1)

@@ -1,21 +1,28 @@
-"""The command `spectra`: how the energy of the dense gradient is spread over the modes, as a table and a figure."""
+"""How the energy of the dense gradient is spread over the modes of a sweep's adapters: tables, CSV and a figure."""
 
 from __future__ import annotations
 
 import csv
 import io
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
+from rich.table import Table
 
-from tensloradist.terminal import terminal
-
-if TYPE_CHECKING:
-    from tensloradist.spec import RunSpec
-    from tensloradist.spectra import Spectra
+from launch.planning.sweep_file import load_sweep
+from tensloradist import backbones
+from tensloradist.budget import has_one_rank
+from tensloradist.config import load_run_spec
+from tensloradist.errors import UserError
+from tensloradist.files import write_replacing
+from tensloradist.identity import resolve
+from tensloradist.shipped import find_shipped
+from tensloradist.spec import RunSpec
+from tensloradist.spectra import Spectra, spectra_of
+from tensloradist.tasks import task_named
+from tensloradist.terminal import say, say_json, terminal
+from tensloradist.yaml_reader import read_yaml
 
 MODES = ("input", "output", "head_dim", "heads", "projection", "depth")  # each has one colour in all panels
 
@@ -34,44 +41,23 @@ class Report:
         return f"{self.method} · {self.backbone} · {self.task}"
 
 
-def spectra(
-    source: Annotated[
-        str, typer.Argument(metavar="SWEEP", help="A sweep or run file, or the name of a shipped sweep.")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder for spectra.csv, spectra.svg and spectra.png (needs matplotlib)."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="All energies, as JSON.")] = False,
-) -> None:
-    """Show the spectra of the dense gradient at the start, along each mode of a sweep's or run's adapters.
+def show_spectra(source: str, out: Path | None = None, json: bool = False) -> None:
+    """Print the spectra of a sweep or run as a table, and write them with a figure into a folder.
 
-    The gradient is averaged over 8 training batches; the strategy `spectrum` allots ranks by it. Computed once, then
-    kept in the cache. Entropy is relative: 0 means one direction, 1 that all directions have the same energy.
+    Args:
+        source: a sweep or run file, or the name of a shipped sweep.
+        out: the folder for spectra.csv, spectra.svg and spectra.png; None writes nothing.
+        json: print all energies as JSON instead of the table.
 
-    Examples:
-
-        tensloradist spectra mode_ranks
-
-        tensloradist spectra run.yaml --out figures
+    Raises:
+        UserError: as `reports`.
     """
-    import json as json_
-
     if out is not None:
         import matplotlib  # noqa: F401 (it is in an extra: better known before the gradients than after)
-    from rich.table import Table
-
-    from tensloradist.files import write_replacing
-
     found = reports(source)
-    if out is not None:
-        figures = draw(found)
-        write_replacing(out / "spectra.csv", as_csv(found))
-        for name, content in figures.items():
-            write_replacing(out / name, content)
+    files = write_spectra(found, out) if out is not None else []
     if json:
-        data = [{"title": r.title, "energies": {s.rank_name: s.energies for s in r.spectra}} for r in found]
-        sys.stdout.write(json_.dumps(data, indent=1) + "\n")
+        say_json([{"title": r.title, "energies": {s.rank_name: s.energies for s in r.spectra}} for r in found])
         return
     console = terminal(width=140)
     for report in found:
@@ -81,8 +67,16 @@ def spectra(
         for row in _rows(report):
             table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
         console.print(table)
-    if out is not None:
-        console.print(f"written: {', '.join(str(out / name) for name in ('spectra.csv', *figures))}", highlight=False)
+    if files:
+        say(f"written: {', '.join(map(str, files))}")
+
+
+def write_spectra(found: list[Report], out: Path) -> list[Path]:
+    """Write spectra.csv, spectra.svg and spectra.png into a folder; returns their paths."""
+    contents: dict[str, str | bytes] = {"spectra.csv": as_csv(found), **draw(found)}
+    for name, content in contents.items():
+        write_replacing(out / name, content)
+    return [out / name for name in contents]
 
 
 def reports(source: str) -> list[Report]:
@@ -91,10 +85,6 @@ def reports(source: str) -> list[Report]:
     Raises:
         UserError: nothing in it has mode ranks.
     """
-    from tensloradist.budget import has_one_rank
-    from tensloradist.errors import UserError
-    from tensloradist.spectra import spectra_of
-
     found: dict[str, Report] = {}
     for spec, (method, backbone, task) in _specs(source):
         if has_one_rank(spec.adapter):
@@ -107,15 +97,7 @@ def reports(source: str) -> list[Report]:
 
 
 def _specs(source: str) -> list[tuple[RunSpec, tuple[str, str, str]]]:
-    """Resolved specifications, one for each (method, backbone, task) of a sweep, with these; or the one of a run."""
-    from launch.planning.sweep_file import load_sweep
-    from tensloradist import backbones
-    from tensloradist.config import load_run_spec
-    from tensloradist.identity import resolve
-    from tensloradist.shipped import find_shipped
-    from tensloradist.tasks import task_named
-    from tensloradist.yaml_reader import read_yaml
-
+    """Each distinct (method, backbone, task) of a sweep, or that of a run, with a resolved specification."""
     path = find_shipped("sweeps", source)
     if "methods" in read_yaml(path):
         distinct = {run.labels: run.spec for run in reversed(load_sweep(source).runs)}
