@@ -5,6 +5,8 @@ import re
 import pytest
 from documentation import PAGES, ROOT, name_of
 
+from tensloradist.shipped import shipped_names
+
 LINK = re.compile(r"(?<!`)!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -60,3 +62,10 @@ def test_every_make_target_that_is_named_exists():
         for targets in re.findall(r"`make ([a-z -]+)[^`]*`", page.read_text()):
             for target in targets.split():
                 assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
+
+
+def test_every_shipped_sweep_and_profile_is_named():
+    sweeps, clusters = ((ROOT / "docs" / f"{page}.md").read_text() for page in ("sweeps", "clusters"))
+    own = [name for name in shipped_names("sweeps") if not name.endswith("_bf16")]
+    assert len(own) > 10 and [name for name in own if f"`{name}`" not in sweeps] == []
+    assert [name for name in shipped_names("slurm/profiles") if f"`{name}`" not in clusters] == []
