@@ -12,7 +12,7 @@ from tensloradist.validation import PositiveInt, SpecModel
 class ComputeSpec(SpecModel):
     """How a run is executed. None of it may change the result, so it is not part of the run's identity."""
 
-    processes: PositiveInt = 1
+    processes: PositiveInt = Field(1, description="processes that train one run together")
     nodes: PositiveInt | None = Field(None, description="machines for the run's processes; null: as in the profile")
     processes_per_node: PositiveInt | None = Field(
         None, description="with nodes (null: 1), another way to give the number of processes"
@@ -31,7 +31,7 @@ class ComputeSpec(SpecModel):
     )
     deepspeed_config: str | None = Field(None, description="ZeRO: a DeepSpeed JSON file for what the spec leaves open")
     timeout_seconds: float = Field(600.0, gt=0, description="how long a process waits for the others")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     micro_batch: PositiveInt | None = Field(None, description="examples per process and pass; null: no accumulation")
     evaluation_batch: PositiveInt | None = Field(
         None,
@@ -41,7 +41,9 @@ class ComputeSpec(SpecModel):
     threads: PositiveInt | None = Field(None, description="CPU threads per process; null: torch's default")
     checkpoint_steps: PositiveInt | None = Field(None, description="updates between checkpoints; null: by time only")
     checkpoint_seconds: float | None = Field(300.0, gt=0, description="between checkpoints; null: by updates only")
-    log_with: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    log_with: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
+        (), description="trackers that losses and scores are sent to, beside metrics.jsonl"
+    )
 
     @property
     def zero_stage(self) -> int:

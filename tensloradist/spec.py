@@ -119,15 +119,19 @@ class AdapterSpec(SpecModel):
     grouping: Grouping | None = Field(None, description="the stacked modes; null for lora")
     factorization: str | None = Field(None, description="tucker, cp, tt, or one from a plugin; null for lora")
     ranks: PositiveInt | dict[str, PositiveInt] = Field(4, description="one rank, or mode -> rank")
-    projections: tuple[Projection, ...] = Field(("query", "key", "value"), min_length=1)
-    head_layout: Literal["aligned", "official"] = "aligned"
+    projections: tuple[Projection, ...] = Field(
+        ("query", "key", "value"), min_length=1, description="the adapted projections of every layer"
+    )
+    head_layout: Literal["aligned", "official"] = Field(
+        "aligned", description="aligned: the heads modes are the backbone's heads; official: as in the official code"
+    )
     initialization: Initialization | None = Field(
         None, description="null: a preset's original, else the factorization's own default"
     )
     sibling_draws: Literal["independent", "identical"] = Field(
         "independent", description="identical: all tensors start equal, as in the official code (protocol official)"
     )
-    scale: float = 1.0
+    scale: float = Field(1.0, description="what the update is multiplied by, unless alpha is given")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on the adapter's input, or as dropout_on says")
     fused: bool = Field(False, description="one mode for projection and depth together (groupings with qkv_depth)")
     mode_order: tuple[str, ...] | None = Field(None, description="tt: the order of its cores; null: input … output")
@@ -249,11 +253,13 @@ def _replace_targets(data: dict[str, Any], preset: Preset | None) -> None:
 class OptimizerSpec(SpecModel):
     """AdamW and its schedule. The defaults are the official TensLoRA scripts' values."""
 
-    epochs: PositiveInt = 10
+    epochs: PositiveInt = Field(10, description="passes over the training part")
     batch_size: PositiveInt = Field(64, description="examples per update, over all processes and accumulation steps")
-    learning_rate: float = Field(5e-4, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    learning_rate: float = Field(5e-4, gt=0, description="the largest of the schedule")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's, decoupled from the gradient")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the learning rate goes from its largest value to min_learning_rate"
+    )
     warmup: float = Field(0.0, ge=0, lt=1, description="fraction of all updates")
     min_learning_rate: float = Field(1e-6, ge=0, description="where cosine and linear end")
     gradient_clipping: float | None = Field(None, gt=0, description="largest gradient norm; null: none")
@@ -265,16 +271,19 @@ class OptimizerSpec(SpecModel):
 class RunSpec(SpecModel):
     """One run: a backbone, a task, an adapter, an optimiser, a precision, a seed and a protocol."""
 
-    version: Literal[1] = SPEC_VERSION
-    backbone: BackboneSpec
-    task: TaskSpec
-    adapter: AdapterSpec
-    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = Field(0, ge=0, strict=True)
-    protocol: Literal["sound", "official"] = "sound"
-    compute: ComputeSpec = Field(default_factory=ComputeSpec)
-    plugins: tuple[str, ...] = ()
+    version: Literal[1] = Field(SPEC_VERSION, description="of the specification's form")
+    backbone: BackboneSpec = Field(description="the pretrained model; see its keys below")
+    task: TaskSpec = Field(description="the data; see its keys below")
+    adapter: AdapterSpec = Field(description="what is trained; see its keys below")
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="see its keys below")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of training; bf16 is for GPUs")
+    seed: int = Field(0, ge=0, strict=True, description="draws the order of the data, the head and the adapter")
+    protocol: Literal["sound", "official"] = Field(
+        "sound",
+        description="sound: the last epoch's test score; official: as the official TensLoRA scripts, faults included",
+    )
+    compute: ComputeSpec = Field(default_factory=ComputeSpec, description="how it is executed; see its keys below")
+    plugins: tuple[str, ...] = Field((), description="modules to import first, such as my_package.module")
 
     @model_validator(mode="before")
     @classmethod

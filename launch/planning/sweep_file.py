@@ -44,35 +44,44 @@ Ranks = Annotated[list[PositiveInt], Field(min_length=1), BeforeValidator(_as_li
 class Isoparameter(SpecModel):
     """The condition 'as many parameters as LoRA at these ranks'."""
 
-    lora_rank: Ranks
-    strategy: Literal["balanced", "uniform", "spectrum"] = "balanced"
-    tolerance: float = Field(0.02, gt=0, lt=1)
-    pinned: dict[str, PositiveInt] = Field(default_factory=dict)
+    lora_rank: Ranks = Field(description="ranks of LoRA, each of which sets a budget and is a condition of its own")
+    strategy: Literal["balanced", "uniform", "spectrum"] = Field(
+        "balanced",
+        description="balanced: small modes whole; uniform: all modes alike; spectrum: by the gradient's spectra",
+    )
+    tolerance: float = Field(0.02, gt=0, lt=1, description="largest deviation from the budget, as a fraction of it")
+    pinned: dict[str, PositiveInt] = Field(default_factory=dict, description="mode -> rank that is not solved for")
 
 
 class ConditionEntry(SpecModel):
     """One entry of `conditions`: isorank or isoparameter."""
 
-    isorank: Ranks | None = None
-    isoparameter: Isoparameter | None = None
+    isorank: Ranks | None = Field(None, description="every mode has this rank; each rank is a condition of its own")
+    isoparameter: Isoparameter | None = Field(None, description="as many parameters as LoRA; see its keys below")
 
 
 class SweepFile(SpecModel):
     """A sweep file as it is written. The contents of its sections are checked as run specifications."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=MOST)]
-    description: str | None = None
-    backbone: dict[str, Any] | list[dict[str, Any]]
-    task: dict[str, Any] | list[dict[str, Any]]
-    methods: list[str | dict[str, dict[str, Any] | None]] = Field(min_length=1)
-    conditions: list[ConditionEntry] = Field(min_length=1)
-    seeds: PositiveInt | Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)] = 3
-    adapter: dict[str, Any] = Field(default_factory=dict)
-    optimizer: dict[str, Any] = Field(default_factory=dict)
-    precision: str | list[str] = "fp32"
-    protocol: str | list[str] = "sound"
-    compute: dict[str, Any] = Field(default_factory=dict)
-    plugins: list[str] = Field(default_factory=list)
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=MOST)] = Field(
+        description="what commands and the results folder call the sweep"
+    )
+    description: str | None = Field(None, description="what it asks, for people")
+    backbone: dict[str, Any] | list[dict[str, Any]] = Field(description="a run's backbone, or several; lists are axes")
+    task: dict[str, Any] | list[dict[str, Any]] = Field(description="a run's task, or several; lists are axes")
+    methods: list[str | dict[str, dict[str, Any] | None]] = Field(
+        min_length=1, description="names, or name: {keys of a run's adapter}; grouping: all means all seven"
+    )
+    conditions: list[ConditionEntry] = Field(min_length=1, description="entries isorank or isoparameter")
+    seeds: PositiveInt | Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)] = Field(
+        3, description="how many (3: 0, 1, 2), or a list of them"
+    )
+    adapter: dict[str, Any] = Field(default_factory=dict, description="keys of a run's adapter, for all methods")
+    optimizer: dict[str, Any] = Field(default_factory=dict, description="keys of a run's optimizer; lists are axes")
+    precision: str | list[str] = Field("fp32", description="a run's precision; a list is an axis")
+    protocol: str | list[str] = Field("sound", description="a run's protocol; a list is an axis")
+    compute: dict[str, Any] = Field(default_factory=dict, description="keys of a run's compute; never an axis")
+    plugins: list[str] = Field(default_factory=list, description="modules to import first, such as my_package.module")
 
 
 @dataclass

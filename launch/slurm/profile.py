@@ -54,10 +54,10 @@ class Options(SpecModel):
     """What one job asks for, and how it works through the queue."""
 
     partition: str | None = Field(None, description="one, or several as in 'a,b'; null: the site's default")
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    gpus_per_node: int = Field(0, ge=0, strict=True)
+    account: str | None = Field(None, description="what the jobs are charged to; null: the site's default")
+    qos: str | None = Field(None, description="quality of service; null: the site's default")
+    constraint: str | None = Field(None, description="features that a node must have, as to sbatch --constraint")
+    gpus_per_node: int = Field(0, ge=0, strict=True, description="GPUs that a job asks for on each node")
     cpus_per_worker: PositiveInt = Field(1, description="CPU cores a worker, or a process of a multi-process run")
     memory_gb: float | None = Field(None, gt=0, description="of a node; null: the site's default")
     time_minutes: Minutes = Field(60, description="the job's time limit; 12:00:00 is twelve hours, as to sbatch --time")
@@ -84,7 +84,7 @@ class Options(SpecModel):
     requeue: bool = Field(True, description="a job that was preempted, killed or out of time goes back to the queue")
     max_restarts: PositiveInt = Field(50, description="of one job, after which it stays down")
     setup: tuple[str, ...] = Field((), description="shell lines before the workers: module load, activate")
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict, description="environment variables of the workers")
     container: str | None = Field(None, description="what python is run in: 'apptainer exec --nv image.sif'")
     stage: str | None = Field(None, description="node-local folder for a copy of data and backbone; may use $TMPDIR")
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict, description="further sbatch options")
@@ -175,9 +175,11 @@ class Options(SpecModel):
 class Profile(SpecModel):
     """A site: its option sets by name, the first being the default."""
 
-    name: Name
-    description: str = ""
-    options: dict[Name, Options] = Field(min_length=1)
+    name: Name = Field(description="what messages call it [the file's name]")
+    description: str = Field("", description="what it is for, shown by the command profiles")
+    options: dict[Name, Options] = Field(
+        min_length=1, description="option sets by name; the first one is the default, and keys outside hold for all"
+    )
 
     def chosen(self, names: list[str] | None) -> dict[str, Options]:
         """The named option sets; the first one if none is named.

@@ -259,7 +259,7 @@ def test_metatt_5d_is_the_train_of_its_equation():
 
 @pytest.mark.parametrize("method", [m for m in ADAPTED if m != "lorta_litgpt"])
 def test_an_originals_adapter_is_attached_and_leaves_as_a_lora(data_root, tmp_path, method):
-    """As the README says: save, load onto the backbone, export; each step with the original's update."""
+    """As docs/groupings.md says: save, load onto the backbone, export; each step with the original's update."""
     from peft import PeftModel
     from transformers import BertConfig, BertForSequenceClassification
 

@@ -191,7 +191,7 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
 
 @pytest.mark.distributed
 def test_two_processes_give_the_same_losses(tmp_path):
-    """DDP over gloo, started by the README's torchrun command: same losses, one result, written by one rank."""
+    """DDP over gloo, started by the documentation's torchrun command: same losses, one result, written by one rank."""
     single = train(spec(optimizer={"epochs": 2}), attempt(tmp_path / "single"))
     file = tmp_path / "run.yaml"
     file.write_text(
@@ -205,8 +205,8 @@ def test_two_processes_give_the_same_losses(tmp_path):
             }
         )
     )
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    literal = next(line for line in readme.splitlines() if line.startswith("torchrun ")).partition("#")[0]
+    page = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
+    literal = next(line for line in page.splitlines() if line.startswith("torchrun "))
     command = literal.replace("torchrun", f"{sys.executable} -m torch.distributed.run").replace("run.yaml", str(file))
     command = [*command.split(), "--results", str(tmp_path / "results")]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240)
