@@ -53,14 +53,14 @@ def _worker(
     slurm, known = Slurm(), Submission.read(path)
     alive = JobsAlive(slurm, known.launch_workers)
     worker = Worker(path, name, device, slurm, alive, make_group)
-    _on_signals(known, lambda cause: setattr(worker, "told", worker.told or cause))
+    _on_signals(known, worker.ask_to_stop)
     return worker
 
 
 def _drain(worker: Worker, path: Path) -> bool:
     """Drain the queue, and submit larger jobs for runs that need them; returns whether to requeue the job."""
     unfinished = worker.drain()
-    if worker.told is None and (needs := worker.needing_more()):
+    if worker.stop_reason is None and (needs := worker.needing_more()):
         from launch.slurm.resubmit import submit_larger
 
         submit_larger(path, worker.submission, needs, run_task)

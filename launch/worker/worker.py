@@ -101,11 +101,11 @@ class Worker:
         manifest = read_manifest(Path(self.submission.manifest))
         mine = [run for run in manifest.runs if self._is_for_me(run)]
         self._plugins = manifest.plugins
-        self.runs = turned(mine, name) if self.submission.launch_workers > 1 else mine
+        self.runs = rotated(mine, name) if self.submission.launch_workers > 1 else mine
         self._over: set[str] = set()  # ids of runs whose results this worker has read: they are there for ever
         self.children = ChildFactory(self.submission, device, self.log)
         self.child: Child | None = None
-        self.told: Cause | None = None  # why to stop; set by a signal handler, too
+        self.stop_reason: Cause | None = None  # why to stop
         self._failures = FailureBook(
             self.root,
             self.runs,
@@ -156,7 +156,12 @@ class Worker:
             if self.child is not None:
                 self.child.stop()
         self._say("ended")
-        return self.told not in (None, "cancelled", *LAST_CAUSES) and any(self._is_open(run) for run in self.runs)
+        goes_on = self.stop_reason not in (None, "cancelled", *LAST_CAUSES)
+        return goes_on and any(self._is_open(run) for run in self.runs)
+
+    def ask_to_stop(self, reason: Cause) -> None:
+        """Stop at the next step boundary; the first reason stays. A signal handler may call this."""
+        self.stop_reason = self.stop_reason or reason
 
     def needing_more(self) -> dict[Growth, list[str]]:
         """The ids of open runs that need larger jobs than this launch's, by what they need."""
@@ -171,13 +176,13 @@ class Worker:
 
     def _must_stop(self) -> bool:
         """Whether to stop: because a signal said so, the launch was stopped, or the job's time is nearly up."""
-        if self.told in (None, "preempted") and (self.folder / "stop").exists():
+        if self.stop_reason in (None, "preempted") and (self.folder / "stop").exists():
             # `cancel` writes the file before Slurm, ending the job, signals it.
-            self.told = "interrupted" if self.submission.job_seconds is None else "cancelled"
+            self.stop_reason = "interrupted" if self.submission.job_seconds is None else "cancelled"
         end = self._job_end
-        if self.told is None and end is not None and time.monotonic() > end - 0.8 * self.submission.lead_seconds:
-            self.told = "time_limit"  # the signal, which comes earlier, did not reach this process
-        return self.told is not None
+        if self.stop_reason is None and end is not None and time.monotonic() > end - 0.8 * self.submission.lead_seconds:
+            self.stop_reason = "time_limit"  # the signal, which comes earlier, did not reach this process
+        return self.stop_reason is not None
 
     def _has_done_its_share(self) -> bool:
         share = self.submission.runs_per_worker
@@ -319,7 +324,7 @@ class Worker:
                 return "stopped"
             if deadline is None and self._must_stop():
                 deadline = time.monotonic() + self._orderly_seconds()
-                group.ask_to_stop(str(self.told))
+                group.ask_to_stop(str(self.stop_reason))
             if deadline is not None and time.monotonic() > deadline:
                 group.stop(STOP_SECONDS - ORDERLY_SECONDS)
                 self.child = None
@@ -338,7 +343,7 @@ class Worker:
                     except OSError as error:  # the full disk again: what follows is the same
                         self._complain(f"no decision could be recorded: {error}")
                     if event["cause"] in LAST_CAUSES:
-                        self.told = event["cause"]  # this worker would only fail the other runs, too
+                        self.stop_reason = event["cause"]  # this worker would only fail the other runs, too
                     if event["cause"] not in EXPECTED_CAUSES:
                         self._replace_child()
                 return str(event["status"])
@@ -388,7 +393,7 @@ class Worker:
         print(f"worker {self.name}: {text}", file=sys.stderr, flush=True)
 
 
-def turned(runs: Sequence[ManifestRun], name: str) -> list[ManifestRun]:
+def rotated(runs: Sequence[ManifestRun], name: str) -> list[ManifestRun]:
     """The runs in launch order, each seed's begun at a place that depends on the worker's name.
 
     So workers that begin together neither read nor claim the same runs first, and every cell still gets one seed

@@ -68,7 +68,7 @@ def run_task(submission):
     job, known = pool.current_job(), Submission.read(Path(submission))
     name = f"{job.key}.{job.restart}.0"
     worker = Worker(Path(submission), name, scheduler=pool, job_alive=JobsAlive(pool, known.launch_workers))
-    signal.signal(signal.SIGTERM, lambda number, frame: setattr(worker, "told", worker.told or "preempted"))
+    signal.signal(signal.SIGTERM, lambda number, frame: worker.ask_to_stop("preempted"))
     unfinished = worker.drain()
     assert not [name for name in sys.modules if name.startswith("launch.slurm")]
     sys.exit(REQUEUE_CODE if unfinished else 0)

@@ -14,7 +14,7 @@ from launch.records.submission import Submission
 from launch.scheduler import Job
 from launch.slurm.client import Slurm
 from launch.worker.liveness import ASK_SECONDS, LAUNCH_SECONDS, JobsAlive
-from launch.worker.worker import EarlyEnd, Worker, turned
+from launch.worker.worker import EarlyEnd, Worker, rotated
 from tensloradist.files import write_once
 from tensloradist.results.claims import Owner, claim
 from tensloradist.results.jobs import JobRef
@@ -136,7 +136,7 @@ def manifest(root, cells=4, seeds=3):
 
 def test_workers_begin_at_different_runs_and_no_seed_comes_before_an_earlier_one(tmp_path):
     _, runs = manifest(tmp_path)
-    orders = [turned(runs, f"7_{task}.0.0") for task in range(20)]
+    orders = [rotated(runs, f"7_{task}.0.0") for task in range(20)]
     assert len({order[0].run_id for order in orders}) == 4
     for order in orders:
         assert [run.spec.seed for run in order] == [0] * 4 + [1] * 4 + [2] * 4
@@ -169,7 +169,7 @@ def test_a_pass_over_runs_of_others_asks_once_and_reads_each_result_once(tmp_pat
 
     def a_few(seconds):
         looks.append(seconds)
-        worker.told = "interrupted" if len(looks) >= 3 else None
+        worker.stop_reason = "interrupted" if len(looks) >= 3 else None
 
     clock = SimpleNamespace(sleep=a_few, monotonic=time.monotonic, time=time.time)
     monkeypatch.setattr("launch.worker.worker.time", clock)
