@@ -45,7 +45,7 @@ def explain(
     what: Annotated[
         str, typer.Argument(metavar="WHAT", help="A cell, 'method, task, condition', or a run's id (or its beginning).")
     ],
-    other: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Another run to compare the run with.")] = None,
+    other: Annotated[str | None, typer.Argument(metavar="RUN", help="Another run to compare it with.")] = None,
     log: Annotated[bool, typer.Option("--log", help="Of a run: its attempts, and the log of one of them.")] = False,
     attempt: Annotated[int | None, typer.Option(help="With --log: which attempt [the last].")] = None,
     sweep: SweepOption = None,
