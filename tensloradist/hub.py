@@ -86,7 +86,7 @@ def commit_of(kind: Kind, name: str, revision: str | None) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Snapshot:
     """Some files of one commit of a repository."""
 
     kind: Kind

@@ -1,7 +1,7 @@
 """A trained adapter merged into its backbone: a plain checkpoint, which transformers or timm loads like any other.
 
 The merged weight is W0 + scale · (A B)ᵀ, summed in float64 and rounded once to the backbone's precision. The live
-model is left as it is.
+model does not change.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def write(attachment: Attachment, folder: Path, classes: Sequence[str] = (), bes
     pretrained=True)`, loads it.
 
     Args:
-        folder: is made; an empty one may be there.
+        folder: to make; an empty one may exist.
         classes: names of the labels 0, 1, …, for the configuration: `id2label` and `label2id` of transformers,
             `label_names` of timm [those that the model has].
         beside: files to copy into it, such as a tokenizer's.
 
     Raises:
-        UserError: the folder is not empty, the model is of neither library, the backbone is quantised, its
-            precision cannot hold the update, or there are more or fewer names than labels.
+        UserError: the folder is not empty, the model is from neither library, the backbone is quantised, its precision
+            cannot hold the update, or the names are not as many as the labels.
     """
     attachment.refuse_quantized()
     model: Any = attachment.model

@@ -31,18 +31,18 @@ def write(attachment: Attachment, folder: Path, base_model: str | None = None, r
     `peft.PeftModel.from_pretrained(model, folder)` on the plain backbone then computes the same logits.
 
     Args:
-        folder: is made; an empty one may be there.
-        base_model: what the checkpoint names as its backbone [what the model says it was loaded from].
+        folder: to make; an empty one may exist.
+        base_model: the backbone's name in the checkpoint [what the model was loaded from].
         revision: of the backbone on the Hub.
 
     Raises:
-        UserError: the folder is not empty, PEFT is not installed, the adapter is no LoRA (no adapted layer), or the
-            head has parameters outside modules, which PEFT's format has no place for.
+        UserError: the folder is not empty, PEFT is not installed, the adapter is not a LoRA (no layer is adapted), or
+            the head has parameters outside modules, which PEFT's format cannot hold.
     """
     adapter, model = attachment.adapter, attachment.model
     matrices = lora_matrices(attachment)
     if not matrices:
-        raise UserError("This adapter updates no linear layer, so it is no LoRA; export it merged")
+        raise UserError("This adapter updates no linear layer, so it is not a LoRA; export it merged")
     if adapter.biases:
         raise UserError(
             f"{adapter.spec.method} trains biases for {', '.join(adapter.biases)}, which a plain LoRA does not have; "
@@ -116,16 +116,16 @@ def _config(
 
 
 def _saved_with(model: nn.Module, attachment: Attachment) -> dict[str, Tensor]:
-    """The state of every module that PEFT's `modules_to_save` takes for the head: it compares the ends of names.
+    """The state of every module that PEFT's `modules_to_save` takes for the head, since it compares the ends of names.
 
-    What the head shares with the backbone is among it, since PEFT copies whole modules.
+    Parameters that the head shares with the backbone are included, since PEFT copies whole modules.
     """
     paths, modules = attachment.head_paths, dict(model.named_modules())
     outside = [path for path in paths if path not in modules]
     if outside:
         raise UserError(
-            f"The head has parameters outside modules ({', '.join(outside)}), which PEFT's format has no place for; "
-            "export it merged"
+            f"The head has parameters outside modules ({', '.join(outside)}), which PEFT's format cannot hold; export "
+            "it merged"
         )
     state: dict[str, Tensor] = {}
     for path, module in modules.items():

@@ -26,11 +26,12 @@ from tensloradist.backbones.base import (
 )
 from tensloradist.backbones.decoders import DECODER_FAMILIES
 from tensloradist.backbones.digits_vit import DIGITS_VIT
+from tensloradist.backbones.encoders import ENCODER_FAMILIES
 from tensloradist.backbones.folders import is_local
 from tensloradist.backbones.head import initialize_head
 from tensloradist.backbones.task_head import head_parameters
 from tensloradist.backbones.timm_ import TIMM, TIMM_FAMILY
-from tensloradist.backbones.transformers_ import TRANSFORMERS, TRANSFORMERS_FAMILIES
+from tensloradist.backbones.transformers_ import TRANSFORMERS
 from tensloradist.caching import cached_json
 from tensloradist.errors import UserError, unknown
 from tensloradist.fingerprint import hash_bytes, why_changed
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from tensloradist.spec import BackboneSpec
 
-register(*TRANSFORMERS_FAMILIES, *DECODER_FAMILIES, TIMM_FAMILY, TRANSFORMERS, TIMM, DIGITS_VIT)
+register(*ENCODER_FAMILIES, *DECODER_FAMILIES, TIMM_FAMILY, TRANSFORMERS, TIMM, DIGITS_VIT)
 _OWN_SOURCES = frozenset(SOURCES)
 
 

@@ -40,7 +40,7 @@ class Site:
     path: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """How to find the attention projections, the classification head and the logits in models of one kind.
 
@@ -147,7 +147,7 @@ def _check_widths(site: Site, linear: Any, shape: AttentionShape) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """Where pretrained backbones come from.
 

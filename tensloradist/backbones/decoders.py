@@ -108,7 +108,16 @@ def _family(name: str, model_types: tuple[str, ...], config_class: str, model_cl
         return _example(config_class, model_class)
 
     # A classifier leaves out the pretrained prediction of tokens.
-    return Family(name, matches, sites, _heads, transformers_head, logits, example, unused_weights=(r"^lm_head\.",))
+    return Family(
+        name=name,
+        matches=matches,
+        sites=sites,
+        heads=_heads,
+        head=transformers_head,
+        logits=logits,
+        example=example,
+        unused_weights=(r"^lm_head\.",),
+    )
 
 
 DECODER_FAMILIES = tuple(_family(name, *about) for name, about in _FAMILIES.items())

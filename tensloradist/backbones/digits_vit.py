@@ -246,4 +246,11 @@ class _Progress:
             )
 
 
-DIGITS_VIT = Source(NAME, lambda spec: "image", load, empty, fingerprint, lambda spec: NAME)
+DIGITS_VIT = Source(
+    name=NAME,
+    kind=lambda spec: "image",
+    load=load,
+    empty=empty,
+    fingerprint=fingerprint,
+    label=lambda spec: NAME,
+)

@@ -35,9 +35,9 @@ def split_fingerprint(fingerprint: str | None, name: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _wanted(name: str, commit: str, weights: bool) -> hub.Wanted:
+def _files_of(name: str, commit: str, weights: bool) -> hub.Snapshot:
     patterns = [*PATTERNS, *(_WEIGHTS if weights else ())]
-    return hub.Wanted(kind=hub.MODEL, name=name, commit=commit, patterns=patterns, except_for=_IN_SUBFOLDERS)
+    return hub.Snapshot(kind=hub.MODEL, name=name, commit=commit, patterns=patterns, except_for=_IN_SUBFOLDERS)
 
 
 def _complete(folder: Path, weights: bool) -> Path | None:
@@ -47,7 +47,7 @@ def _complete(folder: Path, weights: bool) -> Path | None:
 
 def cached_snapshot(name: str, commit: str, weights: bool = True) -> Path | None:
     """The local folder of that commit if it has a configuration (and weights), else None. Never asks the Hub."""
-    return _wanted(name, commit, weights).cached(partial(_complete, weights=weights))
+    return _files_of(name, commit, weights).cached(partial(_complete, weights=weights))
 
 
 def snapshot(name: str, commit: str, weights: bool = True) -> Path:
@@ -57,7 +57,7 @@ def snapshot(name: str, commit: str, weights: bool = True) -> Path:
         UserError: it is not in the cache and cannot be downloaded, or it has no safetensors weights.
     """
     lacking = "config.json with safetensors weights (pickled weights are not loaded)" if weights else "config.json"
-    return _wanted(name, commit, weights).fetched(partial(_complete, weights=weights), lacking)
+    return _files_of(name, commit, weights).fetched(partial(_complete, weights=weights), lacking)
 
 
 def config_folder(name: str, commit: str) -> Path:

@@ -93,7 +93,16 @@ def _example() -> tuple[nn.Module, dict[str, Tensor]]:
         return model.eval(), {"pixel_values": torch.randn(2, 3, 16, 16)}
 
 
-TIMM_FAMILY = Family("timm_vit", matches, sites, _heads, _head, _logits, _example, ffn=ffn)
+TIMM_FAMILY = Family(
+    name="timm_vit",
+    matches=matches,
+    sites=sites,
+    heads=_heads,
+    head=_head,
+    logits=_logits,
+    example=_example,
+    ffn=ffn,
+)
 
 
 def _hub_name(spec: BackboneSpec) -> str:
@@ -257,4 +266,13 @@ def load(spec: BackboneSpec, num_labels: int) -> nn.Module:
     return model.float()
 
 
-TIMM = Source("timm", lambda spec: "image", load, empty, fingerprint, label, fetch, missing)
+TIMM = Source(
+    name="timm",
+    kind=lambda spec: "image",
+    load=load,
+    empty=empty,
+    fingerprint=fingerprint,
+    label=label,
+    fetch=fetch,
+    missing=missing,
+)

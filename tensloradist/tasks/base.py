@@ -90,7 +90,7 @@ class SplitData(ABC):
         return HostBatch(self.batch(indices, augment))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadedTask:
     """A task with its data in memory (or mapped), ready for one backbone.
 

@@ -64,13 +64,13 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
     parts = [_Digits(pixels, labels, part) for part in (limited(train, task), validation, test)]
     fitted, chosen, held_out = parts
     return LoadedTask(
-        "digits",
-        "image",
-        len(CLASSES),
-        False,
-        fitted,
-        chosen,
-        held_out,
+        name="digits",
+        kind="image",
+        num_labels=len(CLASSES),
+        regression=False,
+        train=fitted,
+        validation=chosen,
+        test=held_out,
         primary_metric="accuracy",
         metric_names=("accuracy",),
         metrics=accuracy,

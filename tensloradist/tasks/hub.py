@@ -140,18 +140,18 @@ def missing(task: TaskSpec, data: HubData) -> list[str]:
         pinned = commit(task, data)
     except UserError:
         return [f"data set {name} (run `tensloradist fetch`)"]
-    found = _wanted(name, pinned, data).cached(partial(_shards, data=data, name=name))
+    found = _files_of(name, pinned, data).cached(partial(_shards, data=data, name=name))
     return [] if found else [f"data set {name}@{pinned} (run `tensloradist fetch`)"]
 
 
 def _downloaded(task: TaskSpec, data: HubData) -> dict[str, list[Path]]:
     name = task.data or data.name
     lacking = f"a complete set of {' and '.join(data.patterns)}"
-    return _wanted(name, commit(task, data), data).fetched(partial(_shards, data=data, name=name), lacking)
+    return _files_of(name, commit(task, data), data).fetched(partial(_shards, data=data, name=name), lacking)
 
 
-def _wanted(name: str, pinned: str, data: HubData) -> hub.Wanted:
-    return hub.Wanted(kind=hub.DATA_SET, name=name, commit=pinned, patterns=data.patterns)
+def _files_of(name: str, pinned: str, data: HubData) -> hub.Snapshot:
+    return hub.Snapshot(kind=hub.DATA_SET, name=name, commit=pinned, patterns=data.patterns)
 
 
 def _shards(folder: Path, data: HubData, name: str) -> dict[str, list[Path]] | None:

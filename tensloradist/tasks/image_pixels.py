@@ -38,17 +38,27 @@ CACHE_SHARE = 0.5  # of the cache's free disk space that decoded pixels may take
 _VERSION = 3  # of the cache's layout and of how images are resized
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Every image of a data set before the split: where it is, its class, and its own split if it has one."""
+    """Every image of a data set before the split.
+
+    Attributes:
+        ids: a name for each image.
+        labels: (n,) an index into `classes` for each image.
+        pictures: each image's path, or the mapping that `datasets` has: {"path", "bytes"}.
+        digests: each image's SHA-256, if `pictures` are paths, whose files may be replaced; else None.
+        parts: the data set's own split of each image; None if it has none.
+        sources: part -> its name in the data set.
+        notes: what a user should know of the data, one sentence each.
+    """
 
     ids: list[str]
     labels: npt.NDArray[np.int64]
     classes: list[str]
-    pictures: Sequence[Any]  # each image's path, or the mapping that `datasets` has: {"path", "bytes"}
-    digests: list[str] | None  # each image's SHA-256, if `pictures` are paths, whose files may be replaced
-    parts: list[str] | None  # the data set's own split of each image
-    sources: dict[str, str]  # part -> its name in the data set
+    pictures: Sequence[Any]
+    digests: list[str] | None
+    parts: list[str] | None
+    sources: dict[str, str]
     notes: tuple[str, ...] = ()
 
 

@@ -79,7 +79,16 @@ def _list_folder(task: TaskSpec) -> Listing:
     classes = _classes(folder, found)
     labels = np.searchsorted(classes, found.names).astype(np.int64)
     sources = {part: f"{name}/" for part, name in found.sources.items()}
-    return Listing(found.ids, labels, classes, found.files, found.digests, found.parts, sources, found.notes)
+    return Listing(
+        ids=found.ids,
+        labels=labels,
+        classes=classes,
+        pictures=found.files,
+        digests=found.digests,
+        parts=found.parts,
+        sources=sources,
+        notes=found.notes,
+    )
 
 
 def _list_hub(task: TaskSpec, entry: HubImages) -> Listing:
@@ -119,7 +128,15 @@ def _list_hub(task: TaskSpec, entry: HubImages) -> Listing:
     classes = _names_of(data[entry.train].features[entry.label], entry.classes)
     named = {"train": entry.train, "validation": entry.validation, "test": entry.test}
     sources = {part: f"split {split}" for part, split in named.items() if split is not None}
-    return Listing(ids, values, classes, concatenate_datasets(pieces)["image"], None, parts, sources)
+    return Listing(
+        ids=ids,
+        labels=values,
+        classes=classes,
+        pictures=concatenate_datasets(pieces)["image"],
+        digests=None,
+        parts=parts,
+        sources=sources,
+    )
 
 
 def _names_of(feature: object, number: int) -> list[str]:
@@ -272,13 +289,13 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: HubImages
         for part in (limited(split.train, task), split.validation, split.test)
     )
     return LoadedTask(
-        task.name,
-        "image",
-        len(listing.classes),
-        False,
-        fitted,
-        chosen,
-        held_out,
+        name=task.name,
+        kind="image",
+        num_labels=len(listing.classes),
+        regression=False,
+        train=fitted,
+        validation=chosen,
+        test=held_out,
         primary_metric="accuracy",
         metric_names=("accuracy",),
         metrics=accuracy,

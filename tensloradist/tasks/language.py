@@ -189,13 +189,13 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str) -> LoadedTask:
     parts, origin = _split(examples, task, protocol), _origin(files, protocol == "official")
     train, validation, test = (part(*where) for where in _limited(parts, task))
     return LoadedTask(
-        NAME,
-        "text",
-        LANGUAGE_MODEL,
-        False,
-        train,
-        validation,
-        test,
+        name=NAME,
+        kind="text",
+        num_labels=LANGUAGE_MODEL,
+        regression=False,
+        train=train,
+        validation=validation,
+        test=test,
         primary_metric=METRIC_NAMES[0],
         metric_names=METRIC_NAMES,
         metrics=scorer(*METRIC_NAMES),

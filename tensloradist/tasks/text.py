@@ -170,13 +170,13 @@ def load(task: TaskSpec, backbone: BackboneSpec, protocol: str, entry: GlueTask)
     held_out = part("validation", np.arange(len(rows["validation"].labels)))
     fitted, carved = _split(rows["train"], task, official)
     return LoadedTask(
-        entry.name,
-        "text",
-        entry.labels,
-        entry.labels == 1,
-        part("train", fitted),
-        held_out if carved is None else part("train", carved),
-        held_out,
+        name=entry.name,
+        kind="text",
+        num_labels=entry.labels,
+        regression=entry.labels == 1,
+        train=part("train", fitted),
+        validation=held_out if carved is None else part("train", carved),
+        test=held_out,
         primary_metric=entry.metric_names[0],
         metric_names=entry.metric_names,
         metrics=scorer(*entry.metric_names),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from tensloradist.training.accelerator import in_precision
 from tensloradist.training.blocks import blocks, compile_blocks, recompute
 from tensloradist.training.frozen import hashed
 from tensloradist.training.optimization import make_optimizer, make_schedule
-from tensloradist.training.order import order_fingerprint
+from tensloradist.training.order import Indices, order_fingerprint
 from tensloradist.training.prediction import EvaluationPasses
 from tensloradist.training.records import Scores
 from tensloradist.training.state import Parts, StateDict, TrainState, batches_of
@@ -46,14 +47,8 @@ def build(
     adapter = attach(model, spec.adapter, spec.seed, family.head(model))
     frozen = hashed(adapter) if strategy.holds_weights else None
     first_batches = batches_of(spec, task, 0)
-    found = Fingerprints(
-        data=task.data_fingerprint,
-        split=task.split_fingerprint,
-        head=head_hash,
-        data_order=order_fingerprint(task.train.ids, first_batches),
-        backbone=frozen.digest if frozen is not None else "",
-    )
-    fingerprints = strategy.agreed(found)
+    found = _fingerprints(task, first_batches, head_hash, "" if frozen is None else frozen.digest)
+    fingerprints: Fingerprints = strategy.agreed(found)
     if saved is not None:
         saved.check(spec.run_id, fingerprints)
         saved.copy_weights(model)
@@ -88,6 +83,16 @@ def build(
         total_loss=torch.zeros((), device=accelerator.device),
         evaluation=EvaluationPasses.of(spec.compute),
         communication=Communication(accelerator.num_processes, accelerator.device),
+    )
+
+
+def _fingerprints(task: LoadedTask, first_batches: Sequence[Indices], head: str, backbone: str) -> Fingerprints:
+    return Fingerprints(
+        data=task.data_fingerprint,
+        split=task.split_fingerprint,
+        head=head,
+        data_order=order_fingerprint(task.train.ids, first_batches),
+        backbone=backbone,
     )
 
 

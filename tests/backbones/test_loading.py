@@ -1,4 +1,4 @@
-"""Loading pretrained backbones: what is accepted, what is refused and how that is said, and what it leaves behind."""
+"""Loading pretrained backbones: what is accepted, what is refused with which message, and what it leaves behind."""
 
 import json
 import logging

@@ -12,10 +12,11 @@ from torch import nn
 from tensloradist import AdapterSpec, UserError, attach, from_peft, load
 from tensloradist.backbones import FAMILIES, family_of
 from tensloradist.backbones.decoders import DECODER_TYPES
-from tensloradist.backbones.transformers_ import _ARCHITECTURES, quiet
+from tensloradist.backbones.encoders import ARCHITECTURES
+from tensloradist.backbones.quiet import quiet
 
 WITHOUT_POOLER = ("roberta", "xlm-roberta", "camembert")  # pretrained without a task that has one
-TYPES = (*(name for names in _ARCHITECTURES.values() for name in names.model_types), *DECODER_TYPES)
+TYPES = (*(name for names in ARCHITECTURES.values() for name in names.model_types), *DECODER_TYPES)
 SIZES = {
     "hidden_size": 24,
     "num_hidden_layers": 1,

@@ -48,10 +48,10 @@ def free_port():
 
 @dataclass
 class Ended:
-    """What became of a group: exit codes by rank, each job's words by rank, and the standard errors."""
+    """How a group ended: exit codes, the results of each job, and standard errors, by process."""
 
     codes: list[int]
-    said: list[list[dict]]
+    results: list[list[dict]]
     errors: list[str] = field(repr=False)
 
 
@@ -70,7 +70,7 @@ def _start(jobs, out, environment):
 
 
 def run_group(folder, jobs, processes=2, timeout=TIMEOUT, only=None):
-    """Run jobs, one after another, in one group of processes; a job is {run, folder, told?}.
+    """Run jobs, one after another, in one group of processes; a job is {run, folder, stop?}.
 
     Args:
         only: wait for the process of this rank alone, and kill the others then.
@@ -78,7 +78,7 @@ def run_group(folder, jobs, processes=2, timeout=TIMEOUT, only=None):
     _serve()
     folder.mkdir(parents=True, exist_ok=True)
     listed = [
-        {"spec": job["run"].model_dump(mode="json"), "folder": str(job["folder"]), "told": job.get("told")}
+        {"spec": job["run"].model_dump(mode="json"), "folder": str(job["folder"]), "stop": job.get("stop")}
         for job in jobs
     ]
     world = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
@@ -99,8 +99,8 @@ def run_group(folder, jobs, processes=2, timeout=TIMEOUT, only=None):
     finally:
         for process in group:
             process.kill()
-    said = [[json.loads(line) for line in file.read_text().splitlines()] if file.exists() else [] for file in files]
-    return Ended(codes, said, [(folder / f"{rank}.log").read_text(errors="replace") for rank in range(processes)])
+    results = [[json.loads(line) for line in file.read_text().splitlines()] if file.exists() else [] for file in files]
+    return Ended(codes, results, [(folder / f"{rank}.log").read_text(errors="replace") for rank in range(processes)])
 
 
 def losses(folder):

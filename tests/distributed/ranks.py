@@ -28,19 +28,19 @@ with contextlib.suppress(ImportError):
     import deepspeed  # noqa: F401
 
 
-class Told(RunControl):
-    """Looked at once between two updates. `told` is None or [rank, looks, how]: what a rank does at that look."""
+class StopAtLook(RunControl):
+    """Looked at once between two updates. `stop` is None or [rank, looks, how]: what a rank does at that look."""
 
-    def __init__(self, told):
-        self.told, self.looked = told, 0
+    def __init__(self, stop):
+        self.stop, self.looked = stop, 0
         super().__init__()
 
     @property
     def stop_reason(self):
         self.looked += 1
-        if self.told is None or str(self.told[0]) != os.environ["RANK"] or self.looked < self.told[1]:
+        if self.stop is None or str(self.stop[0]) != os.environ["RANK"] or self.looked < self.stop[1]:
             return None
-        how = self.told[2]
+        how = self.stop[2]
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "raise":
@@ -58,7 +58,7 @@ class Told(RunControl):
 
 
 def main(jobs, out, environment):
-    """Train the jobs, {spec, folder, told} each, and write a line for each into `out`."""
+    """Train the jobs, {spec, folder, stop} each, and write a line for each into `out`."""
     os.environ |= environment
     log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
@@ -68,12 +68,12 @@ def main(jobs, out, environment):
     for job in jobs:
         began = time.perf_counter()
         try:
-            result = train(RunSpec.model_validate(job["spec"]), Path(job["folder"]), None, Told(job["told"]))
-            said = json.loads(result.model_dump_json())
+            result = train(RunSpec.model_validate(job["spec"]), Path(job["folder"]), None, StopAtLook(job["stop"]))
+            result = json.loads(result.model_dump_json())
         except Stopped as stopped:
-            said = {"stopped": stopped.step}
+            result = {"stopped": stopped.step}
         warm.forget()
-        said["seconds"] = time.perf_counter() - began
+        result["seconds"] = time.perf_counter() - began
         with open(out, "a") as file:
-            file.write(json.dumps(said) + "\n")
+            file.write(json.dumps(result) + "\n")
     os._exit(0)  # libraries' destructors must not change the end

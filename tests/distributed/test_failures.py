@@ -30,7 +30,7 @@ PLUGINS = Path(__file__).parents[1] / "launch"
 
 
 def launch(tmp_path, **environment):
-    """Launch a run of two processes; the exit code, what was said, and the first attempt's failure."""
+    """Launch a run of two processes; the exit code, the output, and the first attempt's failure."""
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     env = {**os.environ, "PYTHONPATH": str(PLUGINS), "FAIL_MARK": str(tmp_path / "mark"), **environment}
     command = [sys.executable, "-m", "tensloradist.cli", "launch", str(tmp_path / "sweep.yaml")]
@@ -41,17 +41,17 @@ def launch(tmp_path, **environment):
 
 
 def test_an_error_on_another_process_is_the_cause_that_is_recorded(tmp_path):
-    code, said, failure = launch(tmp_path, FAIL_HOW="raise", FAIL_RANK="1")
+    code, output, failure = launch(tmp_path, FAIL_HOW="raise", FAIL_RANK="1")
     assert code == 1 and failure.cause == "bug"
     assert failure.message.startswith("process 1 of 2 (") and "RuntimeError: broken on request" in failure.message
-    assert "broken on request" in said
+    assert "broken on request" in output
     assert len(list((tmp_path / "results").glob("runs/*/attempts/*"))) == 1, "an exception would only come again"
 
 
 def test_a_process_that_was_killed_is_named_and_the_run_tried_again(tmp_path):
-    code, said, failure = launch(tmp_path, FAIL_HOW="kill_once", FAIL_RANK="1")
+    code, output, failure = launch(tmp_path, FAIL_HOW="kill_once", FAIL_RANK="1")
     assert failure.cause == "killed" and failure.message.startswith("process 1 of 2 ended by signal 9")
-    assert code == 0, said
+    assert code == 0, output
     assert len(list((tmp_path / "results").glob("runs/*/result.json"))) == 1
 
 
@@ -60,7 +60,7 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(tmp_path,
     pytest.importorskip("deepspeed", reason="needs the extra 'deepspeed'")
     run = spec({"strategy": strategy, "processes": 2, "timeout_seconds": 5})
     began = time.monotonic()
-    job = {"run": run, "folder": attempt(tmp_path, run), "told": [1, 4, how]}
+    job = {"run": run, "folder": attempt(tmp_path, run), "stop": [1, 4, how]}
     ended = run_group(tmp_path / "group", [job], only=0)
     assert ended.codes[0] not in (0, None) and time.monotonic() - began < 200, "it hangs for 600 s"
     if how == "hang":
@@ -70,7 +70,7 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(tmp_path,
 
 def test_a_failing_process_leaves_its_word_before_the_others_notice(tmp_path):
     run = spec({"strategy": "ddp", "processes": 2, "timeout_seconds": 60})
-    job = {"run": run, "folder": attempt(tmp_path, run), "told": [1, 4, "raise"]}
+    job = {"run": run, "folder": attempt(tmp_path, run), "stop": [1, 4, "raise"]}
     ended = run_group(tmp_path / "group", [job])
     assert 0 not in ended.codes
     found = culprit(job["folder"])

@@ -57,10 +57,10 @@ def killed(root, strategy):
     folder = root / f"killed {strategy}"
     if not folder.exists():
         run = run_of(strategy, file=root / "ds.json")
-        job = {"run": run, "folder": attempt(folder, run), "told": [1, 9, "kill"]}
+        job = {"run": run, "folder": attempt(folder, run), "stop": [1, 9, "kill"]}
         ended = run_group(root / f"group {strategy}", [job])
         assert ended.codes[1] == -signal.SIGKILL and ended.codes[0] not in (0, -signal.SIGKILL), "the other one stops"
-        assert not ended.said[0]
+        assert not ended.results[0]
     return folder
 
 
@@ -84,9 +84,9 @@ def test_the_same_group_or_another_strategy_goes_on(world, pairs):
         jobs.append({"run": run, "folder": goes_on(root / f"{before} to {after}", run, killed(root, before))})
     ended = run_group(root / f"going on {pairs[0]}", jobs)
     assert ended.codes == [0, 0], ended.errors[0][-3000:] + ended.errors[1][-3000:]
-    for job, said in zip(jobs, ended.said[0], strict=True):
-        assert_as_uninterrupted(world, job["folder"], said["metrics"])
-        assert said["provenance"]["not_exact"] == []
+    for job, result in zip(jobs, ended.results[0], strict=True):
+        assert_as_uninterrupted(world, job["folder"], result["metrics"])
+        assert result["provenance"]["not_exact"] == []
 
 
 @pytest.mark.parametrize("before", ["zero3", pytest.param("zero2", marks=pytest.mark.evidence)])
@@ -106,16 +106,16 @@ def test_four_processes_go_on_where_two_were(world):
         jobs.append({"run": run, "folder": goes_on(root / f"{strategy} on 4", run, killed(root, strategy))})
     ended = run_group(root / "four", jobs, processes=4)
     assert ended.codes == [0] * 4, ended.errors[0][-3000:]
-    for job, said in zip(jobs, ended.said[0], strict=True):
-        assert_as_uninterrupted(world, job["folder"], said["metrics"])
-        assert said["provenance"]["processes"] == 4
+    for job, result in zip(jobs, ended.results[0], strict=True):
+        assert_as_uninterrupted(world, job["folder"], result["metrics"])
+        assert result["provenance"]["processes"] == 4
 
 
 def test_with_dropout_another_number_of_processes_is_said_not_to_be_exact(tmp_path):
     changes = {"adapter": {"grouping": "att", "ranks": 2, "dropout": 0.1}}
     run = run_of("ddp", **changes)
-    job = {"run": run, "folder": attempt(tmp_path / "killed", run), "told": [0, 8, "preempted"]}
-    assert run_group(tmp_path / "group", [job]).said[0][0]["stopped"] == 6
+    job = {"run": run, "folder": attempt(tmp_path / "killed", run), "stop": [0, 8, "preempted"]}
+    assert run_group(tmp_path / "group", [job]).results[0][0]["stopped"] == 6
     folder = goes_on(tmp_path / "on", run_of("single", 1, **changes), tmp_path / "killed")
     assert train(run_of("single", 1, **changes), folder).provenance["not_exact"] == [
         "resumed on 1 processes after 2, with dropout"

@@ -120,8 +120,8 @@ def trained(tmp_path_factory, request):
         jobs.append({"run": run, "folder": attempt(root / " ".join(combination), run)})
     ended = run_group(root / "group", jobs)
     assert ended.codes == [0, 0], ended.errors[0][-3000:] + ended.errors[1][-3000:]
-    for combination, job, said in zip(chosen, jobs, ended.said[0], strict=True):
-        found[combination] = job["folder"], said
+    for combination, job, result in zip(chosen, jobs, ended.results[0], strict=True):
+        found[combination] = job["folder"], result
     return found
 
 

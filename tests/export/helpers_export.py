@@ -8,7 +8,7 @@ import torch
 import tensloradist._torchvision  # noqa: F401 (before timm and transformers' image classes)
 from tensloradist.adapter import attach
 from tensloradist.backbones import FAMILIES as FAMILIES_BY_NAME
-from tensloradist.backbones import decoders, family_of, transformers_
+from tensloradist.backbones import decoders, encoders, family_of, transformers_
 
 DECODER_FAMILIES = tuple(family.name for family in decoders.DECODER_FAMILIES)
 PICTURES = {"pixel_values": torch.linspace(-2, 2, 2 * 3 * 16 * 16).sin().view(2, 3, 16, 16)}
@@ -28,14 +28,14 @@ def model_of(name, wide=False):
             return timm.create_model("vit_tiny_patch16_224", **sizes).eval(), PICTURES
     if name in DECODER_FAMILIES:
         return FAMILIES_BY_NAME[name].example()
-    names = transformers_._ARCHITECTURES[name]
+    names = encoders.ARCHITECTURES[name]
     if wide:
         sizes = {**dict(names.sizes), ("hidden_dim" if name == "distilbert" else "intermediate_size"): 4 * 24}
         names = replace(names, sizes=tuple(sizes.items()))
-    return transformers_._tiny(names)
+    return encoders.tiny(names)
 
 
-ENCODERS = (*transformers_._ARCHITECTURES, "timm_vit")
+ENCODERS = (*encoders.ARCHITECTURES, "timm_vit")
 FAMILIES = (*ENCODERS, *DECODER_FAMILIES)
 
 

@@ -161,7 +161,7 @@ def test_a_neighbour_on_all_that_its_authors_adapt(method, family, tmp_path):
 def test_the_references_are_exported_merged_alone(method, family, tmp_path):
     plain, inputs = model_of(family)
     model, adapter = trained(plain, AdapterSpec(method=method))
-    with pytest.raises(UserError, match="no LoRA"):
+    with pytest.raises(UserError, match="not a LoRA"):
         adapter.export_peft(tmp_path / "peft")
     adapter.export_merged(tmp_path / "merged")
     expected = logits_of(model, inputs)

@@ -1,4 +1,4 @@
-"""Which pictures of a folder count, in which class and part; what is refused, and what is said."""
+"""Which pictures of a folder count, in which class and part; what is refused, and what the notes tell."""
 
 import os
 import subprocess
@@ -114,7 +114,7 @@ def test_what_is_not_used_is_said(folder):
     folder("extra/1.png", "extra/sub/2.png", "val/loose.png", "stray.png", "train/a/note.txt", "a.zip", "train/b/noend")
     (root / "train" / "empty").mkdir()
     notes = "; ".join(read_folder(root).notes)
-    for said in (
+    for note in (
         "not used: extra/ (2 pictures)",
         "not used: train/ (1 picture outside class folders)",
         "not used: val/ (1 picture outside class folders)",
@@ -125,7 +125,7 @@ def test_what_is_not_used_is_said(folder):
         "no pictures in train/empty",
         "no test pictures of b, c",
     ):
-        assert said in notes
+        assert note in notes
     assert counted(root) == {"test/a": 3, "train/a": 3, "train/b": 3, "train/c": 1}
 
 

@@ -70,7 +70,7 @@ def test_threads_end_with_a_loop_that_is_interrupted():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_the_time_that_a_step_waits_for_its_data_is_told_from_its_own():
+def test_the_time_that_a_step_waits_for_its_data_is_answered_from_its_own():
     with Batches(Numbers(seconds=0.03), micros(*[4] * 6), CPU) as ready:
         for _ in ready:
             pass
@@ -119,16 +119,16 @@ def test_a_second_mask_leaves_the_question_of_padding_to_the_model():
 
 @pytest.mark.parametrize("name", ["bert", "llama", "gemma"])
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_model_that_is_told_of_padding_computes_what_it_does_when_it_looks(name, padded):
+def test_a_model_that_is_answered_of_padding_computes_what_it_does_when_it_looks(name, padded):
     model, inputs = FAMILIES[name].example()
     if not padded:
         inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     with torch.no_grad():
         looked = family_of(model).logits(model, inputs)
         with known_padding(padded):
-            told = family_of(model).logits(model, inputs)
+            answered = family_of(model).logits(model, inputs)
         with known_padding(not padded):
             wrongly = family_of(model).logits(model, inputs)
-    assert torch.equal(looked, told)
+    assert torch.equal(looked, answered)
     # A mask of ones changes nothing; one that is left out changes what is not causal, as padding comes last.
     assert torch.equal(looked, wrongly) == (not padded or name in ("llama", "gemma"))

@@ -104,7 +104,7 @@ def test_a_run_that_was_stopped_often_ends_with_the_same_bits(tmp_path, kind):
         records, torn = read_metrics(last.attempt(max(last.attempt_numbers())) / "metrics.jsonl")
         assert torn is None
         curves.append([(r["epoch"], r["step"], r["train_loss"], r["validation"]) for r in records if "validation" in r])
-    assert curves[0] == curves[1], "the last attempt's file is the whole story"
+    assert curves[0] == curves[1], "the last attempt's file is complete"
 
 
 def test_text_sorted_by_length_resumes_to_the_bit(tmp_path):
@@ -264,7 +264,7 @@ def test_two_processes_resume_to_the_bit(tmp_path):
         folder.attempt(1).mkdir(parents=True)
         begin_attempt(folder, 1, run, None)
     steps = start(stopped.attempt(1), 7, 29511)
-    assert steps == [{"step": 7}, {"step": 7}], "the ranks agree, whichever was told"
+    assert steps == [{"step": 7}, {"step": 7}], "the processes agree, whichever was told to stop"
     stopped.attempt(2).mkdir()
     begin_attempt(stopped, 2, run, newest_valid(stopped))
     assert start(stopped.attempt(2), 0, 29512) == start(whole.attempt(1), 0, 29513)

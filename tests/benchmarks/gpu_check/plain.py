@@ -110,7 +110,12 @@ FAMILIES["plain"] = Family(
     example=lambda: (PlainViT(SIZES["tiny"], 4).eval(), {"pixel_values": torch.randn(2, 3, 16, 16)}),
 )
 SOURCES["plain"] = Source(
-    "plain", lambda spec: "image", _load, _empty, lambda spec: f"plain-{spec.name}", lambda spec: f"plain_{spec.name}"
+    name="plain",
+    kind=lambda spec: "image",
+    load=_load,
+    empty=_empty,
+    fingerprint=lambda spec: f"plain-{spec.name}",
+    label=lambda spec: f"plain_{spec.name}",
 )
 
 
@@ -143,13 +148,13 @@ def _load_task(limited: bool, task: TaskSpec, backbone: BackboneSpec, protocol: 
     image = SIZES[backbone.name].image
     train, validation, test = (Patterns(part, size, image, most) for part, size in enumerate(sizes))
     return LoadedTask(
-        task.name,
-        "image",
-        CLASSES,
-        False,
-        train,
-        validation,
-        test,
+        name=task.name,
+        kind="image",
+        num_labels=CLASSES,
+        regression=False,
+        train=train,
+        validation=validation,
+        test=test,
         primary_metric="accuracy",
         metric_names=("accuracy",),
         metrics=accuracy,
