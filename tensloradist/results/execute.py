@@ -123,23 +123,7 @@ def execute(
             result = train(spec, attempt, progress, control)
             first = publish(run, result)
         except BaseException as error:
-            cause, message, batch = _diagnosis(error, attempt, spec, control)
-            failure = Failure(
-                run_id=run.run_id,
-                attempt=claimed.number,
-                cause=cause,
-                message=message,
-                traceback="".join(traceback.format_exception(error)),
-                kept_step=kept_step(run),
-                evaluation_batch=batch,
-            )
-            log.error("%s", failure.message if isinstance(error, Stopped) else failure.traceback)
-            steps = error.step if isinstance(error, Stopped) else None
-            try:
-                write_failure(attempt, failure)
-                _end(run, claimed.number, "failed", failure.cause, steps)
-            except OSError as second:  # on a full disk neither can be written; the outcome below still says it
-                log.error("the failure could not be recorded: %s", second)
+            failure = _record_failure(run, claimed.number, error, spec, control)
             if not isinstance(error, Exception):
                 raise
             return Outcome("failed", failure=failure, attempt=attempt)
@@ -150,6 +134,29 @@ def execute(
             give_back_reserved(attempt)
             log.removeHandler(handler)
             handler.close()
+
+
+def _record_failure(run: RunFolder, number: int, error: BaseException, spec: RunSpec, control: RunControl) -> Failure:
+    """Log and write why an attempt ended; on a full disk the log and the outcome alone say it."""
+    attempt = run.attempt(number)
+    cause, message, batch = _diagnosis(error, attempt, spec, control)
+    failure = Failure(
+        run_id=run.run_id,
+        attempt=number,
+        cause=cause,
+        message=message,
+        traceback="".join(traceback.format_exception(error)),
+        kept_step=kept_step(run),
+        evaluation_batch=batch,
+    )
+    log.error("%s", failure.message if isinstance(error, Stopped) else failure.traceback)
+    steps = error.step if isinstance(error, Stopped) else None
+    try:
+        write_failure(attempt, failure)
+        _end(run, number, "failed", failure.cause, steps)
+    except OSError as second:
+        log.error("the failure could not be recorded: %s", second)
+    return failure
 
 
 def _tidy(run: RunFolder, result: Result, first: bool) -> None:
