@@ -1,5 +1,6 @@
 """The embedded backbone: pretrained once, well, the same every time, and stored whole."""
 
+import os
 import subprocess
 import sys
 
@@ -13,28 +14,23 @@ from tensloradist.fingerprint import hash_tensors
 from tensloradist.spec import BackboneSpec
 
 SPEC = BackboneSpec(source="digits_vit", name="digits_vit")
-IN_ANOTHER_PROCESS = "from tensloradist.backbones import digits_vit; print(digits_vit.description()['hash'])"
+IN_ANOTHER_PROCESS = (
+    "from tensloradist.backbones import digits_vit; digits_vit.TRAINING['epochs'] = 1; "
+    "print(digits_vit.description()['hash'], *sorted(p.suffix for p in digits_vit.cache_folder().iterdir()))"
+)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """A cache that two processes have filled at once, and the hash that each of them reported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TENSLORADIST_CACHE", str(tmp_path_factory.mktemp("cache")))
-        both = [
-            subprocess.Popen([sys.executable, "-c", IN_ANOTHER_PROCESS], stdout=subprocess.PIPE, text=True)
-            for _ in range(2)
-        ]
-        hashes = [process.communicate()[0].strip() for process in both]
-        yield hashes
+def test_two_processes_at_once_agree_and_leave_one_whole_entry(tmp_path):
+    environment = os.environ | {"TENSLORADIST_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    (one, *files), (other, *_) = (process.communicate()[0].split() for process in both)
+    assert one == other and files[-2:] == [".json", ".safetensors"]
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert again.stdout.split() == [one, ".json", ".safetensors"], "read, and nothing of the race is left"
 
 
-def test_two_processes_at_once_agree_and_leave_one_whole_entry(cache):
-    assert cache[0] == cache[1] == digits_vit.description()["hash"]
-    assert sorted(path.suffix for path in digits_vit.cache_folder().iterdir()) == [".json", ".safetensors"]
-
-
-def test_it_tells_the_pretraining_classes_apart_on_held_out_images(cache):
+def test_it_tells_the_pretraining_classes_apart_on_held_out_images():
     images, labels = digits_vit._digits()
     held_out = torch.arange(len(images)) % digits_vit.HELD_OUT == 0
     model = backbones.load(SPEC, len(digits_vit.CLASSES))
@@ -43,7 +39,7 @@ def test_it_tells_the_pretraining_classes_apart_on_held_out_images(cache):
     assert accuracy == digits_vit.description()["held_out_accuracy"] > 0.97
 
 
-def test_the_backbone_is_the_same_whatever_the_head(cache):
+def test_the_backbone_is_the_same_whatever_the_head():
     def backbone(model):
         return hash_tensors({k: v for k, v in model.state_dict().items() if not k.startswith("classifier.")})
 
@@ -60,7 +56,7 @@ def test_planning_needs_no_pretraining(tmp_path, monkeypatch):
     assert not (tmp_path / "none").exists()
 
 
-def test_damaged_weights_are_refused_with_the_file_and_the_remedy(cache, tmp_path, monkeypatch):
+def test_damaged_weights_are_refused_with_the_file_and_the_remedy(tmp_path, monkeypatch):
     weights, _ = digits_vit._files()
     monkeypatch.setenv("TENSLORADIST_CACHE", str(tmp_path))
     damaged, _ = digits_vit._files()

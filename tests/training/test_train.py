@@ -28,7 +28,7 @@ from tensloradist.training import train, warm
 def spec(**changes):
     data = {
         "backbone": {"source": "digits_vit", "name": "digits_vit"},
-        "task": {"name": "digits"},
+        "task": {"name": "digits", "train_examples": 160},
         "adapter": {"grouping": "qkv_depth", "ranks": 4},
         "optimizer": {"epochs": 2, "batch_size": 32, "learning_rate": 1e-2},
         "compute": {"device": "cpu", "threads": 1},
@@ -52,7 +52,7 @@ def without_times(result):
 def finished(tmp_path_factory):
     """One finished run of three epochs, in a results folder."""
     root = tmp_path_factory.mktemp("results")
-    run = spec(optimizer={"epochs": 3})
+    run = spec(task={"train_examples": None}, optimizer={"epochs": 3})
     return root, run, execute(run, root, train).result
 
 
@@ -186,7 +186,7 @@ def test_sound_protocol_reports_last_and_best_epoch(tmp_path):
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     with pytest.raises(UserError, match="batch_size: 1000 exceeds the 537 training examples"):
-        train(spec(optimizer={"batch_size": 1000}), attempt(tmp_path))
+        train(spec(task={"train_examples": None}, optimizer={"batch_size": 1000}), attempt(tmp_path))
 
 
 @pytest.mark.distributed
@@ -198,7 +198,7 @@ def test_two_processes_give_the_same_losses(tmp_path):
         json.dumps(
             {
                 "backbone": {"source": "digits_vit", "name": "digits_vit"},
-                "task": {"name": "digits"},
+                "task": {"name": "digits", "train_examples": 160},
                 "adapter": {"grouping": "qkv_depth", "ranks": 4},
                 "optimizer": {"epochs": 2, "batch_size": 32, "learning_rate": 1e-2},
                 "compute": {"device": "cpu", "threads": 1, "strategy": "ddp", "processes": 2},
@@ -232,7 +232,7 @@ def test_in_bf16_the_saved_adapter_gives_the_published_scores_again(tmp_path):
 def test_a_plugins_run_is_evaluated_by_a_process_that_has_not_seen_the_plugin(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tasks")
     load_plugins(["plugin_task"])
-    run = spec(task={"name": "plugin_digits"}, plugins=["plugin_task"])
+    run = spec(task={"name": "plugin_digits", "train_examples": None}, plugins=["plugin_task"])
     result = execute(run, tmp_path, train).result
     del tasks.TASKS["plugin_digits"], sys.modules["plugin_task"]
     assert evaluate_run(RunFolder(tmp_path, run.run_id).path)["metrics"]["hits"] == result.metrics.score
