@@ -12,12 +12,14 @@ from tensloradist.tasks import TASKS
 
 
 def load(task, backbone, protocol):
-    how = os.environ.get("FAIL_HOW", "")
+    """FAIL_HOW: how to fail, or how for which split seed: `0=kill_once,1=memory_once`."""
+    asked = os.environ.get("FAIL_HOW", "")
+    how = dict(part.split("=") for part in asked.split(",")).get(str(task.split_seed)) if "=" in asked else asked
     only, rank = os.environ.get("FAIL_SPLIT_SEED"), os.environ.get("FAIL_RANK")
     if how and (only is None or int(only) == task.split_seed) and rank in (None, os.environ.get("RANK")):
         if how == "raise":
             raise RuntimeError("broken on request")
-        mark = Path(os.environ["FAIL_MARK"])
+        mark = Path(os.environ["FAIL_MARK"] + (f"-{task.split_seed}" if "=" in asked else ""))
         if how == "memory_once" and not mark.exists():
             mark.touch()
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
