@@ -48,7 +48,7 @@ def run(**changes):
         ({"adapter": {"method": "fact_tk", "projections": ["fc1"]}}, "fact_tk has no fc1"),
         (
             {"adapter": {"method": "metatt_4d", "initialization": "original"}},
-            "initialization: of metatt_4d no 'original'",
+            "initialization: no 'original' one of metatt_4d",
         ),
         ({"adapter": {"method": "lotr", "alpha": 2, "scale": 2}}, "both given"),
         ({"adapter": {"method": "lora", "rslora": True}}, "rslora"),
