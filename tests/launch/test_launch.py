@@ -90,7 +90,7 @@ def test_runs_are_trained_once_and_launching_again_does_nothing(launch):
 def test_a_killed_child_is_replaced_and_a_micro_batch_that_does_not_fit_is_halved(launch):
     code, out = launch.run(FAIL_HOW="0=kill_once,1=memory_once")
     assert (code, launch.finished()) == (0, 4), out
-    records = [path for path in launch.results.glob("runs/*/attempts/*/failure.json")]
+    records = list(launch.results.glob("runs/*/attempts/*/failure.json"))
     failures = {json.loads(path.read_text())["cause"]: path for path in records}
     assert len(records) == 2 and failures.keys() <= {"killed", "out_of_host_memory", "out_of_device_memory"}
     memory = failures.pop("out_of_device_memory")

@@ -274,7 +274,7 @@ def test_jobs_that_a_killed_launch_has_not_recorded_are_adopted_on_another_sched
     monkeypatch.undo()
     assert not list(launches("pooled", sweep.root))
     sweep.status()
-    assert [array["job_id"] for _, record in launches("pooled", sweep.root) for array in record["arrays"]] == ["1"]
+    assert [job for _, record in launches("pooled", sweep.root) for job in record.job_ids] == ["1"]
     assert cancel("pooled", sweep.root, sweep.site.scheduler).jobs == ["1_0", "1_1"]
 
 

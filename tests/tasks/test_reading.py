@@ -283,7 +283,7 @@ def edit(path, **fields):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"pad_token_id": 259}, r"config\.json: pad_token_id 259 .*vocab_size 259 allows 0\.\.258; .* or null"),
+        ({"pad_token_id": 259}, r"config\.json: pad_token_id 259 .*vocab_size 259 allows 0\.\.258; .* or to null"),
         ({"pad_token_id": -2}, r"config\.json: pad_token_id -2 "),
         ({"pad_token_id": None, "eos_token_id": 300}, r"config\.json: eos_token_id \(for padding.* 300 "),
     ],
@@ -319,7 +319,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"train\.jsonl:1: .*'cat', token 7, but the vocab_size .* is 7"):
         load(task, backbone.model_copy(update={"random_init": True}))
     edit(tmp_path / "bert" / "config.json", vocab_size=size, pad_token_id=size)
-    with pytest.raises(UserError, match=rf"config\.json: pad_token_id {size} is no token"):
+    with pytest.raises(UserError, match=rf"config\.json: pad_token_id {size} is not in the vocabulary"):
         load(task, backbone.model_copy(update={"random_init": True}))
     edit(tmp_path / "bert" / "config.json", pad_token_id=0)
     edit(tmp_path / "bert" / "tokenizer_config.json", pad_token="<none>")
