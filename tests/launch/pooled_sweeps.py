@@ -9,7 +9,7 @@ from pathlib import Path
 from pool import REQUEUE_CODE, Pool
 
 from launch.planning.plan import write_manifest
-from launch.records.job_arrays import Submitted, is_recorded
+from launch.records.job_arrays import Asked, JobArray, Submitted, is_recorded
 from launch.records.submission import Submission
 from launch.scheduler import JobRequest
 from launch.worker.liveness import JobsAlive
@@ -22,18 +22,17 @@ from tensloradist.users import username
 
 def array_of(job, known):
     """What is recorded of an array that the pool has accepted."""
-    asked = {"cpus": known.threads, "memory_gb": None, "gpus_per_node": 0, "nodes": 1}
-    return {
-        "job_id": job,
-        "tasks": known.tasks,
-        "options": "pool",
-        "processes": 1,
-        "runs": len(known.baseline),
-        "runs_per_task": None,
-        "workers_per_task": 1,
-        "time_limit_minutes": known.job_seconds / 60,
-        "asked": asked,
-    }
+    return JobArray(
+        job_id=job,
+        tasks=known.tasks,
+        options="pool",
+        processes=1,
+        runs=len(known.baseline),
+        runs_per_task=None,
+        workers_per_task=1,
+        time_limit_minutes=known.job_seconds / 60,
+        asked=Asked(cpus=known.threads, memory_gb=None, gpus_per_node=0, nodes=1),
+    )
 
 
 def launch(plan, root, pool, tasks, parallel=8):
