@@ -1,11 +1,18 @@
 """Sentences agree with their numbers, differing settings look different, and clipped phrases stay out."""
 
+<<<<<<< HEAD
 import ast
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
+||||||| 6fd254d
+from types import SimpleNamespace
+
+=======
+>>>>>>> records
 import pytest
+from synthetic import planned_run, spec_of
 
 from analysis.model import Setting
 from launch.monitor.status import RunStatus, _of_files
@@ -29,17 +36,7 @@ def test_one_thing_is_singular():
 @pytest.mark.parametrize("values", [(0.001, 0.0010000001), (1000000, 1000001), (1 / 3, 0.333333)])
 def test_settings_that_differ_are_shown_differently(values):
     assert len({exactly(value) for value in values}) == 2 and [float(exactly(value)) for value in values] == [*values]
-    runs = [
-        SimpleNamespace(
-            run_id=str(value),
-            backbone="b",
-            task="t",
-            row="lora",
-            conditions=[SimpleNamespace(condition="isorank r=2")],
-            spec={"seed": 0, "optimizer": {"learning_rate": value}},
-        )
-        for value in values
-    ]
+    runs = [planned_run(str(value), spec_of(optimizer={"learning_rate": value})) for value in values]
     labels = RunLabels(runs)
     assert len({labels.label(run.run_id) for run in runs}) == 2
     assert len({Setting(values={"learning_rate": value}, validation=None, ended=0).label for value in values}) == 2

@@ -209,7 +209,7 @@ def _diagnosis(
             other.evaluation_batch,
         )
     quiet = ", ".join(map(str, silent(attempt, processes)))
-    who = f"process {quiet} of {processes}, without a record," if quiet else f"one of the {processes} processes"
+    who = f"no record of process {quiet} of {processes}, which" if quiet else f"one of the {processes} processes"
     late = f"made the others wait for more than compute.timeout_seconds: {spec.compute.timeout_seconds:g}"
     return cause, f"{message} ({who} is gone, or {late})", None
 

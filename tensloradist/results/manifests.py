@@ -16,6 +16,8 @@ from tensloradist.results.layout import sweep_folder
 from tensloradist.results.schema import MANIFEST_SCHEMA_VERSION, Manifest
 
 _REMEDY = "launch the sweep's file again, which writes it anew"
+_MOST_READ = 4
+_read: dict[str, Manifest] = {}  # SHA-256 -> manifest: a command reads the same large file several times
 
 
 def manifest_digest(text: str) -> str:
@@ -61,6 +63,9 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         UserError: absent, damaged, of a newer version, or edited since (its name is the hash of its text).
     """
+    digest = _digest_of(path)
+    if digest in _read and digest[:16] == path.stem:
+        return _read[digest]
     try:
         with _without_garbage_collection():
             manifest = read_record(path, Manifest, "the manifest", MANIFEST_SCHEMA_VERSION)
@@ -68,11 +73,22 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{error}; {_REMEDY}") from error
     if manifest is None:
         raise UserError(f"{path}: there is no such manifest; {_REMEDY}")
-    if sha256(path.read_bytes()).hexdigest()[:16] != path.stem:
+    if digest is None or digest[:16] != path.stem:
         raise UserError(
             f"{path}: the manifest was edited after it was written; change the sweep file and launch again instead"
         )
+    if len(_read) >= _MOST_READ:
+        _read.clear()
+    _read[digest] = manifest
     return manifest
+
+
+def _digest_of(path: Path) -> str | None:
+    """The SHA-256 of a file; None if it cannot be read."""
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 @contextmanager
