@@ -112,8 +112,7 @@ def registries():
         registry.update(before)
 
 
-# Over a minute of processor time together, most of it in the processes that the tutorial's sweep is trained by: they are
-# run by `make test-distributed`, not by `make test`.
+# Together they take more than a minute of processor time, so that `make test-distributed` runs them, not `make test`.
 typed = pytest.mark.distributed
 
 
