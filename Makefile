@@ -54,7 +54,7 @@ test-browser: $(INSTALLED)  ## Test the report's page in a headless Chromium (De
 test-distributed: $(INSTALLED)  ## Test two and four processes that train together with DDP and ZeRO on the CPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "distributed and not evidence" \
 		tests/distributed tests/launch/test_launch.py tests/launch/test_worker.py tests/training/test_resume.py \
-		tests/training/test_train.py tests/test_throughput.py
+		tests/training/test_train.py tests/test_throughput.py tests/docs/test_blocks.py
 
 test-slurm: $(INSTALLED)  ## Inject faults into a real Slurm cluster on this machine (root, slurm/devcluster/README.md)
 	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "slurm and not evidence" tests/slurm

@@ -112,6 +112,10 @@ def registries():
         registry.update(before)
 
 
+# Together they take more than a minute of processor time, so that `make test-distributed` runs them, not `make test`.
+typed = pytest.mark.distributed
+
+
 class Reader:
     """Somebody who types what the pages say, in one folder. A command that has run there is not run again."""
 
@@ -158,11 +162,13 @@ def reader(tmp_path_factory):
         yield found
 
 
+@typed
 @pytest.mark.parametrize("page", [page for page in PAGES if page != TUTORIAL], ids=name_of)
 def test_the_page_runs(page, reader):
     reader.read(page)
 
 
+@typed
 def test_the_tutorial_ends_with_what_it_shows(reader):
     """Its numbers differ between processors; what it says of the plan, the files and the verdict does not."""
     shown = [block for block in blocks_of(TUTORIAL) if block.language == "text"]
