@@ -1,16 +1,9 @@
 """Sentences agree with their numbers, differing settings look different, and clipped phrases stay out."""
 
-<<<<<<< HEAD
 import ast
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
-||||||| 6fd254d
-from types import SimpleNamespace
-
-=======
->>>>>>> records
 import pytest
 from synthetic import planned_run, spec_of
 

@@ -276,16 +276,8 @@ def _once_for_all_seeds(value: Any, validate: ValidatorFunctionWrapHandler) -> R
     """Validate specifications that differ only in the seed once: a manifest has thousands of them."""
     seed = value.get("seed") if isinstance(value, dict) else None
     if type(seed) is not int or seed < 0:
-<<<<<<< HEAD
         return validate(value)
-    key = marshal.dumps({**value, "seed": 0}, 2)  # several times as fast as its JSON
-||||||| 6fd254d
-        return validate(value)  # type: ignore[no-any-return]
-    key = marshal.dumps({**value, "seed": 0}, 2)  # several times as fast as its JSON
-=======
-        return validate(value)  # type: ignore[no-any-return]
     key = repr({**value, "seed": 0})
->>>>>>> records
     if key not in _validated:
         if len(_validated) >= _MOST_VALIDATED:
             _validated.clear()
