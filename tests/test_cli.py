@@ -232,7 +232,7 @@ def test_mistakes_are_one_message_and_leave_nothing(run_file, tmp_path, monkeypa
         (["explain", "3fa1", "--attempt", "2"], "--attempt: only with --log"),
         (["explain", "3fa1", "--log", "--sweep", "demo"], "--sweep: only for a cell"),
         (["explain", "3fa1", "07bc", "--log"], "--log: of one run"),
-        (["explain", "3fa1"], "run '3fa1': not known here"),
+        (["explain", "3fa1"], "run '3fa1': none in"),
         (["explain", "lora"], "--sweep is needed"),
         (["hold", "demo", "--release", "--reason", "x"], "--reason: not with --release"),
         (["launch", "demo", "--failed", "--results", "empty"], "has not been launched"),

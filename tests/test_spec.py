@@ -222,7 +222,7 @@ def test_a_path_that_is_not_utf_8_is_refused_by_field():
         (lambda: LORA.model_copy(update={"ranks": "x"}), "^AdapterSpec: ranks: 'x': must be an integer or a mapping$"),
         (lambda: LORA.model_copy(update={"rank": 2}), "^AdapterSpec: rank: unknown key"),
         (lambda: LORA.model_copy(update={"grouping": "att"}), "^AdapterSpec: grouping: 'att': lora adapts every"),
-        (lambda: delattr(LORA, "ranks"), "^AdapterSpec: ranks: a specification does not change"),
+        (lambda: delattr(LORA, "ranks"), "^AdapterSpec: ranks: a specification is immutable"),
     ],
 )
 def test_a_mistake_in_python_reads_as_that_of_a_file(make, says):
@@ -233,7 +233,7 @@ def test_a_mistake_in_python_reads_as_that_of_a_file(make, says):
 
 
 def test_a_specification_takes_its_fields_by_name_and_keeps_them():
-    with pytest.raises(TypeError, match=r"AdapterSpec takes its fields by name, as in AdapterSpec\(method=…\)"):
+    with pytest.raises(TypeError, match=r"AdapterSpec takes only named fields, as in AdapterSpec\(method=…\)"):
         AdapterSpec("lora")
     with pytest.raises(UserError, match=r"AdapterSpec: ranks: a specification does not change.*ranks=8$"):
         AdapterSpec(method="lora").ranks = 8

@@ -112,7 +112,7 @@ def execute(
     with claimed:
         attempt = run.attempt(claimed.number)
         attempt.mkdir(parents=True)
-        handler = _log_to(attempt / "log.txt")
+        log_file = _log_to(attempt / "log.txt")
         try:
             reserve_failure(attempt)
             _warn_of_torn_metrics(run, claimed.number)
@@ -132,8 +132,7 @@ def execute(
             return Outcome(result.state, result, attempt=attempt)
         finally:
             give_back_reserved(attempt)
-            log.removeHandler(handler)
-            handler.close()
+            _close(log_file)
 
 
 def _record_failure(run: RunFolder, number: int, error: BaseException, spec: RunSpec, control: RunControl) -> Failure:
@@ -271,3 +270,8 @@ def _log_to(path: Path) -> logging.Handler:
     log.addHandler(handler)
     log.setLevel(min(log.level or logging.INFO, logging.INFO))
     return handler
+
+
+def _close(handler: logging.Handler) -> None:
+    log.removeHandler(handler)
+    handler.close()

@@ -149,7 +149,7 @@ def test_mistakes_are_one_message(tmp_path, capsys):
 def test_a_checkout_that_is_not_installed_has_all_commands(tmp_path):
     (found,) = importlib.metadata.distributions(path=[str(as_if_installed(tmp_path / "site"))])
     commands = found.entry_points.select(group="tensloradist.commands")
-    assert found.metadata["Name"] == "tensloradist" and {"launch", "doctor"} <= {entry.name for entry in commands}
+    assert found.metadata["Name"] == "tensloradist" and {"launch", "analysis"} <= {entry.name for entry in commands}
     assert callable(next(iter(commands)).load())
 
 

@@ -1,10 +1,9 @@
 """The training loop itself on a CUDA device without data; run with the device preloaded (fake_cuda.py).
 
 Everything is the real one, from the files of a data set to the optimiser's step, but for the device, its streams and
-its pinned memory. Prints one line of JSON: for each kind of task, what made the host wait in each update, and what the
-streams were asked for.
+its pinned memory. Prints one line of JSON: what made the host wait in each update, and what the streams were asked for.
 
-    python updates.py FOLDER
+    python updates.py FOLDER images|text|language
 """
 
 from __future__ import annotations
@@ -101,7 +100,8 @@ def main() -> None:
 
     # It asks tensors without data nothing, but those of a device.
     masking_utils.is_tracing = lambda tensor=None: False
-    print(json.dumps({kind: updates(kind, Path(sys.argv[1]) / kind) for kind in ("images", "text", "language")}))
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
+    print(json.dumps(updates(kind, folder / kind)))
 
 
 if __name__ == "__main__":

@@ -253,6 +253,7 @@ def test_a_sweep_is_trained_and_watched_although_a_job_is_killed(pooled):
     assert found.tasks == 2 and found.elapsed_seconds > 0 and spent.runs == 3
 
 
+@pytest.mark.evidence
 def test_a_cancelled_sweep_goes_on_from_its_checkpoints_on_another_scheduler(pooled):
     sweep = pooled()
     sweep.launch()

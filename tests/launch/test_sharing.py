@@ -10,6 +10,7 @@ from fake_slurm import FakeSlurm
 
 from launch.monitor.efficiency import Spent, _of_set
 from launch.planning.sharing import sharing
+from launch.records.job_arrays import Asked, JobArray
 from launch.slurm.batch import executor
 from launch.slurm.launch import _sharing_notes
 from launch.slurm.profile import Options, Profile, load_profile
@@ -68,17 +69,24 @@ def test_nothing_else_proposes_it(results):
 
 
 @pytest.mark.parametrize(
-    ("workers", "processes", "proposed"), [(2, (1,), True), (8, (1,), False), (1, (2, 1), False), (2, (None,), True)]
+    ("workers", "processes", "proposed"), [(2, (1,), True), (8, (1,), False), (1, (2, 1), False)]
 )
 def test_efficiency_proposes_it_where_each_run_has_a_gpu_for_itself(workers, processes, proposed):
-    array = {
-        "asked": {"memory_gb": None, "gpus_per_node": 2},
-        "time_limit_minutes": 60,
-        "tasks": 1,
-        "workers_per_task": workers,
-    }
+    arrays = [
+        JobArray(
+            job_id="1",
+            tasks=1,
+            options="gpu",
+            processes=each,
+            runs=1,
+            runs_per_task=None,
+            workers_per_task=workers,
+            time_limit_minutes=60,
+            asked=Asked(cpus=1, memory_gb=None, gpus_per_node=2, nodes=1),
+        )
+        for each in processes
+    ]
     spent = Spent(1, 1.0, 1.0, 1.0, 1.0, None, sharing=sharing([result()]))
-    arrays = [{**array, **({"processes": each} if each else {})} for each in processes]  # older ones do not say it
     suggestions = _of_set("site", "gpu", arrays, [], spent).suggestions
     assert any(line.startswith("workers_per_gpu: 4") for line in suggestions) == proposed
 

@@ -29,7 +29,7 @@ COMPUTE = {"device": "cpu", "threads": 1}
 KINDS = {
     "dropout": {"adapter": {"grouping": "qkv_depth", "ranks": 2, "dropout": 0.2}},
     "accumulation and clipping": {
-        "compute": {**COMPUTE, "micro_batch": 6},
+        "compute": {**COMPUTE, "micro_batch": 6, "evaluation_batch": 64},
         "optimizer": {**OPTIMIZER, "gradient_clipping": 0.5, "warmup": 0.2},
     },
     "bf16, groups of rates": {"precision": "bf16", "optimizer": {**OPTIMIZER, "lr_multipliers": {"core": 2.0}}},
