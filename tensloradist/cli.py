@@ -95,10 +95,20 @@ def _application():  # type: ignore[no-untyped-def]  # typer is optional, so its
 
     from tensloradist import commands
     from tensloradist.command_group import application
+    from tensloradist.errors import UserError
 
     app = application()
     for entry in sorted(entry_points(group="tensloradist.commands"), key=lambda entry: entry.name):
-        entry.load()(app)
+        try:
+            register = entry.load()
+        except ModuleNotFoundError as error:
+            if error.name is None or not entry.value.startswith(error.name):
+                raise
+            raise UserError(
+                f"the commands of {entry.value} are not in this version of the code; install it again: `make install`, "
+                "or `pip install -e .` in the checkout"
+            ) from None
+        register(app)
     commands.register(app)
     return app
 

@@ -235,7 +235,7 @@ def test_a_mistake_in_python_reads_as_that_of_a_file(make, says):
 def test_a_specification_takes_its_fields_by_name_and_keeps_them():
     with pytest.raises(TypeError, match=r"AdapterSpec takes only named fields, as in AdapterSpec\(method=…\)"):
         AdapterSpec("lora")
-    with pytest.raises(UserError, match=r"AdapterSpec: ranks: a specification does not change.*ranks=8$"):
+    with pytest.raises(UserError, match=r"AdapterSpec: ranks: a specification is immutable.*ranks=8$"):
         AdapterSpec(method="lora").ranks = 8
 
 

@@ -1,9 +1,8 @@
 """What every registered backbone family must satisfy, a plugin's included."""
 
 import copy
-import importlib.util
-from pathlib import Path
 
+import plugin_family  # noqa: F401 (registers itself)
 import pytest
 import torch
 from torch import nn
@@ -11,10 +10,6 @@ from torch import nn
 from tensloradist.adapter import attach
 from tensloradist.backbones import FAMILIES, QKV, family_of, initialize_head
 from tensloradist.spec import AdapterSpec
-
-_plugin = importlib.util.spec_from_file_location("plugin_family", Path(__file__).with_name("plugin_family.py"))
-assert _plugin is not None and _plugin.loader is not None
-_plugin.loader.exec_module(importlib.util.module_from_spec(_plugin))
 
 ALL = (*QKV, "attention_output")
 
