@@ -106,4 +106,4 @@ def _unknown(part: str, known: Sequence[Address]) -> str:
     lists = {"methods": by_field["row"], "tasks": by_field["task"], "conditions": by_field["condition"]}
     lists["backbones"] = by_field["backbone"]
     known_names = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items())
-    return f"{part!r} is no method, task, condition or backbone of these sweeps.{hint} {known_names}."
+    return f"{part!r} is not a method, task, condition or backbone of these sweeps.{hint} {known_names}."

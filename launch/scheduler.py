@@ -133,7 +133,7 @@ class Scheduler(Protocol):
         """
 
     def alive(self) -> Mapping[str, Job] | None:
-        """All jobs in the queue, by key: those that wait, run or are about to end, whoever submitted them."""
+        """All jobs in the queue, by key: those that wait, run or are about to end, of all users."""
 
     def ended(self, keys: Iterable[str]) -> Mapping[str, Job] | None:
         """The last record of accounting on each job or element that it knows, and on the elements of arrays."""

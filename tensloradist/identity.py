@@ -1,4 +1,4 @@
-"""Identity by content: filling in the fingerprints that a run's id is made of. No torch here.
+"""Identity by content: filling in the fingerprints that a run's id is made of. Imports no torch.
 
 The id itself is `RunSpec.run_id`. It depends on contents, never on a path, a Hub branch or the machine.
 """

@@ -53,17 +53,10 @@ CLIPPED = {
     r"put down to|\bstillness\b": "attributed to; without a heartbeat",
     r"\b(?:No|Without) torch(?: here)?\.": "Imports no torch.",
 }
-# Folders and modules whose sentences are still to be read once; remove what has been read.
-NOT_READ_YET = {
-    *("launch", "training", "tasks", "backbones", "adapter", "export", "results", "cli"),
-    *("commands", "compute", "config", "identity", "spec", "terminal"),
-    *("address", "explanation", "reproduction", "run_comparison"),
-}
 MODULES = [
     path
     for package in ("tensloradist", "launch", "analysis")
     for path in sorted((ROOT / package).rglob("*.py"))
-    if not NOT_READ_YET & set(path.relative_to(ROOT).with_suffix("").parts)
 ]
 
 

@@ -112,7 +112,7 @@ def launch(
     ] = None,
     results: ResultsOption = None,
     takeover_after: Annotated[
-        float, typer.Option(min=0.1, help="Take over another machine's run after so many seconds without a heartbeat.")
+        float, typer.Option(min=0.1, help="Take over another machine's run after this many seconds of silence.")
     ] = 180.0,
     profile: ProfileOption = None,
     options: Annotated[

@@ -100,7 +100,7 @@ class Watcher:
         return self.elapsed_seconds() / done * (len(self.launch.baseline) - done) if done else None
 
     def unfinished(self) -> tuple[int, int]:
-        """Of the runs that have not ended: how many others are training, and how many nobody is."""
+        """Of the runs that have not ended: how many other launches are training, and how many are left."""
         busy = sum(is_alive(RunFolder(self.root, run_id)) for run_id in self._open)
         return busy, len(self._open) - busy
 

@@ -31,7 +31,7 @@ FOREVER_MINUTES = 60 * 24 * 365
 def default_workers(plan: Plan) -> int:
     """One for each GPU; on CPUs, one for every `compute.threads` (1) cores, up to eight; never more than runs.
 
-    One if runs have several processes. Small runs gain little from a second thread, hence one core for each worker.
+    One if runs have several processes. Small runs gain little from a second thread, so each worker has one core.
     """
     compute = [run.spec.compute for run in plan.sweep.runs]
     if any(part.processes > 1 for part in compute):

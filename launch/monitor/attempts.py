@@ -20,7 +20,7 @@ def log_of(run: RunFolder, attempt: int | None) -> str:
     """
     numbers = run.attempt_numbers()
     if not numbers:
-        raise UserError(f"run {run.run_id}: no attempt yet, hence no log")
+        raise UserError(f"run {run.run_id}: no attempt yet, so there is no log")
     if attempt is not None and attempt not in numbers:
         raise UserError(f"--attempt {attempt}: run {run.run_id} has {', '.join(map(str, numbers))}")
     path = run.attempt(attempt or numbers[-1]) / "log.txt"

@@ -79,7 +79,7 @@ def _kind(alike: list[EarlyEnd]) -> str:
     how = f"{first.state}, {first.end}" if first.end else first.state
     if first.line is None:
         return (
-            f"{what} ({how}), without a word: {first.log} is {'empty' if first.log.exists() else 'absent'}; is the "
+            f"{what} ({how}), without output: {first.log} is {'empty' if first.log.exists() else 'absent'}; is the "
             "results folder full, read-only, or not mounted on the nodes?"
         )
     return f"{what} ({how}): {first.line}; see {first.log}"

@@ -276,6 +276,6 @@ def _refuse_twin(name: str, root: Path) -> None:
     known = [path.name for path in (root / "sweeps").glob("*") if path.name.casefold() == name.casefold()]
     if known and name not in known:
         raise UserError(
-            f"name: {name!r} is the launched sweep {known[0]!r} but for capital letters, which is one folder on some "
-            "file systems; choose another name"
+            f"name: {name!r} differs from the launched sweep {known[0]!r} only in capital letters, which is one "
+            "folder on some file systems; choose another name"
         )

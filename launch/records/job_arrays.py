@@ -36,7 +36,7 @@ class JobArray:
         options: the name of the profile's option set.
         processes: of each run.
         runs: how many the tasks share.
-        runs_per_task: after so many a task ends; None: when no run is left.
+        runs_per_task: a task ends after this many; None: when no run is left.
     """
 
     job_id: str

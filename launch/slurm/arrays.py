@@ -28,7 +28,7 @@ class Array:
     Attributes:
         options: the name of its option set.
         processes, nodes: of each run; nodes None: as the option set says.
-        runs_per_task: after so many, a task ends; None: when no run is left.
+        runs_per_task: a task ends after this many; None: when no run is left.
         growth: how many times the option set's memory and time these runs need, after failures for lack of them.
         parallel: how many of its tasks may run at the same time.
     """

@@ -178,7 +178,7 @@ def _job_limits() -> dict[str, str]:
 def seconds_left() -> float | None:
     """Seconds until the time limit of the job that this process is in; None outside of a job, or if it is not known.
 
-    Slurm is asked, since the site, or whoever submitted the job, may have changed the profile's limit.
+    Slurm is asked, since the site or the user may have changed the profile's limit.
     """
     end, job = os.environ.get("SLURM_JOB_END_TIME", ""), _current_key()  # the former since Slurm 23.02
     if end.isdecimal():

@@ -1,4 +1,4 @@
-"""Removal of files that a sweep's earlier launches have left and that nobody reads once their jobs are gone.
+"""Removal of files that a sweep's earlier launches have left and that are no longer read once their jobs are gone.
 
 Clusters limit the number of files, and an array of a thousand tasks leaves about five thousand. The record of the
 launch stays: what Slurm accepted, the submissions, the workers' last states, and every log that is not empty.

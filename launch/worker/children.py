@@ -80,7 +80,7 @@ class Child:
         return self._process.wait()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Ask the child to end, and kill it after so many seconds."""
+        """Ask the child to end, and kill it after this many seconds."""
         stop_all([self], seconds)
 
     def terminate(self) -> None:

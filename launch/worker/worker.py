@@ -273,7 +273,7 @@ class Worker:
             self._complain(CODE_CHANGED)
 
     def _bury(self, run: ManifestRun, folder: RunFolder, number: int) -> bool:
-        """Record the end of an attempt whose owner vanished without a word; whether the run is settled by that."""
+        """Record the end of an attempt whose owner vanished without a record; returns whether that settles the run."""
         attempt = folder.attempt(number)
         if attempt.is_dir() and not (attempt / "result.json").exists():
             owner = owner_or_damage(folder, number)
@@ -349,7 +349,7 @@ class Worker:
                 return str(event["status"])
 
     def _orderly_seconds(self) -> float:
-        """How long the processes of a run have for the orderly end: what the profile gives, but for a reserve."""
+        """How long the processes of a run have for the orderly end: what the profile gives, less a reserve."""
         return max(ORDERLY_SECONDS, 0.8 * self.submission.lead_seconds - STOP_SECONDS)
 
     def _crashed(
@@ -369,7 +369,7 @@ class Worker:
             if self._early_ends >= MOST_EARLY_ENDS:
                 raise EarlyEnd(
                     f"the training process ended with {crash.code} before it could begin a run: "
-                    f"{last_line(self.log) or 'without a word'}"
+                    f"{last_line(self.log) or 'without output'}"
                 )
         return "failed"
 

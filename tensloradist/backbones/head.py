@@ -32,7 +32,7 @@ def initialize_head(model: nn.Module, family: Family, seed: int) -> str:
         has no head, and the hash is that of nothing.
 
     Raises:
-        UserError: a model without a classification head that is no language model either.
+        UserError: a model without a classification head that is not a language model either.
     """
     import torch
 

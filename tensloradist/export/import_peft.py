@@ -61,8 +61,8 @@ def from_peft(model: nn.Module, folder: str | Path) -> Adapter:
         The attached adapter, of method `lora`.
 
     Raises:
-        UserError: unreadable files, a checkpoint that is no plain LoRA, or tensors for other layers than this model's
-            attention projections and feed-forward layers. The model is left without an adapter then.
+        UserError: unreadable files, a checkpoint that is not a plain LoRA, or tensors for other layers than
+            this model's attention projections and feed-forward layers. The model is left without an adapter then.
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)

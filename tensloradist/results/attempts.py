@@ -1,4 +1,4 @@
-"""An attempt's own records: where it runs and what it goes on from, and how it ended. No torch here."""
+"""An attempt's own records: where it runs and what it goes on from, and how it ended. Imports no torch."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class AttemptFiles:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it failed, and the run is trained no more unless somebody asks for it."""
+        """Whether it failed, and the run is not trained again unless the user asks for it."""
         tried_again = self.decision is not None and self.decision.action in TRIED_AGAIN
         return self.failure is not None and self.failure.cause not in GOES_ON and not tried_again
 

@@ -1,7 +1,7 @@
 """A bundle: one sweep's manifest, specifications, results, predictions and provenance, as one archive to pass on.
 
 The archive is a results folder in small: unpacked, every command reads it like the original. Its last member,
-`bundle.json`, names the sweep and the SHA-256 of each file. Equal sweeps give equal bytes. No torch here.
+`bundle.json`, names the sweep and the SHA-256 of each file. Equal sweeps give equal bytes. Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoint folders: written whole, verified by checksums, found again by any later attempt. No torch here.
+"""Checkpoint folders: written whole, verified by checksums, found again by any later attempt. Imports no torch.
 
 `attempts/NNNN/checkpoints/step-00000120/` has files of tensors, `state.json`, and the marker `COMPLETE` with the
 SHA-256 of each; a folder without a marker, or with a file that does not match, is damaged and skipped with a warning.

@@ -4,7 +4,7 @@ A claim is a hard link `claim.NNNN`, one higher than the highest; the highest nu
 owner increments a counter, its heartbeat, to show that it is alive. A contender takes over when the owner has released
 the run, is known to be dead on this machine, has had no heartbeat for long by the contender's own clock, or has no
 heartbeat and its cluster's scheduler no longer knows its job. Results are safe without claims, since the first
-published result stays. No torch here.
+published result stays. Imports no torch.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def owner_of(run: RunFolder, number: int) -> Owner:
 
 
 def owner_or_damage(run: RunFolder, number: int) -> Owner | DamagedRecord:
-    """Who made a claim, or that its record is damaged: then nobody can be asked, and only its heartbeat tells.
+    """Who made a claim, or that its record is damaged: then only its heartbeat tells whether it lives.
 
     Raises:
         UnreadableRecord: made by a newer version, or not readable.
@@ -233,7 +233,7 @@ def is_alive(run: RunFolder) -> bool:
 
 
 def heartbeat_for(still_seconds: float) -> float:
-    """Seconds between the heartbeats of an owner whom others replace after so long without one."""
+    """Seconds between the heartbeats of an owner that is replaced after `still_seconds` without one."""
     return min(HEARTBEAT_SECONDS, still_seconds / STILL_BEATS)
 
 
@@ -308,7 +308,7 @@ class Claim:
 
     @property
     def is_outnumbered(self) -> bool:
-        """Whether somebody has taken the run over."""
+        """Whether another process has taken the run over."""
         return highest_claim(self.run) > self.number
 
 

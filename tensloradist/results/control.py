@@ -1,4 +1,4 @@
-"""How a run in progress is asked to stop, and learns that another worker has taken it over. No torch here."""
+"""How a run in progress is asked to stop, and learns that another worker has taken it over. Imports no torch."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def _record_failure(run: RunFolder, number: int, error: BaseException, spec: Run
 
 
 def _tidy(run: RunFolder, result: Result, first: bool) -> None:
-    """After publication, which nothing undoes: the attempt's end, and the checkpoints, which nobody needs now."""
+    """After publication, which nothing undoes: the attempt's end, and the checkpoints, which are no longer needed."""
     try:
         if first:
             remove_checkpoints(run)

@@ -1,4 +1,4 @@
-"""The layout of a results folder. No torch here."""
+"""The layout of a results folder. Imports no torch."""
 
 from __future__ import annotations
 

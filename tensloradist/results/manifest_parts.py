@@ -1,4 +1,4 @@
-"""The data and backbones of a manifest's runs, and notes on those that have changed. No torch here."""
+"""The data and backbones of a manifest's runs, and notes on those that have changed. Imports no torch."""
 
 from __future__ import annotations
 

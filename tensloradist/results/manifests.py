@@ -1,4 +1,4 @@
-"""Manifests of launched sweeps: named by the hash of their text, so that edits are detected. No torch here."""
+"""Manifests of launched sweeps: named by the hash of their text, so that edits are detected. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading metrics.jsonl: an attempt's progress, a line of JSON for each epoch and every few seconds. No torch here."""
+"""Reads metrics.jsonl: an attempt's progress, a line for each epoch and every few seconds. Imports no torch."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str | None]:
         except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return records, f"{path}: line {number} was torn by a crash and is left out ({error})"
-            raise DamagedRecord(path, "the metrics", f"line {number} is no JSON: {error}") from error
+            raise DamagedRecord(path, "the metrics", f"line {number} is not JSON: {error}") from error
         records.append(record)
     return records, None

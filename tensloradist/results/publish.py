@@ -1,4 +1,4 @@
-"""Publishing and reading results: validated when written and when read; the first result stays. No torch here."""
+"""Publishing and reading results: validated when written and when read; the first result stays. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Failures of single processes of a run, so that the first process, which records the failure, can name its origin.
 
 A failing process writes `attempts/NNNN/ranks/RANK.json` before it ends, and thus before the others, which wait for it,
-notice. No torch here.
+notice. Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The schema of `result.json` and of a sweep's manifest: what training writes and the analysis reads. No torch here.
+"""The schema of `result.json` and of a sweep's manifest: what training writes and the analysis reads. Imports no torch.
 
 Files are validated when written and when read; a file of another `schema_version` is refused by name.
 """

@@ -1,4 +1,4 @@
-"""The state of a run by its files, determined in one place, so that all commands agree. No torch here."""
+"""The state of a run by its files, determined in one place, so that all commands agree. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Finds the sweep of a command's argument: a file, or the name of a launched or a shipped sweep.
 
 A file means its present text, with the present data and backbones. If that is not what was launched, it is planned anew
-(`planner`). No torch here.
+(`planner`). Imports no torch.
 """
 
 from __future__ import annotations

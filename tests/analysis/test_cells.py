@@ -63,7 +63,7 @@ def test_every_address_finds_itself(address):
     [
         ("qkv_dept, dtd, isorank 4", "Did you mean 'qkv_depth"),
         ("att, dtdd, isorank 4", "Did you mean 'dtd'"),
-        ("att, dtd, isorank 5", "'isorank 5' is no method"),
+        ("att, dtd, isorank 5", "'isorank 5' is not a method"),
         ("qkv_depth, dtd, isorank 4", "matches 2 cells"),
         ("att, dtd", "matches 3 cells"),
         ("att, lora, dtd, cub", "no cell matches all of these"),

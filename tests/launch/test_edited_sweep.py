@@ -184,7 +184,7 @@ def test_the_mark_for_a_missed_budget_is_explained_where_there_is_one(cli, file)
 def test_a_name_that_differs_by_capital_letters_alone_is_refused(file):
     sweep = load_sweep(str(file))
     sweep.name = "Edited"
-    with pytest.raises(UserError, match="'Edited' is the launched sweep 'edited' but for capital letters"):
+    with pytest.raises(UserError, match="'Edited' differs from the launched sweep 'edited' only in capital letters"):
         write_manifest(sweep, file.parent / "results")
 
 

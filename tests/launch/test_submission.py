@@ -266,7 +266,7 @@ def test_jobs_that_end_before_a_worker_can_write_are_explained_by_kind(slurm, ro
     assert first.startswith("2 jobs ended before a worker could begin (FAILED, exit code 127): ")
     assert "python3.12: No such file or directory; see " in first and "submitit-0/101_0_0_log.err" in first
     assert second.startswith(
-        "1 job ended before a worker could begin (FAILED, the node could not open the job's files), without a word: "
+        "1 job ended before a worker could begin (FAILED, the node could not open the job's files), without output: "
     )
     assert "102_0_log.err is absent; is the results folder full, read-only" in second
 

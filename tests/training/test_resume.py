@@ -202,7 +202,7 @@ def test_a_torn_last_line_is_said_and_left_out(tmp_path):
     records, torn = read_metrics(path)
     assert records == [{"step": 1}] and "line 2 was torn" in torn
     path.write_text('{"st\n{"step": 2}\n')
-    with pytest.raises(DamagedRecord, match="line 1 is no JSON"):
+    with pytest.raises(DamagedRecord, match="line 1 is not JSON"):
         read_metrics(path)
 
 
