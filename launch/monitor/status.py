@@ -1,7 +1,7 @@
 """The state of a sweep's runs and jobs: from results first, then from claims, the scheduler's queue and its records.
 
-Only a result makes a run done. The scheduler is asked only about jobs, and nothing changes if it does not answer. No
-torch here.
+Only a result makes a run done. The scheduler is asked only about jobs, and nothing changes if it does not answer.
+Imports no torch.
 """
 
 from __future__ import annotations

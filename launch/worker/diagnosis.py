@@ -11,7 +11,7 @@ from launch.scheduler import Scheduler
 from launch.worker.children import Crash
 from tensloradist.results.claims import Owner
 from tensloradist.results.layout import RunFolder
-from tensloradist.results.ranks import culprit, silent
+from tensloradist.results.ranks import failed_rank, silent
 from tensloradist.results.schema import Cause, ManifestRun
 
 CAUSES_BY_STATE: dict[str, Cause] = {
@@ -55,7 +55,7 @@ def diagnose_crash(run: ManifestRun, folder: RunFolder, number: int, crash: Cras
         for_memory: whether the kernel has killed a process for memory since the attempt began.
     """
     processes, code = run.spec.compute.processes, crash.code
-    failed = culprit(folder.attempt(number)) if crash.rank else None
+    failed = failed_rank(folder.attempt(number)) if crash.rank else None
     if failed is not None:
         message = f"process {failed.rank} of {processes} ({failed.host}): {failed.message}; see {crash.log}"
         return Diagnosis(failed.cause, message, failed.traceback, failed.evaluation_batch)

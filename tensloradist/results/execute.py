@@ -34,7 +34,7 @@ from tensloradist.results.publish import (
     write_failure,
     write_spec,
 )
-from tensloradist.results.ranks import WAIT_SECONDS, culprit, silent
+from tensloradist.results.ranks import WAIT_SECONDS, failed_rank, silent
 from tensloradist.results.schema import AttemptEnd, Cause, Failure, Result
 from tensloradist.spec import RunSpec
 
@@ -200,7 +200,7 @@ def _diagnosis(
     processes = spec.compute.processes
     if cause != "communication" or processes == 1:
         return cause, message, error.evaluation_batch if isinstance(error, EvaluationOutOfMemory) else None
-    other = culprit(attempt, WAIT_SECONDS)
+    other = failed_rank(attempt, WAIT_SECONDS)
     if other is not None:
         return (
             other.cause,

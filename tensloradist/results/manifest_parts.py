@@ -48,9 +48,9 @@ def note_of_new_readings(manifest: Manifest) -> str | None:
     if not changed:
         return None
     number = len(set().union(*(parts[part] for part in changed)))
-    said = _listed(_changed(part, str(part.fingerprint), found) for part, found in changed.items())
+    changes = _listed(_changed(part, str(part.fingerprint), found) for part, found in changed.items())
     return (
-        f"{said}. The sweep {manifest.name!r} is shown as it was launched, with the earlier reading in {number} of "
+        f"{changes}. The sweep {manifest.name!r} is shown as it was launched, with the earlier reading in {number} of "
         f"{len(manifest.runs)} runs. To train them anew, launch its file again: tensloradist launch FILE"
     )
 
@@ -59,14 +59,14 @@ def differences(launched: Manifest, now: Manifest) -> str:
     """Why a sweep file plans other runs than those launched: its text, its data, or how the data is read."""
     edited = launched.sweep_sha256 != now.sweep_sha256
     before = {_without_fingerprint(part): part.fingerprint for part in parts_of(launched)}
-    said = ["the file was edited"] if edited else []
+    reasons = ["the file was edited"] if edited else []
     for part in parts_of(now):
         planned = before.get(_without_fingerprint(part))
         if planned is None and not edited:
-            said.append(f"{_shown(part)} is not where the launched runs had their {_kind(part)}")
+            reasons.append(f"{_shown(part)} is not where the launched runs had their {_kind(part)}")
         elif planned is not None and part.fingerprint not in (None, planned):
-            said.append(_changed(part, planned, str(part.fingerprint)))
-    return _listed(said or ["this version plans it differently"])
+            reasons.append(_changed(part, planned, str(part.fingerprint)))
+    return _listed(reasons or ["this version plans it differently"])
 
 
 def _without_fingerprint(part: Part) -> Part:

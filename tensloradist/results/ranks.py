@@ -36,7 +36,7 @@ def write_rank_failure(attempt: Path, rank: int, cause: Cause, error: BaseExcept
     write_once(attempt / "ranks" / f"{rank}.json", failure.model_dump_json(indent=2) + "\n")
 
 
-def culprit(attempt: Path, wait: float = 0.0) -> RankFailure | None:
+def failed_rank(attempt: Path, wait: float = 0.0) -> RankFailure | None:
     """The process that failed by itself, not because a peer disappeared; None if there is no record of one.
 
     Args:

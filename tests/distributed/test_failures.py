@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from process_groups import TIMEOUT, attempt, free_port, run_group, spec
 
-from tensloradist.results.ranks import culprit, silent
+from tensloradist.results.ranks import failed_rank, silent
 from tensloradist.results.schema import Failure
 
 pytestmark = pytest.mark.distributed
@@ -73,7 +73,7 @@ def test_a_failing_process_leaves_its_word_before_the_others_notice(tmp_path):
     job = {"run": run, "folder": attempt(tmp_path, run), "stop": [1, 4, "raise"]}
     ended = run_group(tmp_path / "group", [job])
     assert 0 not in ended.codes
-    found = culprit(job["folder"])
+    found = failed_rank(job["folder"])
     assert found.rank == 1 and found.message == "ValueError: the disk of this node is broken"
     assert json.loads((job["folder"] / "ranks" / "1.json").read_text())["cause"] == "bug"
 
