@@ -1,4 +1,4 @@
-"""The seconds that a run's attempts took, and what of them was wasted: work that no later attempt goes on from."""
+"""The seconds that a run's attempts took, and those wasted on work that no later attempt resumes from."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from tensloradist.results.publish import read_result
 
 @dataclass
 class Spending:
-    """Seconds of wall clock of all attempts, and those wasted, by the cause of the attempt's end.
+    """Wall-clock seconds of all attempts, and those wasted, by the cause that ended the attempt.
 
-    `unreadable`: records of attempts that cannot be read, each by its path. `duplicates`: attempts whose results came
-    second, and how many of these have other metrics than the first.
+    Attributes:
+        unreadable: attempt records that cannot be read, each with its path.
+        duplicates: attempts that finished after another one had published its result.
+        duplicates_differ: duplicates whose metrics differ from the published ones.
     """
 
     seconds: float = 0.0
@@ -34,7 +36,7 @@ class Spending:
 
 
 def spending(folder: RunFolder) -> Spending:
-    """What a run's attempts have cost so far. An attempt whose record cannot be read is not counted."""
+    """The cost of a run's attempts so far. Attempts whose record cannot be read are not counted."""
     numbers = folder.attempt_numbers()
     files = [attempt_files(folder, number) for number in numbers]
     spent = Spending()
@@ -43,7 +45,7 @@ def spending(folder: RunFolder) -> Spending:
         spent.unreadable += map(str, attempt.unreadable)
         if record is None:
             continue
-        # One host's clock for both times; of a killed attempt the number of heartbeats is what is known.
+        # Both times are from one host's clock. A killed attempt has no end, but its heartbeats were counted.
         seconds = max(0.0, end.ended - record.started) if end else _seconds_beaten(folder, number)
         spent.seconds += seconds
         if end is not None and end.state == "duplicate":
@@ -58,7 +60,7 @@ def spending(folder: RunFolder) -> Spending:
 
 
 def _used_share(folder: RunFolder, number: int, attempt: AttemptFiles, later: Sequence[AttemptFiles]) -> float:
-    """The share of an attempt's updates that its checkpoints hand on: to a later attempt, or to the next one."""
+    """The share of an attempt's updates that its checkpoints keep for a later attempt, or for the next launch."""
     begun = attempt.record.resumed_from.step if attempt.record and attempt.record.resumed_from else 0
     begins = [files.record.resumed_from for files in later if files.record and files.record.resumed_from]
     handed_on = max((begin.step for begin in begins if begin.attempt == number), default=begun)

@@ -1,4 +1,4 @@
-"""A sweep's status as people read it: a table cell × seed, time left, hours spent, failures and what to do."""
+"""Renders a sweep's status: a table of cells and seeds, the time left, hours spent, failures and what to do."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from launch.records.origin import Hints
 from launch.records.policy import RULES
 from tensloradist.wording import counted, duration
 
-MOST_CELLS = 60  # rows of the table; beyond them cells that are done are left out
-MOST_NAMED = 4  # runs at work that are named, with their steps
-EXAMPLES = 3  # runs named for each kind of failure
+MOST_CELLS = 60  # rows of the table; with more, finished cells are left out
+MOST_NAMED = 4  # running runs that are listed with their steps
+EXAMPLES = 3  # runs listed for each kind of failure
 
 
 def render(status: SweepStatus, hints: Hints, live: bool = False) -> RenderableType:
     """Everything that `tensloradist status` shows.
 
     Args:
-        live: lines are folded to the terminal; else they stay whole, so that commands can be copied.
+        live: fold lines to the width of the terminal; otherwise keep them whole, so that commands can be copied.
     """
 
     def whole(line: str, style: str = "") -> Text:
@@ -119,7 +119,7 @@ def _failures(status: SweepStatus, hints: Hints) -> list[str]:
 
 
 def _tried_again(status: SweepStatus, hints: Hints) -> list[str]:
-    """What was decided on failures whose runs go on, by decision."""
+    """The decisions on failed runs that will be tried again, and runs that no job or worker is left to train."""
     decisions = Counter(run.decision for run in status.runs if run.state == "planned" and run.decision)
     lines = [f"↻ {number} to be tried again: {reason}" for reason, number in decisions.most_common()]
     planned, at_work = status.counts()["planned"], any(run.state in ("running", "claimed") for run in status.runs)
@@ -129,7 +129,7 @@ def _tried_again(status: SweepStatus, hints: Hints) -> list[str]:
 
 
 def first_log_line(log: str | None) -> str | None:
-    """The first line of an attempt's log that is an error or a warning; None where there is none."""
+    """The first error or warning in an attempt's log, else its first line; None without a log."""
     if log is None:
         return None
     try:

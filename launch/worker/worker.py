@@ -1,7 +1,7 @@
 """A worker: a supervisor without torch that hands runs of a manifest to a warm child, one after another.
 
-The child is replaced after any crash or unexpected failure, and the siblings go on. Several workers, on any machines,
-share a queue through claims alone. What follows from a failure is `policy`'s word; each decision is recorded.
+The child is replaced after a crash or an unexpected failure, and the other runs go on. Workers on any machines share a
+queue through claims alone. The policy decides what follows from a failure, and each decision is recorded.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import os
 import socket
 import sys
 import time
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,6 +24,7 @@ from launch.worker.children import Child, ChildFactory, ChildGroup, Crash
 from launch.worker.diagnosis import Diagnosis, diagnose_crash, diagnose_lost_owner
 from launch.worker.failures import FailureBook, demand_of
 from launch.worker.oom import memory_kills
+from launch.worker.run_order import rotated
 from launch.worker.signals import STOP_SECONDS
 from launch.worker.staging import staged_spec
 from tensloradist.errors import UserError
@@ -52,19 +51,19 @@ from tensloradist.sources import job_hash
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between looks at the heartbeats of owners on other machines
 ORDERLY_SECONDS = 12.0  # for a checkpoint at the next step boundary, where the profile does not give more
-MOST_EARLY_ENDS = 3  # of children in a row that could not even claim a run
-LAST_CAUSES = ("disk_full", "device_failure")  # after these a worker ends: others may have another disk or GPU
-EXPECTED_CAUSES = ("configuration", "data_missing")  # after these a child is as good as before
+MOST_EARLY_ENDS = 3  # children in a row that ended before they claimed a run
+LAST_CAUSES = ("disk_full", "device_failure")  # the worker ends: another one may have another disk or GPU
+EXPECTED_CAUSES = ("configuration", "data_missing")  # the child is kept: nothing is wrong with it
 Tried = Literal["trained", "undecided", "passed"]  # what became of a run in one pass
 CODE_CHANGED = "this is not the code that was submitted: it was edited since (launch --snapshot runs a copy)"
 
 
 class EarlyEnd(RuntimeError):
-    """Training processes end before they can begin a run, again and again: nothing is wrong with the runs."""
+    """Training processes end repeatedly before they begin a run, so nothing is wrong with the runs."""
 
 
 class Group(Protocol):
-    """The processes of one run: of which only the first, `lead`, is sure to be on this machine."""
+    """The processes of one run. Only the first, `lead`, is always on this machine."""
 
     lead: Child
 
@@ -75,10 +74,10 @@ class Group(Protocol):
 
 
 class Worker:
-    """Drains a manifest's runs until none is left that it could train, or it is told to stop.
+    """Trains a manifest's runs until none is left that it could train, or it is told to stop.
 
     Args:
-        name: tells this worker's files in the launch's folder from others'.
+        name: part of the names of this worker's files in the launch's folder.
         device: which of the submission's GPUs it uses.
         scheduler: knows this worker's job, and how the jobs of other owners ended.
         job_alive: whether the job of another owner may still run.
@@ -99,10 +98,10 @@ class Worker:
         self.submission = Submission.read(submission_path)
         self.root = Path(self.submission.root)
         manifest = read_manifest(Path(self.submission.manifest))
-        mine = [run for run in manifest.runs if self._is_for_me(run)]
+        wanted = [run for run in manifest.runs if self._is_for_me(run)]
         self._plugins = manifest.plugins
-        self.runs = rotated(mine, name) if self.submission.launch_workers > 1 else mine
-        self._over: set[str] = set()  # ids of runs whose results this worker has read: they are there for ever
+        self.runs = rotated(wanted, name) if self.submission.launch_workers > 1 else wanted
+        self._over: set[str] = set()  # ids of runs that need nothing more from this worker
         self.children = ChildFactory(self.submission, device, self.log)
         self.child: Child | None = None
         self.stop_reason: Cause | None = None  # why to stop
@@ -122,20 +121,22 @@ class Worker:
 
     def _is_for_me(self, run: ManifestRun) -> bool:
         """Whether this launch wants the run trained by jobs of this submission."""
-        mine, compute = self.submission, run.spec.compute
-        fits = mine.processes is None or (mine.processes, mine.nodes) == (compute.processes, compute.nodes)
-        return run.run_id in mine.baseline and fits
+        asked, compute = self.submission, run.spec.compute
+        fits = asked.processes is None or (asked.processes, asked.nodes) == (compute.processes, compute.nodes)
+        return run.run_id in asked.baseline and fits
 
     @property
     def log(self) -> Path:
-        """What the children say on standard error."""
+        """The file with the children's standard error."""
         return self.folder / f"worker-{self.name}.err"
 
     def drain(self) -> bool:
-        """Passes over the queue, in launch order, until a pass finds nothing to train, or it is told to stop.
+        """Go through the queue in launch order until nothing is left to train, or the worker is told to stop.
 
-        Runs with owners elsewhere are watched meanwhile, and left alone as soon as a heartbeat moves. Returns whether
-        it was stopped while there was work.
+        Runs with owners elsewhere are watched meanwhile, and skipped once their heartbeat moves.
+
+        Returns:
+            Whether it was stopped while there was work.
         """
         self._look_at_code()
         try:
@@ -175,13 +176,13 @@ class Worker:
         return found
 
     def _must_stop(self) -> bool:
-        """Whether to stop: because a signal said so, the launch was stopped, or the job's time is nearly up."""
+        """Whether to stop: because of a signal, the launch was stopped, or the job's time is nearly up."""
         if self.stop_reason in (None, "preempted") and (self.folder / "stop").exists():
             # `cancel` writes the file before Slurm, ending the job, signals it.
             self.stop_reason = "interrupted" if self.submission.job_seconds is None else "cancelled"
         end = self._job_end
         if self.stop_reason is None and end is not None and time.monotonic() > end - 0.8 * self.submission.lead_seconds:
-            self.stop_reason = "time_limit"  # the signal, which comes earlier, did not reach this process
+            self.stop_reason = "time_limit"  # the signal comes earlier, but did not reach this process
         return self.stop_reason is not None
 
     def _has_done_its_share(self) -> bool:
@@ -194,14 +195,14 @@ class Worker:
         return not done and held(folder) is None and not self._failures.is_settled(folder)
 
     def _try(self, run: ManifestRun) -> Tried:
-        """Train the run if it is free; undecided where only time can tell whether its owner lives."""
+        """Train the run if it is free; undecided while it is not known whether its owner lives."""
         folder = RunFolder(self.root, run.run_id)
         if self._must_stop() or self._has_done_its_share():
             return "passed"
         try:
             found = self._looked_at(run, folder)
             return found if isinstance(found, str) else self._train_free(run, folder, *found)
-        except UnreadableRecord as error:  # made by a newer version, for one: it is left as it is
+        except UnreadableRecord as error:  # for example made by a newer version
             return self._leave_alone(run, str(error))
 
     def _looked_at(self, run: ManifestRun, folder: RunFolder) -> Literal["undecided", "passed"] | tuple[int, bool]:
@@ -235,7 +236,7 @@ class Worker:
         if known and not is_released(folder, known) and self._bury(run, folder, known):
             return "passed"
         if known and self._failures.is_undecided(folder):
-            # Its worker ended with it. Left so, a run that no job's time is enough to begin would be tried for ever.
+            # Its worker ended before deciding. A run that no job has the time to start would be retried for ever.
             self._failures.decide(run, folder)
             if not self._is_open(run):
                 return "passed"
@@ -340,16 +341,16 @@ class Worker:
                 if event["status"] == "failed":
                     try:
                         self._failures.decide(run, folder)
-                    except OSError as error:  # the full disk again: what follows is the same
+                    except OSError as error:  # the disk is full: the run's failure is handled alike
                         self._complain(f"no decision could be recorded: {error}")
                     if event["cause"] in LAST_CAUSES:
-                        self.stop_reason = event["cause"]  # this worker would only fail the other runs, too
+                        self.stop_reason = event["cause"]  # the other runs would fail here, too
                     if event["cause"] not in EXPECTED_CAUSES:
                         self._replace_child()
                 return str(event["status"])
 
     def _orderly_seconds(self) -> float:
-        """How long the processes of a run have for the orderly end: what the profile gives, less a reserve."""
+        """Seconds that the processes of a run have to stop in order: those of the profile, less a reserve."""
         return max(ORDERLY_SECONDS, 0.8 * self.submission.lead_seconds - STOP_SECONDS)
 
     def _crashed(
@@ -362,7 +363,7 @@ class Worker:
         begun = isinstance(owner, Owner) and owner.pid == group.lead.pid and folder.attempt(number).is_dir()
         if begun and not folder.result.exists():
             self._record(run, folder, number, diagnose_crash(run, folder, number, crash, memory_kills() > kills))
-        group.stop()  # only now: being stopped, the others may record an interruption, and the first word stays
+        group.stop()  # only now: processes that are stopped may record an interruption, and the first record stays
         self.child = None
         if not begun:
             self._early_ends += 1
@@ -386,22 +387,8 @@ class Worker:
         )
         try:
             status.write(self.folder / f"worker-{self.name}.json")
-        except OSError as error:  # a full disk: the runs decide what that means, not the word on them
+        except OSError as error:  # a full disk: the runs' failures say what follows
             self._complain(f"its status could not be written: {error}")
 
     def _complain(self, text: str) -> None:
         print(f"worker {self.name}: {text}", file=sys.stderr, flush=True)
-
-
-def rotated(runs: Sequence[ManifestRun], name: str) -> list[ManifestRun]:
-    """The runs in launch order, each seed's begun at a place that depends on the worker's name.
-
-    So workers that begin together neither read nor claim the same runs first, and every cell still gets one seed
-    before any gets the next.
-    """
-    found: list[ManifestRun] = []
-    for _, group in groupby(runs, key=lambda run: run.spec.seed):
-        same = list(group)
-        place = zlib.crc32(name.encode()) % len(same)
-        found += same[place:] + same[:place]
-    return found

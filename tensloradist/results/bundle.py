@@ -1,6 +1,6 @@
-"""A bundle: one sweep's manifest, specifications, results, predictions and provenance, as one archive to pass on.
+"""A bundle: one archive with a sweep's manifest, specifications, results, predictions and provenance.
 
-The archive is a results folder in small: unpacked, every command reads it like the original. Its last member,
+Unpacked, it is a results folder that every command reads like the original. Its last member,
 `bundle.json`, names the sweep and the SHA-256 of each file. Equal sweeps give equal bytes. Imports no torch.
 """
 
@@ -73,7 +73,7 @@ def write_bundle(root: Path, manifest: Manifest, digest: str, target: Path, weig
     """Write a sweep's bundle; returns the number of files in it.
 
     Args:
-        digest: the manifest's, which its file is named by.
+        digest: of the manifest; its file is named by it.
         weights: include the trained adapters and heads.
 
     Raises:
@@ -117,7 +117,7 @@ def _files(root: Path, manifest: Manifest, digest: str, weights: bool) -> Iterat
 
 
 def _opened(path: Path) -> BinaryIO:
-    """A file to bundle. Raises UserError, which names it, where it cannot be read."""
+    """Open a file to bundle. Raises UserError with its name if it cannot be read."""
     try:
         return path.open("rb")
     except OSError as error:
@@ -129,16 +129,16 @@ def _present(folder: Path, names: Iterable[str]) -> Iterator[Path]:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: BinaryIO, size: int) -> str:
-    """Add so many bytes under a name; their SHA-256. A file that grows meanwhile is bundled as it was when opened."""
+    """Add `size` bytes under a name, and return their SHA-256. A file that grows meanwhile is cut at `size`."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o644
     hashed = _Hashed(content)
-    tar.addfile(member, hashed)  # type: ignore[arg-type]  # all that it does is to read
+    tar.addfile(member, hashed)  # type: ignore[arg-type]  # tarfile only reads from it
     return hashed.digest.hexdigest()
 
 
 class _Hashed:
-    """A file that hashes what is read of it."""
+    """A file that hashes what is read from it."""
 
     def __init__(self, content: BinaryIO) -> None:
         self._content, self.digest = content, hashlib.sha256()
@@ -150,7 +150,7 @@ class _Hashed:
 
 
 def is_bundle(source: str) -> bool:
-    """Whether a sweep is given by its bundle."""
+    """Whether the source of a sweep is a bundle."""
     return source.endswith((".tar.gz", ".tgz"))
 
 
@@ -159,7 +159,7 @@ def opened(path: Path) -> Iterator[tuple[str, Path]]:
     """(sweep's name, results folder) of a bundle, unpacked into a temporary folder and verified.
 
     Raises:
-        UserError: no bundle, one of another version, or damaged; names the file.
+        UserError: the file is not a bundle, of another version, or damaged.
     """
     with tempfile.TemporaryDirectory(prefix="tensloradist-bundle-") as folder:
         root = Path(folder)

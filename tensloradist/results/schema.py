@@ -24,7 +24,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def model_dump_json(self, **options: Any) -> str:
-        """As JSON; a path in some message that is not UTF-8 has escapes, since it must not cost the record."""
+        """The record as JSON. Paths in messages that are not UTF-8 are escaped, so that the record is still written."""
         try:
             return super().model_dump_json(**options)
         except PydanticSerializationError:
@@ -108,9 +108,9 @@ class Fingerprints(Record):
 
 
 class FrozenBackbone(Record):
-    """The proof that training left the backbone alone: a hash of its weights, in the run's precision, at both ends.
+    """Proof that training left the backbone unchanged: a hash of its weights in the run's precision, before and after.
 
-    At the end, checksums of all their bits say whether they still are what was hashed; a run that changed them fails.
+    At the end, checksums of all bits are compared with those of the hashed weights; a run that changed them fails.
     """
 
     start: str
@@ -153,9 +153,9 @@ Cause = Literal[
     "bug",
 ]
 GOES_ON: tuple[Cause, ...] = ("preempted", "time_limit", "node_failure", "interrupted", "cancelled")
-"""Ends that say nothing against the run: it goes on by itself, or with the next launch."""
+"""Ends that are not the run's fault: it continues automatically, or with the next launch."""
 TRIED_AGAIN = ("retry", "retry_smaller", "retry_larger")
-"""Decisions on a failure after which the run is trained again without anybody's asking."""
+"""Decisions on a failure after which the run is trained again automatically."""
 
 
 class SlurmJob(Record):
@@ -171,7 +171,7 @@ class SlurmJob(Record):
 
 
 class ResumedFrom(Record):
-    """The checkpoint that an attempt goes on from."""
+    """The checkpoint that an attempt resumes from."""
 
     attempt: int
     step: int = Field(description="updates done")
@@ -194,7 +194,7 @@ class AttemptRecord(Record):
 
 
 class AttemptEnd(Record):
-    """`attempts/NNNN/end.json`: how an attempt ended, written once; a process that was killed leaves none."""
+    """`attempts/NNNN/end.json`: how an attempt ended, written once; absent if its process was killed."""
 
     schema_version: Literal[1] = 1
     run_id: str
@@ -215,7 +215,7 @@ class Failure(Record):
     message: str = Field(description="one line")
     traceback: str | None = None
     kept_step: int | None = Field(None, description="updates done that a checkpoint keeps; null: not looked up")
-    evaluation_batch: int | None = Field(None, description="examples an evaluation's pass that ran out of memory had")
+    evaluation_batch: int | None = Field(None, description="examples in the evaluation pass that ran out of memory")
 
 
 class GrowthRecord(Record):
@@ -237,7 +237,7 @@ class DecisionRecord(Record):
 
 
 class RankFailure(Record):
-    """`attempts/NNNN/ranks/RANK.json`: why one of a run's processes, but the first, has ended."""
+    """`attempts/NNNN/ranks/RANK.json`: why a process of a run, other than the first, ended."""
 
     schema_version: Literal[1] = 1
     rank: int
@@ -250,7 +250,7 @@ class RankFailure(Record):
 
 
 class Condition(Record):
-    """One column of the tables: isorank at a rank, or isoparameter to LoRA at a rank."""
+    """One condition of the tables: isorank at a rank, or isoparameter to LoRA at a rank."""
 
     name: str = Field(description="'isorank r=4', 'isoparameter r=4'")
     kind: Literal["isorank", "isoparameter"]

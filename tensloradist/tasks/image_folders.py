@@ -90,7 +90,10 @@ def read_folder(folder: Path) -> ImageFolder:
         used.sort(key=lambda name: list(sources).index(place[name][0]))
     hashed = [(name, folder / name) for name in pictures if name not in again]
     if not hashed:
-        raise UserError(f"{folder}: the folder has no files to hash")
+        raise UserError(
+            f"task.data: {folder}: no images in sub-folders; put the images of each class into a sub-folder "
+            f"({', '.join(SUFFIXES)})"
+        )
     digests = {name: digest_of(folder / name) for name in used}
     changes = [word for name, digest in digests.items() for word in _changes(str(folder / name), digest)]
     changes += ["parts"] if any(source.lower() in _NEW_WORDS for source in sources.values()) else []

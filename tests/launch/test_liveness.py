@@ -14,7 +14,8 @@ from launch.records.submission import Submission
 from launch.scheduler import Job
 from launch.slurm.client import Slurm
 from launch.worker.liveness import ASK_SECONDS, LAUNCH_SECONDS, JobsAlive
-from launch.worker.worker import EarlyEnd, Worker, rotated
+from launch.worker.run_order import rotated
+from launch.worker.worker import EarlyEnd, Worker
 from tensloradist.files import write_once
 from tensloradist.results.claims import Owner, claim
 from tensloradist.results.jobs import JobRef

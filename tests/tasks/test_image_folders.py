@@ -68,6 +68,12 @@ def test_folders_of_those_words_are_the_parts(folder, words):
     assert read_folder(root).sources == dict(zip(PART_WORDS, words, strict=True))
 
 
+@pytest.mark.parametrize("names", [(), ("a.png", "b.png"), ("cats/notes.txt",)], ids=["empty", "flat", "no pictures"])
+def test_a_folder_without_images_in_classes_says_what_to_do(folder, names):
+    with pytest.raises(UserError, match=r"task\.data: .*put the images of each class into a sub-folder \(\.jpg"):
+        fingerprint(TaskSpec(name="images", data=str(folder(*names))))
+
+
 @pytest.mark.parametrize(
     ("folders", "says"),
     [
